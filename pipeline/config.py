@@ -1,0 +1,297 @@
+"""The typed, closed configuration: plain YAML in, a frozen object out, or one clear error.
+
+Every section of a file in ``configs/`` is one class here. An unknown key, a wrong type and an
+impossible value are refused with the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import UserError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Closed(BaseModel):
+    """A section: no unknown keys, no silent conversions, never changed after it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class KermanySource(Closed):
+    """The Kermany paediatric chest X-rays, in any of their published layouts."""
+
+    kind: Literal["kermany"]
+
+
+class ImageFolderSource(Closed):
+    """A user's own folder of DICOM, PNG, JPEG or TIFF files.
+
+    With ``labels``, a CSV in the folder with a column ``file`` and, where known, ``label``,
+    ``subject`` and ``split`` (train or test). Without it, ``<split>/<label>/<image>``.
+    """
+
+    kind: Literal["image_folder"]
+    folder: str | None = None
+    labels: str | None = None
+
+
+class PhantomSource(Closed):
+    """The built-in synthetic radiographs: written once into the data folder, then read as DICOM."""
+
+    kind: Literal["phantom"]
+    train_subjects: Annotated[int, Field(ge=20)] = 420
+    test_subjects: Annotated[int, Field(ge=10)] = 160
+    size: Annotated[int, Field(ge=64, le=1024)] = 192
+
+
+Source = Annotated[
+    KermanySource | ImageFolderSource | PhantomSource, Field(discriminator="kind")
+]
+
+
+class EqualiseConfig(Closed):
+    """Contrast-limited adaptive histogram equalisation (Zuiderveld 1994)."""
+
+    clip_limit: Annotated[float, Field(gt=0)] = 2.0
+    tiles: Positive = 8
+
+
+class AlignmentConfig(Closed):
+    """Registration of every image to the mean training image: a scale and a shift in each axis."""
+
+    enabled: bool = True
+    size: Annotated[int, Field(ge=16)] = 56
+    """Side of the blurred image that is registered, in pixels."""
+    rounds: Positive = 3
+    """How often the template is made anew from the images aligned to the one before."""
+    iterations: Positive = 20
+    zoom: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    """Mean logarithmic zoom into the image: how much of the outer frame is cut away."""
+    pull: Annotated[float, Field(ge=0.0)] = 0.1
+    """Weight of the pull towards the mean position, against a squared residual of at most 4."""
+    min_correlation: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.5
+    """An image that correlates less than this with the template is left at the mean position."""
+
+
+class SwapConfig(Closed):
+    """Acquisition swaps: the thorax of one image in the position, frame and grey of another."""
+
+    training_copies: Annotated[int, Field(ge=0, le=16)] = 3
+
+
+class IngestConfig(Closed):
+    """From files to the manifest and the cache of preprocessed images."""
+
+    read_size: Annotated[int, Field(ge=16, le=4096)] = 224
+    """Every image is resized to this square, in pixels, as it is read."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 128
+    """Side of the preprocessed image, in pixels."""
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.12
+    """Share of the training subjects set aside for validation."""
+    max_quarantined: Share = 0.01
+    equalise: EqualiseConfig | None = EqualiseConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    swap: SwapConfig = SwapConfig()
+
+
+class AugmentConfig(Closed):
+    """Ranges of the random versions of an image; see :mod:`pipeline.data.augment`."""
+
+    log_scale: Annotated[float, Field(ge=0.0, le=1.0)] = 0.18
+    shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.10
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=45.0)] = 8.0
+    log_gamma: Annotated[float, Field(ge=0.0, le=2.0)] = 0.3
+
+
+class AgreementConfig(Closed):
+    """Contrast between two views of an image, cell by cell of the latent grid."""
+
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    temperature: Annotated[float, Field(gt=0.0)] = 0.2
+    grid: Positive = 4
+    swapped_share: Share = 0.6
+    """How many second views are acquisition-swapped copies."""
+
+
+class PretrainConfig(Closed):
+    """The VQ-VAE and its training."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (32, 64, 128, 256)
+    """Channels after each halving of the resolution."""
+    residual_levels: Annotated[int, Field(ge=0)] = 2
+    """How many of the deepest levels carry a residual block."""
+    decoder_widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = None
+    codebook_size: Annotated[int, Field(ge=2, le=65536)] = 512
+    codebook_dim: Positive = 64
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+    commitment: Annotated[float, Field(ge=0.0)] = 0.25
+    reconstruction: Annotated[float, Field(ge=0.0)] = 1.0
+    agreement: AgreementConfig = AgreementConfig()
+    augment: AugmentConfig = AugmentConfig()
+    augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.8
+    epochs: Positive = 14
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    patience: Positive = 10
+    """Epochs without a better validation loss after which training stops."""
+    amp: Literal["auto", "off", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _decoder_mirrors_encoder(self) -> Self:
+        if self.decoder_widths is not None and len(self.decoder_widths) != len(self.widths):
+            raise ValueError("decoder_widths must have as many entries as widths")
+        if self.residual_levels > len(self.widths):
+            raise ValueError("residual_levels cannot exceed the number of widths")
+        return self
+
+
+class ExtractConfig(Closed):
+    """From a trained model to the feature store."""
+
+    grid: Positive = 4
+    """Embeddings are average-pooled to this grid; the pyramid goes down to it by halves."""
+    versions: Annotated[int, Field(ge=0, le=64)] = 4
+    augment: AugmentConfig = AugmentConfig()
+    augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
+    batch_size: Positive = 256
+
+
+class ProbeConfig(Closed):
+    """The linear probe and how it is judged."""
+
+    label_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    features: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedding",)
+    """The feature sets that make up MedVQ's row."""
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 10
+    folds: Annotated[int, Field(ge=2, le=20)] = 4
+    regularisation: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (
+        1e-6,
+        1e-5,
+        1e-4,
+        1e-3,
+        1e-2,
+    )
+    """Values of scikit-learn's ``C`` that the grouped cross-validation chooses from."""
+    components: Positive = 256
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+
+
+class Config(Closed):
+    """One data set and everything that is done with it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    source: Source
+    ingest: IngestConfig = IngestConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    extract: ExtractConfig = ExtractConfig()
+    probe: ProbeConfig = ProbeConfig()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        stride = 2 ** len(self.pretrain.widths)
+        if self.ingest.image_size % stride:
+            raise ValueError(
+                f"ingest.image_size={self.ingest.image_size} must be a multiple of {stride}, "
+                "since every entry of pretrain.widths halves the image"
+            )
+        latent = self.ingest.image_size // stride
+        for key, grid in (
+            ("pretrain.agreement.grid", self.pretrain.agreement.grid),
+            ("extract.grid", self.extract.grid),
+        ):
+            if latent % grid:
+                raise ValueError(f"{key}={grid} must divide the latent grid of {latent}")
+        return self
+
+
+def load_config(file: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read ``file``, apply ``key.sub=value`` overrides, validate.
+
+    Raises
+    ------
+    UserError
+        The file is missing or no YAML mapping, or a key or value is not allowed.
+    """
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"no configuration {file}; in {file.parent} there are: {known}")
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not plain YAML: {_first_line(error)}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{file} must hold a YAML mapping with at least 'name' and 'source'")
+    for override in overrides:
+        _override(document, override)
+    try:
+        # Through JSON, since YAML and JSON both write a tuple as a list.
+        return Config.model_validate_json(json.dumps(document))
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{file}: {_explain(error)}") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override '{override}' is not of the form key=value, e.g. seed=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override '{override}': the value is not plain YAML") from error
+    *sections, leaf = key.split(".")
+    target = document
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise UserError(f"override '{override}': '{section}' is a value, not a section")
+    # PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3).
+    target[leaf] = _as_number(value) if isinstance(value, str) else value
+
+
+def _as_number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return f"a value is of a type that YAML alone cannot say plainly: {error}"
+    told = []
+    for detail in error.errors()[:3]:
+        key = ".".join(str(part) for part in detail["loc"]) or "configuration"
+        value = detail["input"]
+        shown = "" if isinstance(value, dict) else f"={value!r}"
+        told.append(f"{key}{shown}: {detail['msg']}{_allowed(detail['loc'], detail['type'])}")
+    return "; ".join(told)
+
+
+def _allowed(location: tuple[int | str, ...], kind: str) -> str:
+    """The keys that a section has, for an unknown one."""
+    if kind != "extra_forbidden":
+        return ""
+    model: Any = Config
+    for part in location[:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return ""
+        model = field.annotation
+    fields = getattr(model, "model_fields", {})
+    return f" (allowed: {', '.join(fields)})" if fields else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

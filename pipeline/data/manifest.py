@@ -1,0 +1,95 @@
+"""The manifest: one row per image, and the promise that no subject stands on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from pipeline.errors import UserError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+COLUMNS = (
+    "image_id",
+    "path",
+    "subject_id",
+    "split",
+    "label",
+    "label_name",
+    "sha256",
+    "width",
+    "height",
+    "depth",
+    "channels",
+    "source",
+)
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image as its source names it, before it is read.
+
+    Attributes
+    ----------
+    path : the file.
+    shown_path : what tables may show of the path; empty where it could name a patient.
+    subject : the person it was taken of, as far as the source tells.
+    split : ``train`` or ``test``, as the source has it.
+    label : the class by name, None where the source has none.
+    """
+
+    path: Path
+    shown_path: str
+    subject: str
+    split: Literal["train", "test"]
+    label: str | None
+
+
+def crossing_subjects(table: pd.DataFrame) -> list[str]:
+    """Subjects that stand in more than one of ``table``'s splits, sorted."""
+    splits = table.groupby("subject_id")["split"].nunique()
+    return sorted(splits.index[splits > 1])
+
+
+def check_manifest(table: pd.DataFrame, *, official_crossing: bool) -> pd.DataFrame:
+    """Return ``table`` with the manifest's columns, in order, or refuse it.
+
+    Parameters
+    ----------
+    table : one row per image.
+    official_crossing : the published split itself puts subjects on both sides of train and test:
+        then those are let through (and counted by the audit), but still none of validation.
+
+    Raises
+    ------
+    UserError
+        A subject stands in two splits, an ``image_id`` twice, or a split has no image.
+    """
+    if table["image_id"].duplicated().any():
+        raise UserError("two rows of the manifest have the same image_id")
+    present = set(table["split"])
+    if missing := [split for split in SPLITS if split not in present]:
+        raise UserError(f"no image is left for the split(s): {', '.join(missing)}")
+    inside = table.assign(split=table["split"].where(table["split"] != "test", "test"))
+    if official_crossing:
+        inside = table[table["split"] != "test"]
+    if crossing := crossing_subjects(inside):
+        raise UserError(
+            f"{len(crossing)} subject(s) stand in two splits, e.g. {crossing[0]}; "
+            "every subject's images must all be in one"
+        )
+    return table.loc[:, list(COLUMNS)]
+
+
+def read_manifest(file: Path) -> pd.DataFrame:
+    """Read a manifest that ingest wrote."""
+    return pd.read_csv(
+        file,
+        dtype={"image_id": str, "path": str, "subject_id": str, "label_name": str, "label": "Int64"},
+        keep_default_na=False,
+        na_values={"label": [""]},
+    )

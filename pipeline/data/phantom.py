@@ -1,0 +1,431 @@
+"""The phantom set: procedural chest-like radiographs with a known trap, written as DICOM.
+
+No picture here shows a person. Every subject is drawn from a seed: an anatomy, a class and a
+scanner. The classes differ in *local texture*: OPACITY lungs hold patches of fine grain, NORMAL
+lungs hold patches of the same size, place, mean and variance whose grain is coarse. The scanners
+differ in field of view, frame, marker and grey curve, and in train the scanner goes with the class
+nine times in ten, in test half and half: whatever learns the scanner fails there.
+
+Body coordinates: x to the right of the picture (the patient's left), y down, in units of about
+20 cm; the lungs span about |x| < 0.75, -0.75 < y < 0.6. Greys are float32, 0 (air) to 1 (bone).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.random import Generator, SeedSequence, default_rng
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+Grey = NDArray[np.float32]
+Split = Literal["train", "test"]
+Label = Literal["NORMAL", "OPACITY"]
+
+MAX_STORED = 4095
+"""Greatest stored value: 12 bits."""
+
+BLOCK = 20
+"""Subjects are dealt their class and scanner in blocks of this many, so that the shares are exact
+in every block and a subject's lot does not depend on how many others there are."""
+
+SWAPPED: dict[Split, int] = {"train": 1, "test": 5}
+"""Of the ten subjects of a class in a block, how many come from the other class's scanner."""
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """What a scanner does to a picture, none of which says anything about the patient."""
+
+    name: str
+    photometric: Literal["MONOCHROME1", "MONOCHROME2"]
+    view: tuple[float, float]
+    """Half width and half height of the field of view, body units."""
+    shift: tuple[float, float]
+    """Body coordinates of the centre of the field of view."""
+    extra: tuple[int, int]
+    """Rows and columns beyond the nominal size, before per-image variation of 0 or 16."""
+    border: tuple[float, float]
+    """Least and greatest width of the collimation border, share of the half image."""
+    gamma: float
+    marker: tuple[str, float, float]
+    """Burned-in letter and where it starts, shares of the width and height."""
+
+
+SCANNERS = {
+    "A": Scanner("A", "MONOCHROME2", (0.97, 0.93), (0.03, -0.04), (0, -16), (0.0, 0.0), 0.95,
+                 ("L", 0.92, 0.08)),
+    "B": Scanner("B", "MONOCHROME1", (1.32, 1.22), (-0.07, 0.10), (0, 16), (0.05, 0.10), 1.08,
+                 ("R", 0.07, 0.14)),
+}  # fmt: skip
+USUAL_SCANNER: dict[Label, str] = {"NORMAL": "A", "OPACITY": "B"}
+
+
+class Subject(NamedTuple):
+    """One imaginary person."""
+
+    number: int
+    split: Split
+    label: Label
+    scanner: Scanner
+    key: tuple[int, ...]
+    """Seed, split and place in the split: all that the subject's pictures depend on."""
+
+    def rng(self, purpose: int) -> Generator:
+        """The subject's own stream of chance for one purpose."""
+        return default_rng(SeedSequence([*self.key, purpose]))
+
+
+class Patch(NamedTuple):
+    """A soft-edged ellipse in a lung, body units; `opacity` is the mean grey it adds."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    opacity: float
+
+
+class Anatomy(NamedTuple):
+    """What stays the same in all pictures of a subject, body units."""
+
+    width: float
+    apex: float
+    base: float
+    heart: float
+    rib_spacing: float
+    rib_phase: float
+    clavicle: float
+    fat: float
+    vessels: NDArray[np.float64]
+    """(vessels, points, 3): x, y and thickness along each vessel."""
+    patches: tuple[Patch, ...]
+    grain: float
+    """Standard deviation of the texture in the patches, grey."""
+
+
+class View(NamedTuple):
+    """A pose in the field of view: body = centre + turn @ (half * frame), frame in [-1, 1]."""
+
+    rows: int
+    columns: int
+    half: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    turn: NDArray[np.float64]
+
+    def body(self) -> tuple[Grey, Grey]:
+        """Body coordinates x and y of every pixel, each (rows, columns)."""
+        fx = (np.arange(self.columns, dtype=np.float32) + 0.5) * 2 / self.columns - 1
+        fy = (np.arange(self.rows, dtype=np.float32) + 0.5) * 2 / self.rows - 1
+        across, down = np.meshgrid(fx * np.float32(self.half[0]), fy * np.float32(self.half[1]))
+        (a, b), (c, d) = self.turn.astype(np.float32)
+        x, y = self.centre.astype(np.float32)
+        return a * across + b * down + x, c * across + d * down + y
+
+    def pixels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixel coordinates (column, row) of body points, both (..., 2)."""
+        frame = (points - self.centre) @ self.turn / self.half
+        return (frame + 1) / 2 * [self.columns, self.rows] - 0.5
+
+    @property
+    def scale(self) -> float:
+        """Pixels to a body unit, the mean of both axes."""
+        return float(np.mean([self.columns, self.rows] / self.half) / 2)
+
+
+def deal(seed: int, split: Split, count: int, first: int) -> Iterator[Subject]:
+    """Deal class and scanner to `count` subjects, numbered from `first`."""
+    stream = ("train", "test").index(split)
+    swapped = SWAPPED[split]
+    hands: list[tuple[Label, bool]] = [
+        (label, i < swapped) for label in USUAL_SCANNER for i in range(BLOCK // 2)
+    ]
+    for start in range(0, count, BLOCK):
+        order = default_rng(SeedSequence([seed, stream, start])).permutation(BLOCK)
+        for i in range(start, min(start + BLOCK, count)):
+            label, other = hands[order[i - start]]
+            usual = USUAL_SCANNER[label]
+            scanner = SCANNERS["AB".replace(usual, "") if other else usual]
+            yield Subject(first + i, split, label, scanner, (seed, stream, i))
+
+
+def grow_vessels(rng: Generator, side: int) -> NDArray[np.float64]:
+    """Branching vessels of one lung, from the hilum outwards; (vessels, points, 3)."""
+    angles = np.linspace(-1.25, 1.25, 6) + rng.normal(0, 0.12, 6)
+    tips = [(side * 0.17, 0.0, angle, 0.020, 0) for angle in angles.tolist()]
+    vessels = []
+    while tips:
+        x, y, angle, thickness, depth = tips.pop()
+        points = [(x, y, thickness)]
+        for bend in rng.normal(0, 0.12, 5).tolist():
+            x, y = x + side * 0.05 * math.cos(angle), y + 0.05 * math.sin(angle)
+            angle, thickness = angle + bend, thickness * 0.92
+            points.append((x, y, thickness))
+        vessels.append(points)
+        if depth < 3:
+            spread = rng.uniform(0.2, 0.5)
+            tips += [(x, y, angle + s * spread, thickness * 0.8, depth + 1) for s in (-1, 1)]
+    return np.array(vessels)
+
+
+def grow(rng: Generator) -> Anatomy:
+    """Draw an anatomy; nothing in it depends on the class."""
+    patches = tuple(
+        Patch(
+            x=float(rng.choice([-1, 1])) * rng.uniform(0.22, 0.58),
+            y=rng.uniform(-0.50, 0.38),
+            width=rng.uniform(0.22, 0.45),
+            height=rng.uniform(0.22, 0.45),
+            opacity=rng.uniform(0.02, 0.09),
+        )
+        for _ in range(rng.integers(3, 7))
+    )
+    return Anatomy(
+        width=rng.normal(0.74, 0.04),
+        apex=rng.normal(-0.74, 0.03),
+        base=rng.normal(0.42, 0.06),
+        heart=rng.normal(1.0, 0.12),
+        rib_spacing=rng.normal(0.165, 0.008),
+        rib_phase=rng.uniform(0, 1),
+        clavicle=rng.normal(-0.60, 0.03),
+        fat=rng.uniform(0.95, 1.15),
+        vessels=np.concatenate([grow_vessels(rng, -1), grow_vessels(rng, 1)]),
+        patches=patches,
+        grain=rng.uniform(0.03, 0.09),
+    )
+
+
+def step(distance: Grey, softness: float) -> Grey:
+    """0 where `distance` is far below zero, 1 far above, smooth in between."""
+    t = np.clip(distance * np.float32(0.25 / softness) + np.float32(0.5), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
+
+
+def bump(distance: Grey, width: float) -> Grey:
+    """1 at zero distance, falling to nothing over about twice `width`."""
+    return np.exp(-((distance / np.float32(width)) ** 2)).astype(np.float32)
+
+
+def lungs(anatomy: Anatomy, x: Grey, y: Grey) -> Grey:
+    """Share of lung in every pixel, before the heart is laid over it."""
+    out = np.abs(x)
+    # The dome over the liver, left in the picture, stands higher.
+    base = anatomy.base + np.float32(0.06) * np.sign(x) + 1.1 * (out - 0.36) ** 2
+    top = anatomy.apex + 1.6 * (out - 0.34) ** 2
+    depth = np.clip((y - anatomy.apex) / (anatomy.base - anatomy.apex), 0, 1)
+    wall = anatomy.width * (1 - 0.42 * (1 - depth) ** 2.0)
+    inside = np.minimum(np.minimum(wall - out, out - 0.11), np.minimum(base - y, y - top))
+    return step(inside, 0.018)
+
+
+def bones(anatomy: Anatomy, x: Grey, y: Grey) -> Grey:
+    """Ribs, clavicles and spine, 0 to about 1."""
+    out = np.abs(x)
+    fall = y - 0.55 * out + 0.75 * out**2
+    rise = y + 0.35 * out - 0.25 * out**2
+    wave = np.float32(2 * np.pi / anatomy.rib_spacing)
+    turn = np.float32(2 * np.pi * anatomy.rib_phase)
+    cage = step(0.80 - out, 0.02) * step(out - 0.07, 0.02) * step(0.62 - y, 0.05)
+    cage *= step(y - anatomy.apex + 0.04, 0.03)
+    back = step(np.cos(wave * fall + turn) - 0.15, 0.12)
+    front = step(np.cos(wave * rise + turn * 2) - 0.3, 0.15) * step(out - 0.3, 0.06)
+    collar = bump(y - anatomy.clavicle + 0.24 * out - 0.10 * np.sin(6 * out), 0.035)
+    collar *= step(out - 0.08, 0.02) * step(0.85 - out, 0.03)
+    spine = bump(x, 0.085) * (0.8 + 0.2 * np.cos(wave * y * np.float32(1.2)))
+    return np.maximum(cage * (0.8 * back + 0.35 * front), collar) + 0.5 * spine
+
+
+def draw_vessels(anatomy: Anatomy, view: View) -> Grey:
+    """Vessels at the picture's resolution, 0 to 1."""
+    canvas = np.zeros((view.rows, view.columns), np.uint8)
+    at = np.round(view.pixels(anatomy.vessels[..., :2]) * 16).astype(np.int32)
+    wide = anatomy.vessels[..., 2].mean(1) * view.scale
+    for line, width in zip(at, wide.tolist(), strict=True):
+        grey = round(255 * min(1.0, width))
+        cv2.polylines(canvas, [line], False, grey, max(1, round(width)), cv2.LINE_AA, 4)
+    return cv2.GaussianBlur(canvas, (0, 0), 0.7).astype(np.float32) / 255
+
+
+def band_noise(rng: Generator, shape: tuple[int, ...], sigma: float) -> Grey:
+    """Noise of mean 0 and variance 1 whose detail is about `sigma` pixels wide."""
+    white = rng.standard_normal(shape, np.float32)
+    band = cv2.GaussianBlur(white, (0, 0), sigma) - cv2.GaussianBlur(white, (0, 0), 1.8 * sigma)
+    return np.asarray(band / band.std(), np.float32)
+
+
+def draw(subject: Subject, anatomy: Anatomy, view: View, rng: Generator) -> Grey:
+    """The radiograph before the scanner's own marks, (rows, columns), 0 to 1."""
+    x, y = view.body()
+    out = np.abs(x)
+    torso = step(anatomy.fat + 0.45 * step(-0.5 - y, 0.07) - out, 0.02)
+    torso *= np.maximum(step(y + 0.98 - 0.32 * out, 0.02), step(0.27 - out, 0.02))
+    air = lungs(anatomy, x, y)
+    size = np.float32(anatomy.heart)
+    ellipse = ((x - 0.13) / (0.36 * size)) ** 2 + ((y - 0.27 - 0.3 * x) / (0.30 * size)) ** 2
+    heart = step(1 - ellipse, 0.06)
+    air *= 1 - 0.85 * heart
+    middle = bump(x - 0.02, 0.19) * step(y + 0.95, 0.05)
+    below = step(y - anatomy.base + 0.05, 0.10)
+    picture = 0.54 + 0.12 * middle + 0.10 * below + 0.06 * heart
+    picture += 0.10 * bones(anatomy, x, y) - 0.34 * air
+    picture += air * 0.16 * draw_vessels(anatomy, view)
+
+    ill = subject.label == "OPACITY"
+    grain, more = (0.017, 1.35) if ill else (0.055, 1.0)
+    texture = anatomy.grain * band_noise(rng, x.shape, grain * view.scale)
+    for patch in anatomy.patches:
+        far = ((x - patch.x) / patch.width) ** 2 + ((y - patch.y) / patch.height) ** 2
+        picture += air * np.exp(-(far**2)) * (more * patch.opacity + texture)
+
+    picture += 0.03 * band_noise(rng, x.shape, 0.12 * view.scale)
+    return np.asarray(picture * torso + 0.03, np.float32)
+
+
+def pose(scanner: Scanner, size: int, rng: Generator) -> View:
+    """How a subject happens to stand before this scanner."""
+    rows, columns = (size + e + int(rng.choice([0, 16])) for e in scanner.extra)
+    angle = rng.normal(0, 0.035)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    half = np.array(scanner.view) * np.exp(rng.normal(0, 0.035, 2))
+    return View(rows, columns, half, np.array(scanner.shift) + rng.normal(0, 0.025, 2), turn)
+
+
+def expose(picture: Grey, scanner: Scanner, rng: Generator) -> NDArray[np.uint16]:
+    """Grey curve, noise, collimation and marker of a scanner: stored values, 0 to 4095."""
+    rows, columns = picture.shape
+    grey = np.clip(picture * rng.normal(1, 0.06), 0, 1) ** (scanner.gamma * rng.normal(1, 0.1))
+    grey += 0.008 * rng.standard_normal(picture.shape, np.float32)
+    left, right, top, bottom = rng.uniform(*scanner.border, 4)
+    across = np.arange(columns) * 2 / columns
+    down = np.arange(rows) * 2 / rows
+    open_field = np.outer((down >= top) & (down < 2 - bottom), (across >= left) & (across < 2 - right))
+    grey = np.where(open_field, grey, 0.01).astype(np.float32)
+    letter, right_of, below = scanner.marker
+    at = (round(columns * right_of), round(rows * below))
+    ink = np.zeros(picture.shape, np.uint8)
+    cv2.putText(ink, letter, at, cv2.FONT_HERSHEY_SIMPLEX, rows / 450, 255, 2, cv2.LINE_AA)
+    grey = np.maximum(grey, ink.astype(np.float32) / 260)
+    stored = np.round(np.clip(grey, 0, 1) * MAX_STORED).astype(np.uint16)
+    return np.asarray(MAX_STORED - stored if scanner.photometric == "MONOCHROME1" else stored)
+
+
+def describe(subject: Subject) -> Dataset:
+    """The header that all pictures of a subject share."""
+    rng = subject.rng(0)
+    year, age = int(rng.integers(2015, 2024)), int(rng.integers(20, 85))
+    head = Dataset()
+    head.SpecificCharacterSet = "ISO_IR 192"
+    head.SOPClassUID = DigitalXRayImageStorageForPresentation
+    head.StudyDate = f"{year}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
+    head.StudyTime = f"{rng.integers(7, 19):02d}{rng.integers(60):02d}00"
+    head.AcquisitionDate, head.AcquisitionTime = head.StudyDate, head.StudyTime
+    head.AccessionNumber = f"SYN{subject.number:06d}"
+    head.Modality = "DX"
+    head.PresentationIntentType = "FOR PRESENTATION"
+    head.Manufacturer = f"MedVQ synthetic scanner {subject.scanner.name}"
+    head.ManufacturerModelName = f"Phantom {subject.scanner.name}"
+    head.InstitutionName = f"MedVQ synthetic hospital {subject.scanner.name}"
+    head.ReferringPhysicianName = None
+    head.StudyDescription = "SYNTHETIC CHEST PHANTOM"
+    head.SeriesDescription = "SYNTHETIC PHANTOM, NOT A PATIENT"
+    head.PatientName = f"Synthetic^Phantom{subject.number:04d}"
+    head.PatientID = f"PHANTOM-{subject.number:04d}"
+    head.PatientBirthDate = f"{year - age}0101"
+    head.PatientSex = str(rng.choice(["F", "M"]))
+    head.PatientAge = f"{age:03d}Y"
+    head.BodyPartExamined = "CHEST"
+    head.ViewPosition = "AP"
+    head.PatientOrientation = ["L", "F"]
+    head.ImageLaterality = "U"
+    head.KVP = str(rng.integers(85, 126))
+    head.StudyInstanceUID = generate_uid(entropy_srcs=["medvq study", *map(str, subject.key)])
+    head.SeriesInstanceUID = generate_uid(entropy_srcs=["medvq series", *map(str, subject.key)])
+    head.StudyID, head.SeriesNumber = "1", 1
+    return head
+
+
+def encode(subject: Subject, take: int, stored: NDArray[np.uint16]) -> FileDataset:
+    """One picture of a subject as DICOM; `stored` is (rows, columns), 0 to 4095."""
+    file = FileMetaDataset()
+    file.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    file.MediaStorageSOPInstanceUID = generate_uid(
+        entropy_srcs=["medvq image", *map(str, subject.key), str(take)]
+    )
+    file.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset("", describe(subject), file_meta=file, preamble=bytes(128))
+    data.SOPInstanceUID = file.MediaStorageSOPInstanceUID
+    data.InstanceNumber = take + 1
+    data.ImageType = ["DERIVED", "PRIMARY", ""]
+    data.DerivationDescription = "Drawn by a program; shows no person"
+    inverted = subject.scanner.photometric == "MONOCHROME1"
+    data.PhotometricInterpretation = subject.scanner.photometric
+    data.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
+    data.PixelIntensityRelationship = "LOG"
+    data.PixelIntensityRelationshipSign = 1 if inverted else -1
+    data.RescaleIntercept, data.RescaleSlope, data.RescaleType = "0", "1", "US"
+    data.WindowCenter, data.WindowWidth = "2048", "4096"
+    data.VOILUTFunction = "LINEAR"
+    data.LossyImageCompression = "00"
+    data.BurnedInAnnotation = "YES"
+    data.SamplesPerPixel = 1
+    data.Rows, data.Columns = stored.shape
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    spacing = f"{400 * subject.scanner.view[1] / stored.shape[0]:.3f}"
+    data.ImagerPixelSpacing = [spacing, spacing]
+    data.PixelData = stored.astype("<u2").tobytes()
+    return data
+
+
+def shoot(subject: Subject, size: int) -> Iterator[FileDataset]:
+    """The one to three pictures of a subject."""
+    anatomy = grow(subject.rng(1))
+    for take in range(subject.rng(2).integers(1, 4)):
+        rng = subject.rng(3 + take)
+        picture = draw(subject, anatomy, pose(subject.scanner, size, rng), rng)
+        yield encode(subject, take, expose(picture, subject.scanner, rng))
+
+
+def write_phantom(
+    folder: Path,
+    *,
+    train_subjects: int = 420,
+    test_subjects: int = 160,
+    size: int = 192,
+    seed: int = 0,
+) -> None:
+    """Write `folder`/images/phantom-*.dcm and `folder`/labels.csv (file, subject, split, label).
+
+    `size` is the nominal number of rows and columns; `seed` (0 or more) fixes every byte. `folder`
+    must not exist or be empty; it appears only when the set is whole.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty")
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / "images").mkdir(parents=True)
+    subjects = [
+        *deal(seed, "train", train_subjects, first=1),
+        *deal(seed, "test", test_subjects, first=1 + train_subjects),
+    ]
+    rows: list[tuple[str, str, str, str]] = []
+    for subject in subjects:
+        for data in shoot(subject, size):
+            name = f"images/phantom-{len(rows) + 1:05d}.dcm"
+            data.save_as(draft / name, enforce_file_format=True)
+            rows.append((name, str(data.PatientID), subject.split, subject.label))
+    table = pd.DataFrame(rows, columns=["file", "subject", "split", "label"])
+    table.to_csv(draft / "labels.csv", index=False, lineterminator="\n")
+    draft.replace(folder)

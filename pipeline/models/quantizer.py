@@ -1,0 +1,181 @@
+"""The vector quantizer: nearest codebook vectors, learnt by exponential moving averages.
+
+References
+----------
+.. [1] van den Oord, Vinyals, Kavukcuoglu: Neural Discrete Representation Learning. NeurIPS 2017,
+   arXiv 1711.00937 (appendix A.1 for the moving averages).
+.. [2] Razavi, van den Oord, Vinyals: Generating Diverse High-Fidelity Images with VQ-VAE-2.
+   NeurIPS 2019, arXiv 1906.00446.
+.. [3] Dhariwal et al.: Jukebox. 2020, arXiv 2005.00341 (restarting codes that fall out of use).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CHUNK = 4096
+
+
+class Quantized(NamedTuple):
+    """What the quantizer makes of its input.
+
+    Attributes
+    ----------
+    values : same shape as the input: the nearest codebook vectors; gradients pass straight through.
+    codes : int64, (B, *spatial): their indices, 0 to size - 1.
+    loss : scalar: commitment times the mean squared distance of the input to its code, plus, for a
+        codebook learnt by gradient, that of the code to the input.
+    """
+
+    values: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest codebook vector (Euclidean; the lowest index at a tie).
+
+    The distances are never held all at once: |v - e|^2 is smallest where |e|^2 / 2 - v.e is, a
+    matrix product per chunk.
+
+    Parameters
+    ----------
+    vectors : float32, (N, D).
+    codebook : float32, (K, D).
+
+    Returns
+    -------
+    int64, (N,).
+    """
+    half_norms = codebook.square().sum(1) / 2
+    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    for start in range(0, len(vectors), _CHUNK):
+        chunk = vectors[start : start + _CHUNK]
+        codes[start : start + _CHUNK] = torch.addmm(half_norms, chunk, codebook.T, alpha=-1).argmin(1)
+    return codes
+
+
+class VectorQuantizer(nn.Module):
+    """Replaces every vector of a feature map by the nearest of ``size`` codebook vectors.
+
+    The codebook starts from vectors of the first training batch. It then follows the moving
+    averages of the vectors assigned to each code [1]_, or, with ``learn="gradient"``, the codebook
+    loss of the same paper. A code whose moving average of assignments falls below
+    ``restart_below`` of a fair share starts anew from a random vector of the batch, its moving
+    averages with it [3]_. Everything is computed in float32 whatever autocast says; in eval mode
+    nothing changes.
+
+    Parameters
+    ----------
+    size : number of codes, K.
+    dim : their dimension, D: the channels of the input.
+    decay : of the moving averages, in (0, 1).
+    commitment : weight of the commitment loss, beta in [1]_.
+    restart_below : share of an even use below which a code starts anew; 0 never restarts.
+    learn : ``"ema"`` or ``"gradient"``.
+    """
+
+    codebook: Tensor
+    counts: Tensor
+    sums: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        restart_below: float = 0.05,
+        learn: Literal["ema", "gradient"] = "ema",
+    ) -> None:
+        super().__init__()
+        self.size, self.dim = size, dim
+        self.decay, self.commitment, self.restart_below = decay, commitment, restart_below
+        self.learn = learn
+        start = torch.randn(size, dim) / dim**0.5
+        if learn == "ema":
+            self.register_buffer("codebook", start)
+        else:
+            self.codebook = nn.Parameter(start)
+        self.register_buffer("counts", torch.ones(size))
+        self.register_buffer("sums", start.detach().clone())
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def forward(self, features: Tensor) -> Quantized:
+        """Quantize ``features`` of shape (B, D, *spatial)."""
+        with torch.autocast(features.device.type, enabled=False):
+            channels_last = features.float().movedim(1, -1)
+            vectors = channels_last.reshape(-1, self.dim)
+            if self.training and not self.initialised:
+                self._initialise(vectors.detach())
+            codes = nearest_codes(vectors.detach(), self.codebook.detach())
+            nearest = F.embedding(codes, self.codebook)
+            loss = self.commitment * F.mse_loss(vectors, nearest.detach())
+            if self.learn == "gradient":
+                loss = loss + F.mse_loss(nearest, vectors.detach())
+            if self.training:
+                self._update(vectors.detach(), codes)
+            straight = vectors + (nearest - vectors).detach()
+            values = straight.reshape(channels_last.shape).movedim(-1, 1)
+        return Quantized(values, codes.reshape(channels_last.shape[:-1]), loss)
+
+    @torch.no_grad()
+    def encode(self, features: Tensor) -> Tensor:
+        """Codes (B, *spatial) of ``features`` (B, D, *spatial), changing nothing in any mode."""
+        channels_last = features.float().movedim(1, -1)
+        codes = nearest_codes(channels_last.reshape(-1, self.dim), self.codebook)
+        return codes.reshape(channels_last.shape[:-1])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codebook vectors (B, D, *spatial) of ``codes`` (B, *spatial)."""
+        return F.embedding(codes, self.codebook).movedim(-1, 1)
+
+    @torch.no_grad()
+    def _initialise(self, vectors: Tensor) -> None:
+        self.codebook.copy_(_random_rows(vectors, self.size))
+        self.sums.copy_(self.codebook)
+        self.counts.fill_(1.0)
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def _update(self, vectors: Tensor, codes: Tensor) -> None:
+        used = torch.bincount(codes, minlength=self.size).to(vectors.dtype)
+        assigned = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
+        self.counts.lerp_(used, 1 - self.decay)
+        self.sums.lerp_(assigned, 1 - self.decay)
+        fair = len(vectors) / self.size
+        dead = self.counts < self.restart_below * min(fair, 1.0)
+        if dead.any():
+            fresh = _random_rows(vectors, int(dead.sum()))
+            # As many as an even use would give it, so that it is not dead again at the next step.
+            self.counts[dead] = min(fair, 1.0)
+            self.sums[dead] = fresh * min(fair, 1.0)
+            if self.learn == "gradient":
+                self.codebook[dead] = fresh
+        if self.learn == "ema":
+            self.codebook.copy_(self.sums / self.counts[:, None])
+
+
+def _random_rows(vectors: Tensor, number: int) -> Tensor:
+    """``number`` random rows, none twice while there are enough."""
+    if number <= len(vectors):
+        chosen = torch.randperm(len(vectors), device=vectors.device)[:number]
+    else:
+        chosen = torch.randint(len(vectors), (number,), device=vectors.device)
+    return vectors[chosen]
+
+
+def perplexity(counts: Tensor) -> float:
+    """Effective number of codes in use: the exponential of the entropy of ``counts`` (K,).
+
+    >>> round(perplexity(torch.tensor([5, 5, 0, 0])), 6)
+    2.0
+    """
+    share = counts.double() / counts.sum()
+    return float(torch.special.entr(share).sum().exp())

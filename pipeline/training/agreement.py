@@ -1,0 +1,77 @@
+"""Agreement between two views of an image, cell by cell of the aligned grid.
+
+The embedding of a cell must be told from the same cell of the other images of the batch by its
+other view [1]_: on aligned images the negatives then show the same part of the body, and what
+tells them apart is what is in it. Reconstruction alone makes features that are worth no more than
+those of an untrained encoder; agreement makes them semantic.
+
+References
+----------
+.. [1] Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
+   Representations. ICML 2020, arXiv 2002.05709 (the NT-Xent loss).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross-entropy, averaged over groups.
+
+    Parameters
+    ----------
+    first, second : shape (G, B, D): in each of G groups, the two views of B images. All other views
+        of a group are a view's negatives.
+    temperature : positive.
+
+    Returns
+    -------
+    Scalar. For embeddings that are all equal it is log(2 B - 1).
+    """
+    views = F.normalize(torch.cat([first, second], dim=1), dim=-1)
+    groups, number, _ = views.shape
+    similarity = views @ views.transpose(1, 2) / temperature
+    itself = torch.eye(number, dtype=torch.bool, device=views.device)
+    similarity = similarity.masked_fill(itself, float("-inf"))
+    other = torch.arange(number, device=views.device).roll(number // 2)
+    return F.cross_entropy(similarity.flatten(0, 1), other.repeat(groups))
+
+
+class Agreement(nn.Module):
+    """The contrast at several feature maps, in every cell of a grid, and once for the whole image.
+
+    Parameters
+    ----------
+    widths : channels of the maps that are given to :meth:`forward`, the deepest last.
+    grid : cells along each axis.
+    temperature : of :func:`nt_xent`.
+    """
+
+    def __init__(self, widths: Sequence[int], grid: int, temperature: float) -> None:
+        super().__init__()
+        self.grid, self.temperature = grid, temperature
+        self.heads = nn.ModuleList(_head(width) for width in widths)
+        self.whole = _head(widths[-1])
+
+    def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+        """The loss of two views, each a list of maps (B, widths[i], *spatial)."""
+        losses = [
+            nt_xent(head(self._cells(a)), head(self._cells(b)), self.temperature)
+            for head, a, b in zip(self.heads, first, second, strict=True)
+        ]
+        one, two = (self.whole(maps[-1].flatten(2).mean(2))[None] for maps in (first, second))
+        return torch.stack([*losses, nt_xent(one, two, self.temperature)]).sum()
+
+    def _cells(self, features: Tensor) -> Tensor:
+        """(B, C, *spatial) to (cells, B, C)."""
+        pool = F.adaptive_avg_pool2d if features.ndim == 4 else F.adaptive_avg_pool3d
+        return pool(features, self.grid).flatten(2).permute(2, 0, 1)
+
+
+def _head(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 64))
