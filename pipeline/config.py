@@ -52,9 +52,7 @@ class PhantomSource(Closed):
     size: Annotated[int, Field(ge=64, le=1024)] = 192
 
 
-Source = Annotated[
-    KermanySource | ImageFolderSource | PhantomSource, Field(discriminator="kind")
-]
+Source = Annotated[KermanySource | ImageFolderSource | PhantomSource, Field(discriminator="kind")]
 
 
 class EqualiseConfig(Closed):
@@ -175,11 +173,11 @@ class ProbeConfig(Closed):
     repeats: Annotated[int, Field(ge=1, le=1000)] = 10
     folds: Annotated[int, Field(ge=2, le=20)] = 4
     regularisation: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (
-        1e-6,
         1e-5,
         1e-4,
         1e-3,
         1e-2,
+        1e-1,
     )
     """Values of scikit-learn's ``C`` that the grouped cross-validation chooses from."""
     components: Positive = 256

@@ -65,7 +65,7 @@ class Work:
     data_root: Path
     data_mirror: str | None
     device: str = "cpu"
-    report: Callable[[dict[str, float], int], None] = field(default=lambda metrics, step: None)
+    report: Callable[[dict[str, float], int], None] = field(default=lambda _metrics, _step: None)
 
 
 def fingerprint(stage: str, configuration: Any, inputs: dict[str, str]) -> str:
@@ -137,7 +137,7 @@ def publish(work: Path, folder: Path, record: dict[str, Any]) -> Artifact:
 def point_latest(folder: Path) -> None:
     """Let the symbolic link ``latest`` beside ``folder`` name it."""
     link = folder.parent / "latest"
-    if link.is_symlink() and os.readlink(link) == folder.name:
+    if link.is_symlink() and link.readlink() == Path(folder.name):
         return
     fresh = folder.parent / f".latest-{os.getpid()}"
     fresh.unlink(missing_ok=True)

@@ -56,7 +56,8 @@ def sampling_grid(positions: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def warp(images: Tensor, positions: Tensor, size: tuple[int, ...]) -> Tensor:
     """Cut each image (B, C, *spatial) out at its position and bring it to ``size``; see
-    :func:`sampling_grid`. Differentiable in both. Beyond the border the border is repeated."""
+    :func:`sampling_grid`. Differentiable in both. Beyond the border the border is repeated.
+    """
     grid = sampling_grid(positions, size)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

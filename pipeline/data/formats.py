@@ -133,7 +133,9 @@ def _read_dicom(path: Path) -> Grey:
     return grey.astype(np.float32)
 
 
-def _display_range(header: object, shown: NDArray[np.float64], windowed: bool) -> tuple[float, float]:
+def _display_range(
+    header: object, shown: NDArray[np.float64], windowed: bool
+) -> tuple[float, float]:
     """The values shown black and white.
 
     A window or a VOI LUT maps to the range of the stored bits (PS3.3 C.11.2). Without one, unsigned
@@ -154,7 +156,10 @@ def _display_range(header: object, shown: NDArray[np.float64], windowed: bool) -
     if windowed and signed:
         return -float(2 ** (bits - 1)), float(2 ** (bits - 1) - 1)
     if windowed and rescaled:
-        low, high = (float(getattr(header, "RescaleIntercept", 0) or 0) + v * float(
-            getattr(header, "RescaleSlope", 1) or 1) for v in (0, 2**bits - 1))
+        low, high = (
+            float(getattr(header, "RescaleIntercept", 0) or 0)
+            + v * float(getattr(header, "RescaleSlope", 1) or 1)
+            for v in (0, 2**bits - 1)
+        )
         return low, high
     return 0.0, float(2**bits - 1)

@@ -72,7 +72,7 @@ def _rows_of_csv(folder: Path, file: Path) -> dict[str, dict[str, str]]:
                 raise UserError(f"{file}, line {number}: a file that an earlier line names already")
             if not (folder / name).is_file():
                 raise UserError(f"{file}, line {number}: the file it names is not in {folder}")
-            rows[name] = cast(dict[str, str], row)
+            rows[name] = cast("dict[str, str]", row)
     return rows
 
 

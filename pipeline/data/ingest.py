@@ -97,7 +97,8 @@ def validation_share(subject: str, seed: int) -> float:
 
 def frame_features(originals: Bytes, positions: Tensor) -> NDArray[np.float32]:
     """What can be told without the lungs: mean and deviation of the outer two of 14 cells on each
-    side, and the thorax's position; shape (B, 2 x 96 + 4)."""
+    side, and the thorax's position; shape (B, 2 x 96 + 4).
+    """
     side = originals.shape[-1] // 14 * 14
     cells = originals[:, :side, :side].reshape(len(originals), 14, side // 14, 14, side // 14)
     outer = np.ones((14, 14), bool)
@@ -193,9 +194,7 @@ def _reads(listed: list[SourceImage], side: int) -> Iterator[_Read]:
                 yield result
 
 
-def _preprocess(
-    manifest: pd.DataFrame, originals: Bytes, config: Config, folder: Path
-) -> int:
+def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder: Path) -> int:
     """Equalise, align, swap; write the cache; return how many images could not be placed."""
     settings = config.ingest
     equalised = _equalised(originals, settings)

@@ -64,7 +64,8 @@ class Equalise(Transform):
 
 class AlignToTemplate(Transform):
     """A (height, width) byte image to its aligned (1, side, side) bytes; see
-    :mod:`pipeline.data.alignment`. Without an alignment the whole image is resized."""
+    :mod:`pipeline.data.alignment`. Without an alignment the whole image is resized.
+    """
 
     def __init__(self, alignment: Alignment | None, side: int) -> None:
         self.alignment = alignment

@@ -55,7 +55,9 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     for start in range(0, len(vectors), _CHUNK):
         chunk = vectors[start : start + _CHUNK]
-        codes[start : start + _CHUNK] = torch.addmm(half_norms, chunk, codebook.T, alpha=-1).argmin(1)
+        codes[start : start + _CHUNK] = torch.addmm(half_norms, chunk, codebook.T, alpha=-1).argmin(
+            1
+        )
     return codes
 
 
@@ -91,7 +93,7 @@ class VectorQuantizer(nn.Module):
         *,
         decay: float = 0.99,
         commitment: float = 0.25,
-        restart_below: float = 0.05,
+        restart_below: float = 0.1,
         learn: Literal["ema", "gradient"] = "ema",
     ) -> None:
         super().__init__()
@@ -138,9 +140,10 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, vectors: Tensor) -> None:
+        fair = len(vectors) / self.size
         self.codebook.copy_(_random_rows(vectors, self.size))
-        self.sums.copy_(self.codebook)
-        self.counts.fill_(1.0)
+        self.sums.copy_(self.codebook * fair)
+        self.counts.fill_(fair)
         self.initialised.fill_(True)
 
     @torch.no_grad()
@@ -150,12 +153,13 @@ class VectorQuantizer(nn.Module):
         self.counts.lerp_(used, 1 - self.decay)
         self.sums.lerp_(assigned, 1 - self.decay)
         fair = len(vectors) / self.size
-        dead = self.counts < self.restart_below * min(fair, 1.0)
+        dead = self.counts < self.restart_below * fair
         if dead.any():
             fresh = _random_rows(vectors, int(dead.sum()))
-            # As many as an even use would give it, so that it is not dead again at the next step.
-            self.counts[dead] = min(fair, 1.0)
-            self.sums[dead] = fresh * min(fair, 1.0)
+            # Twice what is dead: time to win vectors, and little weight against those it wins.
+            granted = 2 * self.restart_below * fair
+            self.counts[dead] = granted
+            self.sums[dead] = fresh * granted
             if self.learn == "gradient":
                 self.codebook[dead] = fresh
         if self.learn == "ema":

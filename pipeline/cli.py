@@ -1,0 +1,120 @@
+"""Commands and nothing else: ``python -m pipeline STAGE --config configs/kermany.yaml``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.config import load_config
+from pipeline.errors import UserError
+from pipeline.flow import FLOW, Options, as_json, run
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, 2 for the user to mend, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return _run(parsed)
+    except UserError as error:
+        print(f"medvq: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(
+            f"medvq: cannot write ({error.strerror}){where}; free space or permit it, "
+            "then run the same command again",
+            file=sys.stderr,
+        )
+    return 2
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from pipeline.reporting.summary import show
+
+    config = load_config(_config_file(parsed.config), tuple(parsed.set))
+    options = Options(
+        data_root=parsed.data_root,
+        data_mirror=parsed.data_mirror,
+        artifacts=parsed.artifacts,
+        device=parsed.device,
+        force=parsed.force,
+    )
+    result = run(parsed.stage, config, options)
+    print(show(result), file=sys.stderr)
+    if parsed.json:
+        print(as_json(result))
+    else:
+        print(result["artifact"])
+    return 0
+
+
+def _config_file(name: str) -> Path:
+    """A path to a yaml, or the name of one in configs/."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    return CONFIGS / f"{name}.yaml"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="Features from unlabelled medical images that need few labels. "
+        "Each stage runs the stages before it where they are not up to date.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for stage in FLOW.values():
+        reads = f" Reads the artifacts of: {', '.join(stage.reads)}." if stage.reads else ""
+        command = stages.add_parser(
+            stage.name, help=stage.help, description=f"{stage.help.capitalize()}.{reads}"
+        )
+        command.add_argument(
+            "--config",
+            default=os.environ.get("DATASET") or "kermany",
+            help="a name in configs/ or a path to a yaml file (default: %(default)s)",
+        )
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override one value of the configuration, e.g. pretrain.epochs=3; repeatable",
+        )
+        command.add_argument(
+            "--data-root",
+            type=Path,
+            default=Path(os.environ.get("DATA_ROOT") or "data"),
+            help="folder of data sets, looked in first (default: %(default)s)",
+        )
+        command.add_argument(
+            "--data-mirror",
+            default=os.environ.get("DATA_MIRROR") or None,
+            help="folder of data sets, read in place where DATA_ROOT has none",
+        )
+        command.add_argument(
+            "--artifacts",
+            type=Path,
+            default=Path(os.environ.get("ARTIFACTS") or "artifacts"),
+            help="folder that stages write to (default: %(default)s)",
+        )
+        command.add_argument(
+            "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
+        )
+        command.add_argument(
+            "--force", action="store_true", help="run this stage although it is up to date"
+        )
+        command.add_argument(
+            "--json", action="store_true", help="one JSON object on the last line of the output"
+        )
+    return parser

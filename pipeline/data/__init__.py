@@ -1,0 +1,1 @@
+"""Sources, formats, manifest, alignment, preprocessing, swaps."""

@@ -1,0 +1,1 @@
+"""From a trained model to the feature store, and encodings of its codes."""

@@ -1,0 +1,173 @@
+"""The stage ``extract``: a trained model and the cache in, the feature store out.
+
+Writes into its artifact:
+
+===================== ==========================================================================
+``features.parquet``  one row per image, in the order of the manifest: code map, histogram,
+                      pyramid, embeddings, and the features of the baselines
+``versions.parquet``  the same (less histogram and pyramid, which follow from the codes) for random
+                      versions of the training images and for the acquisition-swapped copies of the
+                      training and validation images; the column ``version`` says which
+===================== ==========================================================================
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.config import ExtractConfig
+from pipeline.data.augment import random_versions
+from pipeline.data.manifest import read_manifest
+from pipeline.features import baselines
+from pipeline.features.encodings import CodeHistogram
+from pipeline.features.store import FEATURES, KEYS, VERSIONS, StoreWriter, feature_names
+from pipeline.models.vqvae import VQVAE
+from pipeline.stage import Work
+from pipeline.training.batches import normalise, to_unit
+from pipeline.training.weights import FILE, architecture, load_model
+
+Arrays = dict[str, NDArray[Any]]
+SWAPPED = "swapped"
+
+
+def augmented(number: int) -> str:
+    """The name of a random version in the column ``version``."""
+    return f"augmented-{number}"
+
+
+def extract(work: Work) -> dict[str, Any]:
+    """Run the stage; return its summary."""
+    config = work.config.extract
+    cache = work.inputs["ingest"].folder
+    manifest = read_manifest(cache / "manifest.csv")
+    model = load_model(work.inputs["pretrain"].folder / FILE)
+    features = _Features(model, work)
+    images = np.load(cache / "images.npy", mmap_mode="r")
+    frame = np.load(cache / "frame.npy")
+    side = images.shape[-1] // 2 ** len(model.encoder.levels)
+    metadata = {
+        "model": work.inputs["pretrain"].fingerprint,
+        "data": work.inputs["ingest"].fingerprint,
+        "codebook_size": model.quantizer.size,
+        "latent_shape": [side, side],
+        "grid": config.grid,
+    }
+    shape = (side, side)
+    histogram = CodeHistogram(model.quantizer.size, shape).fit(None)
+    pyramid = CodeHistogram(model.quantizer.size, shape, _pyramid(config.grid)).fit(None)
+
+    started = time.perf_counter()
+    done = 0
+    with StoreWriter(work.folder / FEATURES, metadata) as store:
+        for rows in _batches(np.arange(len(manifest)), config, "extracting"):
+            computed = features(to_unit(images[rows]), frame[rows])
+            computed["histogram"] = histogram.transform(computed["codes_0"]).toarray()
+            computed["pyramid"] = pyramid.transform(computed["codes_0"]).toarray()
+            store.write(manifest.iloc[rows][list(KEYS)], computed)
+            done += len(rows)
+    rate = done / (time.perf_counter() - started)
+    with StoreWriter(work.folder / VERSIONS, metadata) as store:
+        _write_augmented(store, manifest, images, frame, features, work)
+        _write_swapped(store, manifest, cache, features, config)
+    names = feature_names(work.folder / FEATURES)
+    return {"images": done, "images_per_second": round(rate, 1), "feature_sets": names}
+
+
+def _write_augmented(
+    store: StoreWriter,
+    manifest: pd.DataFrame,
+    images: NDArray[np.uint8],
+    frame: NDArray[np.float32],
+    features: _Features,
+    work: Work,
+) -> None:
+    config = work.config.extract
+    train = np.flatnonzero(manifest["split"] == "train")
+    for number in range(config.versions):
+        generator = torch.Generator().manual_seed(1_000_003 * (work.config.seed + 1) + number)
+        for rows in _batches(train, config, f"extracting {augmented(number)}"):
+            version = random_versions(
+                to_unit(images[rows]), config.augment, config.augment_strength, generator
+            )
+            _write_version(store, manifest, rows, augmented(number), features(version, frame[rows]))
+
+
+def _write_swapped(
+    store: StoreWriter,
+    manifest: pd.DataFrame,
+    cache: Any,
+    features: _Features,
+    config: ExtractConfig,
+) -> None:
+    kept = np.flatnonzero(manifest["split"] != "test")
+    swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
+    frame = np.load(cache / "frame_swapped.npy")
+    for index in _batches(np.arange(len(kept)), config, "extracting swapped"):
+        computed = features(to_unit(swapped[index]), frame[index])
+        _write_version(store, manifest, kept[index], SWAPPED, computed)
+
+
+def _write_version(
+    store: StoreWriter, manifest: pd.DataFrame, rows: NDArray[np.intp], name: str, computed: Arrays
+) -> None:
+    keys = manifest.iloc[rows][list(KEYS)].assign(version=name)
+    # Half precision: three digits of a feature, at half the size of the largest file.
+    halved = {
+        key: values.astype(np.float16) if values.dtype == np.float32 else values
+        for key, values in computed.items()
+    }
+    store.write(keys, halved)
+
+
+class _Features:
+    """Every feature set of a batch of images."""
+
+    def __init__(self, model: VQVAE, work: Work) -> None:
+        self.device = torch.device(work.device)
+        self.grid = work.config.extract.grid
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        untrained = baselines.untrained(VQVAE, **architecture(work.config.pretrain))
+        assert isinstance(untrained, VQVAE)
+        self.untrained = untrained.to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, frame: NDArray[np.float32]) -> Arrays:
+        """Images (B, 1, S, S) in [0, 1] and what is known of their frames."""
+        seen = normalise(images).to(self.device)
+        encoded = self.model.features(seen)
+        codes = self.model.quantizer.encode(encoded.latent).flatten(1).cpu().numpy()
+        raw = self.untrained.encoder(seen)
+        return {
+            "codes_0": codes.astype(np.uint16 if self.model.quantizer.size <= 65536 else np.int32),
+            "embedding": baselines.pooled(encoded.levels[-1], self.grid),
+            "embedding_fine": baselines.pooled(encoded.levels[-2], self.grid),
+            "latent": baselines.pooled(encoded.latent, self.grid),
+            "raw_pixels": baselines.raw_pixels(images),
+            "hog": baselines.histogram_of_oriented_gradients(images),
+            "untrained_encoder": baselines.pooled(raw[-2], self.grid),
+            "border_only": frame,
+        }
+
+
+def _pyramid(grid: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to ``grid``."""
+    return tuple(2**level for level in range(grid.bit_length()) if 2**level <= grid)
+
+
+def _batches(
+    rows: NDArray[np.intp], config: ExtractConfig, what: str
+) -> Iterator[NDArray[np.intp]]:
+    with tqdm(total=len(rows), desc=what, unit=" images", mininterval=1.0) as progress:
+        for start in range(0, len(rows), config.batch_size):
+            chunk = rows[start : start + config.batch_size]
+            yield chunk
+            progress.update(len(chunk))

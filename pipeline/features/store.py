@@ -1,0 +1,89 @@
+"""The feature store: Parquet tables with one row per image and one list column per feature set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+KEYS = ("image_id", "subject_id", "split", "label")
+FEATURES = "features.parquet"
+VERSIONS = "versions.parquet"
+_METADATA = b"medvq"
+
+
+class StoreWriter:
+    """Writes a table batch by batch, aside, and renames it when it is whole.
+
+    Parameters
+    ----------
+    file : the table.
+    metadata : what the schema says of its making: model, fingerprint, shapes.
+    """
+
+    def __init__(self, file: Path, metadata: Mapping[str, Any]) -> None:
+        self.file = file
+        self.aside = file.with_name(f".{file.name}")
+        self.metadata = {_METADATA: json.dumps(metadata, sort_keys=True).encode()}
+        self.writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        if kind is None:
+            self.aside.replace(self.file)
+
+    def write(self, rows: pd.DataFrame, features: Mapping[str, NDArray[Any]]) -> None:
+        """Append rows with their features, each array of shape (len(rows), width)."""
+        columns = {name: pa.array(rows[name]) for name in rows.columns}
+        for name, values in features.items():
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+            columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+        table = pa.table(columns).replace_schema_metadata(self.metadata)
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.aside, table.schema, compression="zstd")
+        self.writer.write_table(table)
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """What the schema of a table says of its making."""
+    metadata = pq.read_schema(file).metadata or {}
+    return dict(json.loads(metadata[_METADATA]))
+
+
+def read_keys(file: Path, *more: str) -> pd.DataFrame:
+    """The key columns (and ``more``) of a table, without its features."""
+    return pq.read_table(file, columns=[*KEYS, *more]).to_pandas()
+
+
+def read_feature(file: Path, name: str) -> NDArray[Any]:
+    """One feature set as an array (rows, width); codes keep their integer type."""
+    column = pq.read_table(file, columns=[name]).column(name).combine_chunks()
+    width = column.type.list_size
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return values.astype(np.float32) if values.dtype.kind == "f" else values
+
+
+def feature_names(file: Path) -> dict[str, int]:
+    """Names and widths of the list columns of a table."""
+    return {
+        field.name: field.type.list_size
+        for field in pq.read_schema(file)
+        if pa.types.is_fixed_size_list(field.type)
+    }

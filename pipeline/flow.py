@@ -1,0 +1,237 @@
+"""The stages in order, and what carries a user from one to the next.
+
+A stage runs the stages it reads first; one whose artifact is up to date is not run again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import stage as artifacts
+from pipeline.config import Closed, Config
+from pipeline.errors import UserError
+from pipeline.stage import Artifact, Work
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow.
+
+    Attributes
+    ----------
+    name : of its artifacts' folder and of its command.
+    reads : the stages whose artifacts it is given.
+    section : of the configuration, the part that its fingerprint hashes.
+    run : ``module:function`` that does the work; imported late, since MONAI takes seconds.
+    draw : ``module:function`` that draws its figures into ``figures/`` of its artifact.
+    help : one line for the command line.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    section: Callable[[Config], Closed]
+    run: str
+    draw: str
+    help: str
+
+
+FLOW = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "ingest",
+            (),
+            lambda config: config.ingest,
+            "pipeline.data.ingest:ingest",
+            "pipeline.reporting.figures:draw_ingest",
+            "read the images: manifest, audit, alignment, cache of preprocessed images",
+        ),
+        Stage(
+            "pretrain",
+            ("ingest",),
+            lambda config: config.pretrain,
+            "pipeline.training.pretrain:pretrain",
+            "pipeline.reporting.figures:draw_pretrain",
+            "train the VQ-VAE on the training images, without labels",
+        ),
+        Stage(
+            "extract",
+            ("ingest", "pretrain"),
+            lambda config: config.extract,
+            "pipeline.features.extract:extract",
+            "pipeline.reporting.figures:draw_extract",
+            "write codes, histograms and embeddings of every image to the feature store",
+        ),
+        Stage(
+            "probe",
+            ("extract",),
+            lambda config: config.probe,
+            "pipeline.probe.stage:probe",
+            "pipeline.reporting.figures:draw_probe",
+            "fit the linear probe on a fraction of the labels and judge it on the test split",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is told beside the configuration."""
+
+    data_root: Path
+    data_mirror: str | None
+    artifacts: Path
+    device: str = "auto"
+    force: bool = False
+
+
+def run(name: str, config: Config, options: Options) -> dict[str, Any]:
+    """Run the stage ``name`` and what it needs; return its line for ``JSON=1``.
+
+    Raises
+    ------
+    UserError
+        Anything that is the user's to mend.
+    """
+    started = time.perf_counter()
+    artifact, fresh = _ensure(name, config, options, options.force)
+    seconds = artifact.record["seconds"] if not fresh else time.perf_counter() - started
+    return {
+        "stage": name,
+        "dataset": config.name,
+        "artifact": str(artifact.folder),
+        "seconds": round(seconds, 1),
+        "up_to_date": not fresh,
+        "mlflow_run_id": artifact.record["mlflow_run_id"],
+        **artifact.summary,
+    }
+
+
+def _ensure(name: str, config: Config, options: Options, force: bool) -> tuple[Artifact, bool]:
+    """The finished artifact of a stage, and whether it was made just now."""
+    stage = FLOW[name]
+    inputs = {read: _ensure(read, config, options, False)[0] for read in stage.reads}
+    reads = {read: artifact.fingerprint for read, artifact in inputs.items()}
+    if name == "ingest":
+        reads["files"] = _files(config, options)
+    section = {"seed": config.seed, **stage.section(config).model_dump(mode="json")}
+    if name == "ingest":
+        section["source"] = config.source.model_dump(mode="json")
+    print_hash = artifacts.fingerprint(name, section, reads)
+    folder = options.artifacts / config.name / name / print_hash
+    found = artifacts.find(folder)
+    if found is not None and not force:
+        artifacts.point_latest(folder)
+        return found, False
+    with artifacts.partial(folder) as partial:
+        record = {"stage": name, "dataset": config.name, "fingerprint": print_hash, "inputs": reads}
+        record |= {"configuration": config.model_dump(mode="json"), **_provenance()}
+        return _make(stage, config, options, inputs, partial, folder, record), True
+
+
+def _make(
+    stage: Stage,
+    config: Config,
+    options: Options,
+    inputs: dict[str, Artifact],
+    partial: Path,
+    folder: Path,
+    record: dict[str, Any],
+) -> Artifact:
+    from pipeline.reporting.tracking import Tracking
+
+    started = time.perf_counter()
+    device = choose_device(options.device)
+    print(f"{stage.name}: {stage.help}", file=sys.stderr)
+    with Tracking(options.artifacts, config, stage.name, folder.name, inputs) as tracking:
+        work = Work(
+            config=config,
+            folder=partial,
+            inputs=inputs,
+            data_root=options.data_root,
+            data_mirror=options.data_mirror,
+            device=device,
+            report=tracking.report,
+        )
+        summary = _load(stage.run)(work)
+        figures = partial / "figures"
+        figures.mkdir(exist_ok=True)
+        _load(stage.draw)(partial, inputs, summary, figures)
+        tracking.finish(summary, partial)
+        record |= {"device": device, "summary": summary, "mlflow_run_id": tracking.run_id}
+        record["seconds"] = round(time.perf_counter() - started, 1)
+    return artifacts.publish(partial, folder, record)
+
+
+def _files(config: Config, options: Options) -> str:
+    from pipeline.data import sources
+
+    folder = sources.locate(config, options.data_root, options.data_mirror)
+    return sources.fingerprint(sources.list_images(config, folder), folder)
+
+
+def _load(entry: str) -> Callable[..., Any]:
+    module, _, function = entry.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+def choose_device(wanted: str) -> str:
+    """``cuda`` where asked for or, with ``auto``, where there is one; else ``cpu``.
+
+    Raises
+    ------
+    UserError
+        CUDA is asked for and there is none.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise UserError("DEVICE=cuda, but torch finds no CUDA device; use DEVICE=auto or cpu")
+    return "cpu"
+
+
+def _provenance() -> dict[str, Any]:
+    names = ("torch", "monai", "scikit-learn", "numpy", "medvq")
+    return {
+        "versions": {"python": platform.python_version()} | {n: _version(n) for n in names},
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "commit": _commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def as_json(result: dict[str, Any]) -> str:
+    """One line, as the last of standard output."""
+    return json.dumps(result, allow_nan=False, default=float)

@@ -1,0 +1,1 @@
+"""Pure torch modules: quantizer and autoencoders."""

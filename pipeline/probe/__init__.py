@@ -1,0 +1,1 @@
+"""Label draws, the linear probe, and honest metrics."""

@@ -1,0 +1,63 @@
+"""Which labels a probe may see: drawn by subject, stratified, nested over fractions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+
+
+def draw_labels(
+    subjects: NDArray[np.str_], labels: NDArray[np.int64], fraction: float, seed: int
+) -> NDArray[np.intp]:
+    """Rows of a random share of the subjects of each class, all images of each.
+
+    For one seed the draws are nested: every row drawn at a fraction is drawn at any larger one.
+    A subject's class is that of its first image. The order of subjects is that of their first rows,
+    so that the draw does not hang on how subjects are named.
+
+    Parameters
+    ----------
+    subjects, labels : shape (N,), of the images that may be drawn.
+    fraction : of the subjects, in (0, 1].
+    seed : of the draw.
+
+    Returns
+    -------
+    Sorted row numbers.
+
+    Raises
+    ------
+    UserError
+        A class would get no subject; the message names the smallest fraction that works.
+
+    Examples
+    --------
+    >>> subjects = np.array(["a", "a", "b", "c", "d"])
+    >>> labels = np.array([0, 0, 0, 1, 1])
+    >>> len(draw_labels(subjects, labels, 1.0, seed=0))
+    5
+    """
+    _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn: list[NDArray[np.intp]] = []
+    smallest = 0.0
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels[first] == label)
+        of_class = rng.permutation(of_class[np.argsort(first[of_class])])
+        number = round(fraction * len(of_class))
+        smallest = max(smallest, 0.5 / max(len(of_class), 1))
+        drawn.append(of_class[:number])
+    if any(len(subjects_of_class) == 0 for subjects_of_class in drawn):
+        raise UserError(
+            f"LABEL_FRACTION={fraction:g} leaves a class without a subject; "
+            f"the smallest that works here is {_round_up(smallest):g}"
+        )
+    return np.flatnonzero(np.isin(owner, np.concatenate(drawn)))
+
+
+def _round_up(value: float) -> float:
+    """To two significant digits, upwards: just above half a subject."""
+    step = 10.0 ** (np.floor(np.log10(value)) - 1)
+    return float(np.ceil(value * 1.0001 / step) * step)

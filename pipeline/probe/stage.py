@@ -1,0 +1,295 @@
+"""The stage ``probe``: feature store and drawn labels in, honest figures out.
+
+Writes into its artifact:
+
+====================== =========================================================================
+``metrics.json``       the rows of the contract, and MedVQ's differences to each baseline
+``predictions.parquet`` one row per test image, feature set and draw: the probability
+``probe.skops``        encoding and classifier of the first draw, from features to probability
+====================== =========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import skops.io
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from tqdm import tqdm
+
+from pipeline.config import ProbeConfig
+from pipeline.errors import UserError
+from pipeline.features.encodings import BlockScaler, CodeHistogram
+from pipeline.features.extract import SWAPPED, augmented
+from pipeline.features.store import (
+    FEATURES,
+    VERSIONS,
+    feature_names,
+    read_feature,
+    read_keys,
+    read_metadata,
+)
+from pipeline.probe import metrics
+from pipeline.probe.draws import draw_labels
+from pipeline.probe.linear import CLEAN_WEIGHT, Encoded, Fitted, fit_probe
+from pipeline.stage import Work
+
+BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only")
+_CODE_SETS = ("histogram", "pyramid")
+MEDVQ = "medvq"
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Who is in the store: one entry per image, in its order."""
+
+    labels: NDArray[np.int64]
+    subjects: NDArray[np.str_]
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+def probe(work: Work) -> dict[str, Any]:
+    """Run the stage; return its summary."""
+    config, folder = work.config.probe, work.inputs["extract"].folder
+    store = _Store(folder)
+    _check_features(config, store)
+    images = _images(store.keys)
+    draws = _draws(images, config, work.config.seed)
+    weights = metrics.subject_weights(
+        images.subjects[images.test], config.bootstrap, work.config.seed
+    )
+    repeats = metrics.draw_weights(len(draws), config.bootstrap, work.config.seed)
+    sets: dict[str, tuple[str, ...]] = {MEDVQ: config.features}
+    sets |= {name: (name,) for name in BASELINES}
+    sets |= {name: (name,) for name in ("histogram", "pyramid", "latent", "embedding")}
+    rows, predictions, resampled = [], [], {}
+    bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
+    for name, features in bar:
+        bar.set_postfix_str(name)
+        encoding, encoded = store.encode(features, config, work.config.seed, images.train)
+        fitted = [
+            fit_probe(encoded, images.labels, images.subjects, drawn, config) for drawn in draws
+        ]
+        probabilities = [
+            f.classifier.predict_proba(encoded.images[images.test])[:, 1] for f in fitted
+        ]
+        over = _over_draws(images, probabilities, fitted, weights)
+        row = {metric: metrics.interval(*over[metric], repeats) for metric in metrics.METRICS}
+        validation = _validate(encoded, images, fitted)
+        rows.append({"features": name, **row, "validation": validation})
+        resampled[name] = over["auroc"]
+        predictions.append(_predictions(name, store.keys, images, probabilities, config))
+        if name == MEDVQ:
+            model = make_pipeline(*(step for _, step in encoding.steps), fitted[0].classifier)
+            skops.io.dump(model, work.folder / "probe.skops")
+            _report_draws(work, over, draws)
+    paired = {name: _paired(resampled[MEDVQ], resampled[name], repeats) for name in BASELINES}
+    drawn = [len(d) for d in draws]
+    summary = {
+        "label_fraction": config.label_fraction,
+        "labels": int(np.median(drawn)),
+        "subjects": len(np.unique(images.subjects[draws[0]])),
+        "repeats": len(draws),
+        "rows": rows,
+        "medvq_minus": paired,
+    }
+    pd.concat(predictions).to_parquet(work.folder / "predictions.parquet", index=False)
+    (work.folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    return summary
+
+
+class _Store:
+    """Feature sets by name, for images and versions alike."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.keys = read_keys(folder / FEATURES)
+        self.version_keys = read_keys(folder / VERSIONS, "version")
+        self.metadata = read_metadata(folder / FEATURES)
+        self.names = feature_names(folder / FEATURES)
+        position = pd.Series(np.arange(len(self.keys)), index=self.keys["image_id"])
+        self.rows_of_versions = position[self.version_keys["image_id"]].to_numpy()
+
+    def encode(
+        self, names: Sequence[str], config: ProbeConfig, seed: int, train: NDArray[np.intp]
+    ) -> tuple[Pipeline, Encoded]:
+        """Fit the encoding of a feature set on all training images, without labels; apply it."""
+        stored = ["codes_0" if name in _CODE_SETS else name for name in names]
+        images = [read_feature(self.folder / FEATURES, name) for name in stored]
+        versions = [read_feature(self.folder / VERSIONS, name) for name in stored]
+        encoding = self._encoding(names, [block.shape[1] for block in images], config, seed)
+        whole = np.concatenate(images, axis=1)
+        others = np.concatenate(versions, axis=1)
+        known = self.version_keys["version"].to_numpy()
+        fit_on = [whole[train]]
+        if np.any(known == augmented(0)):
+            fit_on.append(others[known == augmented(0)])
+        encoding.fit(np.concatenate(fit_on))
+        encoded_images = np.asarray(encoding.transform(whole), np.float64)
+        encoded_others = np.asarray(encoding.transform(others), np.float64)
+
+        def version(name: str) -> NDArray[np.float64]:
+            full = np.zeros_like(encoded_images)
+            chosen = known == name
+            full[self.rows_of_versions[chosen]] = encoded_others[chosen]
+            return full
+
+        random = [name for name in np.unique(known) if name != SWAPPED]
+        return encoding, Encoded(encoded_images, [version(n) for n in random], version(SWAPPED))
+
+    def _encoding(
+        self, names: Sequence[str], widths: list[int], config: ProbeConfig, seed: int
+    ) -> Pipeline:
+        steps: list[BaseEstimator]
+        if len(names) == 1 and names[0] in _CODE_SETS:
+            grids = (1,) if names[0] == "histogram" else _grids(self.metadata["grid"])
+            size, shape = self.metadata["codebook_size"], tuple(self.metadata["latent_shape"])
+            histogram = CodeHistogram(size, shape, grids)
+            width = size * sum(grid ** len(shape) for grid in grids)
+            components = min(config.components, width - 1, len(self.keys) // 2)
+            steps = [histogram, TruncatedSVD(components, random_state=seed), _Stretch()]
+        else:
+            components = min(config.components, sum(widths), len(self.keys) // 2)
+            pca = PCA(components, svd_solver="randomized", random_state=seed)
+            steps = [BlockScaler(widths), pca, _Stretch()]
+        return make_pipeline(*steps)
+
+
+class _Stretch(BaseEstimator):  # type: ignore[misc]
+    """Multiplies by the one number that brings the mean squared norm to a thousand.
+
+    One range of C then serves every feature set, however wide.
+    """
+
+    def fit(self, X: NDArray[Any], y: object = None) -> _Stretch:
+        table = np.asarray(X)
+        centred = table - table.mean(0)
+        self.factor_ = float(np.sqrt(1000 / np.maximum((centred**2).sum(1).mean(), 1e-12)))
+        return self
+
+    def transform(self, X: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(X) * self.factor_
+
+
+def _grids(grid: int) -> tuple[int, ...]:
+    return tuple(2**level for level in range(grid.bit_length()) if 2**level <= grid)
+
+
+def _check_features(config: ProbeConfig, store: _Store) -> None:
+    if unknown := [name for name in config.features if name not in store.names]:
+        raise UserError(
+            f"probe.features={unknown[0]!r} is not in the feature store; "
+            f"it holds: {', '.join(store.names)}"
+        )
+    mixed = [name for name in config.features if name in _CODE_SETS]
+    if mixed and len(config.features) > 1:
+        raise UserError(f"probe.features: {mixed[0]!r} cannot be joined with other feature sets")
+
+
+def _images(keys: pd.DataFrame) -> _Images:
+    if keys["label"].isna().any():
+        raise UserError("some images have no label; a probe needs one for every image")
+    labels = keys["label"].to_numpy(np.int64)
+    if len(np.unique(labels)) != 2:
+        raise UserError(f"the probe needs two classes; this data set has {len(np.unique(labels))}")
+    split = keys["split"].to_numpy()
+    rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
+    for name, chosen in rows.items():
+        if len(np.unique(labels[chosen])) != 2:
+            raise UserError(f"the {name} split has images of one class only")
+    subjects = keys["subject_id"].to_numpy(str)
+    return _Images(labels, subjects, rows["train"], rows["validation"], rows["test"])
+
+
+def _draws(images: _Images, config: ProbeConfig, seed: int) -> list[NDArray[np.intp]]:
+    """Rows of each label draw; with all labels there is only one."""
+    repeats = 1 if config.label_fraction == 1.0 else config.repeats
+    subjects, labels = images.subjects[images.train], images.labels[images.train]
+    fraction = config.label_fraction
+    return [
+        images.train[draw_labels(subjects, labels, fraction, 1000 * seed + number)]
+        for number in range(repeats)
+    ]
+
+
+def _over_draws(
+    images: _Images,
+    probabilities: list[NDArray[np.float64]],
+    fitted: list[Fitted],
+    weights: NDArray[np.float64],
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    truth = images.labels[images.test]
+
+    def compute(draw: int, given: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return metrics.evaluate(truth, probabilities[draw], fitted[draw].threshold, given)
+
+    return metrics.over_draws(compute, len(fitted), weights)
+
+
+def _validate(encoded: Encoded, images: _Images, fitted: list[Fitted]) -> dict[str, float]:
+    """AUROC on the validation part of train, as it is and swapped, mean over draws."""
+    rows, truth = images.validation, images.labels[images.validation]
+    measured = [
+        (
+            roc_auc_score(truth, f.classifier.decision_function(encoded.images[rows])),
+            roc_auc_score(truth, f.classifier.decision_function(encoded.swapped[rows])),
+        )
+        for f in fitted
+    ]
+    clean, swapped = (float(value) for value in np.mean(measured, axis=0))
+    score = CLEAN_WEIGHT * clean + (1 - CLEAN_WEIGHT) * swapped
+    return {"clean": clean, "swapped": swapped, "score": score}
+
+
+def _paired(
+    ours: tuple[NDArray[np.float64], NDArray[np.float64]],
+    theirs: tuple[NDArray[np.float64], NDArray[np.float64]],
+    repeats: NDArray[np.float64],
+) -> metrics.Interval:
+    """MedVQ's AUROC less another's, on the same draws and the same resampled subjects."""
+    return metrics.interval(ours[0] - theirs[0], ours[1] - theirs[1], repeats)
+
+
+def _predictions(
+    name: str,
+    keys: pd.DataFrame,
+    images: _Images,
+    probabilities: list[NDArray[np.float64]],
+    config: ProbeConfig,
+) -> pd.DataFrame:
+    test = keys.iloc[images.test]
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "features": name,
+                "label_fraction": config.label_fraction,
+                "draw": draw,
+                "image_id": test["image_id"].to_numpy(),
+                "subject_id": test["subject_id"].to_numpy(),
+                "label": test["label"].to_numpy(np.int64),
+                "probability": probability,
+            }
+        )
+        for draw, probability in enumerate(probabilities)
+    )
+
+
+def _report_draws(
+    work: Work,
+    over: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    draws: list[NDArray[np.intp]],
+) -> None:
+    for number in range(len(draws)):
+        work.report({name: float(values[0][number]) for name, values in over.items()}, number)

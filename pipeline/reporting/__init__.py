@@ -1,0 +1,1 @@
+"""Figures, tables for people, and MLflow."""

@@ -1,0 +1,227 @@
+"""The figures of every stage, drawn from its artifact into PNG files.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
+
+from pipeline.data.manifest import read_manifest
+from pipeline.stage import RECORD, Artifact
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+_LINES = {
+    "medvq": (BLUE, "-", "o"),
+    "raw_pixels": (ORANGE, "--", "s"),
+    "hog": (GREEN, "--", "^"),
+    "untrained_encoder": (RED, "-.", "D"),
+    "border_only": (PINK, ":", "v"),
+    "histogram": (SKY, "-", "P"),
+}
+_NAMES = {
+    "medvq": "MedVQ",
+    "raw_pixels": "raw pixels",
+    "hog": "HOG",
+    "untrained_encoder": "untrained encoder",
+    "border_only": "border only",
+    "histogram": "codes: one histogram",
+}
+Inputs = Mapping[str, Artifact]
+
+
+def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
+    """Images before and after alignment, and the mean of each class before and after."""
+    manifest = read_manifest(folder / "manifest.csv")
+    before = np.load(folder / "originals.npy", mmap_mode="r")
+    after = np.load(folder / "images.npy", mmap_mode="r")
+    kept = np.flatnonzero(manifest["split"] != "test")
+    swapped = np.load(folder / "swapped_validation.npy", mmap_mode="r")
+    index = np.linspace(0, len(kept) - 1, 8).astype(int)
+    rows = {
+        "as read": [before[kept[i]] for i in index],
+        "equalised,\naligned": [after[kept[i]] for i in index],
+        "acquisition\nswapped": [swapped[i] for i in index],
+    }
+    _sheet(rows, figures / "images.png", "Images before and after alignment, and swapped")
+
+    means: dict[str, list[NDArray[np.float64]]] = {"as read": [], "aligned": []}
+    titles = []
+    for split in ("train", "test"):
+        for label in sorted(set(manifest["label_name"]) - {""}):
+            chosen = np.flatnonzero(
+                (manifest["split"] == split) & (manifest["label_name"] == label)
+            )
+            chosen = chosen[:: max(1, len(chosen) // 500)]
+            means["as read"].append(before[chosen].mean(0))
+            means["aligned"].append(after[chosen].mean(0))
+            titles.append(f"{split}, {label}")
+    if titles:
+        _sheet(means, figures / "class_means.png", "Mean image of each class", titles)
+
+
+def draw_pretrain(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
+    """Loss curves, reconstructions with their errors, and how often each code is used."""
+    history = pd.read_csv(folder / "history.csv")
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
+    curves = (
+        ("reconstruction", "val_mse", "squared error / training variance"),
+        ("agreement", "val_agreement", "agreement loss (nats)"),
+    )
+    for axis, (train, validation, label) in zip(axes, curves, strict=False):
+        axis.plot(history["epoch"], history[train], color=ORANGE, ls="--", label="training views")
+        axis.plot(history["epoch"], history[validation], color=BLUE, label="validation images")
+        axis.set(xlabel="epoch", ylabel=label, ylim=(0, None))
+        axis.legend(frameon=False)
+    axes[2].plot(history["epoch"], history["val_psnr_db"], color=BLUE)
+    axes[2].set(xlabel="epoch", ylabel="validation PSNR (dB)")
+    axes[3].plot(history["epoch"], history["codes_used"], color=BLUE, label="codes in use")
+    axes[3].plot(history["epoch"], history["perplexity"], color=ORANGE, ls="--", label="perplexity")
+    axes[3].set(xlabel="epoch", ylabel="codes", ylim=(0, None))
+    axes[3].legend(frameon=False)
+    _save(figure, figures / "curves.png")
+
+    with np.load(folder / "reconstructions.npz") as shown:
+        original, made = shown["original"][:8], shown["reconstruction"][:8]
+    error = np.abs(original.astype(float) - made)
+    rows = {"original": list(original), "reconstruction": list(made), "|error|": list(error)}
+    _sheet(rows, figures / "reconstructions.png", "Validation images and their reconstructions")
+
+    use = np.sort(np.load(folder / "codebook_use.npy"))[::-1]
+    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    axis.bar(np.arange(len(use)), use / use.sum() * 100, width=1.0, color=BLUE)
+    axis.axhline(100 / len(use), color=ORANGE, ls="--", label="even use")
+    book = summary["codebook"][0]
+    axis.set(
+        xlabel="code, by frequency",
+        ylabel="share of positions (%)",
+        title=f"{book['used']} of {book['size']} codes in use, perplexity {book['perplexity']:.0f}",
+    )
+    axis.legend(frameon=False)
+    _save(figure, figures / "codebook_use.png")
+
+
+def draw_extract(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
+    """Nothing: features are looked at through the probe."""
+
+
+def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
+    """ROC, calibration, and AUROC against label fraction over all probes of the same features."""
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    grid = np.linspace(0, 1, 201)
+    aurocs = {row["features"]: row["auroc"] for row in summary["rows"]}
+    for name, (colour, style, _) in _LINES.items():
+        draws = [draw for _, draw in predictions[predictions["features"] == name].groupby("draw")]
+        if not draws:
+            continue
+        curves = []
+        for draw in draws:
+            false, true, _ = roc_curve(draw["label"], draw["probability"])
+            curves.append(np.interp(grid, false, true))
+        low, high = aurocs[name]["ci95"]
+        label = f"{_NAMES[name]} {aurocs[name]['mean']:.3f} [{low:.3f}, {high:.3f}]"
+        left.plot(grid, np.mean(curves, 0), color=colour, ls=style, label=label)
+    left.plot([0, 1], [0, 1], color="0.7", lw=0.8)
+    left.set(
+        xlabel="1 - specificity",
+        ylabel="sensitivity",
+        title=f"Test split, {100 * summary['label_fraction']:g}% of the labels, mean over "
+        f"{summary['repeats']} draw(s)",
+    )
+    left.legend(frameon=False, title="AUROC [95% interval]", loc="lower right", fontsize=8)
+    for name in ("medvq", "raw_pixels", "untrained_encoder"):
+        colour, style, marker = _LINES[name]
+        chosen = predictions[predictions["features"] == name]
+        true, said = calibration_curve(chosen["label"], chosen["probability"], n_bins=10)
+        right.plot(said, true, color=colour, ls=style, marker=marker, label=_NAMES[name])
+    right.plot([0, 1], [0, 1], color="0.7", lw=0.8)
+    right.set(xlabel="probability said", ylabel="share of positives found", title="Calibration")
+    right.legend(frameon=False)
+    _save(figure, figures / "roc_and_calibration.png")
+    _draw_label_efficiency(folder, inputs["extract"].fingerprint, summary, figures)
+
+
+def _draw_label_efficiency(
+    folder: Path, extract: str, summary: dict[str, Any], figures: Path
+) -> None:
+    summaries = {summary["label_fraction"]: summary}
+    for file in folder.parent.glob(f"*/{RECORD}"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record.get("inputs", {}).get("extract") == extract and "summary" in record:
+            summaries.setdefault(record["summary"]["label_fraction"], record["summary"])
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    fractions = sorted(summaries)
+    for name, (colour, style, marker) in _LINES.items():
+        points = [
+            next(row["auroc"] for row in summaries[f]["rows"] if row["features"] == name)
+            for f in fractions
+        ]
+        mean = np.array([point["mean"] for point in points])
+        low, high = np.array([point["ci95"] for point in points]).T
+        spread = [np.maximum(mean - low, 0), np.maximum(high - mean, 0)]
+        percent = [100 * f for f in fractions]
+        axis.errorbar(
+            percent,
+            mean,
+            spread,
+            color=colour,
+            ls=style,
+            marker=marker,
+            capsize=3,
+            label=_NAMES[name],
+        )
+    axis.set(xscale="log", xlabel="labels (% of training subjects)", ylabel="AUROC on test")
+    axis.set_xticks([100 * f for f in fractions], [f"{100 * f:g}" for f in fractions])
+    axis.minorticks_off()
+    axis.set_title("Label efficiency, mean and 95% interval")
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, figures / "label_efficiency.png")
+
+
+def _sheet(
+    rows: Mapping[str, list[Any]], file: Path, title: str, columns: list[str] | None = None
+) -> None:
+    across = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(
+        len(rows),
+        across,
+        figsize=(1.5 * across + 0.8, 1.6 * len(rows) + 0.5),
+        layout="constrained",
+        squeeze=False,
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name)
+    for axis, column in zip(axes[0], columns or [], strict=False):
+        axis.set_title(column, fontsize=9)
+    figure.suptitle(title)
+    _save(figure, file)
+
+
+def _save(figure: Any, file: Path) -> None:
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

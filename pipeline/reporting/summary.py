@@ -1,0 +1,69 @@
+"""What a stage found, as a short table for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_COLUMNS = ("auroc", "balanced_accuracy", "sensitivity", "specificity", "ece")
+
+
+def show(result: dict[str, Any]) -> str:
+    """A few lines for standard error from a stage's result."""
+    state = "up to date" if result["up_to_date"] else f"{result['seconds']:.0f} s"
+    lines = [f"{result['stage']} of {result['dataset']}: {state}"]
+    lines += _TABLES[result["stage"]](result)
+    return "\n".join(lines)
+
+
+def _ingest(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  {name:<11}{part['images']:>7} images{part['subjects']:>7} subjects  "
+        + ", ".join(f"{label} {count}" for label, count in part["labels"].items())
+        for name, part in result["splits"].items()
+    ]
+    crossing = result["subjects_in_train_and_test"]
+    return [
+        *lines,
+        f"  {result['quarantined']} set aside, {result['duplicates']} files with a duplicate, "
+        f"{result['not_aligned']} not aligned",
+        *([f"  {crossing} subjects stand in train and test by the safe grouping"] * (crossing > 0)),
+    ]
+
+
+def _pretrain(result: dict[str, Any]) -> list[str]:
+    books = ", ".join(
+        f"{b['used']} of {b['size']} codes (perplexity {b['perplexity']:.0f})"
+        for b in result["codebook"]
+    )
+    return [
+        f"  {result['epochs']} epochs, {result['images_per_second']:g} images/s; validation: "
+        f"MSE {result['val_mse']:.3f} of the variance, PSNR {result['val_psnr_db']:.1f} dB, "
+        f"SSIM {result['val_ssim']:.3f}, {books}"
+    ]
+
+
+def _extract(result: dict[str, Any]) -> list[str]:
+    widths = ", ".join(f"{name} {width}" for name, width in result["feature_sets"].items())
+    return [f"  {result['images']} images, {result['images_per_second']:g} images/s: {widths}"]
+
+
+def _probe(result: dict[str, Any]) -> list[str]:
+    head = f"  {'features':<19}" + "".join(f"{name:>19}" for name in _COLUMNS) + "   validation"
+    lines = [
+        f"  {100 * result['label_fraction']:g}% of the labels: {result['labels']} images of "
+        f"{result['subjects']} subjects, {result['repeats']} draws; mean [95% interval] on test",
+        head,
+    ]
+    for row in result["rows"]:
+        cells = "".join(
+            f"{row[c]['mean']:>7.3f} [{row[c]['ci95'][0]:.2f},{row[c]['ci95'][1]:.2f}]"
+            for c in _COLUMNS
+        )
+        lines.append(f"  {row['features']:<19}{cells}{row['validation']['score']:>13.3f}")
+    for name, gap in result["medvq_minus"].items():
+        low, high = gap["ci95"]
+        lines.append(f"  AUROC of medvq less {name}: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return lines
+
+
+_TABLES = {"ingest": _ingest, "pretrain": _pretrain, "extract": _extract, "probe": _probe}

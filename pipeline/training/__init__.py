@@ -1,0 +1,1 @@
+"""Pretraining without labels on MONAI engines."""

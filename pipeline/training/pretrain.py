@@ -1,0 +1,384 @@
+"""The stage ``pretrain``: a VQ-VAE from unlabelled training images, on MONAI's engines.
+
+Writes into its artifact:
+
+======================  ========================================================================
+``model.safetensors``   the weights of the best epoch, see :mod:`pipeline.training.weights`
+``history.csv``         one row per epoch: losses and validation measures
+``reconstructions.npz`` ``original`` and ``reconstruction``, uint8 (n, S, S), validation images
+``codebook_use.npy``    int64 (K,): how often each code was used over the validation images
+``checkpoint.pt``       the last epoch: weights, optimiser, schedule, early stopping
+======================  ========================================================================
+
+The loss is the reconstruction error in units of the variance of the training images, plus the
+commitment loss, plus the agreement of two views (:mod:`pipeline.training.agreement`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import (
+    IgniteMetricHandler,
+    LrScheduleHandler,
+    MeanSquaredError,
+    ValidationHandler,
+)
+from monai.metrics import SSIMMetric
+from monai.optimizers import WarmupCosineSchedule
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.config import PretrainConfig
+from pipeline.data.manifest import read_manifest
+from pipeline.errors import UserError
+from pipeline.models.quantizer import perplexity
+from pipeline.models.vqvae import VQVAE, Encoded, use_of_codes
+from pipeline.stage import Work
+from pipeline.training.agreement import Agreement
+from pipeline.training.batches import ViewBatches, epoch_seed, normalise, to_unit
+from pipeline.training.weights import FILE, architecture, save_model
+
+_CHECKPOINT = "checkpoint.pt"
+_SHOWN = 12
+_AGREEING_LEVELS = 2
+
+
+def pretrain(work: Work) -> dict[str, Any]:
+    """Run the stage; return its summary."""
+    return _Pretraining(work).run()
+
+
+class _Objective(nn.Module):
+    """The network and the heads of its agreement, trained as one."""
+
+    def __init__(self, config: PretrainConfig, variance: float) -> None:
+        super().__init__()
+        self.network = VQVAE(**architecture(config))
+        self.config, self.variance = config, variance
+        self.agreement = Agreement(
+            config.widths[-_AGREEING_LEVELS:], config.agreement.grid, config.agreement.temperature
+        )
+
+    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Losses and, for the validation, the reconstruction in [0, 1] and the codes."""
+        out = self.network(first)
+        images = out.images * 0.25 + 0.5
+        mse = F.mse_loss(images.float(), target) / self.variance
+        loss = self.config.reconstruction * mse + out.loss
+        agreement = torch.zeros((), device=first.device)
+        if self.config.agreement.weight > 0:
+            agreement = self.agreement(
+                _deepest(out.encoded), _deepest(self.network.features(second))
+            )
+            loss = loss + self.config.agreement.weight * agreement
+        return {
+            "loss": loss,
+            "reconstruction": mse,
+            "agreement": agreement,
+            "commitment": out.loss,
+            "images": images,
+            "codes": out.codes,
+        }
+
+
+def _deepest(encoded: Encoded) -> list[Tensor]:
+    return [level.float() for level in encoded.levels[-_AGREEING_LEVELS:]]
+
+
+class _Pretraining:
+    """One run: the engines, what hangs on them, and what they leave behind."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.config = work, work.config.pretrain
+        cache = work.inputs["ingest"].folder
+        manifest = read_manifest(cache / "manifest.csv")
+        images = np.load(cache / "images.npy", mmap_mode="r")
+        # Labels are in the manifest, and nothing here reads them.
+        split = manifest["split"].to_numpy()
+        self.train = images[split == "train"]
+        self.validation = np.asarray(images[split == "validation"])
+        swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
+        self.validation_swapped = np.asarray(
+            swapped[
+                (split != "test").nonzero()[0].searchsorted(np.flatnonzero(split == "validation"))
+            ]
+        )
+        self.batches = ViewBatches(
+            self.train,
+            np.load(cache / "swapped_training.npy", mmap_mode="r"),
+            self.config,
+            work.config.seed,
+        )
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        torch.manual_seed(work.config.seed)
+        variance = float(np.var(self.train[:: max(1, len(self.train) // 512)] / 255.0))
+        self.device = torch.device(work.device)
+        self.objective = _Objective(self.config, max(variance, 1e-6)).to(
+            self.device, memory_format=torch.channels_last
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.objective.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
+        steps = len(self.batches) * self.config.epochs
+        self.schedule = WarmupCosineSchedule(
+            self.optimizer, warmup_steps=min(self.config.warmup_steps, steps // 4), t_total=steps
+        )
+        self.autocast = self.config.amp == "bfloat16" or (
+            self.config.amp == "auto" and self.device.type == "cuda"
+        )
+
+    def run(self) -> dict[str, Any]:
+        trainer, evaluator = self._trainer(), self._evaluator()
+        stopping = EarlyStopping(
+            self.config.patience, lambda _: -self.history[-1]["val_loss"], trainer
+        )
+        state = {
+            "objective": self.objective,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "stopping": stopping,
+            "history": _History(self.history),
+            "trainer": trainer,
+        }
+        saver = DiskSaver(str(self.work.folder), atomic=True, require_empty=False)
+        checkpoint = Checkpoint(state, saver, filename_pattern=_CHECKPOINT)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        self._attach_progress(trainer)
+        ValidationHandler(1, evaluator, epoch_level=True).attach(trainer)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch, evaluator)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, stopping)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
+        self._resume(state)
+        if trainer.state.epoch < self.config.epochs and not trainer.should_terminate:
+            trainer.run()
+        return self._finish()
+
+    def _trainer(self) -> SupervisedTrainer:
+        def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            self.objective.train()
+            moved = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                losses: dict[str, Tensor] = self.objective(**moved)
+            if not torch.isfinite(losses["loss"]):
+                raise UserError(
+                    f"training diverged in epoch {engine.state.epoch} (the loss is "
+                    f"{losses['loss'].item()}); lower pretrain.learning_rate="
+                    f"{self.config.learning_rate:g}. The epochs before are kept"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            self.optimizer.step()
+            return {name: value.detach() for name, value in losses.items()}
+
+        trainer = SupervisedTrainer(
+            device=self.device,
+            max_epochs=self.config.epochs,
+            train_data_loader=self.batches,
+            network=self.objective,
+            optimizer=self.optimizer,
+            loss_function=lambda *_: None,
+            iteration_update=step,
+            decollate=False,
+            train_handlers=[LrScheduleHandler(self.schedule, epoch_level=False, print_lr=False)],
+        )
+        # A restored engine must go on from its epoch, not restart an epoch of another length.
+        trainer.logger.setLevel("WARNING")
+        return trainer
+
+    def _evaluator(self) -> SupervisedEvaluator:
+        def step(_: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            self.objective.eval()
+            moved = {key: value.to(self.device) for key, value in batch.items()}
+            with torch.inference_mode():
+                out: dict[str, Tensor] = self.objective(**moved)
+            return {**out, "target": moved["target"]}
+
+        def images(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return output["images"].clamp(0, 1), output["target"]
+
+        evaluator = SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=_Reiterable(self._validation_batches),
+            network=self.objective,
+            iteration_update=step,
+            decollate=False,
+            key_val_metric={"mse": MeanSquaredError(output_transform=images)},
+            additional_metrics={
+                "ssim": IgniteMetricHandler(
+                    SSIMMetric(spatial_dims=2, data_range=1.0),
+                    output_transform=images,
+                    save_details=False,
+                )
+            },
+        )
+        evaluator.logger.setLevel("WARNING")
+        sums: dict[str, float] = {}
+
+        def start(_: Engine) -> None:
+            sums.clear()
+            self.use = torch.zeros(self.config.codebook_size, dtype=torch.int64)
+
+        def add(engine: Engine) -> None:
+            output: dict[str, Tensor] = engine.state.output
+            for name in ("loss", "reconstruction", "agreement"):
+                sums[name] = sums.get(name, 0.0) + float(output[name]) * len(output["codes"])
+            self.use += use_of_codes(output["codes"], self.config.codebook_size)
+
+        def average(engine: Engine) -> None:
+            for name, total in sums.items():
+                engine.state.metrics[name] = total / len(self.validation)
+
+        evaluator.add_event_handler(Events.STARTED, start)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, add)
+        evaluator.add_event_handler(Events.COMPLETED, average)
+        return evaluator
+
+    def _validation_batches(self) -> Iterator[dict[str, Tensor]]:
+        """Each validation image as it is, against its swapped copy of the kind held back."""
+        size = self.config.batch_size
+        for start in range(0, len(self.validation), size):
+            target = to_unit(self.validation[start : start + size])
+            other = to_unit(self.validation_swapped[start : start + size])
+            yield {"first": normalise(target), "second": normalise(other), "target": target}
+
+    def _begin_epoch(self, engine: Engine) -> None:
+        self.batches.epoch = engine.state.epoch
+        # Restarted codes draw from the global generator.
+        torch.manual_seed(epoch_seed(self.work.config.seed + 1, engine.state.epoch))
+        self.sums: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    def _attach_progress(self, trainer: SupervisedTrainer) -> None:
+        size = min(self.config.batch_size, len(self.train))
+        total = self.config.epochs * len(self.batches) * size
+        bar = tqdm(total=total, desc="pretraining", unit=" images", mininterval=2.0, smoothing=0.05)
+
+        @trainer.on(Events.STARTED)
+        def catch_up(engine: Engine) -> None:
+            bar.update(engine.state.iteration * size - bar.n)
+
+        @trainer.on(Events.ITERATION_COMPLETED)
+        def advance(engine: Engine) -> None:
+            output: dict[str, Tensor] = engine.state.output
+            for name in ("loss", "reconstruction", "agreement", "commitment"):
+                self.sums[name] = self.sums.get(name, 0.0) + float(output[name])
+            bar.update(size)
+
+        @trainer.on(Events.COMPLETED)
+        def close(_: Engine) -> None:
+            bar.close()
+
+        @trainer.on(Events.EPOCH_COMPLETED)
+        def measure(_: Engine) -> None:
+            self.seconds = time.perf_counter() - self.started
+
+    def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
+        measured = evaluator.state.metrics
+        row = {"epoch": float(engine.state.epoch)}
+        row |= {name: total / len(self.batches) for name, total in self.sums.items()}
+        row |= {
+            "val_loss": measured["loss"],
+            "val_mse": measured["reconstruction"],
+            "val_psnr_db": -10 * math.log10(max(measured["mse"], 1e-12)),
+            "val_ssim": measured["ssim"],
+            "val_agreement": measured["agreement"],
+            "codes_used": float((self.use > 0).sum()),
+            "perplexity": perplexity(self.use),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": len(self.batches) * self.config.batch_size / self.seconds,
+        }
+        best = min((r["val_loss"] for r in self.history), default=math.inf)
+        self.history.append(row)
+        if row["val_loss"] < best:
+            save_model(self.objective.network, architecture(self.config), self.work.folder / FILE)
+            np.save(self.work.folder / "codebook_use.npy", self.use.numpy())
+            self._save_reconstructions()
+        pd.DataFrame(self.history).to_csv(self.work.folder / "history.csv", index=False)
+        self.work.report({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
+
+    def _save_reconstructions(self) -> None:
+        chosen = np.linspace(0, len(self.validation) - 1, _SHOWN).astype(int)
+        original = self.validation[chosen]
+        self.objective.eval()
+        with torch.inference_mode():
+            out = self.objective.network(normalise(to_unit(original)).to(self.device)).images
+        images = ((out * 0.25 + 0.5).clamp(0, 1) * 255).round().byte()[:, 0].cpu().numpy()
+        np.savez(self.work.folder / "reconstructions.npz", original=original, reconstruction=images)
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        file = self.work.folder / _CHECKPOINT
+        if not file.exists():
+            return
+        try:
+            saved = torch.load(file, map_location=self.device, weights_only=True)
+            Checkpoint.load_objects(state, saved)
+        except Exception as error:
+            raise UserError(
+                f"{file} does not fit this configuration or is damaged; "
+                "delete its folder to start anew"
+            ) from error
+        tqdm.write(f"resuming after epoch {len(self.history)}")
+
+    def _finish(self) -> dict[str, Any]:
+        best = min(self.history, key=lambda row: row["val_loss"])
+        use: NDArray[np.int64] = np.load(self.work.folder / "codebook_use.npy")
+        rate = float(np.median([row["images_per_second"] for row in self.history]))
+        return {
+            "epochs": len(self.history),
+            "best_epoch": int(best["epoch"]),
+            "images_per_second": round(rate, 1),
+            "val_mse": best["val_mse"],
+            "val_psnr_db": best["val_psnr_db"],
+            "val_ssim": best["val_ssim"],
+            "codebook": [
+                {
+                    "size": len(use),
+                    "used": int((use > 0).sum()),
+                    "perplexity": perplexity(torch.from_numpy(use)),
+                }
+            ],
+        }
+
+
+class _History:
+    """Lets the list of epochs travel in a checkpoint."""
+
+    def __init__(self, rows: list[dict[str, float]]) -> None:
+        self.rows = rows
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows[:] = state["rows"]
+
+
+class _Reiterable:
+    """A loader that begins anew at every iteration over it."""
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return iter(self.make())
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """Where a run keeps its last epoch."""
+    return folder / _CHECKPOINT

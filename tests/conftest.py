@@ -1,0 +1,28 @@
+"""What many tests share: where real data is, and what happens where it is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test touches the user's own secret for naming subjects."""
+    monkeypatch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; without it a test skips, or fails where CI demands it."""
+    mirror = os.environ.get("DATA_MIRROR")
+    if mirror and Path(mirror).is_dir():
+        return Path(mirror)
+    if os.environ.get("MEDVQ_REQUIRE_DATA"):
+        pytest.fail("MEDVQ_REQUIRE_DATA is set, and DATA_MIRROR is not a folder")
+    pytest.skip("needs real data: set DATA_MIRROR to a folder that holds kermany/")
