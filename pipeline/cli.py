@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     from pipeline.reporting.summary import show
 
-    config = load_config(_config_file(parsed.config), tuple(parsed.set))
+    config = load_config(config_file(parsed.config), tuple(parsed.set))
     options = Options(
         data_root=parsed.data_root,
         data_mirror=parsed.data_mirror,
@@ -59,7 +59,7 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _config_file(name: str) -> Path:
+def config_file(name: str) -> Path:
     """A path to a yaml, or the name of one in configs/."""
     if name.endswith((".yaml", ".yml")):
         return Path(name)

@@ -122,20 +122,21 @@ class AgreementConfig(Closed):
 class PretrainConfig(Closed):
     """The VQ-VAE and its training."""
 
-    widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (32, 64, 128, 256)
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (16, 64, 128, 256)
     """Channels after each halving of the resolution."""
     residual_levels: Annotated[int, Field(ge=0)] = 2
     """How many of the deepest levels carry a residual block."""
     decoder_widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = None
+    """Channels of the decoder, shallowest first; null mirrors the encoder."""
     codebook_size: Annotated[int, Field(ge=2, le=65536)] = 512
     codebook_dim: Positive = 64
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
     commitment: Annotated[float, Field(ge=0.0)] = 0.25
-    reconstruction: Annotated[float, Field(ge=0.0)] = 1.0
+    reconstruction: Annotated[float, Field(ge=0.0)] = 0.3
     agreement: AgreementConfig = AgreementConfig()
     augment: AugmentConfig = AugmentConfig()
     augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.8
-    epochs: Positive = 14
+    epochs: Positive = 18
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
@@ -168,7 +169,7 @@ class ProbeConfig(Closed):
     """The linear probe and how it is judged."""
 
     label_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
-    features: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedding",)
+    features: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedding_fine", "embedding")
     """The feature sets that make up MedVQ's row."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 10
     folds: Annotated[int, Field(ge=2, le=20)] = 4

@@ -211,7 +211,7 @@ def _provenance() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {n: _version(n) for n in names},
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -222,7 +222,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """The commit of the code that runs, ``-dirty`` where it was changed; None outside git."""
     root = Path(__file__).parent.parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:

@@ -150,8 +150,9 @@ def _read_all(
     pd.DataFrame(quarantine, columns=columns).to_csv(folder / "quarantine.csv", index=False)
     _refuse_too_many(quarantine, len(listed), config.ingest, folder)
     if quarantine:
-        images = np.array(images[: len(rows)])
-        np.save(file, images)
+        kept = np.array(images[: len(rows)])
+        np.save(file, kept)
+        images = np.load(file, mmap_mode="r")
     manifest = pd.DataFrame(rows)
     manifest["label"] = manifest["label"].astype("Int64")
     return manifest, images

@@ -89,13 +89,8 @@ def read_manifest(file: Path) -> pd.DataFrame:
     """Read a manifest that ingest wrote."""
     return pd.read_csv(
         file,
-        dtype={
-            "image_id": str,
-            "path": str,
-            "subject_id": str,
-            "label_name": str,
-            "label": "Int64",
-        },
+        dtype=dict.fromkeys(("image_id", "path", "subject_id", "label_name"), "str")
+        | {"label": "Int64"},
         keep_default_na=False,
         na_values={"label": [""]},
     )

@@ -259,7 +259,7 @@ def draw_vessels(anatomy: Anatomy, view: View) -> Grey:
     for line, width in zip(at, wide.tolist(), strict=True):
         grey = round(255 * min(1.0, width))
         cv2.polylines(canvas, [line], False, grey, max(1, round(width)), cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(canvas, (0, 0), 0.7).astype(np.float32) / 255
+    return np.asarray(cv2.GaussianBlur(canvas, (0, 0), 0.7), np.float32) / np.float32(255)
 
 
 def band_noise(rng: Generator, shape: tuple[int, ...], sigma: float) -> Grey:

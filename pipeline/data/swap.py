@@ -88,7 +88,7 @@ def _to_mean_and_gamma(image: Bytes, donor: Bytes, rng: np.random.Generator) -> 
     spread = donor.std() / max(float(image.std()), 1.0)
     curve = (np.arange(256) - image.mean()) * spread + donor.mean()
     curve = np.clip(curve / 255.0, 0.0, 1.0) ** np.exp(rng.uniform(-0.3, 0.3))
-    return np.rint(curve * 255.0).astype(np.uint8)[image]
+    return np.asarray(np.rint(curve * 255.0), np.uint8)[image]
 
 
 def _paste_marker(image: Bytes, rng: np.random.Generator) -> None:

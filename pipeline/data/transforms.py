@@ -25,17 +25,17 @@ Bytes = NDArray[np.uint8]
 
 def to_bytes(grey: NDArray[np.float32]) -> Bytes:
     """[0, 1] to the nearest of 0..255."""
-    return np.rint(np.clip(grey, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(grey, 0.0, 1.0) * 255.0), np.uint8)
 
 
-class ReadImage(Transform):
+class ReadImage(Transform):  # type: ignore[misc]  # MONAI is not typed
     """A path to a grey picture, (height, width) float32 in [0, 1], upright."""
 
     def __call__(self, path: str | Path) -> NDArray[np.float32]:
         return read_grey(Path(path))
 
 
-class ResizeByArea(Transform):
+class ResizeByArea(Transform):  # type: ignore[misc]
     """To (side, side) bytes by area averaging."""
 
     def __init__(self, side: int) -> None:
@@ -45,7 +45,7 @@ class ResizeByArea(Transform):
         return to_bytes(resize(grey, self.side))
 
 
-class Equalise(Transform):
+class Equalise(Transform):  # type: ignore[misc]
     """Contrast-limited adaptive histogram equalisation of a (height, width) byte image.
 
     None for ``config`` leaves the image as it is.
@@ -62,7 +62,7 @@ class Equalise(Transform):
         return np.asarray(cv2.createCLAHE(self.config.clip_limit, tiles).apply(image), np.uint8)
 
 
-class AlignToTemplate(Transform):
+class AlignToTemplate(Transform):  # type: ignore[misc]
     """A (height, width) byte image to its aligned (1, side, side) bytes; see
     :mod:`pipeline.data.alignment`. Without an alignment the whole image is resized.
     """
@@ -77,7 +77,7 @@ class AlignToTemplate(Transform):
         return cut_out(batch, positions, self.side)[0]
 
 
-class ScaleToUnit(Transform):
+class ScaleToUnit(Transform):  # type: ignore[misc]
     """Bytes to float32 in [0, 1]."""
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def cut_out(images: Tensor, positions: Tensor, side: int) -> Tensor:
     """Aligned byte images (B, 1, side, side) of byte images and their positions."""
     cut = [
         (warp(chunk.float(), at, (side, side)) + 0.5).clamp(0, 255).byte()
-        for chunk, at in zip(images.split(256), positions.split(256), strict=True)
+        for chunk, at in zip(torch.split(images, 256), torch.split(positions, 256), strict=True)
     ]
     return torch.cat(cut)
 

@@ -69,9 +69,9 @@ class CodeHistogram(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         shares = []
         for cells, grid in zip(self.cells_, self.grids, strict=True):
             columns.append(codes + (cells * self.size + offset))
-            number = grid ** len(self.shape)
-            shares.append(np.full(codes.shape, number / codes.shape[1], np.float32))
-            offset += number * self.size
+            share = (1 / np.bincount(cells))[cells].astype(np.float32)
+            shares.append(np.broadcast_to(share, codes.shape))
+            offset += grid ** len(self.shape) * self.size
         rows = np.repeat(np.arange(len(codes)), codes.shape[1] * len(self.grids))
         index = (rows, np.concatenate(columns, axis=1).ravel())
         histogram = csr_array(
@@ -105,8 +105,9 @@ class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         table = np.asarray(X)
         if table.shape[1] != sum(self.widths):
             raise ValueError(f"{table.shape[1]} columns are not blocks of {list(self.widths)}")
-        self.mean_ = table.mean(0)
-        deviation = table.std(0)
+        # In single precision the mean of a long constant column is not the constant.
+        self.mean_ = table.mean(0, dtype=np.float64)
+        deviation = table.std(0, dtype=np.float64)
         weight = np.repeat(np.sqrt(self.widths), self.widths)
         # A column that never varies tells nothing, and nothing is what it becomes.
         constant = deviation <= 1e-6 * np.maximum(np.abs(self.mean_), 1e-6)

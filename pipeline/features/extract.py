@@ -62,8 +62,8 @@ def extract(work: Work) -> dict[str, Any]:
         "grid": config.grid,
     }
     shape = (side, side)
-    histogram = CodeHistogram(model.quantizer.size, shape).fit(None)
-    pyramid = CodeHistogram(model.quantizer.size, shape, _pyramid(config.grid)).fit(None)
+    histogram = CodeHistogram(model.quantizer.size, shape).fit([])
+    pyramid = CodeHistogram(model.quantizer.size, shape, _pyramid(config.grid)).fit([])
 
     started = time.perf_counter()
     done = 0
@@ -134,10 +134,10 @@ class _Features:
     def __init__(self, model: VQVAE, work: Work) -> None:
         self.device = torch.device(work.device)
         self.grid = work.config.extract.grid
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.model = model.to(self.device).eval()
         untrained = baselines.untrained(VQVAE, **architecture(work.config.pretrain))
         assert isinstance(untrained, VQVAE)
-        self.untrained = untrained.to(self.device, memory_format=torch.channels_last)
+        self.untrained = untrained.to(self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, frame: NDArray[np.float32]) -> Arrays:

@@ -69,7 +69,8 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 def read_keys(file: Path, *more: str) -> pd.DataFrame:
     """The key columns (and ``more``) of a table, without its features."""
-    return pq.read_table(file, columns=[*KEYS, *more]).to_pandas()
+    table: pd.DataFrame = pq.read_table(file, columns=[*KEYS, *more]).to_pandas()
+    return table
 
 
 def read_feature(file: Path, name: str) -> NDArray[Any]:
@@ -77,7 +78,7 @@ def read_feature(file: Path, name: str) -> NDArray[Any]:
     column = pq.read_table(file, columns=[name]).column(name).combine_chunks()
     width = column.type.list_size
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return values.astype(np.float32) if values.dtype.kind == "f" else values
+    return np.asarray(values, np.float32 if values.dtype.kind == "f" else values.dtype)
 
 
 def feature_names(file: Path) -> dict[str, int]:

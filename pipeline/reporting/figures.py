@@ -160,17 +160,23 @@ def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: P
     right.set(xlabel="probability said", ylabel="share of positives found", title="Calibration")
     right.legend(frameon=False)
     _save(figure, figures / "roc_and_calibration.png")
-    _draw_label_efficiency(folder, inputs["extract"].fingerprint, summary, figures)
+    draw_label_efficiency(_other_fractions(folder, inputs["extract"].fingerprint, summary), figures)
 
 
-def _draw_label_efficiency(
-    folder: Path, extract: str, summary: dict[str, Any], figures: Path
-) -> None:
+def _other_fractions(
+    folder: Path, extract: str, summary: dict[str, Any]
+) -> dict[float, dict[str, Any]]:
+    """Summaries by label fraction: this one and those of earlier probes of the same store."""
     summaries = {summary["label_fraction"]: summary}
     for file in folder.parent.glob(f"*/{RECORD}"):
         record = json.loads(file.read_text(encoding="utf-8"))
         if record.get("inputs", {}).get("extract") == extract and "summary" in record:
             summaries.setdefault(record["summary"]["label_fraction"], record["summary"])
+    return summaries
+
+
+def draw_label_efficiency(summaries: Mapping[float, dict[str, Any]], figures: Path) -> None:
+    """AUROC against the share of labels, from the summaries of probes by label fraction."""
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     fractions = sorted(summaries)
     for name, (colour, style, marker) in _LINES.items():

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -38,64 +37,25 @@ from monai.handlers import (
 from monai.metrics import SSIMMetric
 from monai.optimizers import WarmupCosineSchedule
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.config import PretrainConfig
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import UserError
 from pipeline.models.quantizer import perplexity
-from pipeline.models.vqvae import VQVAE, Encoded, use_of_codes
+from pipeline.models.vqvae import use_of_codes
 from pipeline.stage import Work
-from pipeline.training.agreement import Agreement
 from pipeline.training.batches import ViewBatches, epoch_seed, normalise, to_unit
+from pipeline.training.objective import LOSSES, Objective
 from pipeline.training.weights import FILE, architecture, save_model
 
 _CHECKPOINT = "checkpoint.pt"
 _SHOWN = 12
-_AGREEING_LEVELS = 2
 
 
 def pretrain(work: Work) -> dict[str, Any]:
     """Run the stage; return its summary."""
     return _Pretraining(work).run()
-
-
-class _Objective(nn.Module):
-    """The network and the heads of its agreement, trained as one."""
-
-    def __init__(self, config: PretrainConfig, variance: float) -> None:
-        super().__init__()
-        self.network = VQVAE(**architecture(config))
-        self.config, self.variance = config, variance
-        self.agreement = Agreement(
-            config.widths[-_AGREEING_LEVELS:], config.agreement.grid, config.agreement.temperature
-        )
-
-    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Losses and, for the validation, the reconstruction in [0, 1] and the codes."""
-        out = self.network(first)
-        images = out.images * 0.25 + 0.5
-        mse = F.mse_loss(images.float(), target) / self.variance
-        loss = self.config.reconstruction * mse + out.loss
-        agreement = torch.zeros((), device=first.device)
-        if self.config.agreement.weight > 0:
-            agreement = self.agreement(
-                _deepest(out.encoded), _deepest(self.network.features(second))
-            )
-            loss = loss + self.config.agreement.weight * agreement
-        return {
-            "loss": loss,
-            "reconstruction": mse,
-            "agreement": agreement,
-            "commitment": out.loss,
-            "images": images,
-            "codes": out.codes,
-        }
-
-
-def _deepest(encoded: Encoded) -> list[Tensor]:
-    return [level.float() for level in encoded.levels[-_AGREEING_LEVELS:]]
 
 
 class _Pretraining:
@@ -127,9 +87,7 @@ class _Pretraining:
         torch.manual_seed(work.config.seed)
         variance = float(np.var(self.train[:: max(1, len(self.train) // 512)] / 255.0))
         self.device = torch.device(work.device)
-        self.objective = _Objective(self.config, max(variance, 1e-6)).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self.objective = Objective(self.config, max(variance, 1e-6)).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.objective.parameters(),
             lr=self.config.learning_rate,
@@ -269,24 +227,22 @@ class _Pretraining:
         total = self.config.epochs * len(self.batches) * size
         bar = tqdm(total=total, desc="pretraining", unit=" images", mininterval=2.0, smoothing=0.05)
 
-        @trainer.on(Events.STARTED)
         def catch_up(engine: Engine) -> None:
             bar.update(engine.state.iteration * size - bar.n)
 
-        @trainer.on(Events.ITERATION_COMPLETED)
         def advance(engine: Engine) -> None:
             output: dict[str, Tensor] = engine.state.output
-            for name in ("loss", "reconstruction", "agreement", "commitment"):
+            for name in LOSSES:
                 self.sums[name] = self.sums.get(name, 0.0) + float(output[name])
             bar.update(size)
 
-        @trainer.on(Events.COMPLETED)
-        def close(_: Engine) -> None:
-            bar.close()
-
-        @trainer.on(Events.EPOCH_COMPLETED)
-        def measure(_: Engine) -> None:
+        def end_epoch(_: Engine) -> None:
             self.seconds = time.perf_counter() - self.started
+
+        trainer.add_event_handler(Events.STARTED, catch_up)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, advance)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, end_epoch)
+        trainer.add_event_handler(Events.COMPLETED, lambda _: bar.close())
 
     def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
         measured = evaluator.state.metrics

@@ -1,0 +1,51 @@
+"""What pretraining minimises: reconstruction, commitment and agreement, in one module."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config import PretrainConfig
+from pipeline.models.vqvae import VQVAE, Encoded
+from pipeline.training.agreement import Agreement
+from pipeline.training.weights import architecture
+
+LOSSES = ("loss", "reconstruction", "agreement", "commitment")
+_AGREEING_LEVELS = 2
+
+
+class Objective(nn.Module):
+    """The network and the heads of its agreement, trained as one."""
+
+    def __init__(self, config: PretrainConfig, variance: float) -> None:
+        super().__init__()
+        self.network = VQVAE(**architecture(config))
+        self.config, self.variance = config, variance
+        widths = [*config.widths[-_AGREEING_LEVELS:], config.codebook_dim]
+        self.agreement = Agreement(widths, config.agreement.grid, config.agreement.temperature)
+
+    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Losses and, for the validation, the reconstruction in [0, 1] and the codes."""
+        out = self.network(first)
+        images = out.images * 0.25 + 0.5
+        mse = F.mse_loss(images.float(), target) / self.variance
+        loss = self.config.reconstruction * mse + out.loss
+        agreement = torch.zeros((), device=first.device)
+        if self.config.agreement.weight > 0:
+            other = self.network.features(second)
+            agreement = self.agreement(_agreeing(out.encoded), _agreeing(other))
+            loss = loss + self.config.agreement.weight * agreement
+        return {
+            "loss": loss,
+            "reconstruction": mse,
+            "agreement": agreement,
+            "commitment": out.loss,
+            "images": images,
+            "codes": out.codes,
+        }
+
+
+def _agreeing(encoded: Encoded) -> list[Tensor]:
+    """The deepest levels and the latent: agreement before the codebook makes its codes semantic."""
+    return [level.float() for level in (*encoded.levels[-_AGREEING_LEVELS:], encoded.latent)]
