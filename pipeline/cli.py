@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline import __version__
 from pipeline.config import load_config
 from pipeline.errors import UserError
 from pipeline.flow import FLOW, Options, as_json, run
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL = 1 << 20
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -23,20 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(parsed)
     except UserError as error:
-        print(f"medvq: {error}", file=sys.stderr)
+        message = str(error)
     except KeyboardInterrupt:
         print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}:
+    except Exception as error:
+        refused = _refused_write(error, parsed.artifacts)
+        if refused is None:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        print(
-            f"medvq: cannot write ({error.strerror}){where}; free space or permit it, "
-            "then run the same command again",
-            file=sys.stderr,
-        )
+        message = f"cannot write to {parsed.artifacts} ({refused}); mend that, then run again"
+    print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _refused_write(error: Exception, folder: Path) -> str | None:
+    """Why the disk took no more, where that is what ``error`` comes from."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return str(error.strerror).lower()
+    # torch, SQLite and safetensors say it in types of their own.
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return "no space left on device" if shutil.disk_usage(existing).free < _FULL else None
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -66,8 +76,15 @@ def config_file(name: str) -> Path:
     return CONFIGS / f"{name}.yaml"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"medvq: {message}; '{self.prog} --help' shows what there is\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m pipeline",
         description="Features from unlabelled medical images that need few labels. "
         "Each stage runs the stages before it where they are not up to date.",

@@ -274,14 +274,14 @@ def _explain(error: ValidationError | TypeError) -> str:
         key = ".".join(str(part) for part in detail["loc"]) or "configuration"
         value = detail["input"]
         shown = "" if isinstance(value, dict) else f"={value!r}"
-        told.append(f"{key}{shown}: {detail['msg']}{_allowed(detail['loc'], detail['type'])}")
+        unknown = detail["type"] == "extra_forbidden"
+        message = f"no such key{_allowed(detail['loc'])}" if unknown else detail["msg"]
+        told.append(f"{key}{shown}: {message}")
     return "; ".join(told)
 
 
-def _allowed(location: tuple[int | str, ...], kind: str) -> str:
-    """The keys that a section has, for an unknown one."""
-    if kind != "extra_forbidden":
-        return ""
+def _allowed(location: tuple[int | str, ...]) -> str:
+    """The keys that the section of an unknown one has."""
     model: Any = Config
     for part in location[:-1]:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None

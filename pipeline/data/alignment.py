@@ -263,7 +263,8 @@ def _levenberg(
         step = torch.linalg.solve(damped, gradient[active][..., None])[..., 0].clamp(-0.15, 0.15)
         trial = (positions[active] + step).clamp(low, high)
         state = evaluate(layers[active], trial)
-        better = state[0] < cost[active]
+        # Rounding hides the gain of a step that small; all the same it is the better place.
+        better = (state[0] < cost[active]) | (step.abs().amax(1) <= _STEP_THAT_ENDS)
         won = active[better]
         positions[won] = trial[better]
         cost[won], correlation[won], gradient[won], curvature[won] = (s[better] for s in state)

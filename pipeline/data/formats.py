@@ -25,6 +25,7 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 IMAGE_SUFFIXES = PICTURE_SUFFIXES | DICOM_SUFFIXES
 
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B"})
+_TIFF_PHOTOMETRIC = 262
 _NO_DISPLAY_RANGE = frozenset({"I", "F"})
 
 
@@ -86,8 +87,11 @@ def _read_picture(path: Path) -> Grey:
     with Image.open(path) as opened:
         opened.load()
         picture = ImageOps.exif_transpose(opened)
+        white_is_zero = getattr(opened, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
     if picture.mode in _SIXTEEN_BIT:
-        return np.asarray(picture, np.float32) / np.float32(65535)
+        grey = np.asarray(picture, np.float32) / np.float32(65535)
+        # Pillow inverts such a TIFF where it has 8 bits, and not where it has 16.
+        return 1 - grey if white_is_zero else grey
     if picture.mode in _NO_DISPLAY_RANGE:
         raise UnreadableImage(
             f"32-bit pixels (mode {picture.mode}) have no stated range of display; "
@@ -143,7 +147,7 @@ def _display_range(
     any others over the range that they have.
     """
     bits = int(getattr(header, "BitsStored", 8))
-    if windowed and "VOILUTSequence" in header and "WindowCenter" not in header:  # type: ignore[operator]
+    if windowed and "VOILUTSequence" in header:  # type: ignore[operator]
         described = header.VOILUTSequence[0].LUTDescriptor  # type: ignore[attr-defined]
         return 0.0, float(2 ** int(described[2]) - 1)
     signed = int(getattr(header, "PixelRepresentation", 0)) == 1

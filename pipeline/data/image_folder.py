@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,9 @@ def list_images(folder: Path, labels: str | None) -> Iterator[SourceImage]:
         subject = row.get("subject") or (_patient_of(path) if dicom else "") or name
         split = _SPLIT_NAMES.get((row.get("split") or "train").strip().lower())
         if split is None:
-            raise UserError(f"{labels or folder}: split '{row['split']}' is neither train nor test")
+            raise UserError(
+                f"{folder / (labels or '')}: split '{row['split']}' is neither train nor test"
+            )
         yield SourceImage(
             path=path,
             shown_path="" if dicom else name,
@@ -60,17 +63,21 @@ def list_images(folder: Path, labels: str | None) -> Iterator[SourceImage]:
 def _rows_of_csv(folder: Path, file: Path) -> dict[str, dict[str, str]]:
     if not file.is_file():
         raise UserError(f"no labels file {file}; the source's 'labels' is relative to {folder}")
-    with file.open(encoding="utf-8-sig", newline="") as stream:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text; save it as 'CSV UTF-8'") from error
+    with io.StringIO(text, newline="") as stream:
         reader = csv.DictReader(stream)
         if "file" not in (reader.fieldnames or ()):
             found = ", ".join(reader.fieldnames or ()) or "nothing"
             raise UserError(f"{file} must have a column 'file'; its columns are: {found}")
         rows: dict[str, dict[str, str]] = {}
         for number, row in enumerate(reader, start=2):
-            name = row["file"]
+            name = row["file"] or ""
             if name in rows:
                 raise UserError(f"{file}, line {number}: a file that an earlier line names already")
-            if not (folder / name).is_file():
+            if Path(name).is_absolute() or not (folder / name).is_file():
                 raise UserError(f"{file}, line {number}: the file it names is not in {folder}")
             rows[name] = cast("dict[str, str]", row)
     return rows

@@ -276,6 +276,7 @@ def _audit(manifest: pd.DataFrame, listed: list[SourceImage]) -> dict[str, Any]:
     outer = manifest.assign(split=manifest["split"].replace("validation", "train"))
     audit: dict[str, Any] = {
         "files": len(listed),
+        "files_published": sources.describe(manifest["source"].iloc[0]).get("images"),
         "duplicate_files": len(copies),
         "duplicate_groups": int(copies["sha256"].nunique()),
         "duplicates_across_train_and_test": int(

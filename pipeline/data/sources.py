@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from pipeline.config import Config, ImageFolderSource, KermanySource, PhantomSource
 from pipeline.data import image_folder, kermany
 from pipeline.data.manifest import SourceImage
 from pipeline.errors import UserError
 
-_WHERE_TO_GET = {
-    "kermany": (
-        "ChestXRay2017.zip (1.2 GB, https://data.mendeley.com/datasets/rscbjbr9sj/2), unpacked"
-    ),
-}
+_MANIFESTS = Path(__file__).parent.parent.parent / "data_manifests"
 
 
 def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
@@ -42,12 +41,19 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
     for folder in tried:
         if folder.is_dir() and any(folder.iterdir()):
             return folder
-    what = _WHERE_TO_GET.get(config.source.kind, "the images")
+    known = describe(config.source.kind)
+    what = f"{known['archive']} of {known['address']}, unpacked," if known else "the images"
     raise UserError(
         f"no data: {' and '.join(str(folder) for folder in tried)} "
         f"{'is' if len(tried) == 1 else 'are'} missing or empty; put {what} into {kept}, "
         "or set DATA_ROOT or DATA_MIRROR to a folder that holds it"
     )
+
+
+def describe(kind: str) -> dict[str, Any]:
+    """The published facts of a data set from ``data_manifests/``; empty for a user's own."""
+    file = _MANIFESTS / f"{kind}.yaml"
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def list_images(config: Config, folder: Path) -> list[SourceImage]:

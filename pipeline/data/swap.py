@@ -76,10 +76,13 @@ def _towards_grey_curve(image: Bytes, donor: Bytes, rng: np.random.Generator) ->
     if rng.random() >= _GREY_CURVE_SHARE:
         return image
     own = np.bincount(image.ravel(), minlength=256).cumsum() / image.size
-    wanted = np.bincount(donor.ravel(), minlength=256).cumsum() / donor.size
+    counts = np.bincount(donor.ravel(), minlength=256)
+    wanted = counts.cumsum() / donor.size
     grey = np.arange(256)
+    # Greys that the donor lacks would be ties, of which interpolation takes the brightest.
+    present = np.flatnonzero(counts)
     share = rng.random()
-    curve = (1 - share) * grey + share * np.interp(own, wanted, grey)
+    curve = (1 - share) * grey + share * np.interp(own, wanted[present], present)
     return np.rint(curve).astype(np.uint8)[image]
 
 

@@ -153,7 +153,9 @@ class _Features:
             "latent": baselines.pooled(encoded.latent, self.grid),
             "raw_pixels": baselines.raw_pixels(images),
             "hog": baselines.histogram_of_oriented_gradients(images),
-            "untrained_encoder": baselines.pooled(raw[-2], self.grid),
+            "untrained_encoder": np.concatenate(
+                [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1
+            ),
             "border_only": frame,
         }
 

@@ -130,8 +130,9 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
         """Codes (B, *spatial) of ``features`` (B, D, *spatial), changing nothing in any mode."""
-        channels_last = features.float().movedim(1, -1)
-        codes = nearest_codes(channels_last.reshape(-1, self.dim), self.codebook)
+        with torch.autocast(features.device.type, enabled=False):
+            channels_last = features.float().movedim(1, -1)
+            codes = nearest_codes(channels_last.reshape(-1, self.dim), self.codebook)
         return codes.reshape(channels_last.shape[:-1])
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -163,7 +164,9 @@ class VectorQuantizer(nn.Module):
             if self.learn == "gradient":
                 self.codebook[dead] = fresh
         if self.learn == "ema":
-            self.codebook.copy_(self.sums / self.counts[:, None])
+            # The averages of a code long out of use vanish from float32, and 0 / 0 is no vector.
+            known = (self.counts > 1e-20)[:, None]
+            self.codebook.copy_(torch.where(known, self.sums / self.counts[:, None], self.codebook))
 
 
 def _random_rows(vectors: Tensor, number: int) -> Tensor:

@@ -129,7 +129,8 @@ class _Store:
         stored = ["codes_0" if name in _CODE_SETS else name for name in names]
         images = [read_feature(self.folder / FEATURES, name) for name in stored]
         versions = [read_feature(self.folder / VERSIONS, name) for name in stored]
-        encoding = self._encoding(names, [block.shape[1] for block in images], config, seed)
+        widths = [block.shape[1] for block in images]
+        encoding = self._encoding(names, widths, min(len(train), len(self.keys) // 2), config, seed)
         whole = np.concatenate(images, axis=1)
         others = np.concatenate(versions, axis=1)
         known = self.version_keys["version"].to_numpy()
@@ -150,7 +151,7 @@ class _Store:
         return encoding, Encoded(encoded_images, [version(n) for n in random], version(SWAPPED))
 
     def _encoding(
-        self, names: Sequence[str], widths: list[int], config: ProbeConfig, seed: int
+        self, names: Sequence[str], widths: list[int], most: int, config: ProbeConfig, seed: int
     ) -> Pipeline:
         steps: list[BaseEstimator]
         if len(names) == 1 and names[0] in _CODE_SETS:
@@ -158,10 +159,10 @@ class _Store:
             size, shape = self.metadata["codebook_size"], tuple(self.metadata["latent_shape"])
             histogram = CodeHistogram(size, shape, grids)
             width = size * sum(grid ** len(shape) for grid in grids)
-            components = min(config.components, width - 1, len(self.keys) // 2)
+            components = min(config.components, width - 1, most)
             steps = [histogram, TruncatedSVD(components, random_state=seed), _Stretch()]
         else:
-            components = min(config.components, sum(widths), len(self.keys) // 2)
+            components = min(config.components, sum(widths), most)
             pca = PCA(components, svd_solver="randomized", random_state=seed)
             steps = [BlockScaler(widths), pca, _Stretch()]
         return make_pipeline(*steps)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import mlflow
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -86,15 +86,17 @@ class Tracking:
 
     def _finish_probe(self, summary: dict[str, Any]) -> None:
         shared = {"label_fraction": summary["label_fraction"], "labels": summary["labels"]}
+        # MLflow shows the value of the last step, which must be the mean and no single draw.
+        step = max(summary["labels"], summary["repeats"])
         for row in summary["rows"]:
             name = row["features"]
             metrics = _row_metrics(row)
             if name == summary["rows"][0]["features"]:
-                self._log(self.run_id, metrics, summary["labels"])
+                self._log(self.run_id, metrics, step)
                 continue
             parameters = {**shared, "feature_set": name, "seed": self.config.seed}
             run = self._start(self._name(name), parameters, {})
-            self._log(run, metrics, summary["labels"])
+            self._log(run, metrics, step)
             self.client.set_terminated(run, "FINISHED")
 
     def _experiment(self, artifacts: Path) -> str:
@@ -176,10 +178,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _numbers(summary: dict[str, Any]) -> dict[str, float]:
     flat = _flat({k: v for k, v in summary.items() if not isinstance(v, list)})
-    numbers = {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+    # Names of labels stand in names of metrics, where MLflow refuses most punctuation.
+    numbers = {
+        re.sub(r"[^\w.\- ]", "_", k): float(v)
+        for k, v in flat.items()
+        if isinstance(v, int | float)
+    }
     for level, book in enumerate(summary.get("codebook", [])):
         numbers |= {f"codebook_{level}_{k}": float(v) for k, v in book.items()}
     return numbers
-
-
-__all__ = ["Tracking", "mlflow", "tracking_uri"]

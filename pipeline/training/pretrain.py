@@ -115,7 +115,8 @@ class _Pretraining:
             "trainer": trainer,
         }
         saver = DiskSaver(str(self.work.folder), atomic=True, require_empty=False)
-        checkpoint = Checkpoint(state, saver, filename_pattern=_CHECKPOINT)
+        # As a plain callable, since of a handler ignite removes the old file before it writes anew.
+        checkpoint = Checkpoint(state, saver.__call__, filename_pattern=_CHECKPOINT)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         self._attach_progress(trainer)
         ValidationHandler(1, evaluator, epoch_level=True).attach(trainer)
@@ -123,7 +124,8 @@ class _Pretraining:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, stopping)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
         self._resume(state)
-        if trainer.state.epoch < self.config.epochs and not trainer.should_terminate:
+        stopped = stopping.counter >= self.config.patience
+        if trainer.state.epoch < self.config.epochs and not stopped:
             trainer.run()
         return self._finish()
 
@@ -133,12 +135,7 @@ class _Pretraining:
             moved = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 losses: dict[str, Tensor] = self.objective(**moved)
-            if not torch.isfinite(losses["loss"]):
-                raise UserError(
-                    f"training diverged in epoch {engine.state.epoch} (the loss is "
-                    f"{losses['loss'].item()}); lower pretrain.learning_rate="
-                    f"{self.config.learning_rate:g}. The epochs before are kept"
-                )
+            self._refuse_divergence(losses["loss"].item(), engine.state.epoch)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             self.optimizer.step()
@@ -155,9 +152,16 @@ class _Pretraining:
             decollate=False,
             train_handlers=[LrScheduleHandler(self.schedule, epoch_level=False, print_lr=False)],
         )
-        # A restored engine must go on from its epoch, not restart an epoch of another length.
-        trainer.logger.setLevel("WARNING")
+        # What ends a run is raised; ignite would tell it twice more.
+        trainer.logger.setLevel("CRITICAL")
         return trainer
+
+    def _refuse_divergence(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"training diverged in epoch {epoch} (the loss is {loss}); lower "
+                f"pretrain.learning_rate={self.config.learning_rate:g}. The epochs before are kept"
+            )
 
     def _evaluator(self) -> SupervisedEvaluator:
         def step(_: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,7 +189,7 @@ class _Pretraining:
                 )
             },
         )
-        evaluator.logger.setLevel("WARNING")
+        evaluator.logger.setLevel("CRITICAL")
         sums: dict[str, float] = {}
 
         def start(_: Engine) -> None:
@@ -246,6 +250,7 @@ class _Pretraining:
 
     def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
         measured = evaluator.state.metrics
+        self._refuse_divergence(measured["loss"], engine.state.epoch)
         row = {"epoch": float(engine.state.epoch)}
         row |= {name: total / len(self.batches) for name, total in self.sums.items()}
         row |= {
@@ -257,7 +262,9 @@ class _Pretraining:
             "codes_used": float((self.use > 0).sum()),
             "perplexity": perplexity(self.use),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": len(self.batches) * self.config.batch_size / self.seconds,
+            "images_per_second": len(self.batches)
+            * min(self.config.batch_size, len(self.train))
+            / self.seconds,
         }
         best = min((r["val_loss"] for r in self.history), default=math.inf)
         self.history.append(row)

@@ -1,0 +1,329 @@
+"""Reading: the same picture from every format, upright, or one reason why not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.pixels import apply_voi_lut
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+from pipeline.data.formats import read_grey, resize
+from pipeline.errors import UnreadableImage
+
+Array = NDArray[np.generic]
+Bytes = NDArray[np.uint8]
+
+
+def ramp(height: int = 7, width: int = 11) -> Bytes:
+    """Symmetric in no axis and under no rotation; no grey twice."""
+    return (3 * np.arange(height * width).reshape(height, width)).astype(np.uint8)
+
+
+def dicom(stored: Array, photometric: str = "MONOCHROME2", bits: int = 0) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    header = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    header.SOPClassUID = meta.MediaStorageSOPClassUID
+    header.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    header.set_pixel_data(stored, photometric, bits or 8 * stored.dtype.itemsize)
+    return header
+
+
+def wide(picture: Bytes) -> NDArray[np.uint16]:
+    return picture.astype(np.uint16) * np.uint16(257)
+
+
+def rgb(picture: Bytes) -> Bytes:
+    return np.repeat(picture[..., None], 3, axis=2)
+
+
+def palette(picture: Bytes) -> Image.Image:
+    """Every grey v under the index v + 100."""
+    image = Image.fromarray(picture + np.uint8(100)).convert("L")
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette(np.repeat((np.arange(256) - 100) % 256, 3).astype(np.uint8).tobytes())
+    return image
+
+
+def to_file(name: str, make: Callable[[Bytes], Image.Image], **how: object) -> tuple[str, Callable]:
+    return name, lambda picture, path: make(picture).save(path, **how)
+
+
+def to_dicom(make: Callable[[Bytes], FileDataset]) -> tuple[str, Callable]:
+    return "x.dcm", lambda p, path: make(p).save_as(path, enforce_file_format=True)
+
+
+FORMATS = {
+    "png8": to_file("x.png", Image.fromarray),
+    "png16": to_file("x.png", lambda p: Image.fromarray(wide(p))),
+    "tiff8": to_file("x.tif", Image.fromarray),
+    "tiff16": to_file("x.tiff", lambda p: Image.fromarray(wide(p))),
+    "bmp": to_file("x.bmp", Image.fromarray),
+    "webp": to_file("x.webp", lambda p: Image.fromarray(rgb(p)), lossless=True),
+    "equal channels": to_file("x.png", lambda p: Image.fromarray(rgb(p))),
+    "opaque": to_file("x.png", lambda p: Image.fromarray(p).convert("RGBA")),
+    "palette": to_file("x.png", palette),
+    "cmyk": to_file("x.tif", lambda p: Image.fromarray(rgb(p)).convert("CMYK")),
+    "dicom8": to_dicom(dicom),
+    "dicom16": to_dicom(lambda p: dicom(wide(p))),
+    "dicom8 inverted": to_dicom(lambda p: dicom(255 - p, "MONOCHROME1")),
+    "dicom16 inverted": to_dicom(lambda p: dicom(65535 - wide(p), "MONOCHROME1")),
+    "dicom colour": to_dicom(lambda p: dicom(rgb(p), "RGB")),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    picture=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=40)),
+    seed=st.integers(0, 2**16),
+)
+def test_the_same_picture_from_every_format(
+    tmp_path: Path, kind: str, picture: Bytes, seed: int
+) -> None:
+    # Hypothesis likes constant arrays, which hide a swapped axis.
+    picture = picture ^ np.random.default_rng(seed).integers(0, 256, picture.shape, np.uint8)
+    name, write = FORMATS[kind]
+    write(picture, tmp_path / name)
+    grey = read_grey(tmp_path / name)
+    assert grey.dtype == np.float32
+    np.testing.assert_allclose(grey, picture / 255, atol=1e-6)
+
+
+def test_twelve_bits_are_shown_over_twelve_bits(tmp_path: Path) -> None:
+    stored = np.array([[0, 1, 2048], [4095, 7, 100]], np.uint16)
+    dicom(stored, bits=12).save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.dcm"), stored / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_jpeg_to_within_its_error(tmp_path: Path, colour: bool) -> None:
+    y, x = np.mgrid[:48, :80]
+    picture = np.rint(120 + 60 * np.sin(x / 11) + 50 * np.cos(y / 9 + x / 30)).astype(np.uint8)
+    Image.fromarray(rgb(picture) if colour else picture).save(tmp_path / "x.jpg", quality=95)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.jpg"), picture / 255, atol=4 / 255)
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    bits = np.random.default_rng(0).random((5, 9)) < 0.5
+    for name in ("x.png", "x.tif"):
+        Image.fromarray(bits).save(tmp_path / name)
+        np.testing.assert_array_equal(read_grey(tmp_path / name), bits.astype(np.float32))
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_what_is_transparent_is_black(tmp_path: Path, colour: bool) -> None:
+    picture = ramp()
+    opacity = np.full_like(picture, 255)
+    opacity[:, 4:], opacity[:, 8:] = 128, 0
+    grey = Image.fromarray(picture)
+    image = grey.convert("RGBA" if colour else "LA")
+    image.putalpha(Image.fromarray(opacity))
+    image.save(tmp_path / "x.png")
+    expected = picture / 255 * (opacity / 255)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.png"), expected, atol=1 / 255)
+
+
+def test_a_transparent_palette_entry_is_black(tmp_path: Path) -> None:
+    picture = ramp()
+    gone = picture[2, 3]
+    palette(picture).save(tmp_path / "x.png", transparency=int(gone) + 100)
+    expected = np.where(picture == gone, 0, picture) / 255
+    np.testing.assert_allclose(read_grey(tmp_path / "x.png"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_whose_zero_is_white(tmp_path: Path, bits: int) -> None:
+    picture = ramp()
+    stored = 255 - picture if bits == 8 else 65535 - wide(picture)
+    # Pillow inverts 8 bits as it writes such a file, and not 16.
+    Image.fromarray(picture if bits == 8 else stored).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    assert stored.tobytes() in (tmp_path / "x.tif").read_bytes()
+    np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), picture / 255, atol=1e-6)
+
+
+TURNS: dict[int, Callable[[Bytes], Bytes]] = {
+    1: lambda p: p,
+    2: np.fliplr,
+    3: lambda p: np.rot90(p, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: np.rot90,
+    7: lambda p: np.rot90(p, 2).T,
+    8: lambda p: np.rot90(p, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_exif_rotation_is_undone(tmp_path: Path, orientation: int, bits: int) -> None:
+    turned = np.ascontiguousarray(TURNS[orientation](ramp()))
+    image = Image.fromarray(turned if bits == 8 else wide(turned))
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.png"), ramp() / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize(
+    ("kind", "slope", "intercept"), [("uint16", None, None), ("uint16", 2, -1024), ("int16", 1, 0)]
+)
+def test_a_window_as_the_standard_has_it(
+    tmp_path: Path, kind: str, slope: float | None, intercept: float | None, photometric: str
+) -> None:
+    low, high = (0, 4096) if kind == "uint16" else (-2048, 2048)
+    stored = np.random.default_rng(1).integers(low, high, (9, 14)).astype(kind)
+    header = dicom(stored, photometric, bits=12)
+    header.WindowCenter, header.WindowWidth = 700, 900
+    if slope is not None:
+        header.RescaleSlope, header.RescaleIntercept = slope, intercept
+    header.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    value = stored * float(slope or 1) + float(intercept or 0)
+    shown = np.clip((value - 699.5) / 899 + 0.5, 0, 1)  # PS3.3 C.11.2.1.2.1
+    theirs = apply_voi_lut(value, header).astype(float)
+    theirs = (theirs - theirs.min()) / (theirs.max() - theirs.min())
+    np.testing.assert_allclose(shown, theirs, atol=1e-9)
+    expected = 1 - shown if photometric == "MONOCHROME1" else shown
+    np.testing.assert_allclose(read_grey(tmp_path / "x.dcm"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("window_too", [False, True])
+def test_a_table_of_greys_goes_before_a_window(tmp_path: Path, window_too: bool) -> None:
+    table = np.random.default_rng(2).permutation(256).astype(np.uint16)
+    stored = np.random.default_rng(3).integers(0, 256, (6, 10)).astype(np.uint16)
+    header = dicom(stored, bits=12)
+    entry = Dataset()
+    entry.LUTDescriptor, entry.LUTData = [256, 0, 8], table.tolist()
+    entry["LUTDescriptor"].VR, entry["LUTData"].VR = "US", "US"
+    header.VOILUTSequence = [entry]
+    if window_too:
+        header.WindowCenter, header.WindowWidth = 700, 900
+    header.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.dcm"), table[stored] / 255, atol=1e-6)
+
+
+def test_real_radiographs_stand_upright(real_data: Path, tmp_path: Path) -> None:
+    files = sorted((real_data / "dicom").glob("*.dcm"))
+    assert len(files) >= 4
+    for file in files:
+        header = pydicom.dcmread(file)
+        grey = read_grey(file)
+        assert grey.shape == (header.Rows, header.Columns)
+        np.testing.assert_allclose(grey, header.pixel_array / 255, atol=1e-6)
+        if header.file_meta.TransferSyntaxUID.is_compressed:
+            header.decompress()
+        header.PhotometricInterpretation = "MONOCHROME1"
+        header.save_as(tmp_path / "negative.dcm")
+        np.testing.assert_allclose(read_grey(tmp_path / "negative.dcm"), 1 - grey, atol=1e-6)
+
+
+def test_the_original_files_of_kermany(real_data: Path) -> None:
+    for label in ("NORMAL", "PNEUMONIA"):
+        file = sorted((real_data / "kermany-fullres" / label).iterdir())[0]
+        expected = np.asarray(Image.open(file).convert("L"), np.float32) / 255
+        np.testing.assert_allclose(read_grey(file), expected, atol=1e-6)
+
+
+def truncated(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+
+
+def noise() -> Bytes:
+    return np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def text(path: Path) -> None:
+    path.write_text("Dear radiologist, here is the picture.")
+
+
+def cut_png(path: Path) -> None:
+    Image.fromarray(noise()).save(path)
+    truncated(path)
+
+
+def cut_jpeg(path: Path) -> None:
+    Image.fromarray(noise()).save(path)
+    truncated(path)
+
+
+def cut_dicom(path: Path) -> None:
+    dicom(noise()).save_as(path, enforce_file_format=True)
+    truncated(path)
+
+
+def dicom_without_pixels(path: Path) -> None:
+    header = dicom(noise())
+    del header.PixelData
+    header.save_as(path, enforce_file_format=True)
+
+
+def dicom_of_frames(path: Path) -> None:
+    dicom(np.stack([noise()] * 3)).save_as(path, enforce_file_format=True)
+
+
+def whole_numbers(path: Path) -> None:
+    Image.fromarray(noise().astype(np.int32) * 70000).save(path)
+
+
+def real_numbers(path: Path) -> None:
+    Image.fromarray(noise().astype(np.float32)).save(path)
+
+
+def one_row(path: Path) -> None:
+    Image.fromarray(noise()[:1]).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "reason"),
+    [
+        ("Ann.png", empty, "empty"),
+        ("Ann.dcm", empty, "empty"),
+        ("Ann.png", text, "not a readable image"),
+        ("Ann.dcm", text, "not a readable image"),
+        ("Ann", text, "not a readable image"),
+        ("Ann.png", cut_png, "not a readable image"),
+        ("Ann.jpg", cut_jpeg, "not a readable image"),
+        ("Ann.dcm", cut_dicom, "not a readable image"),
+        ("Ann.dcm", dicom_without_pixels, "without pixel data"),
+        ("Ann.dcm", dicom_of_frames, "several frames"),
+        ("Ann.tif", whole_numbers, "32-bit"),
+        ("Ann.tif", real_numbers, "32-bit"),
+        ("Ann.png", one_row, "64x1 pixels"),
+    ],
+)
+def test_the_reason_names_no_file(
+    tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
+) -> None:
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(UnreadableImage, match=reason) as caught:
+        read_grey(path)
+    assert "Ann" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_resizing_averages_areas() -> None:
+    grey = np.random.default_rng(0).random((12, 20)).astype(np.float32)
+    slow = [[grey[3 * y : 3 * y + 3, 5 * x : 5 * x + 5].mean() for x in range(4)] for y in range(4)]
+    np.testing.assert_allclose(resize(grey, 4), slow, atol=1e-6)

@@ -1,0 +1,291 @@
+"""The stage on a synthetic store, where one feature set tells the class and the others nothing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from pipeline.config import Config, PhantomSource, ProbeConfig
+from pipeline.errors import UserError
+from pipeline.features.encodings import CodeHistogram
+from pipeline.features.extract import SWAPPED, augmented
+from pipeline.features.store import FEATURES, VERSIONS, StoreWriter, read_feature
+from pipeline.probe.metrics import METRICS
+from pipeline.probe.stage import BASELINES, MEDVQ, probe
+from pipeline.stage import Artifact, Work
+
+ORDER = [MEDVQ, *BASELINES, "histogram", "pyramid", "latent", "embedding"]
+SUBJECTS = {"train": 60, "validation": 16, "test": 40}
+SIZE = 6
+METADATA = {"codebook_size": SIZE, "latent_shape": [4, 4], "grid": 2}
+Features = dict[str, NDArray[Any]]
+
+
+def keys_of(seed: int = 0) -> pd.DataFrame:
+    """Two images of each subject, classes 2 : 1, splits mixed."""
+    rng = np.random.default_rng(seed)
+    split = np.repeat(list(SUBJECTS), list(SUBJECTS.values()))
+    label = np.concatenate([rng.permutation(np.arange(n) % 3 > 0) for n in SUBJECTS.values()])
+    order = rng.permutation(2 * len(split))
+    return pd.DataFrame(
+        {
+            "image_id": [f"image {number:03d}" for number in order],
+            "subject_id": np.repeat([f"subject {n}" for n in range(len(split))], 2)[order],
+            "split": np.repeat(split, 2)[order],
+            "label": np.repeat(label, 2)[order].astype(np.int64),
+        }
+    )
+
+
+def noise(rows: int, rng: np.random.Generator) -> Features:
+    widths = {"embedding": 8, "embedding_fine": 8, "latent": 4} | dict.fromkeys(BASELINES, 8)
+    features: Features = {
+        name: rng.normal(size=(rows, width)).astype(np.float32) for name, width in widths.items()
+    }
+    return {"codes_0": rng.integers(0, SIZE, (rows, 16)).astype(np.uint16)} | features
+
+
+def write_store(folder: Path, keys: pd.DataFrame, seed: int = 0) -> Artifact:
+    rng = np.random.default_rng(seed)
+    signal = np.where(keys["label"] == 1, 1.0, -1.0)[:, None]
+
+    def features(rows: NDArray[np.intp]) -> Features:
+        made = noise(len(rows), rng)
+        made["embedding"] += signal[rows]
+        return made
+
+    with StoreWriter(folder / FEATURES, METADATA) as store:
+        everything = features(np.arange(len(keys)))
+        for name, grids in (("histogram", (1,)), ("pyramid", (1, 2))):
+            histogram = CodeHistogram(SIZE, (4, 4), grids)
+            everything[name] = histogram.fit_transform(everything["codes_0"]).toarray()
+        store.write(keys, everything)
+    train, kept = (
+        np.flatnonzero(keys["split"].isin(splits))
+        for splits in (["train"], ["train", "validation"])
+    )
+    with StoreWriter(folder / VERSIONS, METADATA) as store:
+        for name, rows in ((augmented(0), train), (augmented(1), train), (SWAPPED, kept)):
+            store.write(keys.iloc[rows].assign(version=name), features(rows))
+    return Artifact(folder, {"fingerprint": "of extract"})
+
+
+def configuration(**changes: Any) -> Config:
+    settings: dict[str, Any] = {
+        "label_fraction": 0.4,
+        "repeats": 3,
+        "folds": 2,
+        "regularisation": (1e-4, 1e-2),
+        "components": 6,
+        "bootstrap": 200,
+    }
+    return Config(
+        name="tiny",
+        source=PhantomSource(kind="phantom"),
+        probe=ProbeConfig(**(settings | changes)),
+    )
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a run returned, wrote and reported."""
+
+    summary: dict[str, Any]
+    folder: Path
+    predictions: pd.DataFrame
+    reported: list[tuple[int, dict[str, float]]]
+
+    def row(self, name: str) -> dict[str, Any]:
+        (row,) = (row for row in self.summary["rows"] if row["features"] == name)
+        return dict(row)
+
+
+def run(store: Artifact, folder: Path, **changes: Any) -> Probed:
+    reported: list[tuple[int, dict[str, float]]] = []
+    work = Work(
+        configuration(**changes),
+        folder,
+        {"extract": store},
+        Path("none"),
+        None,
+        report=lambda values, step: reported.append((step, values)),
+    )
+    summary = probe(work)
+    return Probed(summary, folder, pd.read_parquet(folder / "predictions.parquet"), reported)
+
+
+@pytest.fixture(scope="module")
+def keys() -> pd.DataFrame:
+    return keys_of()
+
+
+@pytest.fixture(scope="module")
+def store(keys: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return write_store(tmp_path_factory.mktemp("store"), keys)
+
+
+@pytest.fixture(scope="module")
+def probed(store: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Probed:
+    return run(store, tmp_path_factory.mktemp("probe"))
+
+
+def test_rows_are_in_the_order_of_the_contract(probed: Probed) -> None:
+    assert [row["features"] for row in probed.summary["rows"]] == ORDER
+    for row in probed.summary["rows"]:
+        assert set(row) == {"features", "validation", *METRICS}
+        for metric in METRICS:
+            assert set(row[metric]) == {"mean", "std", "ci95"}
+
+
+def test_counts_are_those_of_the_draw(probed: Probed) -> None:
+    # 40% of 20 and of 40 subjects, two images each.
+    found = {key: probed.summary[key] for key in ("labels", "subjects", "repeats")}
+    assert found == {"labels": 48, "subjects": 24, "repeats": 3}
+    assert json.loads((probed.folder / "metrics.json").read_text()) == probed.summary
+
+
+def test_what_tells_the_class_wins_and_noise_is_chance(probed: Probed) -> None:
+    assert probed.row(MEDVQ)["auroc"]["mean"] > 0.95
+    assert probed.row(MEDVQ)["auroc"] == probed.row("embedding")["auroc"]
+    for name in (*BASELINES, "histogram", "pyramid", "latent"):
+        # An AUROC of noise on 80 images deviates by 0.07.
+        assert probed.row(name)["auroc"]["mean"] == pytest.approx(0.5, abs=0.2)
+        assert probed.row(name)["auroc"]["ci95"][1] < probed.row(MEDVQ)["auroc"]["ci95"][0]
+
+
+def test_paired_differences_bracket_their_mean(probed: Probed) -> None:
+    differences = probed.summary["medvq_minus"]
+    assert list(differences) == list(BASELINES)
+    for name, gap in differences.items():
+        expected = probed.row(MEDVQ)["auroc"]["mean"] - probed.row(name)["auroc"]["mean"]
+        assert gap["mean"] == pytest.approx(expected)
+        low, high = gap["ci95"]
+        assert 0 < low < gap["mean"] < high
+
+
+def test_predictions_reproduce_the_metrics(probed: Probed) -> None:
+    scores = {
+        "auroc": roc_auc_score,
+        "auprc": average_precision_score,
+        "brier": brier_score_loss,
+    }
+    for name, part in probed.predictions.groupby("features"):
+        for metric, compute in scores.items():
+            each = [compute(d["label"], d["probability"]) for _, d in part.groupby("draw")]
+            assert len(each) == 3
+            assert probed.row(str(name))[metric]["mean"] == pytest.approx(np.mean(each))
+            assert probed.row(str(name))[metric]["std"] == pytest.approx(np.std(each, ddof=1))
+
+
+def test_predictions_are_of_the_test_images_alone(probed: Probed, keys: pd.DataFrame) -> None:
+    test = keys[keys["split"] == "test"]
+    for _, part in probed.predictions.groupby(["features", "draw"]):
+        for column in ("image_id", "subject_id", "label"):
+            assert part[column].tolist() == test[column].tolist()
+
+
+def test_validation_scores_weigh_clean_and_swapped(probed: Probed) -> None:
+    for row in probed.summary["rows"]:
+        told = row["validation"]
+        assert told["score"] == pytest.approx(0.75 * told["clean"] + 0.25 * told["swapped"])
+    assert probed.row(MEDVQ)["validation"]["clean"] > 0.95
+    assert probed.row(MEDVQ)["validation"]["swapped"] > 0.95
+
+
+def test_each_draw_is_reported(probed: Probed) -> None:
+    assert [step for step, _ in probed.reported] == [0, 1, 2]
+    for metric in METRICS:
+        mean = np.mean([values[metric] for _, values in probed.reported])
+        assert probed.row(MEDVQ)[metric]["mean"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("features", [("embedding", "latent"), ("pyramid",)])
+def test_the_saved_probe_goes_from_features_to_probability(
+    store: Artifact, tmp_path: Path, keys: pd.DataFrame, features: tuple[str, ...]
+) -> None:
+    probed = run(store, tmp_path, features=features)
+    file = probed.folder / "probe.skops"
+    model = skops.io.load(file, trusted=skops.io.get_untrusted_types(file=file))
+    stored = ["codes_0" if name == "pyramid" else name for name in features]
+    raw = np.concatenate([read_feature(store.folder / FEATURES, name) for name in stored], axis=1)
+    said = model.predict_proba(raw[keys["split"] == "test"])[:, 1]
+    first = probed.predictions.query("features == @MEDVQ and draw == 0")
+    np.testing.assert_allclose(said, first["probability"], rtol=1e-6)
+
+
+def test_labels_of_test_images_change_no_prediction(
+    probed: Probed, keys: pd.DataFrame, tmp_path: Path, store: Artifact
+) -> None:
+    changed = tmp_path / "store"
+    changed.mkdir()
+    flipped = keys.assign(label=keys["label"].where(keys["split"] != "test", 1 - keys["label"]))
+    for table in (FEATURES, VERSIONS):
+        read = pd.read_parquet(store.folder / table)
+        lists = [name for name in read if isinstance(read[name].iloc[0], np.ndarray)]
+        labels = read["image_id"].map(flipped.set_index("image_id")["label"])
+        with StoreWriter(changed / table, METADATA) as writer:
+            arrays = {name: np.stack(list(read[name])) for name in lists}
+            writer.write(read.drop(columns=lists).assign(label=labels), arrays)
+    again = run(Artifact(changed, store.record), tmp_path)
+    assert again.predictions["label"].tolist() == (1 - probed.predictions["label"]).tolist()
+    pd.testing.assert_series_equal(
+        again.predictions["probability"], probed.predictions["probability"], check_exact=True
+    )
+    assert again.row(MEDVQ)["auroc"]["mean"] == pytest.approx(
+        1 - probed.row(MEDVQ)["auroc"]["mean"]
+    )
+
+
+def test_all_labels_are_one_draw(store: Artifact, tmp_path: Path) -> None:
+    probed = run(store, tmp_path, label_fraction=1.0)
+    found = {key: probed.summary[key] for key in ("labels", "subjects", "repeats")}
+    assert found == {"labels": 120, "subjects": 60, "repeats": 1}
+    assert set(probed.predictions["draw"]) == {0}
+    assert {row["auroc"]["std"] for row in probed.summary["rows"]} == {0}
+
+
+def test_the_same_again_is_the_same(store: Artifact, probed: Probed, tmp_path: Path) -> None:
+    again = run(store, tmp_path)
+    assert again.summary == probed.summary
+    pd.testing.assert_frame_equal(again.predictions, probed.predictions, check_exact=True)
+
+
+def test_a_store_of_mostly_test_images_is_probed(tmp_path: Path) -> None:
+    keys = keys_of()
+    few = set(keys.loc[keys["split"] == "train", "subject_id"].drop_duplicates()[:12])
+    keys = keys[(keys["split"] != "train") | keys["subject_id"].isin(few)].reset_index(drop=True)
+    wide = write_store(tmp_path, keys)
+    read = pd.read_parquet(wide.folder / VERSIONS)
+    lists = [name for name in read if isinstance(read[name].iloc[0], np.ndarray)]
+    swapped = read[read["version"] == SWAPPED]
+    with StoreWriter(wide.folder / VERSIONS, METADATA) as writer:
+        writer.write(
+            swapped.drop(columns=lists), {name: np.stack(list(swapped[name])) for name in lists}
+        )
+    probed = run(wide, tmp_path, label_fraction=1.0, components=256, features=BASELINES)
+    assert probed.summary["labels"] == 24
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [(("nothing",), "it holds: codes_0, embedding"), (("pyramid", "latent"), "cannot be joined")],
+)
+def test_features_that_cannot_be_probed_are_refused(
+    store: Artifact, tmp_path: Path, features: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        run(store, tmp_path, features=features)
+
+
+def test_a_class_must_stand_in_every_split(tmp_path: Path) -> None:
+    keys = keys_of()
+    keys.loc[keys["split"] == "test", "label"] = 1
+    with pytest.raises(UserError, match="the test split has images of one class only"):
+        run(write_store(tmp_path, keys), tmp_path)
