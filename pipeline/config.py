@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Closed(BaseModel):
     """A section: no unknown keys, no silent conversions, never changed after it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class KermanySource(Closed):
@@ -122,7 +122,7 @@ class AgreementConfig(Closed):
 class PretrainConfig(Closed):
     """The VQ-VAE and its training."""
 
-    widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (16, 64, 128, 256)
+    widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] = (16, 64, 128, 256)
     """Channels after each halving of the resolution."""
     residual_levels: Annotated[int, Field(ge=0)] = 2
     """How many of the deepest levels carry a residual block."""
@@ -271,25 +271,37 @@ def _explain(error: ValidationError | TypeError) -> str:
         return f"a value is of a type that YAML alone cannot say plainly: {error}"
     told = []
     for detail in error.errors()[:3]:
-        key = ".".join(str(part) for part in detail["loc"]) or "configuration"
+        key, section = _place(detail["loc"])
         value = detail["input"]
         shown = "" if isinstance(value, dict) else f"={value!r}"
-        unknown = detail["type"] == "extra_forbidden"
-        message = f"no such key{_allowed(detail['loc'])}" if unknown else detail["msg"]
-        told.append(f"{key}{shown}: {message}")
+        message = detail["msg"]
+        if detail["type"] == "extra_forbidden" and section is not None:
+            message = f"no such key (allowed: {', '.join(section.model_fields)})"
+        told.append(f"{key or 'configuration'}{shown}: {message}")
     return "; ".join(told)
 
 
-def _allowed(location: tuple[int | str, ...]) -> str:
-    """The keys that the section of an unknown one has."""
-    model: Any = Config
-    for part in location[:-1]:
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        if field is None:
-            return ""
-        model = field.annotation
-    fields = getattr(model, "model_fields", {})
-    return f" (allowed: {', '.join(fields)})" if fields else ""
+def _place(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
+    """The key as a user writes it, and the section that it stands in."""
+    keys: list[str] = []
+    section: type[BaseModel] | None = None
+    inside: list[type[BaseModel]] = [Config]
+    for part in location:
+        if len(inside) > 1:
+            # Pydantic names the member of a union, which is no key.
+            inside = [m for m in inside if part in get_args(m.model_fields["kind"].annotation)]
+            continue
+        keys.append(str(part))
+        section = inside[0] if inside else None
+        field = section.model_fields.get(str(part)) if section else None
+        inside = _sections(field.annotation) if field else []
+    return ".".join(keys), section
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 def _first_line(error: Exception) -> str:

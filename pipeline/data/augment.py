@@ -20,30 +20,42 @@ def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Ge
     return torch.rand(shape, generator=generator) * (high - low) + low
 
 
-def random_versions(
-    images: Tensor, config: AugmentConfig, strength: float, generator: torch.Generator
+def draw_changes(
+    number: int, config: AugmentConfig, strength: float, generator: torch.Generator
 ) -> Tensor:
-    """One random version of each image: scale in each axis, shift, rotation and gamma.
+    """Draw what makes ``number`` random versions.
 
     Parameters
     ----------
-    images : shape (B, C, height, width), in [0, 1].
     config : the ranges at strength 1.
-    strength : multiplies every range; at 0 the images come back as they are.
+    strength : multiplies every range; at 0 nothing changes.
 
     Returns
     -------
-    Same shape, in [0, 1].
+    Shape (number, 6): angle (radians), logarithms of the scales in x and y, shifts in x and y in
+    halves of the side, logarithm of gamma; each uniform and symmetric around 0.
     """
-    batch = len(images)
+    limits = (
+        math.radians(config.rotation_degrees),
+        config.log_scale,
+        config.log_scale,
+        config.shift,
+        config.shift,
+        config.log_gamma,
+    )
+    drawn = [uniform((number,), -one * strength, one * strength, generator) for one in limits]
+    return torch.stack(drawn, 1)
 
-    def symmetric(limit: float) -> Tensor:
-        return uniform((batch,), -limit * strength, limit * strength, generator)
 
-    angle = symmetric(math.radians(config.rotation_degrees))
-    scale_x, scale_y = symmetric(config.log_scale).exp(), symmetric(config.log_scale).exp()
-    shift_x, shift_y = symmetric(config.shift), symmetric(config.shift)
-    gamma = symmetric(config.log_gamma).exp()
+def change(images: Tensor, changes: Tensor) -> Tensor:
+    """Apply each image's changes (B, 6) of :func:`draw_changes` to images (B, C, height, width).
+
+    Returns
+    -------
+    Same shape, in [0, 1]; what comes from beyond the border is black.
+    """
+    angle, log_x, log_y, shift_x, shift_y, log_gamma = changes.unbind(1)
+    scale_x, scale_y = log_x.exp(), log_y.exp()
     theta = torch.stack(
         [
             torch.stack([angle.cos() * scale_x, -angle.sin() * scale_y, shift_x], 1),
@@ -53,7 +65,16 @@ def random_versions(
     )
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    return moved.clamp(0.0, 1.0) ** gamma[:, None, None, None]
+    return moved.clamp(0.0, 1.0) ** log_gamma.exp()[:, None, None, None]
+
+
+def random_versions(
+    images: Tensor, config: AugmentConfig, strength: float, generator: torch.Generator
+) -> Tensor:
+    """One random version of each image (B, C, height, width) in [0, 1]: scale in each axis, shift,
+    rotation and gamma; see :func:`draw_changes`.
+    """
+    return change(images, draw_changes(len(images), config, strength, generator))
 
 
 def disturb(images: Tensor, generator: torch.Generator, cut_outs: int = 2) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.config import ExtractConfig
-from pipeline.data.augment import random_versions
+from pipeline.data.augment import change, draw_changes
 from pipeline.data.manifest import read_manifest
 from pipeline.features import baselines
 from pipeline.features.encodings import CodeHistogram
@@ -94,10 +94,11 @@ def _write_augmented(
     train = np.flatnonzero(manifest["split"] == "train")
     for number in range(config.versions):
         generator = torch.Generator().manual_seed(1_000_003 * (work.config.seed + 1) + number)
-        for rows in _batches(train, config, f"extracting {augmented(number)}"):
-            version = random_versions(
-                to_unit(images[rows]), config.augment, config.augment_strength, generator
-            )
+        # For all images at once, so that a version does not hang on the batch it comes in.
+        changes = draw_changes(len(train), config.augment, config.augment_strength, generator)
+        for index in _batches(np.arange(len(train)), config, f"extracting {augmented(number)}"):
+            rows = train[index]
+            version = change(to_unit(images[rows]), changes[index])
             _write_version(store, manifest, rows, augmented(number), features(version, frame[rows]))
 
 

@@ -1,8 +1,8 @@
 """Registration to the mean image: its group, its sampling, and what it finds back."""
 
 import itertools
-from math import log
 from collections.abc import Iterator
+from math import log
 
 import numpy as np
 import pytest

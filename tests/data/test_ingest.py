@@ -44,9 +44,7 @@ def run(config: Config, out: Path, data_root: Path) -> dict[str, Any]:
     return ingest(Work(config, out, {}, data_root, None))
 
 
-PHANTOM = configured(
-    {"kind": "phantom", "train_subjects": 20, "test_subjects": 10, "size": 64}
-)
+PHANTOM = configured({"kind": "phantom", "train_subjects": 20, "test_subjects": 10, "size": 64})
 
 
 @pytest.fixture(scope="module")

@@ -98,9 +98,7 @@ def test_the_donors_position_is_taken(
     at: tuple[float, ...], donor_at: tuple[float, ...], where: tuple[float, float]
 ) -> None:
     black = np.zeros((1, SIDE, SIDE), np.uint8)
-    swapped = swap(
- blob(0.3, -0.2), black, at=position(at), donor_at=position(donor_at)
-    )
+    swapped = swap(blob(0.3, -0.2), black, at=position(at), donor_at=position(donor_at))
     assert centre(swapped) == pytest.approx(where, abs=0.01)
 
 

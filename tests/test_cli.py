@@ -1,0 +1,202 @@
+"""The command line: quick to answer, one line for what is the user's to mend."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.flow import FLOW
+
+HEAVY = ("torch", "monai", "mlflow", "pandas", "cv2", "sklearn", "matplotlib")
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("DATASET", "DATA_ROOT", "DATA_MIRROR", "ARTIFACTS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """An artifact that no failure may touch."""
+    folder = tmp_path / "artifacts" / "tiny" / "ingest" / "0000"
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text('{"finished": "yes"}')
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def configure(tmp_path: Path, source: str) -> str:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(f"name: tiny\nsource: {source}\ningest: {{image_size: 64}}\n")
+    return str(file)
+
+
+def refused(capsys: Captured, *arguments: str) -> str:
+    """The one line that the command ends in."""
+    try:
+        status = main(arguments)
+    except SystemExit as exit_:  # argparse
+        status = exit_.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith("medvq: ")
+    return line
+
+
+def test_help_is_complete_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from pipeline.cli import main\n"
+        f"for arguments in (['--help'], *([name, '--help'] for name in {list(FLOW)})):\n"
+        "    try:\n"
+        "        main(arguments)\n"
+        "    except SystemExit as end:\n"
+        "        assert end.code == 0\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    *text, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    told = "\n".join(text)
+    for stage in FLOW:
+        assert f"usage: python -m pipeline {stage}" in told
+    for option in ("--config", "--set", "--data-root", "--data-mirror", "--artifacts", "--device"):
+        assert told.count(f"  {option}") >= len(FLOW)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("dream",), "dream"),
+        ((), "STAGE"),
+        (("ingest", "--colour", "red"), "--colour"),
+        (("ingest", "--device", "tpu"), "tpu"),
+        (("ingest", "--config", "nowhere"), "nowhere.yaml"),
+        (("ingest", "--config", "gone/mine.yaml"), "gone/mine.yaml"),
+        (("ingest", "--set", "ingest.colour=1"), "ingest.colour"),
+        (("ingest", "--set", "seed"), "seed"),
+        *((("probe", "--set", f"probe.label_fraction={v}"), v) for v in ("0", "-1", "2", "abc")),
+    ],
+)
+def test_a_command_that_cannot_be_followed(
+    capsys: Captured, arguments: tuple[str, ...], named: str
+) -> None:
+    assert named in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("stage", ["ingest", "probe"])
+@pytest.mark.parametrize(
+    ("source", "prepare", "named"),
+    [
+        ("{kind: kermany}", "", "data/kermany"),
+        ("{kind: kermany}", "data/kermany/", "data/kermany"),
+        ("{kind: kermany}", "data/kermany/images/a.png", "data/kermany"),
+        ("{kind: kermany}", "data/kermany/chest_xray/train/NORMAL/a.png", "data/kermany"),
+        ("{kind: image_folder}", "", "data/tiny"),
+        ("{kind: image_folder}", "data/tiny/notes.txt", "data/tiny"),
+        ("{kind: image_folder, folder: mine}", "", "mine"),
+        ("{kind: image_folder, folder: mine, labels: l.csv}", "mine/a.png", "l.csv"),
+    ],
+)
+def test_data_that_is_missing_empty_or_laid_out_otherwise(
+    capsys: Captured, tmp_path: Path, earlier: Path, source: str, prepare: str, named: str,
+    stage: str,
+) -> None:  # fmt: skip
+    if prepare.endswith("/"):
+        (tmp_path / prepare).mkdir(parents=True)
+    elif prepare:
+        (tmp_path / prepare).parent.mkdir(parents=True)
+        (tmp_path / prepare).touch()
+    before = contents(earlier)
+    assert named in refused(capsys, stage, "--config", configure(tmp_path, source))
+    assert contents(tmp_path / "artifacts") == before
+
+
+def test_missing_kermany_says_what_goes_where(capsys: Captured) -> None:
+    line = refused(capsys, "ingest", "--data-root", "here", "--data-mirror", "there")
+    for part in ("here/kermany", "there/kermany", "DATA_MIRROR", "GB"):
+        assert part in line
+
+
+class Untracked:
+    """Stands in for MLflow's run, which takes seconds to begin."""
+
+    run_id = "none"
+
+    def __init__(self, *_: object) -> None:
+        self.report = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left on device"),
+        (OSError(errno.EROFS, "Read-only file system"), 2, "read-only file system"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_run_that_ends_in_the_middle(
+    capsys: Captured,
+    tmp_path: Path,
+    earlier: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+    told: str,
+) -> None:
+    def run(work: Any) -> None:
+        (work.folder / "half").touch()
+        raise error
+
+    monkeypatch.setattr("pipeline.data.ingest.ingest", run)
+    monkeypatch.setattr("pipeline.reporting.tracking.Tracking", Untracked)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.png").touch()
+    config = configure(tmp_path, "{kind: image_folder, folder: mine}")
+    before = contents(earlier)
+    assert main(["ingest", "--config", config]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    (line,) = (line for line in err.splitlines() if line.startswith("medvq: "))
+    assert line == err.splitlines()[-1]
+    assert told in line
+    assert contents(earlier) == before
+    finished = list((tmp_path / "artifacts").rglob("stage.json"))
+    assert finished == [earlier / "stage.json"]
+
+
+def test_a_bug_is_not_passed_off_as_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipeline.cli.run", run)
+    with pytest.raises(ZeroDivisionError):
+        main(["ingest", "--config", configure(tmp_path, "{kind: phantom}")])

@@ -1,0 +1,156 @@
+"""The configuration: closed, typed, and clear about what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.cli import CONFIGS
+from pipeline.config import Config, load_config
+from pipeline.errors import UserError
+
+MINIMAL = "name: tiny\nsource:\n  kind: phantom\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def value(config: Config, key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_that_is_shipped_loads(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_what_a_file_leaves_out_has_its_default(file: Path) -> None:
+    assert load_config(file) == Config.model_validate(
+        {"name": "tiny", "source": {"kind": "phantom"}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("pretrain.learning_rate=1e-3", 0.001),
+        ("pretrain.learning_rate=1.5E-4", 0.00015),
+        ("pretrain.epochs=3", 3),
+        ("pretrain.widths=[8, 16]", (8, 16)),
+        ("pretrain.decoder_widths=null", None),
+        ("ingest.alignment.enabled=false", False),
+        ("ingest.equalise.clip_limit=3", 3.0),
+        ("ingest.equalise=null", None),
+        ("probe.label_fraction=1", 1.0),
+        ("probe.features=[histogram, embedding]", ("histogram", "embedding")),
+        ("pretrain.amp='off'", "off"),
+        ("description=a = b", "a = b"),
+        ("source.train_subjects=20", 20),
+        ("seed=7", 7),
+    ],
+)
+def test_an_override_is_read_as_yaml(file: Path, override: str, expected: object) -> None:
+    found = value(load_config(file, (override,)), override.partition("=")[0])
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_the_last_override_wins(file: Path) -> None:
+    assert load_config(file, ("seed=1", "pretrain.epochs=2", "seed=3")).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("colour=red", ("colour", "allowed: name, description, seed, source, ingest")),
+        ("probe.label_fracton=0.1", ("probe.label_fracton", "allowed: label_fraction, features")),
+        ("ingest.swap.copies=1", ("ingest.swap.copies", "allowed: training_copies")),
+        ("ingest.equalise.clip=1", ("ingest.equalise.clip", "allowed: clip_limit, tiles")),
+        ("source.sise=64", ("source.sise", "allowed: kind, train_subjects, test_subjects, size")),
+        ("source.kind=mri", ("source", "'kermany'", "'image_folder'", "'phantom'")),
+        ("source.size=8", ("source.size=8", "greater than or equal to 64")),
+        ("pretrain.epochs=2.5", ("pretrain.epochs=2.5", "integer")),
+        ("pretrain.epochs=many", ("pretrain.epochs='many'", "integer")),
+        ("pretrain.epochs='3'", ("pretrain.epochs", "integer")),
+        ("pretrain.epochs=0", ("pretrain.epochs=0", "greater than or equal to 1")),
+        ("pretrain.amp=float8", ("pretrain.amp='float8'", "'auto', 'off' or 'bfloat16'")),
+        ("pretrain.learning_rate=inf", ("pretrain.learning_rate", "finite")),
+        ("pretrain.learning_rate=nan", ("pretrain.learning_rate",)),
+        ("pretrain=fast", ("pretrain='fast'",)),
+        ("name=../up", ("name='../up'",)),
+        ("ingest.image_size=100", ("ingest.image_size=100", "multiple of 16", "pretrain.widths")),
+        ("extract.grid=3", ("extract.grid=3", "latent grid of 8")),
+        ("pretrain.decoder_widths=[8]", ("pretrain", "decoder_widths", "as many entries")),
+        ("pretrain.residual_levels=9", ("pretrain", "residual_levels")),
+        ("name=2020-01-01", ("date",)),
+        *(
+            (f"probe.label_fraction={v}", ("probe.label_fraction=", v))
+            for v in ("0", "-1", "2", "abc")
+        ),
+    ],
+)
+def test_what_is_refused_is_named(file: Path, override: str, told: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(file, (override,))
+    message = str(caught.value)
+    assert message.startswith(str(file))
+    assert "\n" not in message
+    for part in told:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("seed", "not of the form key=value"),
+        ("=3", "not of the form key=value"),
+        ("", "not of the form key=value"),
+        ("seed=[1", "not plain YAML"),
+        ("name.sub=1", "'name' is a value, not a section"),
+        ("seed.x.y=1", "seed"),
+    ],
+)
+def test_an_override_that_is_none(file: Path, override: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
+        load_config(file, (override,))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"name: [tiny", "not plain YAML"),
+        (b"name: !!python/object:os.system x", "not plain YAML"),
+        (b"\xff\xfe\x00", "not plain YAML"),
+        (b"- a\n- b\n", "must hold a YAML mapping"),
+        (b"", "must hold a YAML mapping"),
+        (b"name: tiny\n", "source: Field required"),
+        (b"name: tiny\nsource:\n  size: 64\n", "source: .*'kind'"),
+    ],
+)
+def test_a_file_that_is_no_configuration(file: Path, text: bytes, reason: str) -> None:
+    file.write_bytes(text)
+    with pytest.raises(UserError, match=reason) as caught:
+        load_config(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_tells_what_there_is(file: Path) -> None:
+    with pytest.raises(UserError, match=r"no configuration .*kermanny\.yaml; .* there are: tiny"):
+        load_config(file.with_name("kermanny.yaml"))
+
+
+def test_nothing_changes_after_reading(file: Path) -> None:
+    config = load_config(file)
+    for section, key in ((config, "seed"), (config.ingest, "read_size"), (config.source, "size")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, key, 128)

@@ -1,0 +1,160 @@
+"""The whole flow on the smallest phantom set: contract, reuse, and the same twice."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.cli import main
+
+SMALLEST = (
+    "name=tiny",
+    "source.train_subjects=60",
+    "source.test_subjects=20",
+    "source.size=64",
+    "ingest.read_size=64",
+    "ingest.image_size=32",
+    "ingest.swap.training_copies=1",
+    "pretrain.widths=[8, 8, 8]",
+    "pretrain.decoder_widths=null",
+    "pretrain.residual_levels=1",
+    "pretrain.codebook_size=16",
+    "pretrain.codebook_dim=8",
+    "pretrain.batch_size=32",
+    "pretrain.epochs=1",
+    "extract.versions=1",
+    "probe.label_fraction=0.5",
+    "probe.repeats=2",
+    "probe.folds=2",
+    "probe.components=16",
+    "probe.regularisation=[0.01]",
+    "probe.bootstrap=100",
+)
+METRICS = (
+    "auroc", "auprc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "brier", "ece",
+)  # fmt: skip
+STAGES = ("ingest", "pretrain", "extract", "probe")
+
+Captured = pytest.CaptureFixture[str]
+Ran = tuple[dict[str, Any], Path]
+
+
+def command(folder: Path, stage: str = "probe", *more: str) -> list[str]:
+    overrides = [part for override in (*SMALLEST, *more) for part in ("--set", override)]
+    return [
+        stage, "--config", "phantom", "--device", "cpu", "--json",
+        "--data-root", str(folder / "data"), "--artifacts", str(folder / "artifacts"), *overrides,
+    ]  # fmt: skip
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """In a process of its own, as users do; the last line of its output."""
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *command(folder)],
+        capture_output=True,
+        text=True,
+        env=environment | {"MEDVQ_SUBJECT_KEY": "tests only"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("flow")
+    return run(folder), folder
+
+
+@pytest.fixture(autouse=True)
+def _own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_the_line_of_the_probe_keeps_the_contract(ran: Ran) -> None:
+    result, folder = ran
+    assert (result["stage"], result["dataset"], result["up_to_date"]) == ("probe", "tiny", False)
+    assert (result["label_fraction"], result["repeats"]) == (0.5, 2)
+    assert result["seconds"] > 0
+    assert result["mlflow_run_id"]
+    assert result["labels"] >= result["subjects"] > 0
+    assert Path(result["artifact"]).parent == folder / "artifacts" / "tiny" / "probe"
+    names = [row["features"] for row in result["rows"]]
+    assert names[:5] == ["medvq", "raw_pixels", "hog", "untrained_encoder", "border_only"]
+    assert "histogram" in names[5:]
+    for row in result["rows"]:
+        for metric in METRICS:
+            figure = row[metric]
+            low, high = figure["ci95"]
+            assert 0 <= low <= high <= 1
+            assert 0 <= figure["mean"] <= 1
+            assert figure["std"] >= 0
+        validation = row["validation"]
+        mixed = 0.75 * validation["clean"] + 0.25 * validation["swapped"]
+        assert validation["score"] == pytest.approx(mixed, abs=1e-9)
+
+
+def test_every_stage_left_a_finished_artifact(ran: Ran) -> None:
+    _, folder = ran
+    before: dict[str, str] = {}
+    for stage in STAGES:
+        latest = folder / "artifacts" / "tiny" / stage / "latest"
+        record = json.loads((latest / "stage.json").read_text())
+        assert record["stage"] == stage
+        assert record["fingerprint"] == latest.resolve().name
+        assert record["seed"] == 0 if "seed" in record else record["configuration"]["seed"] == 0
+        assert record["configuration"]["pretrain"]["epochs"] == 1
+        assert {n: p for n, p in record["inputs"].items() if n in before}.items() <= before.items()
+        assert any((latest / "figures").glob("*.png"))
+        before[stage] = record["fingerprint"]
+    (store,) = (folder / "artifacts" / "tiny" / "extract" / "latest").glob("features.parquet")
+    keys = pd.read_parquet(store, columns=["image_id", "subject_id", "split", "label"])
+    ingested = pd.read_csv(folder / "artifacts" / "tiny" / "ingest" / "latest" / "manifest.csv")
+    assert keys["image_id"].tolist() == ingested["image_id"].tolist()
+
+
+def test_what_is_up_to_date_is_not_run_again_and_loads_nothing_heavy(ran: Ran) -> None:
+    first, folder = ran
+    script = (
+        "import json, sys\n"
+        "from pipeline.cli import main\n"
+        f"status = main({command(folder)!r})\n"
+        "print([n for n in ('torch', 'monai', 'mlflow', 'sklearn') if n in sys.modules])\n"
+        "sys.exit(status)\n"
+    )
+    environment = os.environ | {"MEDVQ_SUBJECT_KEY": "tests only"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    *_, line, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert json.loads(line) == first | {"up_to_date": True}
+
+
+def test_the_same_seed_elsewhere_gives_the_same_to_the_bit(ran: Ran, tmp_path: Path) -> None:
+    first, _ = ran
+    second = run(tmp_path)
+    changing = {"artifact", "seconds", "mlflow_run_id"}
+    assert {k: v for k, v in second.items() if k not in changing} == {
+        k: v for k, v in first.items() if k not in changing
+    }
+
+
+def test_too_few_labels_for_a_class_is_one_line(ran: Ran, capsys: Captured) -> None:
+    _, folder = ran
+    earlier = sorted((folder / "artifacts" / "tiny" / "probe").rglob("stage.json"))
+    assert main(command(folder, "probe", "probe.label_fraction=0.001")) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = (line for line in err.splitlines() if line.startswith("medvq: "))
+    assert "label_fraction" in line
+    assert "Traceback" not in err
+    assert sorted((folder / "artifacts" / "tiny" / "probe").rglob("stage.json")) == earlier
