@@ -24,7 +24,9 @@ _SPLIT_NAMES: dict[str, Literal["train", "test"]] = {
 }
 
 
-def list_images(folder: Path, labels: str | None) -> Iterator[SourceImage]:
+def list_images(
+    folder: Path, labels: str | None, key: bytes | None = None
+) -> Iterator[SourceImage]:
     """The images of ``folder``, sorted by path; subjects under keyed pseudonyms.
 
     Parameters
@@ -32,6 +34,7 @@ def list_images(folder: Path, labels: str | None) -> Iterator[SourceImage]:
     folder : holds the images.
     labels : a CSV in ``folder`` with the columns ``file`` (relative to ``folder``), and where known
         ``label``, ``subject`` and ``split``; or None for ``<split>/<label>/<image>``.
+    key : that subjects are named with; None takes this machine's secret.
 
     Raises
     ------
@@ -41,7 +44,7 @@ def list_images(folder: Path, labels: str | None) -> Iterator[SourceImage]:
     rows = _rows_of_csv(folder, folder / labels) if labels else _rows_of_folders(folder)
     if not rows:
         raise UserError(f"no image ({', '.join(sorted(IMAGE_SUFFIXES))}) is listed in {folder}")
-    key = subject_key()
+    key = key or subject_key()
     for name in sorted(rows):
         row, path = rows[name], folder / name
         dicom = is_dicom(path)
