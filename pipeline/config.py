@@ -73,7 +73,7 @@ class AlignmentConfig(Closed):
     iterations: Positive = 20
     zoom: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     """Mean logarithmic zoom into the image: how much of the outer frame is cut away."""
-    pull: Annotated[float, Field(ge=0.0)] = 0.1
+    pull: Annotated[float, Field(ge=0.0)] = 0.05
     """Weight of the pull towards the mean position, against a squared residual of at most 4."""
     min_correlation: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.5
     """An image that correlates less than this with the template is left at the mean position."""

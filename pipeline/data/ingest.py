@@ -116,6 +116,9 @@ def _read_all(
     shape = (len(listed), side, side)
     file = folder / "originals.npy"
     images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    with file.open("r+b") as stream:
+        # A sparse file that meets a full disk while it is mapped kills the process (SIGBUS).
+        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
     rows: list[dict[str, Any]] = []
     quarantine: list[dict[str, str]] = []
     labels = sorted({item.label for item in listed if item.label is not None})

@@ -146,7 +146,8 @@ def slowly(image: Reals, position: Reals, size: tuple[int, ...]) -> Reals:
 def test_sampling_against_a_slow_reference(shape: tuple[int, ...], size: tuple[int, ...]) -> None:
     images = torch.rand((4, 1, *shape), generator=torch.Generator().manual_seed(2)).double()
     at = positions(4, 0.5, len(shape), seed=5).double()
-    expected = [slowly(image[0].numpy(), p.numpy(), size) for image, p in zip(images, at)]  # noqa: B905
+    pairs = zip(images, at, strict=True)
+    expected = [slowly(image[0].numpy(), p.numpy(), size) for image, p in pairs]
     np.testing.assert_allclose(warp(images, at, size)[:, 0].numpy(), expected, atol=1e-12)
 
 

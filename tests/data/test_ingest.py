@@ -1,5 +1,6 @@
 """The stage ingest on tiny sets: splits, quarantine, audit, and the cache it leaves."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +231,19 @@ def test_a_set_of_broken_files_alone_is_refused(folder: Path, tmp_path: Path) ->
         text(path)
     with pytest.raises(UserError, match="60 of 60 files cannot be read"):
         run(own(folder, max_quarantined=1.0), tmp_path / "out", tmp_path)
+
+
+def test_the_disk_is_asked_for_space_before_it_is_mapped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int, start: int, length: int) -> None:
+        assert (start, length) == (0, 60 * 64 * 64 + 128)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # Without this a full disk ends in a bus error, which no handler turns into one line.
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(own(folder), tmp_path / "out", tmp_path)
 
 
 def test_adding_images_moves_no_other(folder: Path, tmp_path: Path) -> None:
