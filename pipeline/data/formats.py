@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -137,9 +138,7 @@ def _read_dicom(path: Path) -> Grey:
     return grey.astype(np.float32)
 
 
-def _display_range(
-    header: object, shown: NDArray[np.float64], windowed: bool
-) -> tuple[float, float]:
+def _display_range(header: Any, shown: NDArray[np.float64], windowed: bool) -> tuple[float, float]:
     """The values shown black and white.
 
     A window or a VOI LUT maps to the range of the stored bits (PS3.3 C.11.2). Without one, unsigned
@@ -147,8 +146,8 @@ def _display_range(
     any others over the range that they have.
     """
     bits = int(getattr(header, "BitsStored", 8))
-    if windowed and "VOILUTSequence" in header:  # type: ignore[operator]
-        described = header.VOILUTSequence[0].LUTDescriptor  # type: ignore[attr-defined]
+    if windowed and "VOILUTSequence" in header:
+        described = header.VOILUTSequence[0].LUTDescriptor
         return 0.0, float(2 ** int(described[2]) - 1)
     signed = int(getattr(header, "PixelRepresentation", 0)) == 1
     rescaled = (
