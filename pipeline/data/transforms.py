@@ -28,14 +28,14 @@ def to_bytes(grey: NDArray[np.float32]) -> Bytes:
     return np.asarray(np.rint(np.clip(grey, 0.0, 1.0) * 255.0), np.uint8)
 
 
-class ReadImage(Transform):  # type: ignore[misc]  # MONAI is not typed
+class ReadImage(Transform):  # type: ignore[misc]  # MONAI is untyped
     """A path to a grey picture, (height, width) float32 in [0, 1], upright."""
 
     def __call__(self, path: str | Path) -> NDArray[np.float32]:
         return read_grey(Path(path))
 
 
-class ResizeByArea(Transform):  # type: ignore[misc]
+class ResizeByArea(Transform):  # type: ignore[misc]  # MONAI is untyped
     """To (side, side) bytes by area averaging."""
 
     def __init__(self, side: int) -> None:
@@ -45,7 +45,7 @@ class ResizeByArea(Transform):  # type: ignore[misc]
         return to_bytes(resize(grey, self.side))
 
 
-class Equalise(Transform):  # type: ignore[misc]
+class Equalise(Transform):  # type: ignore[misc]  # MONAI is untyped
     """Contrast-limited adaptive histogram equalisation of a (height, width) byte image.
 
     None for ``config`` leaves the image as it is.
@@ -62,7 +62,7 @@ class Equalise(Transform):  # type: ignore[misc]
         return np.asarray(cv2.createCLAHE(self.config.clip_limit, tiles).apply(image), np.uint8)
 
 
-class AlignToTemplate(Transform):  # type: ignore[misc]
+class AlignToTemplate(Transform):  # type: ignore[misc]  # MONAI is untyped
     """A (height, width) byte image to its aligned (1, side, side) bytes; see
     :mod:`pipeline.data.alignment`. Without an alignment the whole image is resized.
     """
@@ -77,7 +77,7 @@ class AlignToTemplate(Transform):  # type: ignore[misc]
         return cut_out(batch, positions, self.side)[0]
 
 
-class ScaleToUnit(Transform):  # type: ignore[misc]
+class ScaleToUnit(Transform):  # type: ignore[misc]  # MONAI is untyped
     """Bytes to float32 in [0, 1]."""
 
     def __call__(self, image: Tensor) -> Tensor:

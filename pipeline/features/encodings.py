@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 
-class CodeHistogram(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class CodeHistogram(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
     """Histograms of code indices over a spatial pyramid.
 
     The latent grid is cut into cells; in each, the share of every code is counted. With
@@ -81,7 +81,7 @@ class CodeHistogram(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return histogram.sqrt() if self.square_root else histogram
 
 
-class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
     """Standardises every column, then divides each block by the root of its width.
 
     Joined feature sets then weigh alike, however wide each is.

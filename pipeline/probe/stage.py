@@ -168,7 +168,7 @@ class _Store:
         return make_pipeline(*steps)
 
 
-class _Stretch(BaseEstimator):  # type: ignore[misc]
+class _Stretch(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
     """Multiplies by the one number that brings the mean squared norm to a thousand.
 
     One range of C then serves every feature set, however wide.

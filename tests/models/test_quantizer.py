@@ -28,7 +28,7 @@ def as_vectors(features: Tensor) -> Tensor:
 
 def quantizer_at(codebook: Tensor, counts: Tensor, **options: float) -> VectorQuantizer:
     """A quantizer in the midst of training: every code is the mean of ``counts`` vectors."""
-    quantizer = VectorQuantizer(*codebook.shape, **options)  # type: ignore[arg-type]
+    quantizer = VectorQuantizer(*codebook.shape, **options)
     quantizer.codebook.copy_(codebook)
     quantizer.counts.copy_(counts)
     quantizer.sums.copy_(codebook * counts[:, None])

@@ -68,7 +68,7 @@ def test_fewer_images_than_a_batch_are_one_batch() -> None:
 def test_seed_and_epoch_fix_every_bit() -> None:
     def drawn(seed: int, epoch: int) -> list[Tensor]:
         epoch_of = batches(strength=1.0, seed=seed, epoch=epoch)
-        return [tensor for batch in epoch_of for tensor in batch.values()]  # type: ignore[misc]
+        return [tensor for batch in epoch_of for tensor in batch.values()]
 
     first = drawn(3, 1)
     # The global generator is the trainer's; batches must not depend on it.
