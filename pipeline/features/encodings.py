@@ -121,6 +121,15 @@ class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # skl
         return scaled
 
 
+def pyramid_grids(grid: int) -> tuple[int, ...]:
+    """Cells along each axis at every level of a pyramid: 1, 2, 4, ... up to ``grid``.
+
+    >>> pyramid_grids(4)
+    (1, 2, 4)
+    """
+    return tuple(2**level for level in range(grid.bit_length()) if 2**level <= grid)
+
+
 def _cells(shape: Sequence[int], grid: int) -> NDArray[np.int64]:
     """The cell of every position of the latent grid, flattened."""
     axes = np.meshgrid(*(np.arange(side) * grid // side for side in shape), indexing="ij")

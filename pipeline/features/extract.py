@@ -28,7 +28,7 @@ from pipeline.config import ExtractConfig
 from pipeline.data.augment import change, draw_changes
 from pipeline.data.manifest import read_manifest
 from pipeline.features import baselines
-from pipeline.features.encodings import CodeHistogram
+from pipeline.features.encodings import CodeHistogram, pyramid_grids
 from pipeline.features.store import FEATURES, KEYS, VERSIONS, StoreWriter, feature_names
 from pipeline.models.vqvae import VQVAE
 from pipeline.stage import Work
@@ -63,7 +63,7 @@ def extract(work: Work) -> dict[str, Any]:
     }
     shape = (side, side)
     histogram = CodeHistogram(model.quantizer.size, shape).fit([])
-    pyramid = CodeHistogram(model.quantizer.size, shape, _pyramid(config.grid)).fit([])
+    pyramid = CodeHistogram(model.quantizer.size, shape, pyramid_grids(config.grid)).fit([])
 
     started = time.perf_counter()
     done = 0
@@ -159,11 +159,6 @@ class _Features:
             ),
             "border_only": frame,
         }
-
-
-def _pyramid(grid: int) -> tuple[int, ...]:
-    """1, 2, 4, ... up to ``grid``."""
-    return tuple(2**level for level in range(grid.bit_length()) if 2**level <= grid)
 
 
 def _batches(

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from pipeline.config import ProbeConfig
 from pipeline.errors import UserError
-from pipeline.features.encodings import BlockScaler, CodeHistogram
+from pipeline.features.encodings import BlockScaler, CodeHistogram, pyramid_grids
 from pipeline.features.extract import SWAPPED, augmented
 from pipeline.features.store import (
     FEATURES,
@@ -155,7 +155,7 @@ class _Store:
     ) -> Pipeline:
         steps: list[BaseEstimator]
         if len(names) == 1 and names[0] in _CODE_SETS:
-            grids = (1,) if names[0] == "histogram" else _grids(self.metadata["grid"])
+            grids = (1,) if names[0] == "histogram" else pyramid_grids(self.metadata["grid"])
             size, shape = self.metadata["codebook_size"], tuple(self.metadata["latent_shape"])
             histogram = CodeHistogram(size, shape, grids)
             width = size * sum(grid ** len(shape) for grid in grids)
@@ -182,10 +182,6 @@ class _Stretch(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
 
     def transform(self, X: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(X) * self.factor_
-
-
-def _grids(grid: int) -> tuple[int, ...]:
-    return tuple(2**level for level in range(grid.bit_length()) if 2**level <= grid)
 
 
 def _check_features(config: ProbeConfig, store: _Store) -> None:
