@@ -40,7 +40,7 @@ help: ## this text
 	@echo "  SEED=0                  of everything random"
 	@echo "  DEVICE=auto             auto, cpu or cuda"
 	@echo "  DATA_ROOT=data          folder of data sets, looked in first"
-	@echo "  DATA_MIRROR=            folder of data sets, read in place where DATA_ROOT has none"
+	@echo "  DATA_MIRROR=            folder (read in place) or address, where DATA_ROOT has none"
 	@echo "  ARTIFACTS=artifacts     folder that stages write to"
 	@echo "  FORCE=1                 run the stage although it is up to date"
 	@echo "  JSON=1                  one JSON object on the last line of standard output"

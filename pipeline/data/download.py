@@ -43,7 +43,7 @@ class Patience:
     Attributes
     ----------
     connect, silence : seconds for a connection, and without a byte.
-    attempts : in a row that bring not one byte; any byte starts the count anew.
+    attempts : in a row that bring no more than there was; any byte more starts the count anew.
     pause : seconds before the second attempt; doubles with each.
     redirects : followed at most.
     """
@@ -112,15 +112,15 @@ def _fetch(
 ) -> None:
     """Fill ``part``, going on from where it ends as often as it breaks off."""
     idle = 0
-    while True:
-        before = _length(part)
-        if before == size:
-            return
+    furthest = _length(part)
+    while _length(part) != size:
         try:
             _continue(session, address, part, size, patience)
             return
         except _Broken as error:
-            idle = 0 if _length(part) > before else idle + 1
+            # The furthest ever, since a part that the server refuses is begun anew.
+            idle = 0 if _length(part) > furthest else idle + 1
+            furthest = max(furthest, _length(part))
             if idle >= patience.attempts:
                 raise DownloadError(f"{error}, {idle} times in a row") from error
         time.sleep(patience.pause * 2 ** max(idle - 1, 0))

@@ -18,7 +18,7 @@ class Request(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, self.headers.get("Range")))
         self.server.answer(self)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Tests look at ``seen``."""
 
     @property
@@ -57,6 +57,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Request)
         self.seen: list[tuple[str, str | None]] = []
         self.released = threading.Event()
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up on a wrong file is no news."""
 
     @property
     def address(self) -> str:
