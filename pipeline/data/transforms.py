@@ -75,7 +75,9 @@ class Fit(Transform):  # type: ignore[misc]  # MONAI is untyped
         if len(self.shape) == 3:
             return to_bytes(np.asarray(self.stretch(image)))
         size = self.shape[::-1]
-        return to_bytes(np.stack([cv2.resize(c, size, interpolation=cv2.INTER_AREA) for c in image]))
+        return to_bytes(
+            np.stack([cv2.resize(c, size, interpolation=cv2.INTER_AREA) for c in image])
+        )
 
 
 class Equalise(Transform):  # type: ignore[misc]  # MONAI is untyped
