@@ -40,6 +40,10 @@ class SourceImage:
     subject : the person it was taken of, as far as the source tells.
     split : ``train`` or ``test``, as the source has it.
     label : the class by name, None where the source has none.
+    target : the number to predict, None where the source has none.
+    parts : the files of a series that make up one volume; empty where ``path`` is all.
+    window : centre and width to show the values with; None leaves it to the header.
+    set_aside : why the source wants the image set aside unread; empty where it does not.
     """
 
     path: Path
@@ -47,6 +51,10 @@ class SourceImage:
     subject: str
     split: Literal["train", "test"]
     label: str | None
+    target: float | None = None
+    parts: tuple[Path, ...] = ()
+    window: tuple[float, float] | None = None
+    set_aside: str = ""
 
 
 def crossing_subjects(table: pd.DataFrame) -> list[str]:
