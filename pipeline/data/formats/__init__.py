@@ -66,7 +66,7 @@ def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
     def read(*args: P.args, **kwargs: P.kwargs) -> Image:
         try:
             image = reader(*args, **kwargs)
-        except (UnreadableImage, MemoryError):
+        except (UnreadableImage, MemoryError, ImportError):
             raise
         except FileNotFoundError as error:
             raise UnreadableImage("the file has vanished") from error

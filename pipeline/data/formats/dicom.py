@@ -42,25 +42,24 @@ SOFT_TISSUE = Window(40, 400)
 
 _TABLES = frozenset({"ModalityLUTSequence", "VOILUTSequence"})
 _NO_SCALE = frozenset({"CT", "MR", "PT", "NM"})
+# By the name that PS3.6 gives the class of the object.
 _NO_IMAGE = {
-    uid.SegmentationStorage: "a segmentation",
-    uid.RTDoseStorage: "a dose distribution",
-    uid.ParametricMapStorage: "a parametric map",
-    uid.EncapsulatedPDFStorage: "an encapsulated PDF",
-    uid.EncapsulatedCDAStorage: "an encapsulated document",
-    uid.RTStructureSetStorage: "a set of structures",
-    uid.RTPlanStorage: "a treatment plan",
-    uid.RTIonPlanStorage: "a treatment plan",
-    uid.KeyObjectSelectionDocumentStorage: "a list of key objects",
-    uid.GrayscaleSoftcopyPresentationStateStorage: "a presentation state",
-    uid.ColorSoftcopyPresentationStateStorage: "a presentation state",
-    uid.MediaStorageDirectoryStorage: "a directory of other files",
-}
-_NO_IMAGE_BY_NAME = {
+    "Segmentation": "a segmentation",
+    "RT Dose": "a dose distribution",
+    "Parametric Map": "a parametric map",
+    "RT Structure Set": "a set of structures",
+    "Plan Storage": "a treatment plan",
+    "Treatment Record": "a treatment record",
+    "Encapsulated": "an encapsulated document",
     "SR Storage": "a structured report",
+    "Key Object": "a list of key objects",
     "Presentation State": "a presentation state",
     "Waveform": "a waveform",
     "Registration": "a registration",
+    "Fiducials": "a set of landmarks",
+    "Spectroscopy": "a spectrum",
+    "Raw Data": "raw data of a scanner",
+    "Media Storage Directory": "a directory of other files",
 }
 
 
@@ -245,10 +244,8 @@ def _plain(header: Dataset) -> Dataset:
 
 def _no_image(header: Dataset) -> str:
     kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
-    if kind in _NO_IMAGE:
-        return _NO_IMAGE[kind]
     name = uid.UID(kind).name
-    return next((told for part, told in _NO_IMAGE_BY_NAME.items() if part in name), "")
+    return next((told for part, told in _NO_IMAGE.items() if part in name), "")
 
 
 def _check_length(header: Dataset, samples: int, frames: int) -> None:
