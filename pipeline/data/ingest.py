@@ -43,7 +43,7 @@ from pipeline.config import Config, IngestConfig, KermanySource
 from pipeline.data import kermany, sources
 from pipeline.data.alignment import Alignment, Placed
 from pipeline.data.array_files import read_array_image
-from pipeline.data.formats import read_grey
+from pipeline.data.formats import read_image
 from pipeline.data.manifest import SPLITS, SourceImage, check_manifest, crossing_subjects
 from pipeline.data.swap import Kind, swap_acquisition
 from pipeline.data.transforms import Equalise, Fit, cut_out
@@ -193,7 +193,7 @@ def _reads(listed: list[SourceImage], config: IngestConfig) -> Iterator[_Read]:
             return _Read(fit(image), digest, image.shape[1:])
         digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
         try:
-            image = read_grey(item.path)[None]
+            image = read_image(item.path, config.channels)
             return _Read(fit(image), digest, image.shape[1:])
         except UnreadableImage as error:
             return _Read(None, digest, reason=str(error))

@@ -48,6 +48,9 @@ class SourceImage:
     target : a number to be predicted instead of a class, None where there is none.
     target_name : what that number is, with its unit.
     folds : the official label draws that the image is in.
+    parts : the files of a series that make up one volume; empty where ``path`` is all.
+    window : centre and width to show the values with; None leaves it to the header.
+    set_aside : why the source wants the image set aside unread; empty where it does not.
     """
 
     path: Path
@@ -59,6 +62,9 @@ class SourceImage:
     target: float | None = None
     target_name: str = ""
     folds: tuple[int, ...] = ()
+    parts: tuple[Path, ...] = ()
+    window: tuple[float, float] | None = None
+    set_aside: str = ""
 
 
 def crossing_subjects(table: pd.DataFrame) -> list[str]:
