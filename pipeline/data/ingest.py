@@ -9,12 +9,15 @@ Writes into its artifact, N images in the order of the manifest, S the side of a
 ``images.npy``              uint8 (N, S, S): equalised and aligned
 ``originals.npy``           uint8 (N, R, R): as read, resized
 ``alignment.csv``           position, correlation and failure of each image
-``template.npy``            float32 (T, T): what was aligned to
+``template.npy``            float32 (T, T): what was aligned to; only with an alignment
 ``swapped_training.npy``    uint8 (copies, train, S, S): see :mod:`pipeline.data.swap`
 ``swapped_validation.npy``  uint8 (train and validation, S, S), of the kind no training sees
 ``frame.npy``               float32 (N, F): the frame around the thorax and its position
 ``frame_swapped.npy``       the same of the swapped images of ``swapped_validation.npy``
 ==========================  ================================================================
+
+Colour images and volumes are (N, C, *spatial) where grey pictures are (N, S, S). The last four
+files are written only where acquisitions are swapped.
 """
 
 from __future__ import annotations
@@ -39,16 +42,16 @@ from tqdm import tqdm
 from pipeline.config import Config, IngestConfig, KermanySource
 from pipeline.data import kermany, sources
 from pipeline.data.alignment import Alignment, Placed
-from pipeline.data.formats import read_grey
+from pipeline.data.array_files import read_array_image
+from pipeline.data.formats import read_image
 from pipeline.data.manifest import SPLITS, SourceImage, check_manifest, crossing_subjects
 from pipeline.data.swap import Kind, swap_acquisition
-from pipeline.data.transforms import Equalise, ResizeByArea, cut_out
+from pipeline.data.transforms import Equalise, Fit, cut_out
 from pipeline.errors import UnreadableImage, UserError
 from pipeline.stage import Work
 
 Bytes = NDArray[np.uint8]
 _SWAP_CHUNK = 512
-_AXES = ("log_scale_x", "log_scale_y", "shift_x", "shift_y")
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,7 @@ class _Read:
 
     image: Bytes | None
     sha256: str
-    width: int = 0
-    height: int = 0
+    size: tuple[int, ...] = ()
     reason: str = ""
 
 
@@ -112,8 +114,9 @@ def _read_all(
     listed: list[SourceImage], config: Config, folder: Path
 ) -> tuple[pd.DataFrame, Bytes]:
     """Read every image into ``originals.npy``; return its manifest and the array."""
-    side = config.ingest.read_size
-    shape = (len(listed), side, side)
+    grey_pictures = config.ingest.channels == 1 and len(config.ingest.read_shape) == 2
+    channels = () if grey_pictures else (config.ingest.channels,)
+    shape = (len(listed), *channels, *config.ingest.read_shape)
     file = folder / "originals.npy"
     images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     with file.open("r+b") as stream:
@@ -123,16 +126,18 @@ def _read_all(
     quarantine: list[dict[str, str]] = []
     labels = sorted({item.label for item in listed if item.label is not None})
     seen: dict[str, int] = {}
-    for item, read in zip(listed, _reads(listed, side), strict=True):
+    official = any(item.split == "validation" for item in listed)
+    for item, read in zip(listed, _reads(listed, config.ingest), strict=True):
         if read.image is None:
             quarantine.append(
                 {"path": item.shown_path, "sha256": read.sha256, "reason": read.reason}
             )
             continue
-        images[len(rows)] = read.image
+        images[len(rows)] = read.image.reshape(shape[1:])
         seen[read.sha256] = seen.get(read.sha256, 0) + 1
         again = f"-{seen[read.sha256]}" if seen[read.sha256] > 1 else ""
-        held_back = validation_share(item.subject, config.seed) < config.ingest.validation_fraction
+        share = validation_share(item.subject, config.seed)
+        held_back = not official and share < config.ingest.validation_fraction
         rows.append(
             {
                 "image_id": read.sha256[:16] + again,
@@ -142,11 +147,14 @@ def _read_all(
                 "label": None if item.label is None else labels.index(item.label),
                 "label_name": item.label or "",
                 "sha256": read.sha256,
-                "width": read.width,
-                "height": read.height,
-                "depth": 1,
-                "channels": 1,
+                "width": read.size[-1],
+                "height": read.size[-2],
+                "depth": read.size[0] if len(read.size) == 3 else 1,
+                "channels": config.ingest.channels,
                 "source": config.source.kind,
+                "target": item.target,
+                "target_name": item.target_name,
+                "folds": " ".join(map(str, item.folds)),
             }
         )
     columns = ["path", "sha256", "reason"]
@@ -174,17 +182,21 @@ def _refuse_too_many(
         )
 
 
-def _reads(listed: list[SourceImage], side: int) -> Iterator[_Read]:
+def _reads(listed: list[SourceImage], config: IngestConfig) -> Iterator[_Read]:
     """Read in parallel, in order, with a bounded number in memory."""
-    shrink = ResizeByArea(side)
+    fit = Fit(config.read_shape, config.fit)
 
     def read(item: SourceImage) -> _Read:
+        if item.index is not None:
+            stored, image = read_array_image(item.path, item.index, config.channels)
+            digest = hashlib.sha256(np.ascontiguousarray(stored)).hexdigest()
+            return _Read(fit(image), digest, image.shape[1:])
         digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
         try:
-            grey = read_grey(item.path)
+            image = read_image(item.path, config.channels)
+            return _Read(fit(image), digest, image.shape[1:])
         except UnreadableImage as error:
             return _Read(None, digest, reason=str(error))
-        return _Read(shrink(grey), digest, grey.shape[1], grey.shape[0])
 
     # Decoders release the interpreter, so threads do. OpenCV's own would only compete with them.
     cv2.setNumThreads(1)
@@ -201,6 +213,9 @@ def _reads(listed: list[SourceImage], side: int) -> Iterator[_Read]:
 def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder: Path) -> int:
     """Equalise, align, swap; write the cache; return how many images could not be placed."""
     settings = config.ingest
+    if not settings.alignment.enabled and not settings.swap.enabled:
+        np.save(folder / "images.npy", _prepared(originals, settings))
+        return 0
     equalised = _equalised(originals, settings)
     train = np.flatnonzero(manifest["split"] == "train")
     alignment = None
@@ -211,6 +226,8 @@ def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder
     np.save(folder / "images.npy", _cut(equalised, placed, settings))
     del equalised
     _positions_table(manifest, placed).to_csv(folder / "alignment.csv", index=False)
+    if not settings.swap.enabled:
+        return int(placed.failed.sum())
     np.save(folder / "frame.npy", frame_features(originals, placed.positions))
 
     def swapped(rows: NDArray[np.intp], kind: Kind, seed: int) -> tuple[Bytes, NDArray[np.float32]]:
@@ -245,6 +262,16 @@ def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder
     return int(placed.failed.sum())
 
 
+def _prepared(originals: Bytes, config: IngestConfig) -> Bytes:
+    """Images that are neither aligned nor swapped: equalised where asked for, and resized."""
+    if config.equalise is None and config.read_shape == config.image_shape:
+        return originals
+    grey = originals.ndim == 3
+    images = _equalised(originals, config) if grey else torch.from_numpy(np.array(originals))
+    cut = cut_out(images, torch.zeros(len(images), 2 * len(config.image_shape)), config.image_shape)
+    return np.asarray(cut[:, 0].numpy() if grey else cut.numpy())
+
+
 def _equalised(images: Bytes, config: IngestConfig) -> Tensor:
     equalise = Equalise(config.equalise)
     with ThreadPoolExecutor(_processors()) as pool:
@@ -269,7 +296,8 @@ def _cut(images: Tensor, placed: Placed, config: IngestConfig) -> Bytes:
 
 
 def _positions_table(manifest: pd.DataFrame, placed: Placed) -> pd.DataFrame:
-    table = pd.DataFrame(placed.positions.numpy(), columns=list(_AXES))
+    axes = [f"{what}_{axis}" for what in ("log_scale", "shift") for axis in "xy"]
+    table = pd.DataFrame(placed.positions.numpy(), columns=axes)
     table.insert(0, "image_id", manifest["image_id"].to_numpy())
     return table.assign(correlation=placed.correlation.numpy(), failed=placed.failed.numpy())
 

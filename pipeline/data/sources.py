@@ -13,8 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.config import Config, ImageFolderSource, KermanySource, PhantomSource
-from pipeline.data import image_folder, kermany
+from pipeline.config import Config, ImageFolderSource, PhantomSource
+from pipeline.data import array_files, hippocampus, image_folder, kermany
 from pipeline.data.archives import unpack
 from pipeline.data.download import DownloadError, download
 from pipeline.data.manifest import SourceImage
@@ -23,6 +23,13 @@ from pipeline.errors import UserError
 
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
 _PHANTOM_KEY = b"synthetic"
+_PUBLISHED = {
+    "kermany": kermany.list_images,
+    "pneumoniamnist": array_files.list_pneumoniamnist,
+    "mnist": array_files.list_mnist,
+    "stl10": array_files.list_stl10,
+    "hippocampus": hippocampus.list_images,
+}
 
 
 def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
@@ -78,12 +85,12 @@ def list_images(config: Config, folder: Path) -> list[SourceImage]:
     UserError
         The folder has another layout or holds no image.
     """
-    if isinstance(config.source, KermanySource):
-        images = list(kermany.list_images(folder))
+    if isinstance(config.source, ImageFolderSource):
+        images = list(image_folder.list_images(folder, config.source.labels))
     elif isinstance(config.source, PhantomSource):
         images = list(image_folder.list_images(folder, "labels.csv", _PHANTOM_KEY))
     else:
-        images = list(image_folder.list_images(folder, config.source.labels))
+        images = list(_PUBLISHED[config.source.kind](folder))
     if not images:
         raise UserError(f"{folder} holds no image")
     return images
@@ -101,6 +108,9 @@ def fingerprint(images: list[SourceImage], folder: Path) -> str:
             image.subject,
             image.split,
             image.label,
+            image.index,
+            image.target,
+            image.folds,
         )
         digest.update(repr(entry).encode())
     return digest.hexdigest()
@@ -111,7 +121,7 @@ def _folder_name(config: Config) -> str:
     if isinstance(config.source, PhantomSource):
         size = config.source
         return f"phantom-{size.train_subjects}-{size.test_subjects}-{size.size}-{config.seed}"
-    return config.name if data_manifest(config.source.kind) is None else config.source.kind
+    return config.name if isinstance(config.source, ImageFolderSource) else config.source.kind
 
 
 def _write_phantom(source: PhantomSource, seed: int, folder: Path) -> None:

@@ -52,21 +52,22 @@ Inputs = Mapping[str, Artifact]
 
 
 def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
-    """Images before and after alignment, and the mean of each class before and after."""
+    """Images as read and as prepared, their swapped copies, and the mean of each class."""
     manifest = read_manifest(folder / "manifest.csv")
     before = np.load(folder / "originals.npy", mmap_mode="r")
     after = np.load(folder / "images.npy", mmap_mode="r")
     kept = np.flatnonzero(manifest["split"] != "test")
-    swapped = np.load(folder / "swapped_validation.npy", mmap_mode="r")
     index = np.linspace(0, len(kept) - 1, 8).astype(int)
     rows = {
         "as read": [before[kept[i]] for i in index],
-        "equalised,\naligned": [after[kept[i]] for i in index],
-        "acquisition\nswapped": [swapped[i] for i in index],
+        "prepared": [after[kept[i]] for i in index],
     }
-    _sheet(rows, figures / "images.png", "Images before and after alignment, and swapped")
+    if (folder / "swapped_validation.npy").exists():
+        swapped = np.load(folder / "swapped_validation.npy", mmap_mode="r")
+        rows["acquisition\nswapped"] = [swapped[i] for i in index]
+    _sheet(rows, figures / "images.png", "Images as read and as prepared")
 
-    means: dict[str, list[NDArray[np.float64]]] = {"as read": [], "aligned": []}
+    means: dict[str, list[NDArray[np.float64]]] = {"as read": [], "prepared": []}
     titles = []
     for split in ("train", "test"):
         for label in sorted(set(manifest["label_name"]) - {""}):
@@ -75,7 +76,7 @@ def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: 
             )
             chosen = chosen[:: max(1, len(chosen) // 500)]
             means["as read"].append(before[chosen].mean(0))
-            means["aligned"].append(after[chosen].mean(0))
+            means["prepared"].append(after[chosen].mean(0))
             titles.append(f"{split}, {label}")
     if titles:
         _sheet(means, figures / "class_means.png", "Mean image of each class", titles)
@@ -219,13 +220,22 @@ def _sheet(
     )
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, images, strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(_picture(image), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name)
     for axis, column in zip(axes[0], columns or [], strict=False):
         axis.set_title(column, fontsize=9)
     figure.suptitle(title)
     _save(figure, file)
+
+
+def _picture(image: NDArray[Any]) -> NDArray[Any]:
+    """What shows a cached image: grey (height, width), colour last, of a volume the middle."""
+    if image.ndim == 4:
+        image = image[:, image.shape[1] // 2]
+    if image.ndim == 3:
+        return np.rint(image).astype(np.uint8).transpose(1, 2, 0)
+    return image
 
 
 def _save(figure: Any, file: Path) -> None:
