@@ -27,11 +27,9 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -43,25 +41,18 @@ from pipeline.config import Config, IngestConfig, KermanySource
 from pipeline.data import kermany, sources
 from pipeline.data.alignment import Alignment, Placed
 from pipeline.data.array_files import read_array_image
-from pipeline.data.formats import read_image
+from pipeline.data.fitting import fit
 from pipeline.data.manifest import SPLITS, SourceImage, check_manifest, crossing_subjects
+from pipeline.data.read_cache import ReadCache
+from pipeline.data.reading import Files, Read, Reader, combined, read_all, sha256_of
 from pipeline.data.swap import Kind, swap_acquisition
-from pipeline.data.transforms import Equalise, Fit, cut_out
-from pipeline.errors import UnreadableImage, UserError
+from pipeline.data.transforms import Equalise, cut_out
+from pipeline.data.workers import processors
+from pipeline.errors import UserError
 from pipeline.stage import Work
 
 Bytes = NDArray[np.uint8]
 _SWAP_CHUNK = 512
-
-
-@dataclass(frozen=True)
-class _Read:
-    """One image as read, or why it was not."""
-
-    image: Bytes | None
-    sha256: str
-    size: tuple[int, ...] = ()
-    reason: str = ""
 
 
 def ingest(work: Work) -> dict[str, Any]:
@@ -69,7 +60,7 @@ def ingest(work: Work) -> dict[str, Any]:
     config = work.config
     folder = sources.locate(config, work.data_root, work.data_mirror)
     listed = sources.list_images(config, folder)
-    manifest, originals = _read_all(listed, config, work.folder)
+    manifest, originals = _read_all(listed, config, work.folder, work.cache)
     official = isinstance(config.source, KermanySource)
     manifest = check_manifest(manifest, official_crossing=official)
     manifest.to_csv(work.folder / "manifest.csv", index=False)
@@ -111,7 +102,7 @@ def frame_features(originals: Bytes, positions: Tensor) -> NDArray[np.float32]:
 
 
 def _read_all(
-    listed: list[SourceImage], config: Config, folder: Path
+    listed: list[SourceImage], config: Config, folder: Path, cache: Path | None
 ) -> tuple[pd.DataFrame, Bytes]:
     """Read every image into ``originals.npy``; return its manifest and the array."""
     grey_pictures = config.ingest.channels == 1 and len(config.ingest.read_shape) == 2
@@ -127,7 +118,7 @@ def _read_all(
     labels = sorted({item.label for item in listed if item.label is not None})
     seen: dict[str, int] = {}
     official = any(item.split == "validation" for item in listed)
-    for item, read in zip(listed, _reads(listed, config.ingest), strict=True):
+    for item, read in zip(listed, _reads(listed, config.ingest, cache), strict=True):
         if read.image is None:
             quarantine.append(
                 {"path": item.shown_path, "sha256": read.sha256, "reason": read.reason}
@@ -182,32 +173,28 @@ def _refuse_too_many(
         )
 
 
-def _reads(listed: list[SourceImage], config: IngestConfig) -> Iterator[_Read]:
-    """Read in parallel, in order, with a bounded number in memory."""
-    fit = Fit(config.read_shape, config.fit)
-
-    def read(item: SourceImage) -> _Read:
-        if item.index is not None:
-            stored, image = read_array_image(item.path, item.index, config.channels)
-            digest = hashlib.sha256(np.ascontiguousarray(stored)).hexdigest()
-            return _Read(fit(image), digest, image.shape[1:])
-        digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
-        try:
-            image = read_image(item.path, config.channels)
-            return _Read(fit(image), digest, image.shape[1:])
-        except UnreadableImage as error:
-            return _Read(None, digest, reason=str(error))
-
-    # Decoders release the interpreter, so threads do. OpenCV's own would only compete with them.
-    cv2.setNumThreads(1)
-    with (
-        ThreadPoolExecutor(_processors()) as pool,
-        tqdm(total=len(listed), desc="reading", unit=" images", mininterval=1.0) as progress,
-    ):
-        for start in range(0, len(listed), 256):
-            for result in pool.map(read, listed[start : start + 256]):
-                progress.update()
-                yield result
+def _reads(
+    listed: list[SourceImage], config: IngestConfig, cache_folder: Path | None
+) -> Iterator[Read]:
+    """Every image as read: those of array files here, those in files of their own elsewhere."""
+    reader = Reader(config.read_shape, config.channels, config.fit)
+    files = [
+        Files(item.parts or (item.path,), bool(item.parts), item.window)
+        for item in listed
+        if item.index is None and not item.set_aside
+    ]
+    with ReadCache(cache_folder) as cache:
+        read = read_all(files, reader, cache)
+        for item in tqdm(listed, desc="reading", unit=" images", mininterval=1.0):
+            if item.set_aside:
+                digest = combined(sha256_of(item.parts or (item.path,), cache))
+                yield Read(None, digest, reason=item.set_aside)
+            elif item.index is not None:
+                stored, image = read_array_image(item.path, item.index, config.channels)
+                digest = hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest()
+                yield Read(fit(image, config.read_shape, config.fit), digest, image.shape[1:])
+            else:
+                yield next(read)
 
 
 def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder: Path) -> int:
@@ -274,7 +261,7 @@ def _prepared(originals: Bytes, config: IngestConfig) -> Bytes:
 
 def _equalised(images: Bytes, config: IngestConfig) -> Tensor:
     equalise = Equalise(config.equalise)
-    with ThreadPoolExecutor(_processors()) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         return torch.from_numpy(np.stack(list(pool.map(equalise, images))))[:, None]
 
 
@@ -332,7 +319,3 @@ def _count(table: pd.DataFrame) -> dict[str, Any]:
         "subjects": int(table["subject_id"].nunique()),
         "labels": {str(name): int(count) for name, count in labels.items()},
     }
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))

@@ -19,6 +19,8 @@ from pipeline.data.archives import unpack
 from pipeline.data.download import DownloadError, download
 from pipeline.data.manifest import SourceImage
 from pipeline.data.published import DataManifest, PublishedFile, data_manifest
+from pipeline.data.read_cache import ReadCache
+from pipeline.data.reading import sha256_of
 from pipeline.errors import UserError
 
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
@@ -96,23 +98,26 @@ def list_images(config: Config, folder: Path) -> list[SourceImage]:
     return images
 
 
-def fingerprint(images: list[SourceImage], folder: Path) -> str:
-    """A hash over names, sizes and times: changes when a file is added, removed or written."""
+def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> str:
+    """A hash over names and contents: the same wherever, and whenever, the same data is copied."""
+    paths = sorted({path for image in images for path in image.parts or (image.path,)})
+    sums = dict(zip(paths, sha256_of(paths, cache), strict=True))
     digest = hashlib.sha256()
     for image in images:
-        status = image.path.stat()
-        entry = (
-            image.path.relative_to(folder).as_posix(),
-            status.st_size,
-            status.st_mtime_ns,
-            image.subject,
-            image.split,
-            image.label,
-            image.index,
-            image.target,
-            image.folds,
-        )
-        digest.update(repr(entry).encode())
+        for path in image.parts or (image.path,):
+            entry = (
+                path.relative_to(folder).as_posix(),
+                sums[path],
+                image.subject,
+                image.split,
+                image.label,
+                image.index,
+                image.target,
+                image.folds,
+                image.window,
+                image.set_aside,
+            )
+            digest.update(repr(entry).encode())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ the function's module imports little.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -190,10 +191,8 @@ class _Worker(Generic[T, R]):
         return answer
 
     def _send(self, what: object) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it has died, which answer() will find
             self.connection.send(what)
-        except OSError:
-            pass  # it has died, which answer() will find
 
     def end(self) -> None:
         self.connection.close()
