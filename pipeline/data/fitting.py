@@ -69,7 +69,7 @@ def shrink_bytes(picture: Bytes, shape: tuple[int, int]) -> Bytes:
     sums = upper + down[:, None] * (lower - upper)
     rows = sums[1:] - sums[:-1]
     means = (rows[:, 1:] - rows[:, :-1]) * (shape[0] * shape[1] / picture.size)
-    return np.rint(means).astype(np.uint8)
+    return np.asarray(np.rint(means), np.uint8)
 
 
 @cache

@@ -39,6 +39,14 @@ CREATE TABLE IF NOT EXISTS pictures (
 );
 """
 _COMMIT_EVERY = 256
+_PUT = "INSERT OR REPLACE INTO pictures (key, shape, size, crc, pixels) VALUES (?, ?, ?, ?, ?)"
+_FORGET = """
+DELETE FROM pictures WHERE number IN (
+    SELECT number FROM (
+        SELECT number, sum(length(pixels)) OVER (ORDER BY number DESC) AS kept FROM pictures
+    ) WHERE kept > ?
+)
+"""
 
 
 class ReadCache:
@@ -97,10 +105,7 @@ class ReadCache:
     def put_picture(self, key: str, pixels: Bytes, size: tuple[int, ...]) -> None:
         data = np.ascontiguousarray(pixels).tobytes()
         row = (key, json.dumps(pixels.shape), json.dumps(size), zlib.crc32(data), data)
-        self._write(
-            "INSERT OR REPLACE INTO pictures (key, shape, size, crc, pixels) VALUES (?, ?, ?, ?, ?)",
-            row,
-        )
+        self._write(_PUT, row)
 
     def _entry(self, path: Path, status: os.stat_result) -> tuple[bytes, int, int, int]:
         name = hashlib.blake2b(os.fsencode(path.resolve()), key=self._key, digest_size=16).digest()
@@ -115,13 +120,7 @@ class ReadCache:
 
     def _bound(self, db: sqlite3.Connection) -> None:
         """Drop the oldest pictures beyond the limit."""
-        sums = (
-            "SELECT number, sum(length(pixels)) OVER (ORDER BY number DESC) AS kept FROM pictures"
-        )
-        db.execute(
-            f"DELETE FROM pictures WHERE number IN (SELECT number FROM ({sums}) WHERE kept > ?)",  # noqa: S608 - constants
-            (self.limit,),
-        )
+        db.execute(_FORGET, (self.limit,))
         db.commit()
 
     def _try(self, action: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
