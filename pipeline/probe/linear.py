@@ -139,7 +139,8 @@ def _folds(
     # one image.
     kind = StratifiedKFold if alone and len(subjects) > _MANY else StratifiedGroupKFold
     splitter = kind(min(folds, fewest), shuffle=True, random_state=0)
-    split = list(splitter.split(labels, labels, subjects))
+    groups = None if kind is StratifiedKFold else subjects
+    split = list(splitter.split(labels, labels, groups))
     # Grouping can leave a fold's training part without a class where classes are tiny.
     split = [(a, b) for a, b in split if len(np.unique(labels[a])) == len(classes)]
     if not split:
