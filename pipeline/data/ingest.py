@@ -189,7 +189,7 @@ def _reads(listed: list[SourceImage], config: IngestConfig) -> Iterator[_Read]:
     def read(item: SourceImage) -> _Read:
         if item.index is not None:
             stored, image = read_array_image(item.path, item.index, config.channels)
-            digest = hashlib.sha256(np.ascontiguousarray(stored)).hexdigest()
+            digest = hashlib.sha256(stored.tobytes()).hexdigest()
             return _Read(fit(image), digest, image.shape[1:])
         digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
         try:

@@ -272,7 +272,7 @@ def _picture(image: NDArray[Any]) -> NDArray[Any]:
     if image.ndim == 4:
         image = image[:, image.shape[1] // 2]
     if image.ndim == 3:
-        return np.rint(image).astype(np.uint8).transpose(1, 2, 0)
+        return np.asarray(np.rint(image).astype(np.uint8).transpose(1, 2, 0))
     return image
 
 

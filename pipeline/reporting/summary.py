@@ -69,9 +69,8 @@ def _probe(result: dict[str, Any]) -> list[str]:
         lines.append(f"  {row['features']:<19}{cells}{row['validation']['score']:>13.3f}")
     for name, gap in result["medvq_minus"].items():
         low, high = gap["ci95"]
-        lines.append(
-            f"  {_NAMES[headline]} of medvq less {name}: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        )
+        told = f"{_NAMES[headline]} of medvq less {name}"
+        lines.append(f"  {told}: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
     return lines
 
 
