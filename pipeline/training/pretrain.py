@@ -91,7 +91,7 @@ class _Pretraining:
         torch.manual_seed(work.config.seed)
         variance = float(np.var(self.train[:: max(1, len(self.train) // 512)] / 255.0))
         self.device = torch.device(work.device)
-        channels, *spatial = to_unit(images[:1]).shape[1:]
+        channels, *spatial = to_unit(np.array(images[:1])).shape[1:]
         self.shape = (channels, len(spatial))
         self.objective = Objective(self.config, max(variance, 1e-6), *self.shape).to(self.device)
         self.optimizer = torch.optim.AdamW(
