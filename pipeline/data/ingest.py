@@ -39,7 +39,7 @@ from tqdm import tqdm
 from pipeline.config import Config, IngestConfig, KermanySource
 from pipeline.data import kermany, sources
 from pipeline.data.alignment import Alignment, Placed
-from pipeline.data.formats import read_grey
+from pipeline.data.formats import read_listed
 from pipeline.data.manifest import SPLITS, SourceImage, check_manifest, crossing_subjects
 from pipeline.data.swap import Kind, swap_acquisition
 from pipeline.data.transforms import Equalise, ResizeByArea, cut_out
@@ -121,6 +121,7 @@ def _read_all(
         os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
     rows: list[dict[str, Any]] = []
     quarantine: list[dict[str, str]] = []
+    broken: list[str] = []
     labels = sorted({item.label for item in listed if item.label is not None})
     seen: dict[str, int] = {}
     for item, read in zip(listed, _reads(listed, side), strict=True):
@@ -128,6 +129,8 @@ def _read_all(
             quarantine.append(
                 {"path": item.shown_path, "sha256": read.sha256, "reason": read.reason}
             )
+            if not item.set_aside:
+                broken.append(read.reason)
             continue
         images[len(rows)] = read.image
         seen[read.sha256] = seen.get(read.sha256, 0) + 1
@@ -151,7 +154,7 @@ def _read_all(
         )
     columns = ["path", "sha256", "reason"]
     pd.DataFrame(quarantine, columns=columns).to_csv(folder / "quarantine.csv", index=False)
-    _refuse_too_many(quarantine, len(listed), config.ingest, folder)
+    _refuse_too_many(quarantine, broken, len(listed), config.ingest, folder)
     if quarantine:
         kept = np.array(images[: len(rows)])
         np.save(file, kept)
@@ -162,9 +165,14 @@ def _read_all(
 
 
 def _refuse_too_many(
-    quarantine: list[dict[str, str]], total: int, config: IngestConfig, folder: Path
+    quarantine: list[dict[str, str]],
+    broken: list[str],
+    total: int,
+    config: IngestConfig,
+    folder: Path,
 ) -> None:
-    if len(quarantine) == total or len(quarantine) > config.max_quarantined * total:
+    """Stop where too many are ``broken``; what the source wants set aside does not count."""
+    if len(quarantine) == total or len(broken) > config.max_quarantined * total:
         reasons = pd.DataFrame(quarantine)["reason"].value_counts()
         told = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
         raise UserError(
@@ -181,7 +189,10 @@ def _reads(listed: list[SourceImage], side: int) -> Iterator[_Read]:
     def read(item: SourceImage) -> _Read:
         digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
         try:
-            grey = read_grey(item.path)
+            image = read_listed(item)
+            if image.ndim != 3:
+                raise UnreadableImage("a volume where a picture is expected")
+            grey = image[0]
         except UnreadableImage as error:
             return _Read(None, digest, reason=str(error))
         return _Read(shrink(grey), digest, grey.shape[1], grey.shape[0])

@@ -40,7 +40,8 @@ class SourceImage:
     subject : the person it was taken of, as far as the source tells.
     split : ``train`` or ``test``, as the source has it.
     label : the class by name, None where the source has none.
-    target : the number to predict, None where the source has none.
+    target : a number to be predicted instead of a class, None where there is none.
+    target_name : what that number is, with its unit.
     parts : the files of a series that make up one volume; empty where ``path`` is all.
     window : centre and width to show the values with; None leaves it to the header.
     set_aside : why the source wants the image set aside unread; empty where it does not.
@@ -52,6 +53,7 @@ class SourceImage:
     split: Literal["train", "test"]
     label: str | None
     target: float | None = None
+    target_name: str = ""
     parts: tuple[Path, ...] = ()
     window: tuple[float, float] | None = None
     set_aside: str = ""

@@ -8,13 +8,21 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import Config, ImageFolderSource, KermanySource, PhantomSource
+from pipeline.config import (
+    Config,
+    FolderSource,
+    ImageFolderSource,
+    KermanySource,
+    Labels,
+    PhantomSource,
+)
 from pipeline.data import image_folder, kermany
 from pipeline.data.manifest import SourceImage
 from pipeline.errors import UserError
 
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
 _PHANTOM_KEY = b"synthetic"
+_PHANTOM_FOLDER = ImageFolderSource(kind="image_folder", labels=Labels(file="labels.csv"))
 _MANIFESTS = Path(__file__).parent.parent.parent / "data_manifests"
 
 
@@ -28,7 +36,7 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
     UserError
         There is none, saying what goes where.
     """
-    if isinstance(config.source, ImageFolderSource) and config.source.folder:
+    if isinstance(config.source, FolderSource) and config.source.folder:
         folder = Path(config.source.folder).expanduser()
         if not folder.is_dir():
             raise UserError(f"source.folder={folder} is not a folder")
@@ -69,9 +77,9 @@ def list_images(config: Config, folder: Path) -> list[SourceImage]:
     if isinstance(config.source, KermanySource):
         images = list(kermany.list_images(folder))
     elif isinstance(config.source, PhantomSource):
-        images = list(image_folder.list_images(folder, "labels.csv", _PHANTOM_KEY))
+        images = list(image_folder.list_images(folder, _PHANTOM_FOLDER, _PHANTOM_KEY))
     else:
-        images = list(image_folder.list_images(folder, config.source.labels))
+        images = list(image_folder.list_images(folder, config.source))
     if not images:
         raise UserError(f"{folder} holds no image")
     return images
@@ -81,16 +89,18 @@ def fingerprint(images: list[SourceImage], folder: Path) -> str:
     """A hash over names, sizes and times: changes when a file is added, removed or written."""
     digest = hashlib.sha256()
     for image in images:
-        status = image.path.stat()
-        entry = (
-            image.path.relative_to(folder).as_posix(),
-            status.st_size,
-            status.st_mtime_ns,
-            image.subject,
-            image.split,
-            image.label,
-        )
-        digest.update(repr(entry).encode())
+        for path in image.parts or (image.path,):
+            status = path.stat()
+            entry = (
+                path.relative_to(folder).as_posix(),
+                status.st_size,
+                status.st_mtime_ns,
+                image.subject,
+                image.split,
+                image.label,
+                image.target,
+            )
+            digest.update(repr(entry).encode())
     return digest.hexdigest()
 
 

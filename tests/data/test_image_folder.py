@@ -1,24 +1,31 @@
 """A user's own folder: what its CSV or its folders say, and what never leaves it."""
 
+import json
 from pathlib import Path
 
 import pydicom
 import pytest
+from pydantic import TypeAdapter
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
+from pipeline.config import FolderSource, Source
 from pipeline.data.image_folder import list_images
 from pipeline.data.manifest import SourceImage
 from pipeline.data.privacy import pseudonym, subject_key
 from pipeline.errors import UserError
+
+SOURCE: TypeAdapter[FolderSource] = TypeAdapter(Source)
 
 
 def named(subject: str) -> str:
     return pseudonym(subject, subject_key())
 
 
-def listed(folder: Path, labels: str | None = "labels.csv") -> list[SourceImage]:
-    return list(list_images(folder, labels))
+def listed(folder: Path, labels: object = "labels.csv", **source: object) -> list[SourceImage]:
+    """As the yaml ``source: {kind: image_folder, labels: ..., ...}`` lists ``folder``."""
+    wanted = {"kind": "image_folder", "labels": labels} | source
+    return list(list_images(folder, SOURCE.validate_json(json.dumps(wanted))))
 
 
 def write_dicom(path: Path, patient: str) -> None:
@@ -62,9 +69,9 @@ def test_a_file_column_is_enough(folder: Path) -> None:
         ("image,label\na.png,ill\n", "must have a column 'file'; its columns are: image, label"),
         ("", "its columns are: nothing"),
         ("file,label\na.png,ill\ngone.png,well\n", "line 3: the file it names is not in"),
-        ("label,file\nill,a.png\nwell\n", "line 3: the file it names is not in"),
+        ("label,file\nill,a.png\nwell\n", "line 3: the column 'file' is empty"),
         ("file\na.png\n/etc/hostname\n", "line 3: the file it names is not in"),
-        ("file,label\na.png,ill\nb.png,ill\na.png,well\n", "line 4: a file that an earlier line"),
+        ("file,label\na.png,ill\nb.png,ill\na.png,well\n", "line 4: contradicts line 2"),
         ("file,split\na.png,holdout\n", "split 'holdout' is neither train nor test"),
         ("file\n", "no image"),
     ],

@@ -40,6 +40,16 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 SOFT_TISSUE = Window(40, 400)
 """What CT without a window is shown with, in Hounsfield units."""
 
+_IS_NO_IMAGE = "a DICOM object that is no image: "
+_IDENTITY = (
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "Modality",
+    "BodyPartExamined",
+    "ViewPosition",
+)
 _TABLES = frozenset({"ModalityLUTSequence", "VOILUTSequence"})
 _NO_SCALE = frozenset({"CT", "MR", "PT", "NM"})
 # By the name that PS3.6 gives the class of the object.
@@ -70,6 +80,39 @@ class Slice(NamedTuple):
     stored: Values
 
 
+class Identity(NamedTuple):
+    """What a header says of whom and what an object shows. For comparing, never to be shown."""
+
+    subject: str
+    study: str
+    series: str
+    instance: str
+    modality: str
+    body_part: str
+    view: str
+    is_localizer: bool
+    no_image: str
+    """Why the object is no image; empty where it is one."""
+
+
+def identify(path: Path) -> Identity | None:
+    """Read the header of ``path`` only; None where it cannot be read."""
+    tags = ["SOPClassUID", "ImageType", *_IDENTITY]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        subject, study, series, instance, modality, body_part, view = (
+            str(header.get(tag) or "").strip() for tag in _IDENTITY
+        )
+        localizer = "LOCALIZER" in (header.get("ImageType") or ())
+        reason = _no_image(header)
+    except Exception:  # whatever pydicom raises, reading the image says why
+        return None
+    no_image = f"{_IS_NO_IMAGE}{reason}" if reason else ""
+    return Identity(
+        subject, study, series, instance, modality, body_part, view, localizer, no_image
+    )
+
+
 def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     """The header of an image; with ``pixels``, the data to decode as well.
 
@@ -83,7 +126,7 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     except InvalidDicomError as error:
         raise UnreadableImage("not a DICOM file (it lacks the file header of PS3.10)") from error
     if reason := _no_image(header):
-        raise UnreadableImage(f"a DICOM object that is no image: {reason}")
+        raise UnreadableImage(f"{_IS_NO_IMAGE}{reason}")
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage("a DICOM object without pixel data")
     return header
