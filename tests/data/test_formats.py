@@ -1,21 +1,30 @@
 """Reading: the same picture from every format, upright, or one reason why not."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import gdcm
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_voi_lut
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    generate_uid,
+)
 
-from pipeline.data.formats import read_grey, resize
+from pipeline.data.formats import read_grey, read_image, resize
 from pipeline.errors import UnreadableImage
 
 Array = NDArray[np.generic]
@@ -55,6 +64,53 @@ def palette(picture: Bytes) -> Image.Image:
     return image
 
 
+def by_gdcm(syntax: int, header: FileDataset, path: Path) -> None:
+    header.save_as(path, enforce_file_format=True)
+    reader, change, writer = (
+        gdcm.ImageReader(),
+        gdcm.ImageChangeTransferSyntax(),
+        gdcm.ImageWriter(),
+    )
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+def jpeg_lossless(header: FileDataset, path: Path) -> None:
+    by_gdcm(gdcm.TransferSyntax.JPEGLosslessProcess14_1, header, path)
+
+
+def jpeg_ls(header: FileDataset, path: Path) -> None:
+    by_gdcm(gdcm.TransferSyntax.JPEGLSLossless, header, path)
+
+
+def jpeg_2000(header: FileDataset, path: Path) -> None:
+    coded = io.BytesIO()
+    Image.fromarray(header.pixel_array).save(coded, "JPEG2000", no_jp2=True, irreversible=False)
+    header.PixelData = encapsulate([coded.getvalue()])
+    header.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    header.save_as(path, enforce_file_format=True)
+
+
+def run_length(header: FileDataset, path: Path) -> None:
+    header.compress(RLELossless, encoding_plugin="pydicom")
+    header.save_as(path, enforce_file_format=True)
+
+
+def nifti(stored: Array, path: Path) -> None:
+    """One axial slice as a scanner stores it: columns to the left, rows to the back."""
+    stored = stored.T[:, :, None] if stored.ndim == 2 else stored.swapaxes(0, 1)[:, :, None]
+    image = nibabel.Nifti1Image(stored, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    image.header["cal_max"] = 65535 if stored.dtype == np.uint16 else 0
+    nibabel.save(image, path)
+
+
 def to_file(name: str, make: Callable[[Bytes], Image.Image], **how: object) -> tuple[str, Callable]:
     return name, lambda picture, path: make(picture).save(path, **how)
 
@@ -63,46 +119,88 @@ def to_dicom(make: Callable[[Bytes], FileDataset]) -> tuple[str, Callable]:
     return "x.dcm", lambda p, path: make(p).save_as(path, enforce_file_format=True)
 
 
+def windowed(picture: Bytes) -> FileDataset:
+    """Signed values in other units, and the window that undoes both."""
+    header = dicom(picture.astype(np.int16) * 8 - 1024, bits=12)
+    header.RescaleSlope, header.RescaleIntercept = 2, 100
+    header.WindowCenter, header.WindowWidth = -1948 + 8 * 255, 16 * 255
+    header.VOILUTFunction = "LINEAR_EXACT"
+    return header
+
+
+def indexed(picture: Bytes) -> FileDataset:
+    """Every grey v under the index v + 100."""
+    header = dicom(picture + np.uint8(100), "PALETTE COLOR")
+    table = ((np.arange(256) - 100) % 256).astype(np.uint16) * 257
+    for colour in ("Red", "Green", "Blue"):
+        setattr(header, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(header, f"{colour}PaletteColorLookupTableData", table.tobytes())
+    return header
+
+
+def ybr(picture: Bytes) -> FileDataset:
+    """Grey as luminance without a difference of colours."""
+    grey = np.full_like(picture, 128)
+    return dicom(np.stack([picture, grey, grey], axis=-1), "YBR_FULL")
+
+
 FORMATS = {
-    "png8": to_file("x.png", Image.fromarray),
-    "png16": to_file("x.png", lambda p: Image.fromarray(wide(p))),
-    "tiff8": to_file("x.tif", Image.fromarray),
-    "tiff16": to_file("x.tiff", lambda p: Image.fromarray(wide(p))),
-    "bmp": to_file("x.bmp", Image.fromarray),
-    "webp": to_file("x.webp", lambda p: Image.fromarray(rgb(p)), lossless=True),
-    "equal channels": to_file("x.png", lambda p: Image.fromarray(rgb(p))),
-    "opaque": to_file("x.png", lambda p: Image.fromarray(p).convert("RGBA")),
-    "palette": to_file("x.png", palette),
-    "cmyk": to_file("x.tif", lambda p: Image.fromarray(rgb(p)).convert("CMYK")),
-    "dicom8": to_dicom(dicom),
-    "dicom16": to_dicom(lambda p: dicom(wide(p))),
-    "dicom8 inverted": to_dicom(lambda p: dicom(255 - p, "MONOCHROME1")),
-    "dicom16 inverted": to_dicom(lambda p: dicom(65535 - wide(p), "MONOCHROME1")),
-    "dicom colour": to_dicom(lambda p: dicom(rgb(p), "RGB")),
+    "PNG, 8 bits": to_file("x.png", Image.fromarray),
+    "PNG, 16 bits": to_file("x.png", lambda p: Image.fromarray(wide(p))),
+    "PNG, three equal channels": to_file("x.png", lambda p: Image.fromarray(rgb(p))),
+    "PNG, opaque": to_file("x.png", lambda p: Image.fromarray(p).convert("RGBA")),
+    "PNG, palette": to_file("x.png", palette),
+    "TIFF, 8 bits": to_file("x.tif", Image.fromarray),
+    "TIFF, 16 bits": to_file("x.tiff", lambda p: Image.fromarray(wide(p))),
+    "TIFF, CMYK": to_file("x.tif", lambda p: Image.fromarray(rgb(p)).convert("CMYK")),
+    "BMP": to_file("x.bmp", Image.fromarray),
+    "WebP, lossless": to_file("x.webp", lambda p: Image.fromarray(rgb(p)), lossless=True),
+    "NIfTI, a slice of 8 bits": ("x.nii", nifti),
+    "NIfTI, a slice of 16 bits with cal_max": ("x.nii.gz", lambda p, path: nifti(wide(p), path)),
+    "DICOM, 8 bits": to_dicom(dicom),
+    "DICOM, 16 bits": to_dicom(lambda p: dicom(wide(p))),
+    "DICOM, 12 of 16 bits, signed, rescaled, windowed": to_dicom(windowed),
+    "DICOM, MONOCHROME1, 8 bits": to_dicom(lambda p: dicom(255 - p, "MONOCHROME1")),
+    "DICOM, MONOCHROME1, 16 bits": to_dicom(lambda p: dicom(65535 - wide(p), "MONOCHROME1")),
+    "DICOM, RGB": to_dicom(lambda p: dicom(rgb(p), "RGB")),
+    "DICOM, YBR_FULL": to_dicom(ybr),
+    "DICOM, PALETTE COLOR": to_dicom(indexed),
+    "DICOM, JPEG lossless, 8 bits": ("x.dcm", lambda p, path: jpeg_lossless(dicom(p), path)),
+    "DICOM, JPEG lossless, 16 bits": (
+        "x.dcm",
+        lambda p, path: jpeg_lossless(dicom(wide(p)), path),
+    ),
+    "DICOM, JPEG-LS, 8 bits": ("x.dcm", lambda p, path: jpeg_ls(dicom(p), path)),
+    "DICOM, JPEG-LS, 16 bits": ("x.dcm", lambda p, path: jpeg_ls(dicom(wide(p)), path)),
+    "DICOM, JPEG 2000, 8 bits": ("x.dcm", lambda p, path: jpeg_2000(dicom(p), path)),
+    "DICOM, JPEG 2000, 16 bits": ("x.dcm", lambda p, path: jpeg_2000(dicom(wide(p)), path)),
+    "DICOM, RLE, 8 bits": ("x.dcm", lambda p, path: run_length(dicom(p), path)),
+    "DICOM, RLE, 16 bits": ("x.dcm", lambda p, path: run_length(dicom(wide(p)), path)),
 }
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(
-    picture=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=40)),
-    seed=st.integers(0, 2**16),
-)
+@given(height=st.integers(2, 40), width=st.integers(2, 40), seed=st.integers(0, 2**16))
 def test_the_same_picture_from_every_format(
-    tmp_path: Path, kind: str, picture: Bytes, seed: int
+    tmp_path: Path, kind: str, height: int, width: int, seed: int
 ) -> None:
-    # Hypothesis likes constant arrays, which hide a swapped axis.
-    picture = picture ^ np.random.default_rng(seed).integers(0, 256, picture.shape, np.uint8)
+    if "JPEG" in kind:
+        # GDCM's encoders, which only this test uses, fail on tiny sizes and on odd lengths.
+        height, width = height + 4, 2 * width + 4
+    picture = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
     name, write = FORMATS[kind]
     write(picture, tmp_path / name)
     grey = read_grey(tmp_path / name)
     assert grey.dtype == np.float32
     np.testing.assert_allclose(grey, picture / 255, atol=1e-6)
+    in_colour = read_image(tmp_path / name, channels=3)
+    np.testing.assert_allclose(in_colour, np.stack([picture / 255] * 3), atol=1e-6)
 
 
 def test_twelve_bits_are_shown_over_twelve_bits(tmp_path: Path) -> None:
