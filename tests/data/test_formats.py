@@ -24,9 +24,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from pipeline.data.formats import read_grey, read_image, resize
+from pipeline.data.formats import Window, read_grey, read_image, resize
 from pipeline.errors import UnreadableImage
 
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 Array = NDArray[np.generic]
 Bytes = NDArray[np.uint8]
 
@@ -314,6 +315,108 @@ def test_a_table_of_greys_goes_before_a_window(tmp_path: Path, window_too: bool)
         header.WindowCenter, header.WindowWidth = 700, 900
     header.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     np.testing.assert_allclose(read_grey(tmp_path / "x.dcm"), table[stored] / 255, atol=1e-6)
+
+
+def read_back(header: FileDataset, path: Path) -> NDArray[np.float32]:
+    header.save_as(path / "x.dcm", enforce_file_format=True)
+    return read_grey(path / "x.dcm")
+
+
+def test_of_several_windows_the_first_is_shown(tmp_path: Path) -> None:
+    stored = np.arange(0, 200, dtype=np.uint16).reshape(10, 20)
+    header = dicom(stored, bits=12)
+    header.WindowCenter, header.WindowWidth = [100, 40], [101, 400]
+    shown = np.clip((stored - 99.5) / 100 + 0.5, 0, 1)
+    np.testing.assert_allclose(read_back(header, tmp_path), shown, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_the_three_shapes_of_a_window(tmp_path: Path, function: str) -> None:
+    stored = np.arange(0, 600, dtype=np.uint16).reshape(20, 30)
+    header = dicom(stored, bits=12)
+    header.WindowCenter, header.WindowWidth, header.VOILUTFunction = 300, 200, function
+    theirs = apply_voi_lut(stored, header) / 4095  # pydicom's own tests are by the standard
+    np.testing.assert_allclose(read_back(header, tmp_path), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(("center", "width"), [(300, 0), (300, -5), (float("nan"), 9), (None, 9)])
+def test_a_window_that_cannot_be_applied_is_passed_over(
+    tmp_path: Path, center: float | None, width: float
+) -> None:
+    stored = np.arange(0, 600, dtype=np.uint16).reshape(20, 30)
+    header = dicom(stored, bits=12)
+    header.WindowCenter, header.WindowWidth = center, width
+    np.testing.assert_allclose(read_back(header, tmp_path), stored / 4095, atol=1e-6)
+
+
+def test_a_window_of_one_is_a_step(tmp_path: Path) -> None:
+    stored = np.arange(0, 600, dtype=np.uint16).reshape(20, 30)
+    header = dicom(stored, bits=12)
+    header.WindowCenter, header.WindowWidth = 300, 1
+    np.testing.assert_array_equal(read_back(header, tmp_path), stored >= 300)
+
+
+def test_a_table_of_the_modality(tmp_path: Path) -> None:
+    table = np.random.default_rng(2).permutation(256).astype(np.uint16)
+    stored = np.random.default_rng(3).integers(0, 256, (6, 10)).astype(np.uint16)
+    header = dicom(stored, bits=12)
+    entry = Dataset()
+    entry.LUTDescriptor, entry.LUTData, entry.ModalityLUTType = [256, 0, 8], table.tolist(), "US"
+    entry["LUTDescriptor"].VR, entry["LUTData"].VR = "US", "US"
+    header.ModalityLUTSequence = [entry]
+    np.testing.assert_allclose(read_back(header, tmp_path), table[stored] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("limit", [None, -1990, -2010])
+def test_padding_is_black_and_no_part_of_the_image(
+    tmp_path: Path, photometric: str, limit: int | None
+) -> None:
+    stored = np.arange(0, 600, dtype=np.int16).reshape(20, 30)
+    padding = np.zeros(stored.shape, bool)
+    padding[:, :5] = True
+    stored[padding] = -2000
+    if limit is not None:
+        stored[:3, 1], padding[:3, 1] = (-2000 + limit) // 2, True
+    header = dicom(stored, photometric)
+    header.PixelPaddingValue = -2000
+    if limit is not None:
+        header.PixelPaddingRangeLimit = limit
+    low, high = np.percentile(stored[~padding], [0.5, 99.5])
+    shown = np.clip((stored - low) / (high - low), 0, 1)
+    expected = np.where(padding, 0, 1 - shown if photometric == "MONOCHROME1" else shown)
+    np.testing.assert_allclose(read_back(header, tmp_path), expected, atol=1e-6)
+
+
+def test_hounsfield_units_without_a_window_are_shown_as_soft_tissue(tmp_path: Path) -> None:
+    stored = np.arange(800, 1400, dtype=np.uint16).reshape(20, 30)
+    header = dicom(stored, bits=12)
+    header.Modality, header.RescaleSlope, header.RescaleIntercept = "CT", 1, -1024
+    shown = np.clip((stored - 1024.0 - 39.5) / 399 + 0.5, 0, 1)
+    np.testing.assert_allclose(read_back(header, tmp_path), shown, atol=1e-6)
+    window = Window(0, 100, "LINEAR_EXACT")
+    lung = np.clip((stored - 1024.0) / 100 + 0.5, 0, 1)
+    np.testing.assert_allclose(read_image(tmp_path / "x.dcm", 1, window)[0], lung, atol=1e-6)
+
+
+def test_bits_that_are_not_stored_are_not_shown(tmp_path: Path) -> None:
+    stored = np.arange(0, 4000, 50, dtype=np.uint16).reshape(8, 10)
+    header = dicom(stored, bits=12)
+    overlay = np.random.default_rng(0).integers(0, 16, stored.shape).astype(np.uint16)
+    header.PixelData = (stored | overlay << 12).tobytes()
+    np.testing.assert_allclose(read_back(header, tmp_path), stored / 4095, atol=1e-6)
+
+
+def test_colour_is_kept_or_weighed(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (9, 13, 3)).astype(np.uint8)
+    dicom(picture, "RGB").save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    nifti(np.ascontiguousarray(picture).view(RGB)[..., 0], tmp_path / "x.nii")
+    for name in ("x.dcm", "x.png", "x.nii"):
+        colour = read_image(tmp_path / name, channels=3)
+        np.testing.assert_allclose(colour, picture.transpose(2, 0, 1) / 255, atol=1e-6)
+        grey = picture @ [0.299, 0.587, 0.114] / 255  # ITU-R BT.601
+        np.testing.assert_allclose(read_image(tmp_path / name)[0], grey, atol=0.51 / 255)
 
 
 def test_real_radiographs_stand_upright(real_data: Path, tmp_path: Path) -> None:
