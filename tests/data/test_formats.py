@@ -1,6 +1,10 @@
 """Reading: the same picture from every format, upright, or one reason why not."""
 
 import io
+import struct
+import subprocess
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +21,17 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_voi_lut
 from pydicom.uid import (
+    MPEG2MPML,
+    BasicTextSRStorage,
     DigitalXRayImageStorageForPresentation,
+    EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     RLELossless,
+    RTStructureSetStorage,
+    SegmentationStorage,
     generate_uid,
 )
 
@@ -495,24 +506,126 @@ def one_row(path: Path) -> None:
     Image.fromarray(noise()[:1]).save(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "write", "reason"),
-    [
-        ("Ann.png", empty, "empty"),
-        ("Ann.dcm", empty, "empty"),
-        ("Ann.png", text, "not a readable image"),
-        ("Ann.dcm", text, "not a DICOM file"),
-        ("Ann", text, "not a readable image"),
-        ("Ann.png", cut_png, "not a readable image"),
-        ("Ann.jpg", cut_jpeg, "not a readable image"),
-        ("Ann.dcm", cut_dicom, "shorter or longer"),
-        ("Ann.dcm", dicom_without_pixels, "without pixel data"),
-        ("Ann.dcm", dicom_of_frames, "several frames"),
-        ("Ann.tif", whole_numbers, "32-bit"),
-        ("Ann.tif", real_numbers, "32-bit"),
-        ("Ann.png", one_row, "64x1 pixels"),
-    ],
-)
+def pages(path: Path) -> None:
+    Image.fromarray(ramp()).save(path, save_all=True, append_images=[Image.fromarray(ramp())])
+
+
+def large(path: Path) -> None:
+    """A header that says 60,000 by 60,000, and next to nothing after it."""
+    start = struct.pack(">4sIIBBBBB", b"IHDR", 60000, 60000, 8, 0, 0, 0, 0)
+    check = struct.pack(">I", zlib.crc32(start))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + start + check)
+    with path.open("ab") as stream:
+        for kind in (b"IDAT", b"IEND"):
+            stream.write(struct.pack(">I4sI", 0, kind, zlib.crc32(kind)))
+
+
+def postscript(path: Path) -> None:
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+
+
+def changed_dicom(**values: object) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        header = dicom(noise())
+        for name, value in values.items():
+            setattr(header, name, value)
+        header.save_as(path, enforce_file_format=True)
+
+    return write
+
+
+def unknown_syntax(path: Path) -> None:
+    header = dicom(noise())
+    header.file_meta.TransferSyntaxUID = "1.2.3.4.5"
+    pydicom.dcmwrite(path, header, implicit_vr=False, little_endian=True)
+
+
+def no_decoder(path: Path) -> None:
+    header = dicom(noise())
+    header.PixelData = encapsulate([b"\0\0\1\xb3" + bytes(60)])
+    header.file_meta.TransferSyntaxUID = MPEG2MPML
+    header.save_as(path, enforce_file_format=True)
+
+
+def cut_codestream(path: Path) -> None:
+    header = dicom(noise())
+    header.PixelData = encapsulate([b"\xff\xd8\xff\xe0" + bytes(60)])
+    header.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    header.save_as(path, enforce_file_format=True)
+
+
+def of_class(uid: str) -> Callable[[Path], None]:
+    return changed_dicom(SOPClassUID=uid)
+
+
+DECODER = "not a readable image"
+NO_IMAGE = "a DICOM object that is no image: "
+REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "empty picture": ("Ann.png", empty, "the file is empty"),
+    "empty DICOM file": ("Ann.dcm", empty, "the file is empty"),
+    "text named as a picture": ("Ann.png", text, DECODER),
+    "text named as DICOM": ("Ann.dcm", text, "not a DICOM file"),
+    "text without a suffix": ("Ann", text, DECODER),
+    "PNG cut off": ("Ann.png", cut_png, DECODER),
+    "JPEG cut off": ("Ann.jpg", cut_jpeg, DECODER),
+    "PostScript named as a picture": ("Ann.png", postscript, DECODER),
+    "TIFF of several pages": ("Ann.tif", pages, "several pages or frames"),
+    "PNG of 60,000 x 60,000": ("Ann.png", large, "more than the 268 million samples"),
+    "TIFF of 32-bit whole numbers": ("Ann.tif", whole_numbers, "no stated range of display"),
+    "TIFF of real numbers": ("Ann.tif", real_numbers, "no stated range of display"),
+    "picture of one row": ("Ann.png", one_row, "the image is only 64x1 pixels"),
+    "DICOM cut off": ("Ann.dcm", cut_dicom, "shorter or longer than the size in the header"),
+    "DICOM with other rows": (
+        "Ann.dcm",
+        changed_dicom(Rows=63),
+        "shorter or longer than the size in the header",
+    ),
+    "DICOM without pixels": ("Ann.dcm", dicom_without_pixels, "without pixel data"),
+    "DICOM of no rows": ("Ann.dcm", changed_dicom(Rows=0), "the image has no pixels"),
+    "DICOM of 65,535 x 65,535": (
+        "Ann.dcm",
+        changed_dicom(Rows=65535, Columns=65535),
+        "more than the 268 million samples",
+    ),
+    "DICOM, frames in time": ("Ann.dcm", dicom_of_frames, "state no place in space"),
+    "DICOM, unknown transfer syntax": ("Ann.dcm", unknown_syntax, "an unknown transfer syntax"),
+    "DICOM, film (MPEG)": ("Ann.dcm", no_decoder, "no decoder reads"),
+    "DICOM, broken JPEG": ("Ann.dcm", cut_codestream, "no decoder reads"),
+    "DICOM, unknown colours": (
+        "Ann.dcm",
+        changed_dicom(PhotometricInterpretation="HSV"),
+        "unknown photometric interpretation",
+    ),
+    "DICOM, RGB of one sample": (
+        "Ann.dcm",
+        changed_dicom(PhotometricInterpretation="RGB"),
+        "contradicts the photometric interpretation",
+    ),
+    "DICOM, structured report": (
+        "Ann.dcm",
+        of_class(BasicTextSRStorage),
+        NO_IMAGE + "a structured report",
+    ),
+    "DICOM, presentation state": (
+        "Ann.dcm",
+        of_class(GrayscaleSoftcopyPresentationStateStorage),
+        NO_IMAGE + "a presentation state",
+    ),
+    "DICOM, segmentation": ("Ann.dcm", of_class(SegmentationStorage), NO_IMAGE + "a segmentation"),
+    "DICOM, RTSTRUCT": (
+        "Ann.dcm",
+        of_class(RTStructureSetStorage),
+        NO_IMAGE + "a set of structures",
+    ),
+    "DICOM, encapsulated PDF": (
+        "Ann.dcm",
+        of_class(EncapsulatedPDFStorage),
+        NO_IMAGE + "an encapsulated document",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "write", "reason"), REFUSED.values(), ids=REFUSED)
 def test_the_reason_names_no_file(
     tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
 ) -> None:
@@ -522,6 +635,41 @@ def test_the_reason_names_no_file(
         read_grey(path)
     assert "Ann" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_no_header_value_reaches_a_warning_or_a_log(
+    tmp_path: Path,
+) -> None:
+    header = dicom(noise())
+    # pydicom warns of these as it reads them, and repeats them.
+    header.SpecificCharacterSet, header.StudyInstanceUID = "CANARY", "canary.1"
+    header.PatientID = "any"
+    header.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    script = "import sys, pathlib; from pipeline.data.formats import read_image, is_dicom\n"
+    script += "from pipeline.data.formats.dicom import identify\n"
+    script += "print(identify(pathlib.Path(sys.argv[1])) is None)\n"
+    script += "try: read_image(pathlib.Path(sys.argv[1]))\nexcept Exception as e: print(e)"
+    command = [sys.executable, "-c", script, str(tmp_path / "x.dcm")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "canary" not in (done.stdout + done.stderr).lower()
+
+
+def test_a_panorama_is_shrunk_to_what_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = np.repeat(np.arange(0, 240, 8, dtype=np.uint8), 20)[None].repeat(40, axis=0)
+    wanted = picture.reshape(10, 4, 150, 4).mean((1, 3)) / 255
+    Image.fromarray(picture).save(tmp_path / "x.jpg", quality=100)
+    for name, stored in (("x.png", picture), ("x.tif", wide(picture))):
+        Image.fromarray(stored).save(tmp_path / name)
+    monkeypatch.setattr("pipeline.data.formats.picture.MAX_PIXELS", 10 * 150)
+    for name in ("x.png", "x.tif", "x.jpg"):
+        np.testing.assert_allclose(read_grey(tmp_path / name), wanted, atol=1.5 / 255)
+    for module in ("picture", "display"):
+        monkeypatch.setattr(f"pipeline.data.formats.{module}.MAX_SAMPLES", 20 * 300)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.jpg"), wanted, atol=1.5 / 255)
+    with pytest.raises(UnreadableImage, match="samples that are read"):
+        read_grey(tmp_path / "x.png")
 
 
 def test_resizing_averages_areas() -> None:
