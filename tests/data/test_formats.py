@@ -637,6 +637,22 @@ def test_the_reason_names_no_file(
     assert str(tmp_path) not in str(caught.value)
 
 
+def tables() -> str:
+    """The formats and the refusals above, as ``docs/FORMATS.md`` shows them."""
+    read = "".join(f"| {kind} |\n" for kind in FORMATS)
+    refused = "".join(f"| {kind} | {reason} |\n" for kind, (_, _, reason) in REFUSED.items())
+    return (
+        "## One picture, one array\n\nThe same picture in each of these gives the same array:\n\n"
+        f"| format |\n|---|\n{read}\n"
+        f"## Refused\n\n| file | reason, in part |\n|---|---|\n{refused}"
+    )
+
+
+def test_the_documentation_lists_what_is_tested_here() -> None:
+    document = Path(__file__).parents[2] / "docs" / "FORMATS.md"
+    assert document.read_text(encoding="utf-8").endswith(tables())
+
+
 def test_no_header_value_reaches_a_warning_or_a_log(
     tmp_path: Path,
 ) -> None:
