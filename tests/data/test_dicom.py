@@ -35,7 +35,7 @@ REFUSED = {
     "priv_SQ.dcm": NO_PIXELS,
     "MR_truncated.dcm": LENGTH,
     "MR_small_padded.dcm": LENGTH,
-    "JPEG2000-embedded-sequence-delimiter.dcm": "no decoder reads",
+    "JPEG2000-embedded-sequence-delimiter.dcm": "of another size than the header says",
     "SC_rgb_rle_2frame.dcm": FRAMES,
     "SC_rgb_rle_16bit_2frame.dcm": FRAMES,
     "SC_rgb_rle_32bit_2frame.dcm": FRAMES,
@@ -198,3 +198,37 @@ def test_every_bundled_file_is_read_or_refused(path: Path) -> None:
 def test_a_directory_of_files_is_no_image(path: Path) -> None:
     with pytest.raises(UnreadableImage, match="no image: a directory of other files"):
         read_image(path)
+
+
+COMPRESSED = [
+    "SC_rgb_jpeg_dcmtk.dcm",
+    "SC_rgb_jpeg_gdcm.dcm",
+    "JPGExtended.dcm",
+    "MR_small_jpeg_ls_lossless.dcm",
+    "MR_small_jp2klossless.dcm",
+    "MR_small_RLE.dcm",
+]
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+@pytest.mark.parametrize(("down", "across"), [(0.5, 1), (1, 2), (0.5, 2), (2, 0.5)])
+def test_compressed_pixels_of_another_size_than_the_header_says(
+    tmp_path: Path, name: str, down: float, across: float
+) -> None:
+    # Left to themselves decoders crop, shear, or (GDCM with JPEG-LS) end the process.
+    if "RLE" in name and down * across == 1:
+        pytest.skip("run lengths state how many pixels there are, and not in which rows")
+    header = pydicom.dcmread(BUNDLED / name)
+    header.Rows, header.Columns = int(header.Rows * down), int(header.Columns * across)
+    header.save_as(tmp_path / "x.dcm")
+    with pytest.raises(UnreadableImage, match="of another size than the header says"):
+        read_image(tmp_path / "x.dcm")
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_fewer_frames_than_the_header_says(tmp_path: Path, name: str) -> None:
+    header = pydicom.dcmread(BUNDLED / name)
+    header.NumberOfFrames = 2
+    header.save_as(tmp_path / "x.dcm")
+    with pytest.raises(UnreadableImage):
+        read_image(tmp_path / "x.dcm")

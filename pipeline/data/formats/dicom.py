@@ -21,10 +21,12 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 from pydicom.pixels.processing import apply_voi
 
+from pipeline.data.formats.codestream import coded_size, run_length_pixels
 from pipeline.data.formats.display import (
     Image,
     Values,
@@ -170,9 +172,11 @@ def decode(header: Dataset) -> Values:
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None or syntax not in uid.AllTransferSyntaxes:
         raise UnreadableImage("pixels in an unknown transfer syntax")
-    if not syntax.is_encapsulated:
+    if syntax.is_encapsulated:
+        _check_coded_size(header, frames)
+    else:
         _check_length(header, samples, frames)
-    elif syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
+    if syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
         # pydicom will not have GDCM decode these; GDCM does, by the JPEG stream's own precision.
         header.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
     photometric = str(header.PhotometricInterpretation)
@@ -185,9 +189,13 @@ def decode(header: Dataset) -> Values:
     if samples != expected:
         raise UnreadableImage("the number of samples contradicts the photometric interpretation")
     try:
-        return np.asarray(header.pixel_array)
+        stored = np.asarray(header.pixel_array)
     except (NotImplementedError, RuntimeError) as error:
         raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})") from error
+    sizes = (frames, int(header.Rows), int(header.Columns), samples)
+    if stored.shape != sizes[frames == 1 : 4 - (samples == 1)]:
+        raise UnreadableImage("another number of frames than the header says")
+    return stored
 
 
 def show_picture(picture: Slice, window: Window | None = None) -> Image:
@@ -300,6 +308,19 @@ def _check_length(header: Dataset, samples: int, frames: int) -> None:
         raise UnreadableImage(
             "the pixel data are shorter or longer than the size in the header says"
         )
+
+
+def _check_coded_size(header: Dataset, frames: int) -> None:
+    rows, columns = int(header.Rows), int(header.Columns)
+    run_length = header.file_meta.TransferSyntaxUID == uid.RLELossless
+    for frame in generate_frames(header.PixelData, number_of_frames=frames):
+        if run_length:
+            # A segment of odd length is padded, and the padding may read as one pixel more.
+            fits = run_length_pixels(frame) - rows * columns in {0, 1}
+        else:
+            fits = coded_size(frame) in {(rows, columns), None}
+        if not fits:
+            raise UnreadableImage("the compressed pixels are of another size than the header says")
 
 
 def _full_range(colour: Values) -> Image:
