@@ -172,11 +172,13 @@ def _refuse_too_many(
     folder: Path,
 ) -> None:
     """Stop where too many are ``broken``; what the source wants set aside does not count."""
-    if len(quarantine) == total or len(broken) > config.max_quarantined * total:
-        reasons = pd.DataFrame(quarantine)["reason"].value_counts()
+    nothing_left = len(quarantine) == total
+    if nothing_left or len(broken) > config.max_quarantined * total:
+        counted = [row["reason"] for row in quarantine] if nothing_left else broken
+        reasons = pd.Series(counted).value_counts()
         told = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
         raise UserError(
-            f"{len(quarantine)} of {total} files cannot be read, more than "
+            f"{len(counted)} of {total} files cannot be read, more than "
             f"ingest.max_quarantined={config.max_quarantined:g}: {told} "
             f"(table: {folder / 'quarantine.csv'})"
         )
