@@ -115,6 +115,7 @@ def _read_all(
         os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
     rows: list[dict[str, Any]] = []
     quarantine: list[dict[str, str]] = []
+    broken: list[str] = []
     labels = sorted({item.label for item in listed if item.label is not None})
     seen: dict[str, int] = {}
     official = any(item.split == "validation" for item in listed)
@@ -123,6 +124,8 @@ def _read_all(
             quarantine.append(
                 {"path": item.shown_path, "sha256": read.sha256, "reason": read.reason}
             )
+            if not item.set_aside:
+                broken.append(read.reason)
             continue
         images[len(rows)] = read.image.reshape(shape[1:])
         seen[read.sha256] = seen.get(read.sha256, 0) + 1
@@ -150,7 +153,7 @@ def _read_all(
         )
     columns = ["path", "sha256", "reason"]
     pd.DataFrame(quarantine, columns=columns).to_csv(folder / "quarantine.csv", index=False)
-    _refuse_too_many(quarantine, len(listed), config.ingest, folder)
+    _refuse_too_many(quarantine, broken, len(listed), config.ingest, folder)
     if quarantine:
         kept = np.array(images[: len(rows)])
         np.save(file, kept)
@@ -161,13 +164,20 @@ def _read_all(
 
 
 def _refuse_too_many(
-    quarantine: list[dict[str, str]], total: int, config: IngestConfig, folder: Path
+    quarantine: list[dict[str, str]],
+    broken: list[str],
+    total: int,
+    config: IngestConfig,
+    folder: Path,
 ) -> None:
-    if len(quarantine) == total or len(quarantine) > config.max_quarantined * total:
-        reasons = pd.DataFrame(quarantine)["reason"].value_counts()
+    """Stop where too many are ``broken``; what the source wants set aside does not count."""
+    nothing_left = len(quarantine) == total
+    if nothing_left or len(broken) > config.max_quarantined * total:
+        counted = [row["reason"] for row in quarantine] if nothing_left else broken
+        reasons = pd.Series(counted).value_counts()
         told = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
         raise UserError(
-            f"{len(quarantine)} of {total} files cannot be read, more than "
+            f"{len(counted)} of {total} files cannot be read, more than "
             f"ingest.max_quarantined={config.max_quarantined:g}: {told} "
             f"(table: {folder / 'quarantine.csv'})"
         )
