@@ -165,6 +165,9 @@ def _make(
             report=tracking.report,
         )
         summary = _load(stage.run)(work)
+        for artifact in inputs.values():
+            # No result is shown without what the data set itself gives away.
+            summary |= {k: v for k, v in artifact.summary.items() if k == "audit"}
         figures = partial / "figures"
         figures.mkdir(exist_ok=True)
         _load(stage.draw)(partial, inputs, summary, figures)

@@ -293,6 +293,7 @@ def _audit(
         sources.describe(config.source.kind).get("images"),
         config.seed,
     )
+    found = {"dataset": config.name, **found}
     (folder / "audit.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
     table = pd.DataFrame({"image_id": manifest["image_id"], "cluster": clusters})
     table.to_csv(folder / "clusters.csv", index=False)
