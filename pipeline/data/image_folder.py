@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, cast
 
-from pipeline.data.formats import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom
+from pipeline.data.formats import DICOM_SUFFIXES, IMAGE_SUFFIXES, PICTURE_SUFFIXES, is_dicom
 from pipeline.data.manifest import SourceImage
 from pipeline.data.privacy import pseudonym, subject_key
 from pipeline.errors import UserError
@@ -51,12 +51,11 @@ def list_images(
         subject = row.get("subject") or (_patient_of(path) if dicom else "") or name
         split = _SPLIT_NAMES.get((row.get("split") or "train").strip().lower())
         if split is None:
-            raise UserError(
-                f"{folder / (labels or '')}: split '{row['split']}' is neither train nor test"
-            )
+            raise UserError(f"{folder / (labels or '')}: a split is neither train nor test")
         yield SourceImage(
             path=path,
-            shown_path="" if dicom else name,
+            # An empty or broken file may have been DICOM, and so may one with another suffix.
+            shown_path=name if path.suffix.lower() in PICTURE_SUFFIXES and not dicom else "",
             subject=pseudonym(subject, key),
             split=split,
             label=(row.get("label") or "").strip() or None,
@@ -73,8 +72,9 @@ def _rows_of_csv(folder: Path, file: Path) -> dict[str, dict[str, str]]:
     with io.StringIO(text, newline="") as stream:
         reader = csv.DictReader(stream)
         if "file" not in (reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
-            raise UserError(f"{file} must have a column 'file'; its columns are: {found}")
+            # Not shown: without a header line they would be the values of the first row.
+            count = len(reader.fieldnames or ())
+            raise UserError(f"{file} must have a column 'file'; none of its {count} is called so")
         rows: dict[str, dict[str, str]] = {}
         for number, row in enumerate(reader, start=2):
             name = row["file"] or ""

@@ -182,7 +182,10 @@ def _reads(listed: list[SourceImage], side: int) -> Iterator[_Read]:
     shrink = ResizeByArea(side)
 
     def read(item: SourceImage) -> _Read:
-        digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
+        try:
+            digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
+        except OSError as error:  # whose own message holds the path
+            return _Read(None, "", reason=f"the file cannot be read ({error.strerror})")
         try:
             grey = read_grey(item.path)
         except UnreadableImage as error:

@@ -59,13 +59,13 @@ def test_a_file_column_is_enough(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        ("image,label\na.png,ill\n", "must have a column 'file'; its columns are: image, label"),
-        ("", "its columns are: nothing"),
+        ("image,label\na.png,ill\n", "must have a column 'file'; none of its 2 is called so"),
+        ("", "none of its 0 is called so"),
         ("file,label\na.png,ill\ngone.png,well\n", "line 3: the file it names is not in"),
         ("label,file\nill,a.png\nwell\n", "line 3: the file it names is not in"),
         ("file\na.png\n/etc/hostname\n", "line 3: the file it names is not in"),
         ("file,label\na.png,ill\nb.png,ill\na.png,well\n", "line 4: a file that an earlier line"),
-        ("file,split\na.png,holdout\n", "split 'holdout' is neither train nor test"),
+        ("file,split\na.png,holdout\n", "a split is neither train nor test"),
         ("file\n", "no image"),
     ],
 )
