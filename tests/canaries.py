@@ -115,7 +115,7 @@ def _unpacked(content: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         table = pq.read_table(pa.BufferReader(content))
         yield f"{name} > schema", str((table.schema.metadata, table.schema)).encode()
         for column in table.column_names:
-            if pa.types.is_string(table[column].type) or pa.types.is_integer(table[column].type):
+            if not pa.types.is_nested(table[column].type):  # features and codes
                 yield f"{name} > {column}", "\n".join(map(str, table[column].to_pylist())).encode()
     elif content[:6] == b"\x93NUMPY":
         array = np.load(io.BytesIO(content), allow_pickle=True)

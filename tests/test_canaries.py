@@ -202,8 +202,8 @@ def other_encoding(study: Path, rows: list[tuple[str, ...]]) -> None:
 
 
 def only_broken(study: Path, rows: list[tuple[str, ...]]) -> None:
-    for row in rows:
-        rewrite(study / row[0])
+    for name, *_ in rows:
+        cut(study / name)
 
 
 def one_class(study: Path, rows: list[tuple[str, ...]]) -> None:
