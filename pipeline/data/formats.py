@@ -34,8 +34,11 @@ def is_dicom(path: Path) -> bool:
     """Whether ``path`` is named as a DICOM file or begins as one (PS3.10: ``DICM`` at 128)."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False  # who reads it says why
 
 
 def read_grey(path: Path) -> Grey:
