@@ -236,12 +236,12 @@ def acquisition_clusters(frame: Floats, seed: int = 0) -> NDArray[np.intp]:
 
     k-means on the principal components of the standardised features, without labels.
     """
-    count = min(_CLUSTERS, len(frame) // _FEWEST_IN_CLUSTER)
-    if count < 2 or not frame.std(0).any():
-        return np.full(len(frame), -1)
     standard = StandardScaler().fit_transform(frame)
-    components = min(16, *standard.shape)
-    reduced = PCA(components, svd_solver="full").fit_transform(standard)
+    distinct = len(np.unique(standard.round(3), axis=0))
+    count = min(_CLUSTERS, len(frame) // _FEWEST_IN_CLUSTER, distinct)
+    if count < 2:
+        return np.full(len(frame), -1)
+    reduced = PCA(min(16, *standard.shape), svd_solver="full").fit_transform(standard)
     assigned = KMeans(count, n_init=4, random_state=seed).fit_predict(reduced)
     by_size = np.argsort(-np.bincount(assigned, minlength=count), kind="stable")
     return np.asarray(np.argsort(by_size)[assigned], np.intp)
