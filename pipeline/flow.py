@@ -54,7 +54,7 @@ FLOW = {
             (),
             lambda config: config.ingest,
             "pipeline.data.ingest:ingest",
-            "pipeline.reporting.figures:draw_ingest",
+            "pipeline.reporting.audit_page:draw_ingest",
             "read the images: manifest, audit, alignment, cache of preprocessed images",
         ),
         Stage(

@@ -17,6 +17,8 @@ from PIL import Image
 from pipeline.data.audit import NEAR, planes, warnings
 from pipeline.data.manifest import read_manifest
 from pipeline.data.shortcuts import WARNING
+from pipeline.reporting import figures
+from pipeline.reporting.figures import Inputs
 
 _MOST_SHOWN = 24
 _SIDE = 192
@@ -26,6 +28,12 @@ _OUTLIERS = {
     "intensity": "Brightness or contrast five robust deviations from the median",
     "constant": "All pixels equal",
 }
+
+
+def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], drawn: Path) -> None:
+    """The figures of ingest, and the page of its audit beside them."""
+    figures.draw_ingest(folder, inputs, summary, drawn)
+    write_audit_page(folder)
 
 
 def write_audit_page(folder: Path) -> None:

@@ -18,7 +18,6 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from pipeline.data.manifest import read_manifest
-from pipeline.reporting.audit_page import write_audit_page
 from pipeline.stage import RECORD, Artifact
 
 matplotlib.use("Agg")
@@ -53,8 +52,7 @@ Inputs = Mapping[str, Artifact]
 
 
 def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
-    """Images before and after alignment, the mean of each class, and the page of the audit."""
-    write_audit_page(folder)
+    """Images before and after alignment, and the mean of each class before and after."""
     manifest = read_manifest(folder / "manifest.csv")
     before = np.load(folder / "originals.npy", mmap_mode="r")
     after = np.load(folder / "images.npy", mmap_mode="r")
