@@ -30,9 +30,8 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 NEAR = 0.985
-"""Correlation of two thumbnails above which they show the same image. On the Kermany set distinct
-files reach .976, and byte-identical ones 1: the bits of a 64-bit perceptual hash, of which 1,656
-pairs differ in six or fewer, tell radiographs apart far worse."""
+"""Correlation of two thumbnails above which they show the same image. Radiographs are too
+alike for the 64 bits of a perceptual hash; see docs/AUDIT.md."""
 _LOW_FREQUENCIES = 8
 _THUMBNAIL = 32
 _MOST_PAIRS = 100_000
