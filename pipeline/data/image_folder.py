@@ -9,7 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.config import DicomFolderSource, FolderSource, NiftiFolderSource
-from pipeline.data.formats import IMAGE_SUFFIXES, NIFTI_SUFFIXES, is_dicom, is_nifti
+from pipeline.data.formats import (
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    is_dicom,
+    is_nifti,
+)
 from pipeline.data.labels import Label, named_split, read_labels
 from pipeline.data.manifest import SourceImage
 from pipeline.data.privacy import pseudonym, subject_key
@@ -65,7 +71,7 @@ def list_images(
             told = _agreed([table.get(getattr(part, join), Label()) for part in parts])
         yield SourceImage(
             path=folder / first.path,
-            shown_path="" if first.dicom else first.path,
+            shown_path=_shown(first),
             subject=pseudonym(told.subject or first.subject or first.study or first.path, key),
             split=told.split,
             label=told.label,
@@ -75,6 +81,12 @@ def list_images(
             window=getattr(source, "window", None),
             set_aside=first.set_aside,
         )
+
+
+def _shown(file: _File) -> str:
+    """The path, but of a DICOM: an empty or broken file may have been one."""
+    known = file.path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
+    return file.path if known and not file.dicom else ""
 
 
 def _walk(folder: Path, source: FolderSource) -> Iterator[str]:
