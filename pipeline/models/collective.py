@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def world() -> int:
@@ -51,3 +51,44 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         start = rank() * ctx.number
         return total(gradient.contiguous())[start : start + ctx.number]
+
+
+class _OverProcesses(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the batch of all processes, on any device.
+
+    ``torch.nn.SyncBatchNorm`` exists on CUDA alone. Every process holds as many values of a channel
+    as the others, so the mean is that of their means, and the variance the mean of their variances
+    plus the variance of their means.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, *spatial), normalised."""
+        if world() == 1 or not self.training:
+            return super().forward(features)
+        axes = [0, *range(2, features.ndim)]
+        variance, mean = torch.var_mean(features.float(), axes, correction=0)
+        means, variances = gathered(torch.stack([mean, variance])[None]).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        self._follow(mean.detach(), variance.detach(), world() * features.numel() // len(mean))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        per_channel = (1, -1) + (1,) * (features.ndim - 2)
+        offset = (self.bias - mean * scale).reshape(per_channel)
+        return (features * scale.reshape(per_channel) + offset).to(features.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor, number: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * number / (number - 1), self.momentum)
+
+
+class BatchNorm2d(_OverProcesses, nn.BatchNorm2d):
+    """Of pictures (B, C, height, width)."""
+
+
+class BatchNorm3d(_OverProcesses, nn.BatchNorm3d):
+    """Of volumes (B, C, depth, height, width)."""
