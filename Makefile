@@ -25,7 +25,7 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe mlflow-ui benchmark \
-	benchmark-alignment test lint format lock clean
+	benchmark-alignment benchmark-speed test test-cuda lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -87,6 +87,9 @@ benchmark-alignment: setup ## what the alignment gains, paired (trains a second 
 
 test: setup ## all tests, doctests included
 	$(BIN)/python -m pytest
+
+test-cuda: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest --no-cov -rs tests/test_cuda.py
 
 lint: setup ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff format --check .
