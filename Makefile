@@ -10,6 +10,8 @@ DATA_MIRROR ?=
 ARTIFACTS ?= artifacts
 FORCE ?=
 JSON ?=
+QUICK ?=
+NPROC ?= 1
 PYTHON ?= python3.11
 PORT ?= 5000
 
@@ -21,7 +23,7 @@ export DATA_ROOT DATA_MIRROR ARTIFACTS
 RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 	$(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SEED)") \
 	$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)") \
-	$(if $(FORCE),--force) $(if $(JSON),--json)
+	$(if $(FORCE),--force) $(if $(JSON),--json) $(if $(NPROC),--processes "$(NPROC)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe mlflow-ui benchmark \
@@ -44,6 +46,7 @@ help: ## this text
 	@echo "  ARTIFACTS=artifacts     folder that stages write to"
 	@echo "  FORCE=1                 run the stage although it is up to date"
 	@echo "  JSON=1                  one JSON object on the last line of standard output"
+	@echo "  NPROC=1                 processes that pretrain and extract together"
 	@echo "  PORT=5000               of make mlflow-ui"
 
 setup: $(VENV)/.ready ## make .venv and install what the project needs
@@ -84,6 +87,11 @@ benchmark: setup ## the README's table: 1, 5, 10 and 100% of the labels (about 4
 benchmark-alignment: setup ## what the alignment gains, paired (trains a second model)
 	$(BIN)/python -m benchmarks.alignment --config "$(DATASET)" \
 		$(foreach pair,$(SET),--set "$(pair)")
+
+benchmark-speed: setup ## speed and memory against MONAI and others (about 15 minutes; QUICK=1: 5)
+	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
+	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
+		$(if $(JSON),--json)
 
 test: setup ## all tests, doctests included
 	$(BIN)/python -m pytest
