@@ -20,7 +20,7 @@ Bytes = NDArray[np.uint8]
 @pytest.fixture
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Views as they are before contrast, noise and cut-outs."""
-    monkeypatch.setattr("pipeline.training.batches.disturb", lambda images, _generator: images)
+    monkeypatch.setattr("pipeline.training.batches.disturb", lambda images, *_: images)
 
 
 def flat_images(greys: range) -> Bytes:
