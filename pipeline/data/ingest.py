@@ -100,8 +100,9 @@ def frame_features(originals: Bytes, positions: Tensor) -> NDArray[np.float32]:
     """What can be told without the lungs: mean and deviation of the outer two of 14 cells on each
     side, and the thorax's position; shape (B, 2 x 96 + 4).
     """
-    side = originals.shape[-1] // 14 * 14
-    cells = originals[:, :side, :side].reshape(len(originals), 14, side // 14, 14, side // 14)
+    height, width = (side // 14 for side in originals.shape[-2:])
+    cells = originals[:, : 14 * height, : 14 * width]
+    cells = cells.reshape(len(originals), 14, height, 14, width)
     outer = np.ones((14, 14), bool)
     outer[2:-2, 2:-2] = False
     mean = cells.mean((2, 4), dtype=np.float32)[:, outer]
@@ -290,7 +291,7 @@ def _audit(
     found, clusters = audit.audit(
         manifest,
         originals,
-        np.load(folder / "frame.npy"),
+        _frame(originals, int(manifest["channels"].max()) > 1, folder / "alignment.csv"),
         acquisition.describe([item.path for item in listed], _processors()),
         kermany.groupings(manifest["path"]) or {"subject": manifest["subject_id"].tolist()},
         sources.describe(config.source.kind).get("images"),
@@ -301,6 +302,20 @@ def _audit(
     table = pd.DataFrame({"image_id": manifest["image_id"], "cluster": clusters})
     table.to_csv(folder / "clusters.csv", index=False)
     return found
+
+
+def _frame(originals: Bytes, colour: bool, aligned: Path) -> NDArray[np.float32]:
+    """The frame of every image, with its position where images are aligned."""
+    positions = torch.zeros(len(originals), 4)
+    if aligned.is_file():
+        positions = torch.from_numpy(pd.read_csv(aligned).iloc[:, 1:5].to_numpy(np.float32))
+    chunks = zip(range(0, len(originals), 512), positions.split(512), strict=True)
+    return np.concatenate(
+        [
+            frame_features(audit.planes(originals[start : start + 512], colour=colour), part)
+            for start, part in chunks
+        ]
+    )
 
 
 def _count(table: pd.DataFrame) -> dict[str, Any]:
