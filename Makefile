@@ -25,7 +25,7 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe mlflow-ui benchmark \
-	benchmark-alignment test lint format lock clean
+	benchmark-alignment benchmark-ingest test lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -40,7 +40,7 @@ help: ## this text
 	@echo "  SEED=0                  of everything random"
 	@echo "  DEVICE=auto             auto, cpu or cuda"
 	@echo "  DATA_ROOT=data          folder of data sets, looked in first"
-	@echo "  DATA_MIRROR=            folder of data sets, read in place where DATA_ROOT has none"
+	@echo "  DATA_MIRROR=            folder (read in place) or address, where DATA_ROOT has none"
 	@echo "  ARTIFACTS=artifacts     folder that stages write to"
 	@echo "  FORCE=1                 run the stage although it is up to date"
 	@echo "  JSON=1                  one JSON object on the last line of standard output"
@@ -84,6 +84,9 @@ benchmark: setup ## the README's table: 1, 5, 10 and 100% of the labels (about 4
 benchmark-alignment: setup ## what the alignment gains, paired (trains a second model)
 	$(BIN)/python -m benchmarks.alignment --config "$(DATASET)" \
 		$(foreach pair,$(SET),--set "$(pair)")
+
+benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
+	$(BIN)/python -m benchmarks.ingest
 
 test: setup ## all tests, doctests included
 	$(BIN)/python -m pytest

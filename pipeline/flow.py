@@ -83,6 +83,8 @@ FLOW = {
         ),
     )
 }
+CACHE = ".cache"
+"""A folder beside the data sets' artifacts that may be deleted at any time."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def _make(
             inputs=inputs,
             data_root=options.data_root,
             data_mirror=options.data_mirror,
+            cache=options.artifacts / CACHE,
             device=device,
             report=tracking.report,
         )
@@ -179,9 +182,11 @@ def _make(
 
 def _files(config: Config, options: Options) -> str:
     from pipeline.data import sources
+    from pipeline.data.read_cache import ReadCache
 
     folder = sources.locate(config, options.data_root, options.data_mirror)
-    return sources.fingerprint(sources.list_images(config, folder), folder)
+    with ReadCache(options.artifacts / CACHE) as cache:
+        return sources.fingerprint(sources.list_images(config, folder), folder, cache)
 
 
 def _load(entry: str) -> Callable[..., Any]:

@@ -163,7 +163,8 @@ def _row_metrics(row: dict[str, Any]) -> dict[str, float]:
             metrics[name] = value["mean"]
             metrics[f"{name}_std"] = value["std"]
             metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = value["ci95"]
-    validation = {f"validation_{name}": value for name, value in row["validation"].items()}
+    known = {name: value for name, value in row["validation"].items() if value is not None}
+    validation = {f"validation_{name}": value for name, value in known.items()}
     return metrics | validation
 
 

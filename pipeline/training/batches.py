@@ -29,12 +29,15 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def to_unit(images: NDArray[np.uint8]) -> Tensor:
-    """Cached bytes (B, *spatial) to (B, 1, *spatial) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).float()[:, None] / 255.0
+    """Cached bytes to (B, C, *spatial) float32 in [0, 1]: (B, height, width) of grey pictures, or
+    (B, C, *spatial) of anything else.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).float() / 255.0
+    return tensor[:, None] if tensor.ndim == 3 else tensor
 
 
 class Views(TypedDict):
-    """A batch for training, each of shape (B, 1, *spatial).
+    """A batch for training, each of shape (B, C, *spatial).
 
     ``first`` and ``second`` are what the network sees, normalised; ``target`` is ``first`` before
     it was disturbed, in [0, 1]: what is to be reconstructed.
@@ -51,8 +54,8 @@ class ViewBatches:
 
     Attributes
     ----------
-    images : uint8 (N, *spatial), the training images.
-    swapped : uint8 (copies, N, *spatial), their acquisition-swapped copies; none where empty.
+    images : uint8, the training images as cached; see :func:`to_unit`.
+    swapped : uint8 (copies, *images.shape), their acquisition-swapped copies; none where empty.
     config : batch size, augmentation, share of swapped second views.
     seed : of the whole run.
     epoch : which epoch the next iteration is; set by the trainer.
@@ -92,8 +95,8 @@ class ViewBatches:
         target = random_versions(images, config, strength, generator)
         second = random_versions(others, config, strength, generator)
         return {
-            "first": normalise(disturb(target, generator)),
-            "second": normalise(disturb(second, generator)),
+            "first": normalise(disturb(target, generator, config)),
+            "second": normalise(disturb(second, generator, config)),
             "target": target,
         }
 

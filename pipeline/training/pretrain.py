@@ -5,7 +5,7 @@ Writes into its artifact:
 ======================  ========================================================================
 ``model.safetensors``   the weights of the best epoch, see :mod:`pipeline.training.weights`
 ``history.csv``         one row per epoch: losses and validation measures
-``reconstructions.npz`` ``original`` and ``reconstruction``, uint8 (n, S, S), validation images
+``reconstructions.npz`` ``original`` and ``reconstruction``, uint8, validation images as cached
 ``codebook_use.npy``    int64 (K,): how often each code was used over the validation images
 ``checkpoint.pt``       the last epoch: weights, optimiser, schedule, early stopping
 ======================  ========================================================================
@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.data.augment import random_versions
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import UserError
 from pipeline.models.quantizer import perplexity
@@ -70,15 +71,18 @@ class _Pretraining:
         split = manifest["split"].to_numpy()
         self.train = images[split == "train"]
         self.validation = np.asarray(images[split == "validation"])
-        swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
-        self.validation_swapped = np.asarray(
-            swapped[
-                (split != "test").nonzero()[0].searchsorted(np.flatnonzero(split == "validation"))
-            ]
-        )
+        self.validation_swapped: NDArray[np.uint8] | None = None
+        swapped_training = images[:0, None]
+        if work.config.ingest.swap.enabled:
+            swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
+            kept = (split != "test").nonzero()[0]
+            self.validation_swapped = np.asarray(
+                swapped[kept.searchsorted(np.flatnonzero(split == "validation"))]
+            )
+            swapped_training = np.load(cache / "swapped_training.npy", mmap_mode="r")
         self.batches = ViewBatches(
             self.train,
-            np.load(cache / "swapped_training.npy", mmap_mode="r"),
+            swapped_training,
             self.config,
             work.config.seed,
         )
@@ -87,7 +91,9 @@ class _Pretraining:
         torch.manual_seed(work.config.seed)
         variance = float(np.var(self.train[:: max(1, len(self.train) // 512)] / 255.0))
         self.device = torch.device(work.device)
-        self.objective = Objective(self.config, max(variance, 1e-6)).to(self.device)
+        channels, *spatial = to_unit(np.array(images[:1])).shape[1:]
+        self.shape = (channels, len(spatial))
+        self.objective = Objective(self.config, max(variance, 1e-6), *self.shape).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.objective.parameters(),
             lr=self.config.learning_rate,
@@ -183,7 +189,7 @@ class _Pretraining:
             key_val_metric={"mse": MeanSquaredError(output_transform=images)},
             additional_metrics={
                 "ssim": IgniteMetricHandler(
-                    SSIMMetric(spatial_dims=2, data_range=1.0),
+                    SSIMMetric(spatial_dims=self.shape[1], data_range=1.0),
                     output_transform=images,
                     save_details=False,
                 )
@@ -212,11 +218,18 @@ class _Pretraining:
         return evaluator
 
     def _validation_batches(self) -> Iterator[dict[str, Tensor]]:
-        """Each validation image as it is, against its swapped copy of the kind held back."""
+        """Each validation image as it is, against its swapped copy of the kind held back, or,
+        where acquisitions are not swapped, against the same random version in every epoch.
+        """
+        config = self.config
+        generator = torch.Generator().manual_seed(epoch_seed(self.work.config.seed, 0))
         size = self.config.batch_size
         for start in range(0, len(self.validation), size):
             target = to_unit(self.validation[start : start + size])
-            other = to_unit(self.validation_swapped[start : start + size])
+            if self.validation_swapped is not None:
+                other = to_unit(self.validation_swapped[start : start + size])
+            else:
+                other = random_versions(target, config.augment, config.augment_strength, generator)
             yield {"first": normalise(target), "second": normalise(other), "target": target}
 
     def _begin_epoch(self, engine: Engine) -> None:
@@ -269,7 +282,8 @@ class _Pretraining:
         best = min((r["val_loss"] for r in self.history), default=math.inf)
         self.history.append(row)
         if row["val_loss"] < best:
-            save_model(self.objective.network, architecture(self.config), self.work.folder / FILE)
+            shape = architecture(self.config, *self.shape)
+            save_model(self.objective.network, shape, self.work.folder / FILE)
             np.save(self.work.folder / "codebook_use.npy", self.use.numpy())
             self._save_reconstructions()
         pd.DataFrame(self.history).to_csv(self.work.folder / "history.csv", index=False)
@@ -281,7 +295,8 @@ class _Pretraining:
         self.objective.eval()
         with torch.inference_mode():
             out = self.objective.network(normalise(to_unit(original)).to(self.device)).images
-        images = ((out * 0.25 + 0.5).clamp(0, 1) * 255).round().byte()[:, 0].cpu().numpy()
+        images = ((out * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().cpu().numpy()
+        images = images.reshape(original.shape)
         np.savez(self.work.folder / "reconstructions.npz", original=original, reconstruction=images)
 
     def _resume(self, state: dict[str, Any]) -> None:
