@@ -14,21 +14,16 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-from monai.transforms import Compose, Resize, Transform
+from monai.transforms import Compose, Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import EqualiseConfig, IngestConfig
 from pipeline.data.alignment import Alignment, warp
+from pipeline.data.fitting import fit, to_bytes
 from pipeline.data.formats import read_grey, resize
-from pipeline.errors import UnreadableImage
 
 Bytes = NDArray[np.uint8]
-
-
-def to_bytes(grey: NDArray[np.float32]) -> Bytes:
-    """[0, 1] to the nearest of 0..255."""
-    return np.asarray(np.rint(np.clip(grey, 0.0, 1.0) * 255.0), np.uint8)
 
 
 class ReadImage(Transform):  # type: ignore[misc]  # MONAI is untyped
@@ -49,35 +44,15 @@ class ResizeByArea(Transform):  # type: ignore[misc]  # MONAI is untyped
 
 
 class Fit(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """A picture or volume (C, *spatial) in [0, 1] to (C, *shape) bytes.
-
-    Parameters
-    ----------
-    shape : the spatial size that all are brought to.
-    how : ``stretch`` resizes along each axis: pictures by area averaging, volumes linearly after a
-        blur where they shrink. ``pad`` keeps the scale, and pads with 0 or crops evenly on both
-        sides.
+    """A picture or volume (C, *spatial) in [0, 1] to (C, *shape) bytes; see
+    :func:`pipeline.data.fitting.fit`.
     """
 
     def __init__(self, shape: Sequence[int], how: Literal["stretch", "pad"]) -> None:
         self.shape, self.how = tuple(shape), how
-        self.stretch = Resize(self.shape, mode="trilinear", anti_aliasing=True)
 
     def __call__(self, image: NDArray[np.float32]) -> Bytes:
-        if image.ndim != 1 + len(self.shape):
-            raise UnreadableImage(
-                f"an image of {image.ndim - 1} axes, where {len(self.shape)} are expected"
-            )
-        if image.shape[1:] == self.shape:
-            return to_bytes(image)
-        if self.how == "pad":
-            return to_bytes(_centred(image, self.shape))
-        if len(self.shape) == 3:
-            return to_bytes(np.asarray(self.stretch(image)))
-        size = self.shape[::-1]
-        return to_bytes(
-            np.stack([cv2.resize(c, size, interpolation=cv2.INTER_AREA) for c in image])
-        )
+        return fit(image, self.shape, self.how)
 
 
 class Equalise(Transform):  # type: ignore[misc]  # MONAI is untyped
@@ -117,14 +92,6 @@ class ScaleToUnit(Transform):  # type: ignore[misc]  # MONAI is untyped
 
     def __call__(self, image: Tensor) -> Tensor:
         return image.float() / 255.0
-
-
-def _centred(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Crop where ``image`` (C, *spatial) is larger than ``shape``, pad with 0 where smaller."""
-    spare = [wanted - side for wanted, side in zip(shape, image.shape[1:], strict=True)]
-    inner = [slice(max(-s, 0) // 2, max(-s, 0) // 2 + w) for s, w in zip(spare, shape, strict=True)]
-    around = [(max(s, 0) // 2, max(s, 0) - max(s, 0) // 2) for s in spare]
-    return np.pad(image[:, *inner], [(0, 0), *around])
 
 
 def cut_out(images: Tensor, positions: Tensor, size: int | tuple[int, ...]) -> Tensor:

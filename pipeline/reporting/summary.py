@@ -16,7 +16,7 @@ def show(result: dict[str, Any]) -> str:
     """A few lines for standard error from a stage's result."""
     state = "up to date" if result["up_to_date"] else f"{result['seconds']:.0f} s"
     lines = [f"{result['stage']} of {result['dataset']}: {state}"]
-    lines += _TABLES[result["stage"]](result)
+    lines += _TABLES[result["stage"]](result) + _audit(result.get("audit", {}))
     return "\n".join(lines)
 
 
@@ -73,6 +73,22 @@ def _probe(result: dict[str, Any]) -> list[str]:
         low, high = gap["ci95"]
         told = f"{_NAMES[headline]} of medvq less {name}"
         lines.append(f"  {told}: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return lines
+
+
+def _audit(found: dict[str, Any]) -> list[str]:
+    """What the data set itself gives away, shown with the results of every stage."""
+    lines = []
+    if shortcut := found.get("strongest_shortcut"):
+        lines.append(
+            f"  audit: {shortcut['what']} alone tells the label at AUROC {shortcut['auroc']:.3f} "
+            "(cross-validated on train)"
+        )
+    shift = found.get("test_told_from_train", {})
+    if told := [f"{label} {auroc:.3f}" for label, auroc in shift.items() if auroc is not None]:
+        lines.append(f"  audit: test images are told from train at AUROC {', '.join(told)}")
+    if count := found.get("warnings"):
+        lines.append(f"  audit: {count} warning(s), explained in audit.html of the ingest artifact")
     return lines
 
 
