@@ -192,9 +192,9 @@ class AlignmentConfig(Closed):
 class SwapConfig(Closed):
     """Acquisition swaps: the thorax of one image in the position, frame and grey of another."""
 
+    training_copies: Annotated[int, Field(ge=0, le=16)] = 3
     enabled: bool = True
     """Off where images have no common frame: then no copies, and no border-only baseline."""
-    training_copies: Annotated[int, Field(ge=0, le=16)] = 3
 
 
 class IngestConfig(Closed):
@@ -327,10 +327,10 @@ class ProbeConfig(Closed):
     """The linear probe and how it is judged."""
 
     label_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
-    draws: Literal["random", "official"] = "random"
-    """Labels are drawn at random, or by the folds that the data set is published with."""
     features: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedding_fine", "embedding")
     """The feature sets that make up MedVQ's row."""
+    draws: Literal["random", "official"] = "random"
+    """Labels are drawn at random, or by the folds that the data set is published with."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 10
     folds: Annotated[int, Field(ge=2, le=20)] = 4
     regularisation: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (

@@ -18,7 +18,9 @@ Writes into its artifact, N images in the order of the manifest, S the side of a
 ==========================  ================================================================
 
 Colour images and volumes are (N, C, *spatial) where grey pictures are (N, S, S). The last four
-files are written only where acquisitions are swapped.
+files are written only where acquisitions are swapped, positions only with those or an alignment.
+A validation split that the source publishes is taken as it is; else a share of the training
+subjects is one.
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ def probe(work: Work) -> dict[str, Any]:
         "medvq_minus": paired,
     }
     if not isinstance(task, TwoClasses):
-        summary["task"] = store.metadata["target"] or "classes"
+        number = store.metadata["target"] or "target"
+        summary["task"] = number if isinstance(task, Number) else "classes"
         summary["headline"] = task.headline
     pd.concat(predictions).to_parquet(work.folder / "predictions.parquet", index=False)
     (work.folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")

@@ -27,10 +27,12 @@ def _ingest(result: dict[str, Any]) -> list[str]:
         for name, part in result["splits"].items()
     ]
     crossing = result["subjects_in_train_and_test"]
+    alone = all(part["subjects"] == part["images"] for part in result["splits"].values())
     return [
         *lines,
         f"  {result['quarantined']} set aside, {result['duplicates']} files with a duplicate, "
         f"{result['not_aligned']} not aligned",
+        *(["  no two images are known to be of one subject"] * alone),
         *([f"  {crossing} subjects stand in train and test by the safe grouping"] * (crossing > 0)),
     ]
 

@@ -82,6 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         split=SPLITS,
         label=rng.integers(0, 2, number),
     )
+    manifest["label_name"] = manifest["label"].map({0: "normal", 1: "ill"})
     manifest.to_csv(cache / "manifest.csv", index=False)
     shape = architecture(configuration().pretrain)
     with torch.random.fork_rng(devices=[]):
@@ -169,6 +170,8 @@ def test_metadata_names_the_making(store: Path) -> None:
         "codebook_size": SIZE,
         "latent_shape": [4, 4],
         "grid": GRID,
+        "classes": ["normal", "ill"],
+        "target": "",
     }
 
 

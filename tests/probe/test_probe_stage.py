@@ -316,7 +316,7 @@ def test_three_classes_have_rows_by_accuracy_and_the_recall_of_each(tmp_path: Pa
     assert [row["features"] for row in probed.summary["rows"]] == [
         name for name in ORDER if name != "border_only"
     ]
-    assert (probed.summary["headline"], probed.summary["task"]) == ("accuracy", "age")
+    assert (probed.summary["headline"], probed.summary["task"]) == ("accuracy", "classes")
     row = probed.row(MEDVQ)
     assert set(row) == {"features", "validation", "recall", *MANY_CLASSES}
     assert row["accuracy"]["mean"] > 0.8
