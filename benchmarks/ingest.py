@@ -25,8 +25,8 @@ from pipeline.flow import commit
 DOCS = Path(__file__).parent.parent / "docs"
 SET = "kermany-fullres"
 SIDE = 224
-REPEATS = 30
-TURNS = 5
+REPEATS = 20
+TURNS = 3
 _CHUNK = 20
 
 

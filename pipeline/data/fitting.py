@@ -82,8 +82,9 @@ def shrink_bytes(picture: Bytes, shape: tuple[int, int]) -> Bytes:
 
 
 def _cells(integral: NDArray[Any]) -> NDArray[Any]:
-    rows = integral[1:] - integral[:-1]
-    return rows[:, 1:] - rows[:, :-1]
+    """The sum over each cell: its corners' difference."""
+    rows: NDArray[Any] = np.diff(integral, axis=0)
+    return np.diff(rows, axis=1)
 
 
 @lru_cache(4096)
