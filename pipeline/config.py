@@ -33,16 +33,89 @@ class KermanySource(Closed):
     kind: Literal["kermany"]
 
 
-class ImageFolderSource(Closed):
-    """A user's own folder of DICOM, PNG, JPEG or TIFF files.
+class Labels(Closed):
+    """Where the labels of a user's own folder come from: a CSV, or the names of its folders.
 
-    With ``labels``, a CSV in the folder with a column ``file`` and, where known, ``label``,
-    ``subject`` and ``split`` (train or test). Without it, ``<split>/<label>/<image>``.
+    In YAML ``labels: labels.csv`` is short for ``labels: {file: labels.csv}``, and ``labels:
+    folders`` for ``labels: {join: folders}``. See :mod:`pipeline.data.labels` for the CSV.
+    """
+
+    join: Literal["path", "subject", "study", "instance", "folders"] = "path"
+    """What a row of the CSV is about: a file (relative to the folder), or the images with this
+    PatientID, StudyInstanceUID or SOPInstanceUID. ``folders``: ``<split>/<label>/...``, no CSV."""
+    file: str | None = None
+    """The CSV, relative to the folder."""
+    key: str | None = None
+    """The column joined on; null: ``file``, ``subject``, ``study`` or ``instance``."""
+    column: str = "label"
+    """The column of the class."""
+    target: str | None = None
+    """The column of a number to predict, for a regression."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"join": "folders"} if value == "folders" else {"file": value}
+        return value
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if (self.file is None) != (self.join == "folders"):
+            raise ValueError("labels need a 'file', or 'join: folders', and not both")
+        return self
+
+
+class FolderSource(Closed):
+    """What every kind of a user's own folder has."""
+
+    folder: str | None = None
+    """Where the images are; null: DATA_ROOT/<name> or DATA_MIRROR/<name>."""
+    labels: Labels | None = None
+
+
+class ImageFolderSource(FolderSource):
+    """A user's own folder of PNG, JPEG, TIFF, BMP, WebP or DICOM pictures.
+
+    ``labels: null`` is ``labels: folders``.
     """
 
     kind: Literal["image_folder"]
-    folder: str | None = None
-    labels: str | None = None
+
+
+class NiftiFolderSource(FolderSource):
+    """A user's own folder of NIfTI volumes; ``labels: null`` is ``labels: folders``."""
+
+    kind: Literal["nifti_folder"]
+    window: tuple[float, Annotated[float, Field(gt=0)]] | None = None
+    """Centre and width to show voxels with; null: as :mod:`pipeline.data.formats.nifti` says."""
+
+
+class DicomFolderSource(FolderSource):
+    """A user's own folder of DICOM files, as it comes from the archive, in any depth.
+
+    ``labels: null`` gives none: folders of an export are often named after patients. What is not
+    of a demanded modality, body part or view is set aside with the reason.
+    """
+
+    kind: Literal["dicom_folder"]
+    modality: tuple[str, ...] = ()
+    """Modality (0008,0060), e.g. [DX, CR]; empty: any."""
+    body_part: tuple[str, ...] = ()
+    """Body Part Examined (0018,0015), e.g. [CHEST]; empty: any."""
+    view: tuple[str, ...] = ()
+    """View Position (0018,5101), e.g. [PA, AP]; empty: any."""
+    series_as_volumes: bool = False
+    """Whether the slices of a series make one volume; otherwise every file is an image."""
+    window: tuple[float, Annotated[float, Field(gt=0)]] | None = None
+    """Centre and width to show values with, in the units of the modality (Hounsfield for CT);
+    null: as :mod:`pipeline.data.formats.dicom` says."""
+
+    @model_validator(mode="after")
+    def _series_have_no_path(self) -> Self:
+        if self.series_as_volumes and self.labels and self.labels.join == "path":
+            raise ValueError("a volume has many files: join labels on subject, study or instance")
+        return self
 
 
 class PhantomSource(Closed):
@@ -81,6 +154,8 @@ class HippocampusSource(Closed):
 Source = Annotated[
     KermanySource
     | ImageFolderSource
+    | NiftiFolderSource
+    | DicomFolderSource
     | PhantomSource
     | PneumoniaMnistSource
     | MnistSource

@@ -54,7 +54,7 @@ FLOW = {
             (),
             lambda config: config.ingest,
             "pipeline.data.ingest:ingest",
-            "pipeline.reporting.figures:draw_ingest",
+            "pipeline.reporting.audit_page:draw_ingest",
             "read the images: manifest, audit, alignment, cache of preprocessed images",
         ),
         Stage(
@@ -168,6 +168,9 @@ def _make(
             report=tracking.report,
         )
         summary = _load(stage.run)(work)
+        for artifact in inputs.values():
+            # No result is shown without what the data set itself gives away.
+            summary |= {k: v for k, v in artifact.summary.items() if k == "audit"}
         figures = partial / "figures"
         figures.mkdir(exist_ok=True)
         _load(stage.draw)(partial, inputs, summary, figures)

@@ -63,12 +63,11 @@ def list_pneumoniamnist(folder: Path) -> Iterator[SourceImage]:
 def list_mnist(folder: Path) -> Iterator[SourceImage]:
     """All 70,000 digits. Writers are not published by image: each image is its own subject."""
     parts: tuple[tuple[str, Split], ...] = (("train", "train"), ("t10k", "test"))
-    names = {n: f"{n}-{what}.gz" for n, _ in parts for what in ("images-idx3-ubyte",)}
-    labels = {n: f"{n}-labels-idx1-ubyte.gz" for n, _ in parts}
-    _need(folder, [*names.values(), *labels.values()])
+    kinds = ("images-idx3", "labels-idx1")
+    _need(folder, [f"{name}-{kind}-ubyte.gz" for name, _ in parts for kind in kinds])
     for name, split in parts:
-        file = folder / names[name]
-        truth = _idx(folder / labels[name])
+        file, labels = (folder / f"{name}-{kind}-ubyte.gz" for kind in kinds)
+        truth = _idx(labels)
         _check(len(_images(file)) == len(truth), file, "another number of images than of labels")
         for index, label in enumerate(truth):
             shown = f"{file.name}/{index}"
@@ -88,27 +87,22 @@ def list_stl10(folder: Path) -> Iterator[SourceImage]:
     labels = {s: np.fromfile(folder / f"{s}_y.bin", np.uint8) for s in ("train", "test")}
     folds: list[list[int]] = [[] for _ in labels["train"]]
     for number, line in enumerate((folder / names[1]).read_text(encoding="utf-8").splitlines()):
-        for index in line.split():
-            folds[int(index)].append(number)
-    for split in ("train", "test"):
-        file = folder / f"{split}_X.bin"
-        count = len(labels[split])
+        for member in map(int, line.split()):
+            folds[member].append(number)
+    for name in ("train", "test"):
+        file = folder / f"{name}_X.bin"
+        count = len(labels[name])
         _check(len(_images(file)) == count, file, "another number of images than of labels")
-        for index, label in enumerate(labels[split]):
-            inside = tuple(folds[index]) if split == "train" else ()
-            yield SourceImage(
-                file,
-                f"{file.name}/{index}",
-                f"{split}-{index}",
-                "test" if split == "test" else "train" if inside else "validation",
-                classes[int(label) - 1],
-                index=index,
-                folds=inside,
-            )
+        for index, label in enumerate(labels[name]):
+            inside = tuple(folds[index]) if name == "train" else ()
+            split: Split = "test" if name == "test" else "train" if inside else "validation"
+            shown, subject = f"{file.name}/{index}", f"{name}-{index}"
+            label_name = classes[int(label) - 1]
+            yield SourceImage(file, shown, subject, split, label_name, index=index, folds=inside)
     unlabelled = folder / "unlabeled_X.bin"
     for index in range(len(_images(unlabelled)) if unlabelled.is_file() else 0):
-        name = f"{unlabelled.name}/{index}"
-        yield SourceImage(unlabelled, name, f"unlabeled-{index}", "train", None, index=index)
+        shown = f"{unlabelled.name}/{index}"
+        yield SourceImage(unlabelled, shown, f"unlabeled-{index}", "train", None, index=index)
 
 
 @lru_cache(maxsize=8)

@@ -83,7 +83,7 @@ def change(images: Tensor, changes: Tensor) -> Tensor:
     theta = torch.cat([_rotations(angles) * scales[:, None], shifts[..., None]], 2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    return moved.clamp(0.0, 1.0) ** log_gamma.exp().reshape(-1, *[1] * (n + 1))
+    return torch.pow(moved.clamp(0.0, 1.0), log_gamma.exp().reshape(-1, *[1] * (n + 1)))
 
 
 def _rotations(angles: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def _rotations(angles: Tensor) -> Tensor:
     x, y, z = angles.unbind(1)
     none = torch.zeros_like(x)
     rows = [(none, -z, y), (z, none, -x), (-y, x, none)]
-    return torch.linalg.matrix_exp(torch.stack([torch.stack(row, 1) for row in rows], 1))
+    return torch.matrix_exp(torch.stack([torch.stack(row, 1) for row in rows], 1))
 
 
 def random_versions(

@@ -77,6 +77,6 @@ def _open(file: Path) -> Any:
     import nibabel
 
     try:
-        return nibabel.load(file)  # type: ignore[attr-defined]  # nibabel does not export it
+        return nibabel.load(file)
     except Exception:  # of any of its types: a fact about the file
         return None

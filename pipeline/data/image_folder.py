@@ -1,113 +1,200 @@
-"""A user's own folder of images, with labels from a CSV or from the names of its folders."""
+"""A user's own folder of pictures, DICOM files or NIfTI volumes, and the labels that go with it."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal, cast
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from pipeline.data.formats import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom
+from pipeline.config import DicomFolderSource, FolderSource, NiftiFolderSource
+from pipeline.data.formats import (
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    is_dicom,
+    is_nifti,
+)
+from pipeline.data.labels import Label, named_split, read_labels
 from pipeline.data.manifest import SourceImage
 from pipeline.data.privacy import pseudonym, subject_key
 from pipeline.errors import UserError
 
-_SPLIT_NAMES: dict[str, Literal["train", "test"]] = {
-    "train": "train",
-    "training": "train",
-    "val": "train",
-    "validation": "train",
-    "test": "test",
-    "testing": "test",
-}
+
+class _File(NamedTuple):
+    """A file by its name in the folder, and what its header says; none of it is ever shown."""
+
+    path: str
+    dicom: bool = False
+    subject: str = ""
+    study: str = ""
+    series: str = ""
+    instance: str = ""
+    set_aside: str = ""
 
 
 def list_images(
-    folder: Path, labels: str | None, key: bytes | None = None
+    folder: Path, source: FolderSource, key: bytes | None = None
 ) -> Iterator[SourceImage]:
     """The images of ``folder``, sorted by path; subjects under keyed pseudonyms.
+
+    With a CSV joined on ``path``, those that it names; else all, of which those that a CSV does
+    not name have no label. What its source wants set aside is listed with the reason.
 
     Parameters
     ----------
     folder : holds the images.
-    labels : a CSV in ``folder`` with the columns ``file`` (relative to ``folder``), and where known
-        ``label``, ``subject`` and ``split``; or None for ``<split>/<label>/<image>``.
+    source : of which kind, and where the labels are.
     key : that subjects are named with; None takes this machine's secret.
 
     Raises
     ------
     UserError
-        No image is found, the CSV lacks a column, names a missing file, or names one twice.
+        No image is found, or the CSV cannot be followed; see :mod:`pipeline.data.labels`.
     """
-    rows = _rows_of_csv(folder, folder / labels) if labels else _rows_of_folders(folder)
-    if not rows:
-        raise UserError(f"no image ({', '.join(sorted(IMAGE_SUFFIXES))}) is listed in {folder}")
+    labels = source.labels
+    table = read_labels(folder, labels) if labels and labels.file else {}
+    join = labels.join if labels and labels.file else "folders"
+    paths = sorted(table if join == "path" else _walk(folder, source))
+    if not paths:
+        raise UserError(f"no image ({_looked_for(source)}) is listed in {folder}")
+    files = _without_copies([_identify(folder, path, source) for path in paths])
+    if join in {"subject", "study", "instance"}:
+        _report_unknown(table, {getattr(file, join) for file in files}, join)
     key = key or subject_key()
-    for name in sorted(rows):
-        row, path = rows[name], folder / name
-        dicom = is_dicom(path)
-        subject = row.get("subject") or (_patient_of(path) if dicom else "") or name
-        split = _SPLIT_NAMES.get((row.get("split") or "train").strip().lower())
-        if split is None:
-            raise UserError(
-                f"{folder / (labels or '')}: split '{row['split']}' is neither train nor test"
-            )
+    for parts in _volumes(files) if _has_volumes(source) else [[file] for file in files]:
+        first = parts[0]
+        if join == "folders":
+            told = _label_of_folders(source, first)
+        else:
+            told = _agreed([table.get(getattr(part, join), Label()) for part in parts])
         yield SourceImage(
-            path=path,
-            shown_path="" if dicom else name,
-            subject=pseudonym(subject, key),
-            split=split,
-            label=(row.get("label") or "").strip() or None,
+            path=folder / first.path,
+            shown_path=_shown(first),
+            subject=pseudonym(told.subject or first.subject or first.study or first.path, key),
+            split=told.split,
+            label=told.label,
+            target=told.target,
+            target_name=(labels.target or "") if labels else "",
+            parts=tuple(folder / part.path for part in parts) if len(parts) > 1 else (),
+            window=getattr(source, "window", None),
+            set_aside=first.set_aside,
         )
 
 
-def _rows_of_csv(folder: Path, file: Path) -> dict[str, dict[str, str]]:
-    if not file.is_file():
-        raise UserError(f"no labels file {file}; the source's 'labels' is relative to {folder}")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text; save it as 'CSV UTF-8'") from error
-    with io.StringIO(text, newline="") as stream:
-        reader = csv.DictReader(stream)
-        if "file" not in (reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
-            raise UserError(f"{file} must have a column 'file'; its columns are: {found}")
-        rows: dict[str, dict[str, str]] = {}
-        for number, row in enumerate(reader, start=2):
-            name = row["file"] or ""
-            if name in rows:
-                raise UserError(f"{file}, line {number}: a file that an earlier line names already")
-            if Path(name).is_absolute() or not (folder / name).is_file():
-                raise UserError(f"{file}, line {number}: the file it names is not in {folder}")
-            rows[name] = cast("dict[str, str]", row)
-    return rows
+def _shown(file: _File) -> str:
+    """The path, but of a DICOM: an empty or broken file may have been one."""
+    known = file.path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
+    return file.path if known and not file.dicom else ""
 
 
-def _rows_of_folders(folder: Path) -> dict[str, dict[str, str]]:
-    rows = {}
+def _walk(folder: Path, source: FolderSource) -> Iterator[str]:
     for base, _, names in os.walk(folder):
         for name in names:
             path = Path(base, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                parts = path.relative_to(folder).parts
-                row = {"label": parts[-2]} if len(parts) > 1 else {}
-                if len(parts) > 2 and parts[-3].lower() in _SPLIT_NAMES:
-                    row["split"] = parts[-3]
-                rows[path.relative_to(folder).as_posix()] = row
-    return rows
+            if not name.startswith(".") and path.is_file() and _is_wanted(path, source):
+                yield path.relative_to(folder).as_posix()
 
 
-def _patient_of(path: Path) -> str:
-    if path.suffix.lower() not in DICOM_SUFFIXES and not is_dicom(path):
+def _is_wanted(path: Path, source: FolderSource) -> bool:
+    if isinstance(source, DicomFolderSource):
+        return is_dicom(path)
+    if isinstance(source, NiftiFolderSource):
+        return is_nifti(path)
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _looked_for(source: FolderSource) -> str:
+    if isinstance(source, DicomFolderSource):
+        return "DICOM"
+    suffixes = NIFTI_SUFFIXES if isinstance(source, NiftiFolderSource) else IMAGE_SUFFIXES
+    return ", ".join(sorted(suffixes))
+
+
+def _identify(folder: Path, path: str, source: FolderSource) -> _File:
+    if not is_dicom(folder / path):
+        suffix = next((s for s in NIFTI_SUFFIXES if path.lower().endswith(s)), "")
+        return _File(path, subject=path[: -len(suffix)] if suffix else "")
+    from pipeline.data.formats.dicom import identify
+
+    identity = identify(folder / path)
+    if identity is None:
+        return _File(path, dicom=True)  # ingest sets it aside with the reason
+    reason = identity.no_image
+    if isinstance(source, DicomFolderSource):
+        reason = reason or _mismatch("modality", identity.modality, source.modality)
+        reason = reason or _mismatch("body part", identity.body_part, source.body_part)
+        reason = reason or _mismatch("view", identity.view, source.view)
+        if source.series_as_volumes and identity.is_localizer:
+            reason = reason or "a localizer, no slice of the volume"
+    return _File(
+        path,
+        dicom=True,
+        subject=identity.subject,
+        study=identity.study,
+        series=identity.series,
+        instance=identity.instance,
+        set_aside=reason,
+    )
+
+
+def _mismatch(what: str, stated: str, demanded: tuple[str, ...]) -> str:
+    if not demanded or stated.upper() in {value.upper() for value in demanded}:
         return ""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    is_not = f"is not {' or '.join(demanded)}" if stated else "is not stated"
+    return f"the {what} {is_not}, as the configuration demands"
 
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-    except (InvalidDicomError, OSError, ValueError):
-        return ""  # ingest sets it aside with the reason
-    return str(header.get("PatientID", ""))
+
+def _without_copies(files: list[_File]) -> list[_File]:
+    first = {file.instance: file for file in reversed(files) if file.instance}
+    copy = "a second file of the same instance"
+    return [
+        file._replace(set_aside=file.set_aside or copy)
+        if first.get(file.instance, file) is not file
+        else file
+        for file in files
+    ]
+
+
+def _has_volumes(source: FolderSource) -> bool:
+    return isinstance(source, DicomFolderSource) and source.series_as_volumes
+
+
+def _volumes(files: list[_File]) -> list[list[_File]]:
+    groups: dict[str, list[_File]] = {}
+    for file in files:
+        alone = file.set_aside or not file.series
+        groups.setdefault(f"file {file.path}" if alone else file.series, []).append(file)
+    return list(groups.values())
+
+
+def _label_of_folders(source: FolderSource, file: _File) -> Label:
+    """``<split>/<label>/...`` or ``<label>/...``; DICOM folders only where that is asked for."""
+    if isinstance(source, DicomFolderSource) and source.labels is None:
+        return Label()
+    folders = PurePosixPath(file.path).parts[:-1]
+    split = next((named for name in folders if (named := named_split(name))), None)
+    if split:
+        after = next(i for i, name in enumerate(folders) if named_split(name)) + 1
+        folders = folders[after:]
+    return Label(label=folders[0] if folders else None, split=split or "train")
+
+
+def _agreed(labels: Sequence[Label]) -> Label:
+    """The one label of a volume's files, those aside that have none."""
+    told = set(labels) - {Label()}
+    if len(told) > 1:
+        raise UserError("the labels give the files of one series two different rows")
+    return told.pop() if told else Label()
+
+
+def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None:
+    unknown = len(table.keys() - known)
+    if unknown == len(table):
+        raise UserError(f"the labels name no {join} of any image in the folder ({unknown} rows)")
+    if unknown:
+        warnings.warn(
+            f"{unknown} of {len(table)} rows of the labels name no {join} of any image",
+            stacklevel=3,
+        )

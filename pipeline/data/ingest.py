@@ -5,7 +5,8 @@ Writes into its artifact, N images in the order of the manifest, S the side of a
 ==========================  ================================================================
 ``manifest.csv``            one row per image, see :mod:`pipeline.data.manifest`
 ``quarantine.csv``          files that were set aside, with the reason
-``audit.json``              duplicates, shared subjects, counts
+``audit.json``              what may be wrong with the set, see :mod:`pipeline.data.audit`
+``clusters.csv``            the cluster of acquisition of each image
 ``images.npy``              uint8 (N, S, S): equalised and aligned
 ``originals.npy``           uint8 (N, R, R): as read, resized
 ``alignment.csv``           position, correlation and failure of each image
@@ -38,11 +39,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.config import Config, IngestConfig, KermanySource
-from pipeline.data import kermany, sources
+from pipeline.data import acquisition, audit, kermany, sources
 from pipeline.data.alignment import Alignment, Placed
 from pipeline.data.array_files import read_array_image
 from pipeline.data.fitting import fit
-from pipeline.data.manifest import SPLITS, SourceImage, check_manifest, crossing_subjects
+from pipeline.data.manifest import SPLITS, SourceImage, check_manifest
 from pipeline.data.read_cache import ReadCache
 from pipeline.data.reading import Files, Read, Reader, combined, read_all, sha256_of
 from pipeline.data.swap import Kind, swap_acquisition
@@ -60,22 +61,22 @@ def ingest(work: Work) -> dict[str, Any]:
     config = work.config
     folder = sources.locate(config, work.data_root, work.data_mirror)
     listed = sources.list_images(config, folder)
-    manifest, originals = _read_all(listed, config, work.folder, work.cache)
+    manifest, originals, kept = _read_all(listed, config, work.folder, work.cache)
     official = isinstance(config.source, KermanySource)
     manifest = check_manifest(manifest, official_crossing=official)
     manifest.to_csv(work.folder / "manifest.csv", index=False)
-    audit = _audit(manifest, listed)
-    (work.folder / "audit.json").write_text(json.dumps(audit, indent=2), encoding="utf-8")
     failed = _preprocess(manifest, originals, config, work.folder)
+    found = _audit(manifest, originals, kept, config, work.folder)
     quarantined = len(pd.read_csv(work.folder / "quarantine.csv"))
     return {
         "images": len(manifest),
         "subjects": int(manifest["subject_id"].nunique()),
         "splits": {split: _count(manifest[manifest["split"] == split]) for split in SPLITS},
         "quarantined": quarantined,
-        "duplicates": audit["duplicate_files"],
-        "subjects_in_train_and_test": audit["subjects_in_train_and_test"],
+        "duplicates": found["duplicate_files"],
+        "subjects_in_train_and_test": found["subjects_in_train_and_test"],
         "not_aligned": failed,
+        "audit": audit.headline(found),
     }
 
 
@@ -103,8 +104,8 @@ def frame_features(originals: Bytes, positions: Tensor) -> NDArray[np.float32]:
 
 def _read_all(
     listed: list[SourceImage], config: Config, folder: Path, cache: Path | None
-) -> tuple[pd.DataFrame, Bytes]:
-    """Read every image into ``originals.npy``; return its manifest and the array."""
+) -> tuple[pd.DataFrame, Bytes, list[SourceImage]]:
+    """Read every image into ``originals.npy``; return its manifest, the array, and the sources."""
     grey_pictures = config.ingest.channels == 1 and len(config.ingest.read_shape) == 2
     channels = () if grey_pictures else (config.ingest.channels,)
     shape = (len(listed), *channels, *config.ingest.read_shape)
@@ -114,7 +115,9 @@ def _read_all(
         # A sparse file that meets a full disk while it is mapped kills the process (SIGBUS).
         os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
     rows: list[dict[str, Any]] = []
+    sources_kept: list[SourceImage] = []
     quarantine: list[dict[str, str]] = []
+    broken: list[str] = []
     labels = sorted({item.label for item in listed if item.label is not None})
     seen: dict[str, int] = {}
     official = any(item.split == "validation" for item in listed)
@@ -123,8 +126,11 @@ def _read_all(
             quarantine.append(
                 {"path": item.shown_path, "sha256": read.sha256, "reason": read.reason}
             )
+            if not item.set_aside:
+                broken.append(read.reason)
             continue
         images[len(rows)] = read.image.reshape(shape[1:])
+        sources_kept.append(item)
         seen[read.sha256] = seen.get(read.sha256, 0) + 1
         again = f"-{seen[read.sha256]}" if seen[read.sha256] > 1 else ""
         share = validation_share(item.subject, config.seed)
@@ -150,24 +156,31 @@ def _read_all(
         )
     columns = ["path", "sha256", "reason"]
     pd.DataFrame(quarantine, columns=columns).to_csv(folder / "quarantine.csv", index=False)
-    _refuse_too_many(quarantine, len(listed), config.ingest, folder)
+    _refuse_too_many(quarantine, broken, len(listed), config.ingest, folder)
     if quarantine:
         kept = np.array(images[: len(rows)])
         np.save(file, kept)
         images = np.load(file, mmap_mode="r")
     manifest = pd.DataFrame(rows)
     manifest["label"] = manifest["label"].astype("Int64")
-    return manifest, images
+    return manifest, images, sources_kept
 
 
 def _refuse_too_many(
-    quarantine: list[dict[str, str]], total: int, config: IngestConfig, folder: Path
+    quarantine: list[dict[str, str]],
+    broken: list[str],
+    total: int,
+    config: IngestConfig,
+    folder: Path,
 ) -> None:
-    if len(quarantine) == total or len(quarantine) > config.max_quarantined * total:
-        reasons = pd.DataFrame(quarantine)["reason"].value_counts()
+    """Stop where too many are ``broken``; what the source wants set aside does not count."""
+    nothing_left = len(quarantine) == total
+    if nothing_left or len(broken) > config.max_quarantined * total:
+        counted = [row["reason"] for row in quarantine] if nothing_left else broken
+        reasons = pd.Series(counted).value_counts()
         told = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
         raise UserError(
-            f"{len(quarantine)} of {total} files cannot be read, more than "
+            f"{len(counted)} of {total} files cannot be read, more than "
             f"ingest.max_quarantined={config.max_quarantined:g}: {told} "
             f"(table: {folder / 'quarantine.csv'})"
         )
@@ -289,27 +302,44 @@ def _positions_table(manifest: pd.DataFrame, placed: Placed) -> pd.DataFrame:
     return table.assign(correlation=placed.correlation.numpy(), failed=placed.failed.numpy())
 
 
-def _audit(manifest: pd.DataFrame, listed: list[SourceImage]) -> dict[str, Any]:
-    copies = manifest[manifest["sha256"].duplicated(keep=False)]
-    outer = manifest.assign(split=manifest["split"].replace("validation", "train"))
-    audit: dict[str, Any] = {
-        "files": len(listed),
-        "files_published": sources.describe(manifest["source"].iloc[0]).get("images"),
-        "duplicate_files": len(copies),
-        "duplicate_groups": int(copies["sha256"].nunique()),
-        "duplicates_across_train_and_test": int(
-            (outer.loc[copies.index].groupby("sha256")["split"].nunique() > 1).sum()
-        ),
-        "subjects_in_train_and_test": len(crossing_subjects(outer)),
-        "subjects_with_two_labels": int(
-            (manifest.groupby("subject_id")["label_name"].nunique() > 1).sum()
-        ),
-    }
-    parsed = [kermany.parse_name(Path(path).name) for path in manifest["path"]]
-    if all(parsed) and parsed:
-        by_series = outer.assign(subject_id=[name.subject_by_series for name in parsed if name])
-        audit["subjects_in_train_and_test_by_series"] = len(crossing_subjects(by_series))
-    return audit
+def _audit(
+    manifest: pd.DataFrame,
+    originals: Bytes,
+    listed: list[SourceImage],
+    config: Config,
+    folder: Path,
+) -> dict[str, Any]:
+    found, clusters = audit.audit(
+        manifest,
+        originals,
+        _frame(originals, config, folder),
+        _acquisition(listed),
+        kermany.groupings(manifest["path"]) or {"subject": manifest["subject_id"].tolist()},
+        sources.describe(config.source.kind).get("images"),
+        config.seed,
+    )
+    found = {"dataset": config.name, **found}
+    (folder / "audit.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    table = pd.DataFrame({"image_id": manifest["image_id"], "cluster": clusters})
+    table.to_csv(folder / "clusters.csv", index=False)
+    return found
+
+
+def _frame(originals: Bytes, config: Config, folder: Path) -> NDArray[np.float32]:
+    """The frame and position of each image, for the audit; without an alignment position is 0."""
+    if (folder / "frame.npy").is_file():
+        return np.asarray(np.load(folder / "frame.npy"))
+    colour = config.ingest.channels > 1
+    chunks = [originals[i : i + _SWAP_CHUNK] for i in range(0, len(originals), _SWAP_CHUNK)]
+    pictures = np.concatenate([audit.planes(chunk, colour=colour) for chunk in chunks])
+    return frame_features(pictures, torch.zeros(len(pictures), 4))
+
+
+def _acquisition(listed: list[SourceImage]) -> pd.DataFrame:
+    """What each image's own file tells; nothing where one file holds many images."""
+    if any(item.index is not None for item in listed):
+        return pd.DataFrame(index=range(len(listed)))
+    return acquisition.describe([item.path for item in listed], processors())
 
 
 def _count(table: pd.DataFrame) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.config import Config, ImageFolderSource, PhantomSource
+from pipeline.config import Config, FolderSource, ImageFolderSource, Labels, PhantomSource
 from pipeline.data import array_files, hippocampus, image_folder, kermany
 from pipeline.data.archives import unpack
 from pipeline.data.download import DownloadError, download
@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
 _PHANTOM_KEY = b"synthetic"
+_PHANTOM_FOLDER = ImageFolderSource(kind="image_folder", labels=Labels(file="labels.csv"))
 _PUBLISHED = {
     "kermany": kermany.list_images,
     "pneumoniamnist": array_files.list_pneumoniamnist,
@@ -47,7 +48,7 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
     UserError
         There is none, saying which file goes where, how large it is and its checksum.
     """
-    if isinstance(config.source, ImageFolderSource) and config.source.folder:
+    if isinstance(config.source, FolderSource) and config.source.folder:
         folder = Path(config.source.folder).expanduser()
         if not folder.is_dir():
             raise UserError(f"source.folder={folder} is not a folder")
@@ -87,10 +88,10 @@ def list_images(config: Config, folder: Path) -> list[SourceImage]:
     UserError
         The folder has another layout or holds no image.
     """
-    if isinstance(config.source, ImageFolderSource):
-        images = list(image_folder.list_images(folder, config.source.labels))
+    if isinstance(config.source, FolderSource):
+        images = list(image_folder.list_images(folder, config.source))
     elif isinstance(config.source, PhantomSource):
-        images = list(image_folder.list_images(folder, "labels.csv", _PHANTOM_KEY))
+        images = list(image_folder.list_images(folder, _PHANTOM_FOLDER, _PHANTOM_KEY))
     else:
         images = list(_PUBLISHED[config.source.kind](folder))
     if not images:
@@ -126,7 +127,7 @@ def _folder_name(config: Config) -> str:
     if isinstance(config.source, PhantomSource):
         size = config.source
         return f"phantom-{size.train_subjects}-{size.test_subjects}-{size.size}-{config.seed}"
-    return config.name if isinstance(config.source, ImageFolderSource) else config.source.kind
+    return config.name if isinstance(config.source, FolderSource) else config.source.kind
 
 
 def _write_phantom(source: PhantomSource, seed: int, folder: Path) -> None:

@@ -107,13 +107,13 @@ def cut_out(images: Tensor, positions: Tensor, size: int | tuple[int, ...]) -> T
 
 
 def preprocessing(config: IngestConfig, alignment: Alignment | None) -> Compose:
-    """The chain from a path to a (1, side, side) float32 tensor in [0, 1]."""
+    """The chain from the path of a grey picture to a (1, side, side) float32 tensor in [0, 1]."""
     return Compose(
         [
             ReadImage(),
-            ResizeByArea(config.read_size),
+            ResizeByArea(config.read_shape[0]),
             Equalise(config.equalise),
-            AlignToTemplate(alignment, config.image_size),
+            AlignToTemplate(alignment, config.image_shape[0]),
             ScaleToUnit(),
         ]
     )

@@ -1,12 +1,21 @@
 """What a probe predicts: one of two classes, one of several, or a number.
 
 A task says how a linear model is fitted and calibrated, what its choices are made by, and how it is
-judged. All else (draws, cross-validation, bootstrap, baselines) is the same for all.
+judged. All else (draws, cross-validation, bootstrap, baselines) is the same for all. Each has
+
+- ``metrics``, the names of what ``evaluate`` answers, and ``headline``, the one that rows are
+  compared by;
+- ``fit``: a linear model of images (N, D); the regularisation is scikit-learn's C;
+- ``scores``: of a model's images, what ``score`` (the figure that choices are made by, higher is
+  better) and ``calibrate`` (which mends a model in place by the scores of held-out images) take;
+- ``threshold``: of the drawn labels, what ``evaluate`` is given;
+- ``predict``: probabilities of class 1 (N,), of every class (N, K), or numbers (N,);
+- ``evaluate``: the metrics under weights (B, N), each (B,).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,42 +27,6 @@ from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 from pipeline.probe import metrics
 
 Floats = NDArray[np.float64]
-
-
-class Task(Protocol):
-    """What the probe asks of a task; N images, D features.
-
-    Attributes
-    ----------
-    metrics : names of what :meth:`evaluate` answers, in the order of the report.
-    headline : the metric that rows are compared by.
-    """
-
-    metrics: tuple[str, ...]
-    headline: str
-
-    def fit(self, images: Floats, truth: NDArray[Any], regularisation: float) -> Any:
-        """A linear model of ``images`` (N, D); ``regularisation`` is scikit-learn's C."""
-
-    def scores(self, model: Any, images: Floats) -> Floats:
-        """What :meth:`score` judges and :meth:`calibrate` is given."""
-
-    def score(self, truth: NDArray[Any], scores: Floats) -> float:
-        """The figure that choices are made by; higher is better."""
-
-    def calibrate(self, model: Any, truth: NDArray[Any], scores: Floats, weights: Floats) -> None:
-        """Mend the model's probabilities, in place, by the scores of held-out images."""
-
-    def threshold(self, truth: NDArray[Any]) -> float:
-        """What :meth:`evaluate` is given, from the drawn labels."""
-
-    def predict(self, model: Any, images: Floats) -> Floats:
-        """Probabilities of class 1 (N,), of every class (N, K), or numbers (N,)."""
-
-    def evaluate(
-        self, truth: NDArray[Any], predicted: Floats, threshold: float, weights: Floats
-    ) -> dict[str, Floats]:
-        """The metrics under weights (B, N), each (B,)."""
 
 
 class TwoClasses:
@@ -169,3 +142,6 @@ class Number:
         self, truth: NDArray[Any], predicted: Floats, threshold: float, weights: Floats
     ) -> dict[str, Floats]:
         return metrics.evaluate_number(truth, predicted, weights)
+
+
+Task = TwoClasses | ManyClasses | Number

@@ -46,7 +46,7 @@ from pipeline.errors import UserError
 from pipeline.models.quantizer import perplexity
 from pipeline.models.vqvae import use_of_codes
 from pipeline.stage import Work
-from pipeline.training.batches import ViewBatches, epoch_seed, normalise, to_unit
+from pipeline.training.batches import ViewBatches, ahead, epoch_seed, normalise, to_unit
 from pipeline.training.objective import LOSSES, Objective
 from pipeline.training.weights import FILE, architecture, save_model
 
@@ -69,19 +69,17 @@ class _Pretraining:
         images = np.load(cache / "images.npy", mmap_mode="r")
         # Labels are in the manifest, and nothing here reads them.
         split = manifest["split"].to_numpy()
-        self.train = images[split == "train"]
-        self.validation = np.asarray(images[split == "validation"])
-        self.validation_swapped: NDArray[np.uint8] | None = None
+        self.images = images
+        train, self.validation = (np.flatnonzero(split == s) for s in ("train", "validation"))
+        self.swapped: NDArray[np.uint8] | None = None
         swapped_training = images[:0, None]
         if work.config.ingest.swap.enabled:
-            swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
-            kept = (split != "test").nonzero()[0]
-            self.validation_swapped = np.asarray(
-                swapped[kept.searchsorted(np.flatnonzero(split == "validation"))]
-            )
+            self.swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
             swapped_training = np.load(cache / "swapped_training.npy", mmap_mode="r")
+        self.swapped_rows = np.flatnonzero(split != "test").searchsorted(self.validation)
         self.batches = ViewBatches(
-            self.train,
+            images,
+            train,
             swapped_training,
             self.config,
             work.config.seed,
@@ -89,15 +87,16 @@ class _Pretraining:
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         torch.manual_seed(work.config.seed)
-        variance = float(np.var(self.train[:: max(1, len(self.train) // 512)] / 255.0))
+        variance = float(np.var(images[train[:: max(1, len(train) // 512)]] / 255.0))
         self.device = torch.device(work.device)
-        channels, *spatial = to_unit(images[:1]).shape[1:]
+        channels, *spatial = to_unit(np.array(images[:1])).shape[1:]
         self.shape = (channels, len(spatial))
         self.objective = Objective(self.config, max(variance, 1e-6), *self.shape).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.objective.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
+            fused=True,
         )
         steps = len(self.batches) * self.config.epochs
         self.schedule = WarmupCosineSchedule(
@@ -138,9 +137,8 @@ class _Pretraining:
     def _trainer(self) -> SupervisedTrainer:
         def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             self.objective.train()
-            moved = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                losses: dict[str, Tensor] = self.objective(**moved)
+                losses: dict[str, Tensor] = self.objective(**batch)
             self._refuse_divergence(losses["loss"].item(), engine.state.epoch)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
@@ -150,7 +148,8 @@ class _Pretraining:
         trainer = SupervisedTrainer(
             device=self.device,
             max_epochs=self.config.epochs,
-            train_data_loader=self.batches,
+            train_data_loader=_Reiterable(lambda: ahead(self.batches, self.device)),
+            epoch_length=len(self.batches),
             network=self.objective,
             optimizer=self.optimizer,
             loss_function=lambda *_: None,
@@ -225,9 +224,9 @@ class _Pretraining:
         generator = torch.Generator().manual_seed(epoch_seed(self.work.config.seed, 0))
         size = self.config.batch_size
         for start in range(0, len(self.validation), size):
-            target = to_unit(self.validation[start : start + size])
-            if self.validation_swapped is not None:
-                other = to_unit(self.validation_swapped[start : start + size])
+            target = to_unit(self.images[self.validation[start : start + size]])
+            if self.swapped is not None:
+                other = to_unit(self.swapped[self.swapped_rows[start : start + size]])
             else:
                 other = random_versions(target, config.augment, config.augment_strength, generator)
             yield {"first": normalise(target), "second": normalise(other), "target": target}
@@ -236,11 +235,11 @@ class _Pretraining:
         self.batches.epoch = engine.state.epoch
         # Restarted codes draw from the global generator.
         torch.manual_seed(epoch_seed(self.work.config.seed + 1, engine.state.epoch))
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor | float] = {}
         self.started = time.perf_counter()
 
     def _attach_progress(self, trainer: SupervisedTrainer) -> None:
-        size = min(self.config.batch_size, len(self.train))
+        size = self.batches.batch_size
         total = self.config.epochs * len(self.batches) * size
         bar = tqdm(total=total, desc="pretraining", unit=" images", mininterval=2.0, smoothing=0.05)
 
@@ -249,8 +248,9 @@ class _Pretraining:
 
         def advance(engine: Engine) -> None:
             output: dict[str, Tensor] = engine.state.output
+            # Added up where they are: to look at one is to wait for the device.
             for name in LOSSES:
-                self.sums[name] = self.sums.get(name, 0.0) + float(output[name])
+                self.sums[name] = self.sums.get(name, 0.0) + output[name].double()
             bar.update(size)
 
         def end_epoch(_: Engine) -> None:
@@ -265,7 +265,7 @@ class _Pretraining:
         measured = evaluator.state.metrics
         self._refuse_divergence(measured["loss"], engine.state.epoch)
         row = {"epoch": float(engine.state.epoch)}
-        row |= {name: total / len(self.batches) for name, total in self.sums.items()}
+        row |= {name: float(total) / len(self.batches) for name, total in self.sums.items()}
         row |= {
             "val_loss": measured["loss"],
             "val_mse": measured["reconstruction"],
@@ -275,9 +275,7 @@ class _Pretraining:
             "codes_used": float((self.use > 0).sum()),
             "perplexity": perplexity(self.use),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": len(self.batches)
-            * min(self.config.batch_size, len(self.train))
-            / self.seconds,
+            "images_per_second": len(self.batches) * self.batches.batch_size / self.seconds,
         }
         best = min((r["val_loss"] for r in self.history), default=math.inf)
         self.history.append(row)
@@ -291,7 +289,7 @@ class _Pretraining:
 
     def _save_reconstructions(self) -> None:
         chosen = np.linspace(0, len(self.validation) - 1, _SHOWN).astype(int)
-        original = self.validation[chosen]
+        original = self.images[self.validation[chosen]]
         self.objective.eval()
         with torch.inference_mode():
             out = self.objective.network(normalise(to_unit(original)).to(self.device)).images

@@ -2,12 +2,14 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -214,6 +216,27 @@ def test_broken_files_are_set_aside_and_the_run_goes_on(folder: Path, tmp_path: 
     kept = [path not in broken for path in splits(tmp_path / "whole")]
     originals = np.load(tmp_path / "whole" / "originals.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "originals.npy"), originals[kept])
+
+
+def test_what_the_source_wants_set_aside_may_be_any_share(
+    ingested: tuple[Path, dict], data_root: Path, tmp_path: Path
+) -> None:
+    files = sorted(next(data_root.glob("phantom-*")).glob("**/*.dcm"))
+    shutil.copytree(files[0].parent, tmp_path / "train" / "any")
+    for path in files[::3]:
+        header = pydicom.dcmread(path)
+        header.Modality = header.PatientID = "CT"
+        header.save_as(tmp_path / "train" / "any" / path.name)
+    (tmp_path / "train" / "any" / "broken.dcm").write_text("no DICOM")
+    source = {"kind": "dicom_folder", "folder": str(tmp_path), "modality": ("DX",)}
+    config = configured(source, alignment={"enabled": False}, max_quarantined=0.02)
+    with pytest.raises(UserError, match=r"no image is left for the split\(s\): test"):
+        run(config, tmp_path / "out", tmp_path)
+    table = pd.read_csv(tmp_path / "out" / "quarantine.csv", keep_default_na=False)
+    reasons = table["reason"].value_counts()
+    assert reasons["the modality is not DX, as the configuration demands"] == len(files[::3])
+    assert len(reasons) == 2
+    assert set(table["path"]) == {""}
 
 
 def test_too_many_broken_files_stop_the_run_with_the_table(folder: Path, tmp_path: Path) -> None:

@@ -22,18 +22,21 @@ import numpy as np
 from pipeline.data.formats.display import Image, Window
 from pipeline.data.formats.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti
 from pipeline.data.formats.picture import PICTURE_SUFFIXES, read_picture
+from pipeline.data.manifest import SourceImage
 from pipeline.errors import UnreadableImage
 
 __all__ = [
     "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "NIFTI_SUFFIXES",
+    "PICTURE_SUFFIXES",
     "Image",
     "Window",
     "is_dicom",
     "is_nifti",
     "read_grey",
     "read_image",
+    "read_listed",
     "read_series",
     "resize",
 ]
@@ -53,10 +56,11 @@ def is_dicom(path: Path) -> bool:
     """Whether ``path`` is named as a DICOM file or begins as one (PS3.10: ``DICM`` at 128)."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
-    if path.suffix.lower() in PICTURE_SUFFIXES or is_nifti(path):
-        return False
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False  # who reads it says why
 
 
 def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
@@ -123,6 +127,22 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
     from pipeline.data.formats import series
 
     return series.read_series(paths, window)
+
+
+def read_listed(image: SourceImage, channels: int = 1) -> Image:
+    """Read an image as its source lists it: one file, or the parts of a series, with its window.
+
+    Raises
+    ------
+    UnreadableImage
+        As :func:`read_image` says, or its source wants it set aside.
+    """
+    if image.set_aside:
+        raise UnreadableImage(image.set_aside)
+    window = Window(*image.window) if image.window else None
+    if not image.parts:
+        return read_image(image.path, channels, window)
+    return np.repeat(read_series(image.parts, window), channels, axis=0)
 
 
 def read_grey(path: Path) -> Image:

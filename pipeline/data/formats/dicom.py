@@ -21,10 +21,12 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 from pydicom.pixels.processing import apply_voi
 
+from pipeline.data.formats.codestream import coded_size, run_length_pixels
 from pipeline.data.formats.display import (
     Image,
     Values,
@@ -40,6 +42,16 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 SOFT_TISSUE = Window(40, 400)
 """What CT without a window is shown with, in Hounsfield units."""
 
+_IS_NO_IMAGE = "a DICOM object that is no image: "
+_IDENTITY = (
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "Modality",
+    "BodyPartExamined",
+    "ViewPosition",
+)
 _TABLES = frozenset({"ModalityLUTSequence", "VOILUTSequence"})
 _NO_SCALE = frozenset({"CT", "MR", "PT", "NM"})
 # By the name that PS3.6 gives the class of the object.
@@ -70,6 +82,39 @@ class Slice(NamedTuple):
     stored: Values
 
 
+class Identity(NamedTuple):
+    """What a header says of whom and what an object shows. For comparing, never to be shown."""
+
+    subject: str
+    study: str
+    series: str
+    instance: str
+    modality: str
+    body_part: str
+    view: str
+    is_localizer: bool
+    no_image: str
+    """Why the object is no image; empty where it is one."""
+
+
+def identify(path: Path) -> Identity | None:
+    """Read the header of ``path`` only; None where it cannot be read."""
+    tags = ["SOPClassUID", "ImageType", *_IDENTITY]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        subject, study, series, instance, modality, body_part, view = (
+            str(header.get(tag) or "").strip() for tag in _IDENTITY
+        )
+        localizer = "LOCALIZER" in (header.get("ImageType") or ())
+        reason = _no_image(header)
+    except Exception:  # whatever pydicom raises, reading the image says why
+        return None
+    no_image = f"{_IS_NO_IMAGE}{reason}" if reason else ""
+    return Identity(
+        subject, study, series, instance, modality, body_part, view, localizer, no_image
+    )
+
+
 def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     """The header of an image; with ``pixels``, the data to decode as well.
 
@@ -83,7 +128,7 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     except InvalidDicomError as error:
         raise UnreadableImage("not a DICOM file (it lacks the file header of PS3.10)") from error
     if reason := _no_image(header):
-        raise UnreadableImage(f"a DICOM object that is no image: {reason}")
+        raise UnreadableImage(f"{_IS_NO_IMAGE}{reason}")
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage("a DICOM object without pixel data")
     return header
@@ -127,9 +172,11 @@ def decode(header: Dataset) -> Values:
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None or syntax not in uid.AllTransferSyntaxes:
         raise UnreadableImage("pixels in an unknown transfer syntax")
-    if not syntax.is_encapsulated:
+    if syntax.is_encapsulated:
+        _check_coded_size(header, frames)
+    else:
         _check_length(header, samples, frames)
-    elif syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
+    if syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
         # pydicom will not have GDCM decode these; GDCM does, by the JPEG stream's own precision.
         header.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
     photometric = str(header.PhotometricInterpretation)
@@ -142,9 +189,13 @@ def decode(header: Dataset) -> Values:
     if samples != expected:
         raise UnreadableImage("the number of samples contradicts the photometric interpretation")
     try:
-        return np.asarray(header.pixel_array)
+        stored = np.asarray(header.pixel_array)
     except (NotImplementedError, RuntimeError) as error:
         raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})") from error
+    sizes = (frames, int(header.Rows), int(header.Columns), samples)
+    if stored.shape != sizes[frames == 1 : 4 - (samples == 1)]:
+        raise UnreadableImage("another number of frames than the header says")
+    return stored
 
 
 def show_picture(picture: Slice, window: Window | None = None) -> Image:
@@ -257,6 +308,19 @@ def _check_length(header: Dataset, samples: int, frames: int) -> None:
         raise UnreadableImage(
             "the pixel data are shorter or longer than the size in the header says"
         )
+
+
+def _check_coded_size(header: Dataset, frames: int) -> None:
+    rows, columns = int(header.Rows), int(header.Columns)
+    run_length = header.file_meta.TransferSyntaxUID == uid.RLELossless
+    for frame in generate_frames(header.PixelData, number_of_frames=frames):
+        if run_length:
+            # A segment of odd length is padded, and the padding may read as one pixel more.
+            fits = run_length_pixels(frame) - rows * columns in {0, 1}
+        else:
+            fits = coded_size(frame) in {(rows, columns), None}
+        if not fits:
+            raise UnreadableImage("the compressed pixels are of another size than the header says")
 
 
 def _full_range(colour: Values) -> Image:

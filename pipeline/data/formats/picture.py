@@ -64,8 +64,10 @@ def read_picture(path: Path, channels: int) -> Image:
 
 def _bound(opened: Pillow.Image) -> None:
     bands = len(opened.getbands())
-    if opened.format in {"JPEG", "MPO"} and opened.width * opened.height * bands > MAX_SAMPLES:
-        opened.draft(None, (opened.width // 8, opened.height // 8))
+    if opened.format in {"JPEG", "MPO"}:
+        samples = opened.width * opened.height * bands
+        scale = next((s for s in (1, 2, 4) if samples <= MAX_SAMPLES * s**2), 8)
+        opened.draft(None, (opened.width // scale, opened.height // scale))
     check_size(opened.height, opened.width, bands)
 
 

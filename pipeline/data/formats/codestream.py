@@ -1,0 +1,47 @@
+"""The size that compressed pixels themselves state.
+
+Decoders trust the DICOM header instead: where the two differ, they hand over cropped or sheared
+pixels, or GDCM ends the process.
+"""
+
+from __future__ import annotations
+
+import struct
+
+# ITU-T T.81 table B.1 and T.87: the markers that begin a frame.
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+_J2K_START = b"\xff\x4f\xff\x51"  # T.800 A.4.1, A.5.1: SOC, then SIZ
+
+
+def coded_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns), None where the stream does not begin as one of the three."""
+    start = stream.find(_J2K_START, 0, 512)  # a JP2 file has boxes before it
+    if start >= 0:
+        right, lower, left, upper = struct.unpack_from(">4I", stream, start + 8)
+        return lower - upper, right - left
+    at = 2
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
+        if stream[at + 1] in _START_OF_FRAME:
+            rows, columns = struct.unpack_from(">HH", stream, at + 5)
+            return rows, columns
+        (length,) = struct.unpack_from(">H", stream, at + 2)
+        at += 1 if stream[at + 1] == 0xFF else 2 + length  # markers may have 0xFF before them
+    return None
+
+
+def run_length_pixels(frame: bytes) -> int:
+    """How many pixels the first segment of an RLE frame holds (PS3.5 annex G)."""
+    count, start, second = struct.unpack_from("<3I", frame)
+    at, end = start, second if count > 1 else len(frame)
+    pixels = 0
+    while at < end:
+        code = frame[at]
+        if code < 128:
+            pixels += min(code + 1, end - at - 1)
+            at += code + 2
+        elif code > 128:
+            pixels += 257 - code
+            at += 2
+        else:
+            at += 1
+    return pixels
