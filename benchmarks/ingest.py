@@ -26,7 +26,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 SET = "kermany-fullres"
 SIDE = 224
 REPEATS = 20
-TURNS = 3
+TURNS = 5
 _CHUNK = 20
 
 
