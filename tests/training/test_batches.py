@@ -117,7 +117,7 @@ def test_the_share_of_swapped_views() -> None:
 def test_the_target_is_the_first_view_before_it_was_disturbed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.training.batches.disturb", lambda images, _: 1 - images)
+    monkeypatch.setattr("pipeline.training.batches.disturb", lambda images, *_: 1 - images)
     for batch in batches(strength=1.0, share=1.0):
         torch.testing.assert_close(batch["first"], normalise(1 - batch["target"]))
         assert not torch.allclose(batch["second"], batch["first"])
