@@ -399,6 +399,23 @@ def test_padding_is_black_and_no_part_of_the_image(
     np.testing.assert_allclose(read_back(header, tmp_path), expected, atol=1e-6)
 
 
+def test_padding_that_a_scanner_wrote_unsigned(tmp_path: Path) -> None:
+    stored = np.arange(0, 600, dtype=np.int16).reshape(20, 30)
+    stored[:, :5] = -2000
+    header = dicom(stored)
+    header.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    header.WindowCenter, header.WindowWidth, header.VOILUTFunction = -2000, 9, "LINEAR_EXACT"
+    shown = np.where(stored == -2000, 0, 1)
+    np.testing.assert_array_equal(read_back(header, tmp_path), shown)
+
+
+def test_colour_of_twelve_bits(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 4096, (9, 13, 3)).astype(np.uint16)
+    dicom(picture, "RGB", bits=12).save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    colour = read_image(tmp_path / "x.dcm", channels=3)
+    np.testing.assert_allclose(colour, picture.transpose(2, 0, 1) / 4095, atol=1e-6)
+
+
 def test_hounsfield_units_without_a_window_are_shown_as_soft_tissue(tmp_path: Path) -> None:
     stored = np.arange(800, 1400, dtype=np.uint16).reshape(20, 30)
     header = dicom(stored, bits=12)

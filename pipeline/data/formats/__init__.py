@@ -137,7 +137,7 @@ def read_listed(image: SourceImage, channels: int = 1) -> Image:
     """
     if image.set_aside:
         raise UnreadableImage(image.set_aside)
-    window = Window(*image.window) if image.window else None
+    window = Window(*image.window, "LINEAR_EXACT") if image.window else None
     if not image.parts:
         return read_image(image.path, channels, window)
     return np.repeat(read_series(image.parts, window), channels, axis=0)
