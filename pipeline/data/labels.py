@@ -105,7 +105,7 @@ def _label(row: dict[str, str], labels: Labels) -> Label:
             raise ValueError(f"'{labels.target}' is not a number (with a point, if any)")
     split = named_split(row.get("split", ""))
     if split is None and row.get("split", "").strip():
-        raise ValueError(f"split '{row['split']}' is neither train nor test")
+        raise ValueError("'split' is neither train nor test")
     return Label(
         label=row.get(labels.column, "").strip() or None,
         target=target,
@@ -142,8 +142,11 @@ def _records(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str
 def _check_columns(file: Path, columns: list[str], wanted: list[str]) -> None:
     missing = [name for name in wanted if name not in columns]
     if missing:
-        found = ", ".join(columns) or "nothing"
-        raise UserError(f"{file} must have a column '{missing[0]}'; its columns are: {found}")
+        # The first line itself is not shown: without a header it names patients.
+        raise UserError(
+            f"{file} must have a column '{missing[0]}'; none of the {len(columns)} in its first "
+            "line is called so"
+        )
     if twice := [
         name for name in {*wanted, "label", "subject", "split"} if columns.count(name) > 1
     ]:
