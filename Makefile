@@ -10,6 +10,8 @@ DATA_MIRROR ?=
 ARTIFACTS ?= artifacts
 FORCE ?=
 JSON ?=
+QUICK ?=
+NPROC ?= 1
 PYTHON ?= python3.11
 PORT ?= 5000
 
@@ -21,11 +23,11 @@ export DATA_ROOT DATA_MIRROR ARTIFACTS
 RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 	$(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SEED)") \
 	$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)") \
-	$(if $(FORCE),--force) $(if $(JSON),--json)
+	$(if $(FORCE),--force) $(if $(JSON),--json) $(if $(NPROC),--processes "$(NPROC)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe mlflow-ui benchmark \
-	benchmark-alignment test lint format lock clean
+	benchmark-alignment benchmark-ingest benchmark-speed test test-cuda lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -40,10 +42,11 @@ help: ## this text
 	@echo "  SEED=0                  of everything random"
 	@echo "  DEVICE=auto             auto, cpu or cuda"
 	@echo "  DATA_ROOT=data          folder of data sets, looked in first"
-	@echo "  DATA_MIRROR=            folder of data sets, read in place where DATA_ROOT has none"
+	@echo "  DATA_MIRROR=            folder (read in place) or address, where DATA_ROOT has none"
 	@echo "  ARTIFACTS=artifacts     folder that stages write to"
 	@echo "  FORCE=1                 run the stage although it is up to date"
 	@echo "  JSON=1                  one JSON object on the last line of standard output"
+	@echo "  NPROC=1                 processes that pretrain and extract together"
 	@echo "  PORT=5000               of make mlflow-ui"
 
 setup: $(VENV)/.ready ## make .venv and install what the project needs
@@ -85,8 +88,19 @@ benchmark-alignment: setup ## what the alignment gains, paired (trains a second 
 	$(BIN)/python -m benchmarks.alignment --config "$(DATASET)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 
+benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
+	$(BIN)/python -m benchmarks.ingest
+
+benchmark-speed: setup ## speed and memory against MONAI and others (about 15 minutes; QUICK=1: 5)
+	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
+	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
+		$(if $(JSON),--json)
+
 test: setup ## all tests, doctests included
 	$(BIN)/python -m pytest
+
+test-cuda: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest --no-cov -rs tests/test_cuda.py
 
 lint: setup ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff format --check .

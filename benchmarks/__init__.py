@@ -1,1 +1,4 @@
 """Studies that take longer than a test; their results stand in ``docs/``."""
+
+# Before torch: says how its threads wait.
+import pipeline  # noqa: F401

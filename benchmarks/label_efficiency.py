@@ -1,4 +1,5 @@
-"""The README's table: every feature set at 1, 5, 10 and 100% of the labels.
+"""The README's table: every feature set at 1, 5, 10 and 100% of the labels, or on the official
+label draws where the configuration asks for those.
 
 Writes ``docs/RESULTS.md`` and ``docs/label_efficiency.png`` for the configuration ``kermany``, and
 files of their own for any other.
@@ -14,14 +15,21 @@ from benchmarks.command_line import arguments, configuration, provenance
 from pipeline.flow import run
 
 FRACTIONS = (0.01, 0.05, 0.10, 1.0)
+NAMES = {"auroc": "AUROC", "accuracy": "Accuracy", "r2": "R^2"}
+METRICS = {
+    "auroc": ("balanced_accuracy", "sensitivity", "specificity", "brier", "ece"),
+    "accuracy": ("balanced_accuracy", "auroc", "auprc", "brier", "ece"),
+    "r2": ("mae",),
+}
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
     """Run the study and write its page."""
     parsed, options = arguments(main.__doc__ or "")
+    given = configuration(parsed).probe
     results = []
-    for fraction in FRACTIONS:
+    for fraction in (given.label_fraction,) if given.draws == "official" else FRACTIONS:
         config = configuration(parsed, f"probe.label_fraction={fraction}")
         results.append(run("probe", config, options))
     name = "" if config.name == "kermany" else f"-{config.name}"
@@ -42,6 +50,7 @@ def _redraw(results: list[dict[str, Any]], latest: Path, picture: Path) -> None:
 
 
 def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) -> str:
+    headline = results[0].get("headline", "auroc")
     lines = [
         f"# Results: {name}",
         "",
@@ -53,7 +62,7 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
         "",
         f"![label efficiency]({picture})",
         "",
-        "## AUROC",
+        f"## {NAMES[headline]}",
         "",
         _row(
             "features", [f"{100 * r['label_fraction']:g}% ({r['labels']} images)" for r in results]
@@ -61,8 +70,9 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
         _row("---", ["---"] * len(results)),
     ]
     names = [row["features"] for row in results[0]["rows"]]
-    lines += [_row(n, [_interval(_of(r, n)["auroc"]) for r in results]) for n in names]
-    lines += ["", "AUROC of MedVQ less that of a baseline, on the same draws and subjects:", ""]
+    lines += [_row(n, [_interval(_of(r, n)[headline]) for r in results]) for n in names]
+    paired = "of MedVQ less that of a baseline, on the same draws and subjects:"
+    lines += ["", f"{NAMES[headline]} {paired}", ""]
     lines += [
         _row("against", [f"{100 * r['label_fraction']:g}%" for r in results]),
         _row("---", ["---"] * len(results)),
@@ -72,7 +82,7 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
         for n in results[0]["medvq_minus"]
     ]
     for result in results:
-        metrics = ("balanced_accuracy", "sensitivity", "specificity", "brier", "ece")
+        metrics = METRICS[headline]
         lines += [
             "",
             f"## At {100 * result['label_fraction']:g}% of the labels",
@@ -82,7 +92,10 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
         ]
         for row in result["rows"]:
             chosen = row["validation"]
-            validation = [f"{chosen[k]:.3f}" for k in ("clean", "swapped", "score")]
+            validation = [
+                "" if chosen[k] is None else f"{chosen[k]:.3f}"
+                for k in ("clean", "swapped", "score")
+            ]
             lines.append(_row(row["features"], [_interval(row[m]) for m in metrics] + validation))
     return "\n".join(lines) + "\n"
 

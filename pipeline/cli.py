@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data-mirror",
             default=os.environ.get("DATA_MIRROR") or None,
-            help="folder of data sets, read in place where DATA_ROOT has none",
+            help="folder of data sets, read in place, or an address to download from, "
+            "where DATA_ROOT has none",
         )
         command.add_argument(
             "--artifacts",

@@ -17,6 +17,8 @@ from pipeline.errors import UserError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+_Side = Annotated[int, Field(ge=8, le=512)]
+Box = tuple[_Side, _Side, _Side]
 
 
 class Closed(BaseModel):
@@ -127,8 +129,40 @@ class PhantomSource(Closed):
     size: Annotated[int, Field(ge=64, le=1024)] = 192
 
 
+class PneumoniaMnistSource(Closed):
+    """PneumoniaMNIST: ``pneumoniamnist.npz`` with its official splits."""
+
+    kind: Literal["pneumoniamnist"]
+
+
+class MnistSource(Closed):
+    """MNIST: the four gzipped IDX files."""
+
+    kind: Literal["mnist"]
+
+
+class Stl10Source(Closed):
+    """STL-10: the binary files with the ten official folds; unlabelled images where present."""
+
+    kind: Literal["stl10"]
+
+
+class HippocampusSource(Closed):
+    """The hippocampus volumes of the Medical Segmentation Decathlon, and a number to predict."""
+
+    kind: Literal["hippocampus"]
+
+
 Source = Annotated[
-    KermanySource | ImageFolderSource | NiftiFolderSource | DicomFolderSource | PhantomSource,
+    KermanySource
+    | ImageFolderSource
+    | NiftiFolderSource
+    | DicomFolderSource
+    | PhantomSource
+    | PneumoniaMnistSource
+    | MnistSource
+    | Stl10Source
+    | HippocampusSource,
     Field(discriminator="kind"),
 ]
 
@@ -160,22 +194,59 @@ class AlignmentConfig(Closed):
 class SwapConfig(Closed):
     """Acquisition swaps: the thorax of one image in the position, frame and grey of another."""
 
+    enabled: bool = True
+    """Off where images have no common frame: then no copies, and no border-only baseline."""
     training_copies: Annotated[int, Field(ge=0, le=16)] = 3
 
 
 class IngestConfig(Closed):
     """From files to the manifest and the cache of preprocessed images."""
 
-    read_size: Annotated[int, Field(ge=16, le=4096)] = 224
-    """Every image is resized to this square, in pixels, as it is read."""
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 128
-    """Side of the preprocessed image, in pixels."""
+    channels: Literal[1, 3] = 1
+    """1 reads every image as grey, 3 as RGB."""
+    read_size: Annotated[int, Field(ge=16, le=4096)] | Box = 224
+    """Every image is brought to this as it is read: the side of a square, in pixels, or the
+    [depth, height, width] of a volume, in voxels."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] | Box = 128
+    """Size of the preprocessed image, of the same kind as ``read_size``."""
+    fit: Literal["stretch", "pad"] = "stretch"
+    """How an image is brought to ``read_size``: resized along each axis, or kept at its scale and
+    padded with black, or cropped, evenly on both sides."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.12
     """Share of the training subjects set aside for validation."""
     max_quarantined: Share = 0.01
     equalise: EqualiseConfig | None = EqualiseConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     swap: SwapConfig = SwapConfig()
+
+    @property
+    def read_shape(self) -> tuple[int, ...]:
+        """``read_size`` along each spatial axis."""
+        return _shape(self.read_size)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``image_size`` along each spatial axis."""
+        return _shape(self.image_size)
+
+    @model_validator(mode="after")
+    def _grey_pictures_only(self) -> Self:
+        if len(self.read_shape) != len(self.image_shape):
+            raise ValueError("read_size and image_size must both be squares or both be boxes")
+        if self.channels == 1 and len(self.image_shape) == 2:
+            return self
+        on = {
+            "equalise: null": self.equalise is not None,
+            "alignment: {enabled: false}": self.alignment.enabled,
+            "swap: {enabled: false}": self.swap.enabled,
+        }
+        if wanted := [text for text, found in on.items() if found]:
+            raise ValueError(f"colour images and volumes need {', '.join(wanted)}")
+        return self
+
+
+def _shape(size: int | tuple[int, int, int]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else size
 
 
 class AugmentConfig(Closed):
@@ -185,6 +256,15 @@ class AugmentConfig(Closed):
     shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.10
     rotation_degrees: Annotated[float, Field(ge=0.0, le=45.0)] = 8.0
     log_gamma: Annotated[float, Field(ge=0.0, le=2.0)] = 0.3
+    flip: bool = False
+    """Whether half of the versions are mirrored left to right. Never of a chest: hearts are on the
+    left."""
+    smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Versions show a random part of the image, at least this share of it; 1 shows all."""
+    colour: Share = 0.0
+    """Strength of the changes of saturation and hue of pretraining's views; 0 makes none."""
+    cut_outs: Annotated[int, Field(ge=0, le=16)] = 2
+    """Squares that are blanked in each of pretraining's views."""
 
 
 class AgreementConfig(Closed):
@@ -247,6 +327,8 @@ class ProbeConfig(Closed):
     """The linear probe and how it is judged."""
 
     label_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    draws: Literal["random", "official"] = "random"
+    """Labels are drawn at random, or by the folds that the data set is published with."""
     features: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedding_fine", "embedding")
     """The feature sets that make up MedVQ's row."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -278,18 +360,19 @@ class Config(Closed):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         stride = 2 ** len(self.pretrain.widths)
-        if self.ingest.image_size % stride:
+        if any(side % stride for side in self.ingest.image_shape):
             raise ValueError(
                 f"ingest.image_size={self.ingest.image_size} must be a multiple of {stride}, "
                 "since every entry of pretrain.widths halves the image"
             )
-        latent = self.ingest.image_size // stride
+        latent = [side // stride for side in self.ingest.image_shape]
         for key, grid in (
             ("pretrain.agreement.grid", self.pretrain.agreement.grid),
             ("extract.grid", self.extract.grid),
         ):
-            if latent % grid:
-                raise ValueError(f"{key}={grid} must divide the latent grid of {latent}")
+            if any(side % grid for side in latent):
+                sides = "x".join(map(str, dict.fromkeys(latent)))
+                raise ValueError(f"{key}={grid} must divide the latent grid of {sides}")
         return self
 
 
@@ -369,6 +452,8 @@ def _place(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None
             # Pydantic names the member of a union, which is no key.
             inside = [m for m in inside if part in get_args(m.model_fields["kind"].annotation)]
             continue
+        if not inside and isinstance(part, str):
+            continue  # pydantic names the member of a union of plain types, which is no key either
         keys.append(str(part))
         section = inside[0] if inside else None
         field = section.model_fields.get(str(part)) if section else None

@@ -54,7 +54,7 @@ FLOW = {
             (),
             lambda config: config.ingest,
             "pipeline.data.ingest:ingest",
-            "pipeline.reporting.figures:draw_ingest",
+            "pipeline.reporting.audit_page:draw_ingest",
             "read the images: manifest, audit, alignment, cache of preprocessed images",
         ),
         Stage(
@@ -83,6 +83,8 @@ FLOW = {
         ),
     )
 }
+CACHE = ".cache"
+"""A folder beside the data sets' artifacts that may be deleted at any time."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,14 @@ def _make(
             inputs=inputs,
             data_root=options.data_root,
             data_mirror=options.data_mirror,
+            cache=options.artifacts / CACHE,
             device=device,
             report=tracking.report,
         )
         summary = _load(stage.run)(work)
+        for artifact in inputs.values():
+            # No result is shown without what the data set itself gives away.
+            summary |= {k: v for k, v in artifact.summary.items() if k == "audit"}
         figures = partial / "figures"
         figures.mkdir(exist_ok=True)
         _load(stage.draw)(partial, inputs, summary, figures)
@@ -176,9 +182,11 @@ def _make(
 
 def _files(config: Config, options: Options) -> str:
     from pipeline.data import sources
+    from pipeline.data.read_cache import ReadCache
 
     folder = sources.locate(config, options.data_root, options.data_mirror)
-    return sources.fingerprint(sources.list_images(config, folder), folder)
+    with ReadCache(options.artifacts / CACHE) as cache:
+        return sources.fingerprint(sources.list_images(config, folder), folder, cache)
 
 
 def _load(entry: str) -> Callable[..., Any]:

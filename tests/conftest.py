@@ -17,6 +17,14 @@ def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
 
 
+@pytest.fixture(autouse=True)
+def _no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test, or a process it starts, fetches from elsewhere than this machine fails."""
+    for scheme in ("http", "https", "all"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real data sets; without it a test skips, or fails where CI demands it."""

@@ -1,7 +1,7 @@
-"""Random versions of images, made from whole batches of tensors.
+"""Random versions of images, made from whole batches of tensors, in 2-D and 3-D, grey and colour.
 
-No flips: the heart is on the left. What is random comes from the generator alone, so a version is
-the same on every machine that draws the same numbers.
+No flips unless a data set's configuration says so: the heart is on the left. What is random comes
+from the generator alone, so a version is the same on every machine that draws the same numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from pipeline.config import AugmentConfig
 
+_LUMINANCE = (0.299, 0.587, 0.114)
+_GREY_SHARE = 0.2
+
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
     """Uniform numbers in [low, high)."""
@@ -21,81 +24,131 @@ def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Ge
 
 
 def draw_changes(
-    number: int, config: AugmentConfig, strength: float, generator: torch.Generator
+    number: int,
+    config: AugmentConfig,
+    strength: float,
+    generator: torch.Generator,
+    spatial_dims: int = 2,
 ) -> Tensor:
     """Draw what makes ``number`` random versions.
 
     Parameters
     ----------
     config : the ranges at strength 1.
-    strength : multiplies every range; at 0 nothing changes.
+    strength : multiplies every range; at 0 nothing changes. Flips and crops, which have no range
+        around nothing, are made as configured at any strength above 0.
 
     Returns
     -------
-    Shape (number, 6): angle (radians), logarithms of the scales in x and y, shifts in x and y in
-    halves of the side, logarithm of gamma; each uniform and symmetric around 0.
+    Shape (number, 6 + 1) in 2-D: angle (radians), logarithms of the scales in x and y, shifts in x
+    and y in halves of the side, logarithm of gamma, and -1 where mirrored, else 1. Shape
+    (number, 10 + 1) in 3-D: three angles about x, y and z, then three scales, three shifts and the
+    rest. The ranges are uniform and symmetric around 0.
     """
+    n = spatial_dims
     limits = (
-        math.radians(config.rotation_degrees),
-        config.log_scale,
-        config.log_scale,
-        config.shift,
-        config.shift,
+        *[math.radians(config.rotation_degrees)] * (1 if n == 2 else 3),
+        *[config.log_scale] * n,
+        *[config.shift] * n,
         config.log_gamma,
     )
     drawn = [uniform((number,), -one * strength, one * strength, generator) for one in limits]
-    return torch.stack(drawn, 1)
+    changes = torch.stack([*drawn, torch.ones(number)], 1)
+    if strength > 0 and config.smallest_crop < 1:
+        scales = slice(changes.shape[1] - 2 - 2 * n, changes.shape[1] - 2 - n)
+        shifts = slice(scales.stop, scales.stop + n)
+        share = uniform((number, 1), config.smallest_crop, 1.0, generator)
+        aspect = uniform((number, n), -0.14, 0.14, generator)
+        log_side = (share.log() / n + aspect - aspect.mean(1, keepdim=True)).clamp_max(0.0)
+        changes[:, scales] += log_side
+        changes[:, shifts] += uniform((number, n), -1, 1, generator) * (1 - log_side.exp())
+    if strength > 0 and config.flip:
+        changes[:, -1] = 1.0 - 2.0 * torch.randint(2, (number,), generator=generator)
+    return changes
 
 
 def change(images: Tensor, changes: Tensor) -> Tensor:
-    """Apply each image's changes (B, 6) of :func:`draw_changes` to images (B, C, height, width).
+    """Apply each image's changes of :func:`draw_changes` to images (B, C, *spatial) in [0, 1].
 
     Returns
     -------
     Same shape, in [0, 1]; what comes from beyond the border is black.
     """
-    angle, log_x, log_y, shift_x, shift_y, log_gamma = changes.unbind(1)
-    scale_x, scale_y = log_x.exp(), log_y.exp()
-    theta = torch.stack(
-        [
-            torch.stack([angle.cos() * scale_x, -angle.sin() * scale_y, shift_x], 1),
-            torch.stack([angle.sin() * scale_x, angle.cos() * scale_y, shift_y], 1),
-        ],
-        1,
+    n = images.ndim - 2
+    angles, log_scales, shifts, log_gamma, mirror = changes.split(
+        [1 if n == 2 else 3, n, n, 1, 1], dim=1
     )
+    scales = log_scales.exp()
+    scales = torch.cat([scales[:, :1] * mirror, scales[:, 1:]], 1)
+    theta = torch.cat([_rotations(angles) * scales[:, None], shifts[..., None]], 2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    return moved.clamp(0.0, 1.0) ** log_gamma.exp()[:, None, None, None]
+    return torch.pow(moved.clamp(0.0, 1.0), log_gamma.exp().reshape(-1, *[1] * (n + 1)))
+
+
+def _rotations(angles: Tensor) -> Tensor:
+    """(B, 2, 2) of angles (B, 1), or (B, 3, 3) of rotation vectors (B, 3)."""
+    if angles.shape[1] == 1:
+        cos, sin = angles[:, 0].cos(), angles[:, 0].sin()
+        return torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    x, y, z = angles.unbind(1)
+    none = torch.zeros_like(x)
+    rows = [(none, -z, y), (z, none, -x), (-y, x, none)]
+    return torch.matrix_exp(torch.stack([torch.stack(row, 1) for row in rows], 1))
 
 
 def random_versions(
     images: Tensor, config: AugmentConfig, strength: float, generator: torch.Generator
 ) -> Tensor:
-    """One random version of each image (B, C, height, width) in [0, 1]: scale in each axis, shift,
-    rotation and gamma; see :func:`draw_changes`.
+    """One random version of each image (B, C, *spatial) in [0, 1]: rotation, scale in each axis,
+    shift, gamma, and where configured a crop and a flip; see :func:`draw_changes`.
     """
-    return change(images, draw_changes(len(images), config, strength, generator))
+    changes = draw_changes(len(images), config, strength, generator, images.ndim - 2)
+    return change(images, changes)
 
 
-def disturb(images: Tensor, generator: torch.Generator, cut_outs: int = 2) -> Tensor:
+def disturb(
+    images: Tensor, generator: torch.Generator, config: AugmentConfig | None = None
+) -> Tensor:
     """Contrast, brightness, noise and cut-outs: what a network should see through.
 
-    Each cut-out sets a square of 22% of the side to the mean grey of its image.
+    Each cut-out sets a box of 22% of each side to the mean of its image. Colour images change their
+    saturation and hue by ``config.colour`` too, and now and then lose their colour.
     """
-    batch, _, height, width = images.shape
-    per_image = (batch, 1, 1, 1)
-    mean = images.mean((1, 2, 3), keepdim=True)
+    config = config or AugmentConfig()
+    batch, channels, *spatial = images.shape
+    per_image = (batch,) + (1,) * (images.ndim - 1)
+    mean = images.mean(tuple(range(1, images.ndim)), keepdim=True)
     contrast = uniform(per_image, 0.6, 1.4, generator)
     brightness = uniform(per_image, -0.15, 0.15, generator)
     noise = torch.randn(images.shape, generator=generator) * uniform(per_image, 0, 0.05, generator)
+    if channels == 3 and config.colour > 0:
+        images = _recolour(images, config.colour, generator)
     disturbed = (images - mean) * contrast + mean + brightness + noise
-    tall, wide = round(0.22 * height), round(0.22 * width)
-    rows, columns = torch.arange(height), torch.arange(width)
-    for _ in range(cut_outs):
-        top = torch.randint(0, height - tall + 1, (batch, 1), generator=generator)
-        left = torch.randint(0, width - wide + 1, (batch, 1), generator=generator)
-        in_rows = (rows >= top) & (rows < top + tall)
-        in_columns = (columns >= left) & (columns < left + wide)
-        inside = (in_rows[:, None, :, None]) & (in_columns[:, None, None, :])
+    for _ in range(config.cut_outs):
+        inside = torch.ones(per_image, dtype=torch.bool)
+        for axis, side in enumerate(spatial, start=2):
+            wide = round(0.22 * side)
+            start = torch.randint(0, side - wide + 1, (batch, 1), generator=generator)
+            places = torch.arange(side)
+            along = (places >= start) & (places < start + wide)
+            shape = [batch if a == 0 else side if a == axis else 1 for a in range(images.ndim)]
+            inside = inside & along.reshape(shape)
         disturbed = torch.where(inside, mean, disturbed)
     return disturbed
+
+
+def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Turn and stretch the colours around grey: hue and saturation, at 1 by up to 36 degrees and
+    80%; a fifth of the images become grey.
+    """
+    batch = len(images)
+    angle = uniform((batch,), -math.pi / 5, math.pi / 5, generator) * strength
+    saturation = 1 + uniform((batch,), -0.8, 0.8, generator) * strength
+    saturation[torch.rand(batch, generator=generator) < _GREY_SHARE] = 0.0
+    # About the grey axis, as in the YIQ space of colour television.
+    axis = torch.full((batch, 3), 3**-0.5) * angle[:, None]
+    luminance = torch.tensor(_LUMINANCE).expand(3, 3)
+    colour = torch.eye(3) - luminance
+    matrix = luminance + saturation[:, None, None] * (_rotations(axis) @ colour)
+    return torch.einsum("bij,bj...->bi...", matrix, images)

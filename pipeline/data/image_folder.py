@@ -10,7 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.config import DicomFolderSource, FolderSource, NiftiFolderSource
-from pipeline.data.formats import IMAGE_SUFFIXES, NIFTI_SUFFIXES, is_dicom, is_nifti
+from pipeline.data.formats import (
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    is_dicom,
+    is_nifti,
+)
 from pipeline.data.labels import Label, named_split, read_labels
 from pipeline.data.manifest import SourceImage
 from pipeline.data.privacy import pseudonym, subject_key
@@ -67,7 +73,7 @@ def list_images(
         subject = pseudonym(label.subject or first.subject or first.study or first.path, key)
         yield SourceImage(
             path=folder / first.path,
-            shown_path="" if first.dicom else first.path,
+            shown_path=_shown(first),
             subject=subject,
             split=label.split or ("test" if _share(subject) < fraction else "train"),
             label=label.label,
@@ -83,6 +89,12 @@ def _share(subject: str) -> float:
     """A number in [0, 1) that depends on the subject alone: adding images moves none."""
     digest = hashlib.sha256(f"test:{subject}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _shown(file: _File) -> str:
+    """The path, but of a DICOM: an empty or broken file may have been one."""
+    known = file.path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
+    return file.path if known and not file.dicom else ""
 
 
 def _walk(folder: Path, source: FolderSource) -> Iterator[str]:

@@ -5,16 +5,20 @@ Writes into its artifact, N images in the order of the manifest, S the side of a
 ==========================  ================================================================
 ``manifest.csv``            one row per image, see :mod:`pipeline.data.manifest`
 ``quarantine.csv``          files that were set aside, with the reason
-``audit.json``              duplicates, shared subjects, counts
+``audit.json``              what may be wrong with the set, see :mod:`pipeline.data.audit`
+``clusters.csv``            the cluster of acquisition of each image
 ``images.npy``              uint8 (N, S, S): equalised and aligned
 ``originals.npy``           uint8 (N, R, R): as read, resized
 ``alignment.csv``           position, correlation and failure of each image
-``template.npy``            float32 (T, T): what was aligned to
+``template.npy``            float32 (T, T): what was aligned to; only with an alignment
 ``swapped_training.npy``    uint8 (copies, train, S, S): see :mod:`pipeline.data.swap`
 ``swapped_validation.npy``  uint8 (train and validation, S, S), of the kind no training sees
 ``frame.npy``               float32 (N, F): the frame around the thorax and its position
 ``frame_swapped.npy``       the same of the swapped images of ``swapped_validation.npy``
 ==========================  ================================================================
+
+Colour images and volumes are (N, C, *spatial) where grey pictures are (N, S, S). The last four
+files are written only where acquisitions are swapped.
 """
 
 from __future__ import annotations
@@ -24,11 +28,9 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -37,29 +39,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.config import Config, IngestConfig, KermanySource
-from pipeline.data import kermany, sources
+from pipeline.data import acquisition, audit, kermany, sources
 from pipeline.data.alignment import Alignment, Placed
-from pipeline.data.formats import read_listed
-from pipeline.data.manifest import SPLITS, SourceImage, check_manifest, crossing_subjects
+from pipeline.data.array_files import read_array_image
+from pipeline.data.fitting import fit
+from pipeline.data.manifest import SPLITS, SourceImage, check_manifest
+from pipeline.data.read_cache import ReadCache
+from pipeline.data.reading import Files, Read, Reader, combined, read_all, sha256_of
 from pipeline.data.swap import Kind, swap_acquisition
-from pipeline.data.transforms import Equalise, ResizeByArea, cut_out
-from pipeline.errors import UnreadableImage, UserError
+from pipeline.data.transforms import Equalise, cut_out
+from pipeline.data.workers import processors
+from pipeline.errors import UserError
 from pipeline.stage import Work
 
 Bytes = NDArray[np.uint8]
 _SWAP_CHUNK = 512
-_AXES = ("log_scale_x", "log_scale_y", "shift_x", "shift_y")
-
-
-@dataclass(frozen=True)
-class _Read:
-    """One image as read, or why it was not."""
-
-    image: Bytes | None
-    sha256: str
-    width: int = 0
-    height: int = 0
-    reason: str = ""
 
 
 def ingest(work: Work) -> dict[str, Any]:
@@ -67,22 +61,22 @@ def ingest(work: Work) -> dict[str, Any]:
     config = work.config
     folder = sources.locate(config, work.data_root, work.data_mirror)
     listed = sources.list_images(config, folder)
-    manifest, originals = _read_all(listed, config, work.folder)
+    manifest, originals, kept = _read_all(listed, config, work.folder, work.cache)
     official = isinstance(config.source, KermanySource)
     manifest = check_manifest(manifest, official_crossing=official)
     manifest.to_csv(work.folder / "manifest.csv", index=False)
-    audit = _audit(manifest, listed)
-    (work.folder / "audit.json").write_text(json.dumps(audit, indent=2), encoding="utf-8")
     failed = _preprocess(manifest, originals, config, work.folder)
+    found = _audit(manifest, originals, kept, config, work.folder)
     quarantined = len(pd.read_csv(work.folder / "quarantine.csv"))
     return {
         "images": len(manifest),
         "subjects": int(manifest["subject_id"].nunique()),
         "splits": {split: _count(manifest[manifest["split"] == split]) for split in SPLITS},
         "quarantined": quarantined,
-        "duplicates": audit["duplicate_files"],
-        "subjects_in_train_and_test": audit["subjects_in_train_and_test"],
+        "duplicates": found["duplicate_files"],
+        "subjects_in_train_and_test": found["subjects_in_train_and_test"],
         "not_aligned": failed,
+        "audit": audit.headline(found),
     }
 
 
@@ -109,22 +103,25 @@ def frame_features(originals: Bytes, positions: Tensor) -> NDArray[np.float32]:
 
 
 def _read_all(
-    listed: list[SourceImage], config: Config, folder: Path
-) -> tuple[pd.DataFrame, Bytes]:
-    """Read every image into ``originals.npy``; return its manifest and the array."""
-    side = config.ingest.read_size
-    shape = (len(listed), side, side)
+    listed: list[SourceImage], config: Config, folder: Path, cache: Path | None
+) -> tuple[pd.DataFrame, Bytes, list[SourceImage]]:
+    """Read every image into ``originals.npy``; return its manifest, the array, and the sources."""
+    grey_pictures = config.ingest.channels == 1 and len(config.ingest.read_shape) == 2
+    channels = () if grey_pictures else (config.ingest.channels,)
+    shape = (len(listed), *channels, *config.ingest.read_shape)
     file = folder / "originals.npy"
     images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     with file.open("r+b") as stream:
         # A sparse file that meets a full disk while it is mapped kills the process (SIGBUS).
         os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
     rows: list[dict[str, Any]] = []
+    sources_kept: list[SourceImage] = []
     quarantine: list[dict[str, str]] = []
     broken: list[str] = []
     labels = sorted({item.label for item in listed if item.label is not None})
     seen: dict[str, int] = {}
-    for item, read in zip(listed, _reads(listed, side), strict=True):
+    official = any(item.split == "validation" for item in listed)
+    for item, read in zip(listed, _reads(listed, config.ingest, cache), strict=True):
         if read.image is None:
             quarantine.append(
                 {"path": item.shown_path, "sha256": read.sha256, "reason": read.reason}
@@ -132,10 +129,12 @@ def _read_all(
             if not item.set_aside:
                 broken.append(read.reason)
             continue
-        images[len(rows)] = read.image
+        images[len(rows)] = read.image.reshape(shape[1:])
+        sources_kept.append(item)
         seen[read.sha256] = seen.get(read.sha256, 0) + 1
         again = f"-{seen[read.sha256]}" if seen[read.sha256] > 1 else ""
-        held_back = validation_share(item.subject, config.seed) < config.ingest.validation_fraction
+        share = validation_share(item.subject, config.seed)
+        held_back = not official and share < config.ingest.validation_fraction
         rows.append(
             {
                 "image_id": read.sha256[:16] + again,
@@ -145,11 +144,14 @@ def _read_all(
                 "label": None if item.label is None else labels.index(item.label),
                 "label_name": item.label or "",
                 "sha256": read.sha256,
-                "width": read.width,
-                "height": read.height,
-                "depth": 1,
-                "channels": 1,
+                "width": read.size[-1],
+                "height": read.size[-2],
+                "depth": read.size[0] if len(read.size) == 3 else 1,
+                "channels": config.ingest.channels,
                 "source": config.source.kind,
+                "target": item.target,
+                "target_name": item.target_name,
+                "folds": " ".join(map(str, item.folds)),
             }
         )
     columns = ["path", "sha256", "reason"]
@@ -161,7 +163,7 @@ def _read_all(
         images = np.load(file, mmap_mode="r")
     manifest = pd.DataFrame(rows)
     manifest["label"] = manifest["label"].astype("Int64")
-    return manifest, images
+    return manifest, images, sources_kept
 
 
 def _refuse_too_many(
@@ -184,36 +186,36 @@ def _refuse_too_many(
         )
 
 
-def _reads(listed: list[SourceImage], side: int) -> Iterator[_Read]:
-    """Read in parallel, in order, with a bounded number in memory."""
-    shrink = ResizeByArea(side)
-
-    def read(item: SourceImage) -> _Read:
-        digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
-        try:
-            image = read_listed(item)
-            if image.ndim != 3:
-                raise UnreadableImage("a volume where a picture is expected")
-            grey = image[0]
-        except UnreadableImage as error:
-            return _Read(None, digest, reason=str(error))
-        return _Read(shrink(grey), digest, grey.shape[1], grey.shape[0])
-
-    # Decoders release the interpreter, so threads do. OpenCV's own would only compete with them.
-    cv2.setNumThreads(1)
-    with (
-        ThreadPoolExecutor(_processors()) as pool,
-        tqdm(total=len(listed), desc="reading", unit=" images", mininterval=1.0) as progress,
-    ):
-        for start in range(0, len(listed), 256):
-            for result in pool.map(read, listed[start : start + 256]):
-                progress.update()
-                yield result
+def _reads(
+    listed: list[SourceImage], config: IngestConfig, cache_folder: Path | None
+) -> Iterator[Read]:
+    """Every image as read: those of array files here, those in files of their own elsewhere."""
+    reader = Reader(config.read_shape, config.channels, config.fit)
+    files = [
+        Files(item.parts or (item.path,), bool(item.parts), item.window)
+        for item in listed
+        if item.index is None and not item.set_aside
+    ]
+    with ReadCache(cache_folder) as cache:
+        read = read_all(files, reader, cache)
+        for item in tqdm(listed, desc="reading", unit=" images", mininterval=1.0):
+            if item.set_aside:
+                digest = combined(sha256_of(item.parts or (item.path,), cache))
+                yield Read(None, digest, reason=item.set_aside)
+            elif item.index is not None:
+                stored, image = read_array_image(item.path, item.index, config.channels)
+                digest = hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest()
+                yield Read(fit(image, config.read_shape, config.fit), digest, image.shape[1:])
+            else:
+                yield next(read)
 
 
 def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder: Path) -> int:
     """Equalise, align, swap; write the cache; return how many images could not be placed."""
     settings = config.ingest
+    if not settings.alignment.enabled and not settings.swap.enabled:
+        np.save(folder / "images.npy", _prepared(originals, settings))
+        return 0
     equalised = _equalised(originals, settings)
     train = np.flatnonzero(manifest["split"] == "train")
     alignment = None
@@ -224,6 +226,8 @@ def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder
     np.save(folder / "images.npy", _cut(equalised, placed, settings))
     del equalised
     _positions_table(manifest, placed).to_csv(folder / "alignment.csv", index=False)
+    if not settings.swap.enabled:
+        return int(placed.failed.sum())
     np.save(folder / "frame.npy", frame_features(originals, placed.positions))
 
     def swapped(rows: NDArray[np.intp], kind: Kind, seed: int) -> tuple[Bytes, NDArray[np.float32]]:
@@ -258,9 +262,19 @@ def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder
     return int(placed.failed.sum())
 
 
+def _prepared(originals: Bytes, config: IngestConfig) -> Bytes:
+    """Images that are neither aligned nor swapped: equalised where asked for, and resized."""
+    if config.equalise is None and config.read_shape == config.image_shape:
+        return originals
+    grey = originals.ndim == 3
+    images = _equalised(originals, config) if grey else torch.from_numpy(np.array(originals))
+    cut = cut_out(images, torch.zeros(len(images), 2 * len(config.image_shape)), config.image_shape)
+    return np.asarray(cut[:, 0].numpy() if grey else cut.numpy())
+
+
 def _equalised(images: Bytes, config: IngestConfig) -> Tensor:
     equalise = Equalise(config.equalise)
-    with ThreadPoolExecutor(_processors()) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         return torch.from_numpy(np.stack(list(pool.map(equalise, images))))[:, None]
 
 
@@ -282,32 +296,50 @@ def _cut(images: Tensor, placed: Placed, config: IngestConfig) -> Bytes:
 
 
 def _positions_table(manifest: pd.DataFrame, placed: Placed) -> pd.DataFrame:
-    table = pd.DataFrame(placed.positions.numpy(), columns=list(_AXES))
+    axes = [f"{what}_{axis}" for what in ("log_scale", "shift") for axis in "xy"]
+    table = pd.DataFrame(placed.positions.numpy(), columns=axes)
     table.insert(0, "image_id", manifest["image_id"].to_numpy())
     return table.assign(correlation=placed.correlation.numpy(), failed=placed.failed.numpy())
 
 
-def _audit(manifest: pd.DataFrame, listed: list[SourceImage]) -> dict[str, Any]:
-    copies = manifest[manifest["sha256"].duplicated(keep=False)]
-    outer = manifest.assign(split=manifest["split"].replace("validation", "train"))
-    audit: dict[str, Any] = {
-        "files": len(listed),
-        "files_published": sources.describe(manifest["source"].iloc[0]).get("images"),
-        "duplicate_files": len(copies),
-        "duplicate_groups": int(copies["sha256"].nunique()),
-        "duplicates_across_train_and_test": int(
-            (outer.loc[copies.index].groupby("sha256")["split"].nunique() > 1).sum()
-        ),
-        "subjects_in_train_and_test": len(crossing_subjects(outer)),
-        "subjects_with_two_labels": int(
-            (manifest.groupby("subject_id")["label_name"].nunique() > 1).sum()
-        ),
-    }
-    parsed = [kermany.parse_name(Path(path).name) for path in manifest["path"]]
-    if all(parsed) and parsed:
-        by_series = outer.assign(subject_id=[name.subject_by_series for name in parsed if name])
-        audit["subjects_in_train_and_test_by_series"] = len(crossing_subjects(by_series))
-    return audit
+def _audit(
+    manifest: pd.DataFrame,
+    originals: Bytes,
+    listed: list[SourceImage],
+    config: Config,
+    folder: Path,
+) -> dict[str, Any]:
+    found, clusters = audit.audit(
+        manifest,
+        originals,
+        _frame(originals, config, folder),
+        _acquisition(listed),
+        kermany.groupings(manifest["path"]) or {"subject": manifest["subject_id"].tolist()},
+        sources.describe(config.source.kind).get("images"),
+        config.seed,
+    )
+    found = {"dataset": config.name, **found}
+    (folder / "audit.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    table = pd.DataFrame({"image_id": manifest["image_id"], "cluster": clusters})
+    table.to_csv(folder / "clusters.csv", index=False)
+    return found
+
+
+def _frame(originals: Bytes, config: Config, folder: Path) -> NDArray[np.float32]:
+    """The frame and position of each image, for the audit; without an alignment position is 0."""
+    if (folder / "frame.npy").is_file():
+        return np.asarray(np.load(folder / "frame.npy"))
+    colour = config.ingest.channels > 1
+    chunks = [originals[i : i + _SWAP_CHUNK] for i in range(0, len(originals), _SWAP_CHUNK)]
+    pictures = np.concatenate([audit.planes(chunk, colour=colour) for chunk in chunks])
+    return frame_features(pictures, torch.zeros(len(pictures), 4))
+
+
+def _acquisition(listed: list[SourceImage]) -> pd.DataFrame:
+    """What each image's own file tells; nothing where one file holds many images."""
+    if any(item.index is not None for item in listed):
+        return pd.DataFrame(index=range(len(listed)))
+    return acquisition.describe([item.path for item in listed], processors())
 
 
 def _count(table: pd.DataFrame) -> dict[str, Any]:
@@ -317,7 +349,3 @@ def _count(table: pd.DataFrame) -> dict[str, Any]:
         "subjects": int(table["subject_id"].nunique()),
         "labels": {str(name): int(count) for name, count in labels.items()},
     }
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))

@@ -7,7 +7,7 @@ Classification, Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0; Cell 172 (2
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -57,6 +57,20 @@ def parse_name(name: str) -> FileName | None:
             label = "PNEUMONIA" if series.lower() in {"bacteria", "virus"} else "NORMAL"
             return FileName(label, int(match["number"]), series)
     return None
+
+
+def groupings(paths: Iterable[str]) -> dict[str, list[str]]:
+    """The rules that may say which images are of one subject, the safe one first: for each, a name
+    per image. Empty where the paths are not of this set.
+    """
+    names = [parse_name(Path(path).name) for path in paths]
+    known = [name for name in names if name is not None]
+    if len(known) < len(names):
+        return {}
+    return {
+        "bare number": [name.subject for name in known],
+        "number and series": [name.subject_by_series for name in known],
+    }
 
 
 def find_root(folder: Path) -> Path:

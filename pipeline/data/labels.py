@@ -3,8 +3,8 @@
 A header line, then a row for each file, subject, study or instance (``labels.join``). Columns: what
 is joined on (``file``, ``subject``, ``study`` or ``instance``, or ``labels.key``), and where known
 ``label`` (or ``labels.column``), the number to predict (``labels.target``), ``subject`` and
-``split`` (train or test). Others are ignored. Fields are separated by commas,
-semicolons or tabs; the text is UTF-8, with or without a byte-order mark, or UTF-16 with one.
+``split`` (train or test). Others are ignored. Fields are separated by commas, semicolons or tabs;
+the text is UTF-8, with or without a byte-order mark, or UTF-16 with one.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _label(row: dict[str, str], labels: Labels) -> Label:
             raise ValueError(f"'{labels.target}' is not a number (with a point, if any)")
     split = named_split(row.get("split", ""))
     if split is None and row.get("split", "").strip():
-        raise ValueError("'split' is neither train nor test")
+        raise ValueError("its split is neither train nor test")
     return Label(
         label=row.get(labels.column, "").strip() or None,
         target=target,
@@ -142,10 +142,9 @@ def _records(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str
 def _check_columns(file: Path, columns: list[str], wanted: list[str]) -> None:
     missing = [name for name in wanted if name not in columns]
     if missing:
-        # The first line itself is not shown: without a header it names patients.
+        # Not shown: without a header line they would be the values of the first row.
         raise UserError(
-            f"{file} must have a column '{missing[0]}'; none of the {len(columns)} in its first "
-            "line is called so"
+            f"{file} must have a column '{missing[0]}'; none of its {len(columns)} is called so"
         )
     if twice := [
         name for name in {*wanted, "label", "subject", "split"} if columns.count(name) > 1

@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_TEXT = ("image_id", "path", "subject_id", "label_name", "target_name", "folds")
 
 COLUMNS = (
     "image_id",
@@ -26,6 +27,9 @@ COLUMNS = (
     "depth",
     "channels",
     "source",
+    "target",
+    "target_name",
+    "folds",
 )
 
 
@@ -38,10 +42,12 @@ class SourceImage:
     path : the file.
     shown_path : what tables may show of the path; empty where it could name a patient.
     subject : the person it was taken of, as far as the source tells.
-    split : ``train`` or ``test``, as the source has it.
+    split : as the source has it; where it has no validation split, ingest makes one of train.
     label : the class by name, None where the source has none.
+    index : of the image, where the file holds many.
     target : a number to be predicted instead of a class, None where there is none.
     target_name : what that number is, with its unit.
+    folds : the official label draws that the image is in.
     parts : the files of a series that make up one volume; empty where ``path`` is all.
     window : centre and width to show the values with; None leaves it to the header.
     set_aside : why the source wants the image set aside unread; empty where it does not.
@@ -50,10 +56,12 @@ class SourceImage:
     path: Path
     shown_path: str
     subject: str
-    split: Literal["train", "test"]
+    split: Split
     label: str | None
+    index: int | None = None
     target: float | None = None
     target_name: str = ""
+    folds: tuple[int, ...] = ()
     parts: tuple[Path, ...] = ()
     window: tuple[float, float] | None = None
     set_aside: str = ""
@@ -99,8 +107,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
     """Read a manifest that ingest wrote."""
     return pd.read_csv(
         file,
-        dtype=dict.fromkeys(("image_id", "path", "subject_id", "label_name"), "str")
-        | {"label": "Int64"},
+        dtype=dict.fromkeys(_TEXT, "str") | {"label": "Int64", "target": "float64"},
         keep_default_na=False,
-        na_values={"label": [""]},
+        na_values={"label": [""], "target": [""]},
     )

@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
+import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
 
+_SHORTEST = 16
 KEY_VARIABLE = "MEDVQ_SUBJECT_KEY"
 
 
@@ -30,18 +33,38 @@ def subject_key() -> bytes:
     file = key_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return file.read_text(encoding="ascii").strip().encode()
+        if not file.exists():
+            _make(file)
+        mode, secret = stat.S_IMODE(file.stat().st_mode), file.read_bytes().strip()
     except OSError as error:
         raise UserError(
-            f"cannot write the secret that subjects are named with ({file}: {error.strerror}); "
-            f"set {KEY_VARIABLE} instead"
+            f"cannot write or read the secret that subjects are named with "
+            f"({file}: {error.strerror}); set {KEY_VARIABLE} instead"
         ) from error
-    secret = secrets.token_hex(32)
+    if mode & 0o077:
+        raise UserError(
+            f"others may read the secret that subjects are named with: chmod 600 {file}"
+        )
+    if len(secret) < _SHORTEST:
+        raise UserError(
+            f"the secret in {file} is shorter than {_SHORTEST} bytes; restore the one that "
+            "subjects were named with, or remove the file to have a new one made"
+        )
+    return secret
+
+
+def _make(file: Path) -> None:
+    """Written aside and linked: two first runs agree, and neither reads half a secret."""
+    # Of mode 0600 from its first moment.
+    descriptor, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(secret + "\n")
-    return secret.encode()
+        stream.write(secrets.token_hex(32) + "\n")
+    try:
+        os.link(aside, file)
+    except FileExistsError:
+        pass  # another run was quicker, and its secret counts
+    finally:
+        Path(aside).unlink()
 
 
 def pseudonym(subject: str, key: bytes) -> str:

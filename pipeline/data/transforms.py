@@ -7,7 +7,9 @@ whole sets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,14 +20,10 @@ from torch import Tensor
 
 from pipeline.config import EqualiseConfig, IngestConfig
 from pipeline.data.alignment import Alignment, warp
+from pipeline.data.fitting import fit, to_bytes
 from pipeline.data.formats import read_grey, resize
 
 Bytes = NDArray[np.uint8]
-
-
-def to_bytes(grey: NDArray[np.float32]) -> Bytes:
-    """[0, 1] to the nearest of 0..255."""
-    return np.asarray(np.rint(np.clip(grey, 0.0, 1.0) * 255.0), np.uint8)
 
 
 class ReadImage(Transform):  # type: ignore[misc]  # MONAI is untyped
@@ -43,6 +41,18 @@ class ResizeByArea(Transform):  # type: ignore[misc]  # MONAI is untyped
 
     def __call__(self, grey: NDArray[np.float32]) -> Bytes:
         return to_bytes(resize(grey, self.side))
+
+
+class Fit(Transform):  # type: ignore[misc]  # MONAI is untyped
+    """A picture or volume (C, *spatial) in [0, 1] to (C, *shape) bytes; see
+    :func:`pipeline.data.fitting.fit`.
+    """
+
+    def __init__(self, shape: Sequence[int], how: Literal["stretch", "pad"]) -> None:
+        self.shape, self.how = tuple(shape), how
+
+    def __call__(self, image: NDArray[np.float32]) -> Bytes:
+        return fit(image, self.shape, self.how)
 
 
 class Equalise(Transform):  # type: ignore[misc]  # MONAI is untyped
@@ -84,23 +94,26 @@ class ScaleToUnit(Transform):  # type: ignore[misc]  # MONAI is untyped
         return image.float() / 255.0
 
 
-def cut_out(images: Tensor, positions: Tensor, side: int) -> Tensor:
-    """Aligned byte images (B, 1, side, side) of byte images and their positions."""
+def cut_out(images: Tensor, positions: Tensor, size: int | tuple[int, ...]) -> Tensor:
+    """Aligned byte images (B, C, *size) of byte images and their positions; one number for
+    ``size`` is the side of a square.
+    """
+    size = (size, size) if isinstance(size, int) else size
     cut = [
-        (warp(chunk.float(), at, (side, side)) + 0.5).clamp(0, 255).byte()
+        (warp(chunk.float(), at, size) + 0.5).clamp(0, 255).byte()
         for chunk, at in zip(torch.split(images, 256), torch.split(positions, 256), strict=True)
     ]
     return torch.cat(cut)
 
 
 def preprocessing(config: IngestConfig, alignment: Alignment | None) -> Compose:
-    """The chain from a path to a (1, side, side) float32 tensor in [0, 1]."""
+    """The chain from the path of a grey picture to a (1, side, side) float32 tensor in [0, 1]."""
     return Compose(
         [
             ReadImage(),
-            ResizeByArea(config.read_size),
+            ResizeByArea(config.read_shape[0]),
             Equalise(config.equalise),
-            AlignToTemplate(alignment, config.image_size),
+            AlignToTemplate(alignment, config.image_shape[0]),
             ScaleToUnit(),
         ]
     )

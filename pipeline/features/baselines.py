@@ -13,21 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Floats = NDArray[np.float32]
-_PIXELS = 16
+_PIXELS = {2: 16, 3: 8}
 
 
 def raw_pixels(images: Tensor) -> Floats:
-    """The image averaged to 16x16; (B, 1, S, S) in [0, 1] to (B, 256)."""
-    return F.interpolate(images, (_PIXELS, _PIXELS), mode="area").flatten(1).numpy()
+    """Each channel averaged to 16x16, of a volume to 8x8x8; (B, C, *spatial) in [0, 1] to
+    (B, C * 256) or (B, C * 512).
+    """
+    axes = images.ndim - 2
+    return F.interpolate(images, (_PIXELS[axes],) * axes, mode="area").flatten(1).numpy()
 
 
 def histogram_of_oriented_gradients(images: Tensor) -> Floats:
-    """HOG over cells of an eighth of the side (Dalal, Triggs, CVPR 2005), OpenCV's; (B, 1764)."""
+    """HOG over cells of an eighth of the side (Dalal, Triggs, CVPR 2005), OpenCV's; (B, 1764).
+
+    Of the mean of the channels of pictures (B, C, S, S).
+    """
     side = images.shape[-1] // 8 * 8
     cell = (side // 8, side // 8)
     block = (2 * cell[0], 2 * cell[1])
     describe = cv2.HOGDescriptor((side, side), block, cell, cell, 9)
-    bytes_ = (images[:, 0, :side, :side] * 255).round().byte().numpy()
+    bytes_ = (images.mean(1)[:, :side, :side] * 255).round().byte().numpy()
     return np.stack([describe.compute(image) for image in bytes_]).astype(np.float32)
 
 

@@ -7,7 +7,8 @@ Writes into its artifact:
                       pyramid, embeddings, and the features of the baselines
 ``versions.parquet``  the same (less histogram and pyramid, which follow from the codes) for random
                       versions of the training images and for the acquisition-swapped copies of the
-                      training and validation images; the column ``version`` says which
+                      training and validation images; the column ``version`` says which. Not
+                      written where there is neither
 ===================== ==========================================================================
 """
 
@@ -29,7 +30,7 @@ from pipeline.data.augment import change, draw_changes
 from pipeline.data.manifest import read_manifest
 from pipeline.features import baselines
 from pipeline.features.encodings import CodeHistogram, pyramid_grids
-from pipeline.features.store import FEATURES, KEYS, VERSIONS, StoreWriter, feature_names
+from pipeline.features.store import FEATURES, KEYS, MORE_KEYS, VERSIONS, StoreWriter, feature_names
 from pipeline.models.vqvae import VQVAE
 from pipeline.stage import Work
 from pipeline.training.batches import normalise, to_unit
@@ -52,16 +53,19 @@ def extract(work: Work) -> dict[str, Any]:
     model = load_model(work.inputs["pretrain"].folder / FILE)
     features = _Features(model, work)
     images = np.load(cache / "images.npy", mmap_mode="r")
-    frame = np.load(cache / "frame.npy")
-    side = images.shape[-1] // 2 ** len(model.encoder.levels)
+    swaps = work.config.ingest.swap.enabled
+    frame = np.load(cache / "frame.npy") if swaps else None
+    shape = [side // 2 ** len(model.encoder.levels) for side in work.config.ingest.image_shape]
+    names = manifest.drop_duplicates("label").dropna(subset="label").sort_values("label")
     metadata = {
         "model": work.inputs["pretrain"].fingerprint,
         "data": work.inputs["ingest"].fingerprint,
         "codebook_size": model.quantizer.size,
-        "latent_shape": [side, side],
+        "latent_shape": shape,
         "grid": config.grid,
+        "classes": names["label_name"].tolist(),
+        "target": manifest["target_name"].iloc[0],
     }
-    shape = (side, side)
     histogram = CodeHistogram(model.quantizer.size, shape).fit([])
     pyramid = CodeHistogram(model.quantizer.size, shape, pyramid_grids(config.grid)).fit([])
 
@@ -69,37 +73,40 @@ def extract(work: Work) -> dict[str, Any]:
     done = 0
     with StoreWriter(work.folder / FEATURES, metadata) as store:
         for rows in _batches(np.arange(len(manifest)), config, "extracting"):
-            computed = features(to_unit(images[rows]), frame[rows])
+            computed = features(to_unit(images[rows]), None if frame is None else frame[rows])
             computed["histogram"] = histogram.transform(computed["codes_0"]).toarray()
             computed["pyramid"] = pyramid.transform(computed["codes_0"]).toarray()
-            store.write(manifest.iloc[rows][list(KEYS)], computed)
+            store.write(_keys(manifest).iloc[rows], computed)
             done += len(rows)
     rate = done / (time.perf_counter() - started)
     with StoreWriter(work.folder / VERSIONS, metadata) as store:
         _write_augmented(store, manifest, images, frame, features, work)
-        _write_swapped(store, manifest, cache, features, config)
-    names = feature_names(work.folder / FEATURES)
-    return {"images": done, "images_per_second": round(rate, 1), "feature_sets": names}
+        if swaps:
+            _write_swapped(store, manifest, cache, features, config)
+    sets = feature_names(work.folder / FEATURES)
+    return {"images": done, "images_per_second": round(rate, 1), "feature_sets": sets}
 
 
 def _write_augmented(
     store: StoreWriter,
     manifest: pd.DataFrame,
     images: NDArray[np.uint8],
-    frame: NDArray[np.float32],
+    frame: NDArray[np.float32] | None,
     features: _Features,
     work: Work,
 ) -> None:
-    config = work.config.extract
-    train = np.flatnonzero(manifest["split"] == "train")
+    config, axes = work.config.extract, len(work.config.ingest.image_shape)
+    known = manifest["label"].notna() | manifest["target"].notna()
+    train = np.flatnonzero((manifest["split"] == "train") & known)
     for number in range(config.versions):
         generator = torch.Generator().manual_seed(1_000_003 * (work.config.seed + 1) + number)
         # For all images at once, so that a version does not hang on the batch it comes in.
-        changes = draw_changes(len(train), config.augment, config.augment_strength, generator)
+        changes = draw_changes(len(train), config.augment, config.augment_strength, generator, axes)
         for index in _batches(np.arange(len(train)), config, f"extracting {augmented(number)}"):
             rows = train[index]
             version = change(to_unit(images[rows]), changes[index])
-            _write_version(store, manifest, rows, augmented(number), features(version, frame[rows]))
+            computed = features(version, None if frame is None else frame[rows])
+            _write_version(store, manifest, rows, augmented(number), computed)
 
 
 def _write_swapped(
@@ -120,13 +127,19 @@ def _write_swapped(
 def _write_version(
     store: StoreWriter, manifest: pd.DataFrame, rows: NDArray[np.intp], name: str, computed: Arrays
 ) -> None:
-    keys = manifest.iloc[rows][list(KEYS)].assign(version=name)
+    keys = _keys(manifest).iloc[rows].assign(version=name)
     # Half precision: three digits of a feature, at half the size of the largest file.
     halved = {
         key: values.astype(np.float16) if values.dtype == np.float32 else values
         for key, values in computed.items()
     }
     store.write(keys, halved)
+
+
+def _keys(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The key columns, and those of :data:`MORE_KEYS` that say anything."""
+    said = manifest[list(MORE_KEYS)].replace("", None).notna().any()
+    return manifest[[*KEYS, *(name for name in MORE_KEYS if said[name])]]
 
 
 class _Features:
@@ -136,29 +149,34 @@ class _Features:
         self.device = torch.device(work.device)
         self.grid = work.config.extract.grid
         self.model = model.to(self.device).eval()
-        untrained = baselines.untrained(VQVAE, **architecture(work.config.pretrain))
+        ingest = work.config.ingest
+        shape = architecture(work.config.pretrain, ingest.channels, len(ingest.image_shape))
+        untrained = baselines.untrained(VQVAE, **shape)
         assert isinstance(untrained, VQVAE)
         self.untrained = untrained.to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, frame: NDArray[np.float32]) -> Arrays:
-        """Images (B, 1, S, S) in [0, 1] and what is known of their frames."""
+    def __call__(self, images: Tensor, frame: NDArray[np.float32] | None) -> Arrays:
+        """Images (B, C, *spatial) in [0, 1] and what is known of their frames."""
         seen = normalise(images).to(self.device)
         encoded = self.model.features(seen)
         codes = self.model.quantizer.encode(encoded.latent).flatten(1).cpu().numpy()
         raw = self.untrained.encoder(seen)
-        return {
+        computed = {
             "codes_0": codes.astype(np.uint16 if self.model.quantizer.size <= 65536 else np.int32),
             "embedding": baselines.pooled(encoded.levels[-1], self.grid),
             "embedding_fine": baselines.pooled(encoded.levels[-2], self.grid),
             "latent": baselines.pooled(encoded.latent, self.grid),
             "raw_pixels": baselines.raw_pixels(images),
-            "hog": baselines.histogram_of_oriented_gradients(images),
             "untrained_encoder": np.concatenate(
                 [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1
             ),
-            "border_only": frame,
         }
+        if images.ndim == 4:
+            computed["hog"] = baselines.histogram_of_oriented_gradients(images)
+        if frame is not None:
+            computed["border_only"] = frame
+        return computed
 
 
 def _batches(

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 KEYS = ("image_id", "subject_id", "split", "label")
+MORE_KEYS = ("target", "folds")
 FEATURES = "features.parquet"
 VERSIONS = "versions.parquet"
 _METADATA = b"medvq"
 
 
 class StoreWriter:
-    """Writes a table batch by batch, aside, and renames it when it is whole.
+    """Writes a table batch by batch, aside, and renames it when it is whole; of no rows, no table.
 
     Parameters
     ----------
@@ -44,8 +45,9 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        if self.writer is None:
+            return
+        self.writer.close()
         if kind is None:
             self.aside.replace(self.file)
 
@@ -68,8 +70,12 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def read_keys(file: Path, *more: str) -> pd.DataFrame:
-    """The key columns (and ``more``) of a table, without its features."""
-    table: pd.DataFrame = pq.read_table(file, columns=[*KEYS, *more]).to_pandas()
+    """The key columns (and ``more``) of a table, without its features.
+
+    Of :data:`MORE_KEYS` those that the data set has: a number to predict, official label draws.
+    """
+    there = [name for name in MORE_KEYS if name in pq.read_schema(file).names]
+    table: pd.DataFrame = pq.read_table(file, columns=[*KEYS, *there, *more]).to_pandas()
     return table
 
 

@@ -17,7 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CHUNK = 4096
+from pipeline.models.collective import rank, total, world
+
+# Elements of the matrix of distances that are held at once: what a core's cache holds, and on a GPU
+# what keeps it busy.
+_TILE = {"cpu": 1 << 19, "cuda": 1 << 26}
+_SMALLEST_CHUNK = 128
+_BLOCK = 16
 
 
 class Quantized(NamedTuple):
@@ -39,8 +45,10 @@ class Quantized(NamedTuple):
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest codebook vector (Euclidean; the lowest index at a tie).
 
-    The distances are never held all at once: |v - e|^2 is smallest where |e|^2 / 2 - v.e is, a
-    matrix product per chunk.
+    |v - e|^2 is smallest where v.e - |e|^2 / 2 is largest: a matrix product per chunk of vectors,
+    small enough to stay in cache. Its largest column is found in two steps, since a maximum over
+    blocks is as fast as memory and a search for its place is not: first the best of blocks of 16
+    codes, then the best code of that block.
 
     Parameters
     ----------
@@ -51,13 +59,23 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     -------
     int64, (N,).
     """
-    half_norms = codebook.square().sum(1) / 2
+    size = len(codebook)
+    blocks = -(-size // _BLOCK)
+    # Codes that fill the last block are infinitely far.
+    padding = blocks * _BLOCK - size
+    offsets = F.pad(codebook.square().sum(1) / -2, (0, padding), value=float("-inf"))
+    # Transposed, so that the maximum over a block runs over contiguous rows of blocks.
+    offsets = offsets.view(blocks, _BLOCK).T.reshape(-1)
+    padded = F.pad(codebook, (0, 0, 0, padding))
+    columns = padded.view(blocks, _BLOCK, -1).transpose(0, 1).reshape(blocks * _BLOCK, -1).T
+    chunk = max(_SMALLEST_CHUNK, _TILE.get(vectors.device.type, _TILE["cpu"]) // len(offsets))
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    for start in range(0, len(vectors), _CHUNK):
-        chunk = vectors[start : start + _CHUNK]
-        codes[start : start + _CHUNK] = torch.addmm(half_norms, chunk, codebook.T, alpha=-1).argmin(
-            1
-        )
+    for start in range(0, len(vectors), chunk):
+        scores = torch.addmm(offsets, vectors[start : start + chunk], columns)
+        scores = scores.view(-1, _BLOCK, blocks)
+        block = scores.amax(1).argmax(1)
+        inside = scores.gather(2, block[:, None, None].expand(-1, _BLOCK, 1))[..., 0].argmax(1)
+        codes[start : start + chunk] = block * _BLOCK + inside
     return codes
 
 
@@ -141,7 +159,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, vectors: Tensor) -> None:
-        fair = len(vectors) / self.size
+        fair = len(vectors) * world() / self.size
         self.codebook.copy_(_random_rows(vectors, self.size))
         self.sums.copy_(self.codebook * fair)
         self.counts.fill_(fair)
@@ -149,11 +167,14 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _update(self, vectors: Tensor, codes: Tensor) -> None:
-        used = torch.bincount(codes, minlength=self.size).to(vectors.dtype)
+        used = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(vectors[:, 0]))
         assigned = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
+        if world() > 1:
+            assigned, used = total(torch.cat([assigned, used[:, None]], 1)).split([self.dim, 1], 1)
+            used = used[:, 0]
         self.counts.lerp_(used, 1 - self.decay)
         self.sums.lerp_(assigned, 1 - self.decay)
-        fair = len(vectors) / self.size
+        fair = len(vectors) * world() / self.size
         dead = self.counts < self.restart_below * fair
         if dead.any():
             fresh = _random_rows(vectors, int(dead.sum()))
@@ -170,12 +191,18 @@ class VectorQuantizer(nn.Module):
 
 
 def _random_rows(vectors: Tensor, number: int) -> Tensor:
-    """``number`` random rows, none twice while there are enough."""
-    if number <= len(vectors):
-        chosen = torch.randperm(len(vectors), device=vectors.device)[:number]
+    """``number`` random rows of all processes' vectors, none twice while there are enough.
+
+    Drawn on the CPU, so that every process and every device draws the same.
+    """
+    own = len(vectors)
+    if number <= own * world():
+        chosen = torch.randperm(own * world())[:number]
     else:
-        chosen = torch.randint(len(vectors), (number,), device=vectors.device)
-    return vectors[chosen]
+        chosen = torch.randint(own * world(), (number,))
+    chosen = chosen.to(vectors.device) - rank() * own
+    mine = (chosen >= 0) & (chosen < own)
+    return total(vectors[chosen.clamp(0, own - 1)] * mine[:, None])
 
 
 def perplexity(counts: Tensor) -> float:

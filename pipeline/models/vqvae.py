@@ -17,11 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.collective import BatchNorm2d, BatchNorm3d
 from pipeline.models.quantizer import VectorQuantizer
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
+_LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class Encoded(NamedTuple):
@@ -174,6 +176,8 @@ class VQVAE(nn.Module):
             codebook_size, codebook_dim, decay=decay, commitment=commitment
         )
         self.decoder = Decoder(spatial_dims, channels, decoder_widths or widths, codebook_dim)
+        # Convolutions and the quantizer alike then read the channels of a place side by side.
+        self.to(memory_format=_LAYOUT[spatial_dims])
 
     def features(self, images: Tensor) -> Encoded:
         """Everything before quantization, of images (B, channels, *spatial)."""

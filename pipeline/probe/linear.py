@@ -1,27 +1,28 @@
 """The linear probe on drawn labels: regularisation, calibration and threshold from them alone.
 
-Each drawn image is shown to the classifier as it is and in a few random versions. C is chosen by
-cross-validation grouped by subject inside the draw, by the score 3/4 AUROC of the images as they
-are and 1/4 AUROC of their acquisition-swapped copies: on images as they are alone, whatever reads
-the equipment wins. The same held-out scores calibrate the probabilities (Platt 1999), which for a
-linear classifier is a scale and a shift of its coefficients.
+Each drawn image is shown to the model as it is and in a few random versions. C is chosen by
+cross-validation grouped by subject inside the draw, by the score of the task (for two classes the
+AUROC): 3/4 that of the images as they are and 1/4 that of their acquisition-swapped copies, since
+on images as they are alone, whatever reads the equipment wins. Where acquisitions are not swapped
+it is that of the images as they are. The same held-out scores calibrate the probabilities.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.config import ProbeConfig
 from pipeline.errors import UserError
+from pipeline.probe.tasks import Number, Task, TwoClasses
 
 Floats = NDArray[np.float64]
 CLEAN_WEIGHT = 0.75
+_MANY = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Encoded:
     ----------
     images : (N, D), every image as it is.
     versions : random versions, each (N, D); rows that are not training images are unused.
-    swapped : (N, D), acquisition-swapped copies; rows of test images are unused.
+    swapped : (N, D), acquisition-swapped copies; rows of test images are unused. None where
+        acquisitions are not swapped.
     """
 
     images: Floats
     versions: list[Floats]
-    swapped: Floats
+    swapped: Floats | None
 
 
 @dataclass(frozen=True)
@@ -46,31 +48,34 @@ class Fitted:
 
     Attributes
     ----------
-    classifier : its probabilities are calibrated.
+    classifier : a linear model of the task; its probabilities are calibrated.
     threshold : of the probability, for the metrics that need one: the drawn prevalence, which is
         where a calibrated classifier balances sensitivity and specificity best.
     regularisation : the chosen C.
     inner_score : the cross-validated score that chose it.
     """
 
-    classifier: LogisticRegression
+    classifier: Any
     threshold: float
     regularisation: float
     inner_score: float
 
 
-def score(truth: NDArray[np.int64], clean: Floats, swapped: Floats) -> float:
-    """3/4 AUROC on images as they are, 1/4 on their swapped copies."""
-    on_clean, on_swapped = roc_auc_score(truth, clean), roc_auc_score(truth, swapped)
-    return float(CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * on_swapped)
+def score(task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | None) -> float:
+    """3/4 the task's score on images as they are, 1/4 on their swapped copies where there are."""
+    on_clean = task.score(truth, clean)
+    if swapped is None:
+        return on_clean
+    return CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * task.score(truth, swapped)
 
 
 def fit_probe(
     encoded: Encoded,
-    labels: NDArray[np.int64],
+    truth: NDArray[Any],
     subjects: NDArray[np.str_],
     rows: NDArray[np.intp],
     config: ProbeConfig,
+    task: Task | None = None,
 ) -> Fitted:
     """Fit on the images in ``rows``; no other label is looked at.
 
@@ -79,64 +84,90 @@ def fit_probe(
     UserError
         A class has too few subjects in the draw to cross-validate.
     """
-    folds = _folds(labels[rows], subjects[rows], config.folds)
-    best: tuple[float, float, Floats, Floats] | None = None
+    task = task or TwoClasses()
+    strata = np.zeros(len(truth), np.int64) if isinstance(task, Number) else truth
+    folds = _folds(strata[rows], subjects[rows], config.folds)
+    shrink = 1 - 1 / len(folds)
+    if len(rows) > _MANY:
+        # With so many labels one fold held out says enough, in a quarter of the time.
+        folds = folds[:1]
+    judged = np.sort(np.concatenate([held_out for _, held_out in folds]))
+    best: tuple[float, float, Floats, Floats | None] | None = None
     for regularisation in config.regularisation:
-        clean, swapped = np.zeros(len(rows)), np.zeros(len(rows))
-        for fitted_on, held_out in folds:
-            classifier = _fit(encoded, labels, rows[fitted_on], regularisation)
-            clean[held_out] = classifier.decision_function(encoded.images[rows[held_out]])
-            swapped[held_out] = classifier.decision_function(encoded.swapped[rows[held_out]])
-        found = score(labels[rows], clean, swapped)
+        models = [_fit(task, encoded, truth, rows[a], regularisation) for a, _ in folds]
+        clean = _held_out(task, models, encoded.images[rows], folds)[judged]
+        swapped = None
+        if encoded.swapped is not None:
+            swapped = _held_out(task, models, encoded.swapped[rows], folds)[judged]
+        found = score(task, truth[rows[judged]], clean, swapped)
         if best is None or found > best[0]:
             best = (found, regularisation, clean, swapped)
     assert best is not None
     inner, regularisation, clean, swapped = best
     # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits did.
-    classifier = _fit(encoded, labels, rows, regularisation * (1 - 1 / len(folds)))
-    _calibrate(classifier, labels[rows], clean, swapped)
-    return Fitted(classifier, float(labels[rows].mean()), regularisation, inner)
+    model = _fit(task, encoded, truth, rows, regularisation * shrink)
+    _calibrate(task, model, truth[rows[judged]], clean, swapped)
+    return Fitted(model, task.threshold(truth[rows]), regularisation, inner)
+
+
+def _held_out(
+    task: Task,
+    models: list[Any],
+    images: Floats,
+    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+) -> Floats:
+    """Scores of every image by the model that was not fitted on it."""
+    parts = [task.scores(m, images[rows]) for m, (_, rows) in zip(models, folds, strict=True)]
+    scores = np.zeros((len(images), *parts[0].shape[1:]))
+    for part, (_, rows) in zip(parts, folds, strict=True):
+        scores[rows] = part
+    return scores
 
 
 def _folds(
     labels: NDArray[np.int64], subjects: NDArray[np.str_], folds: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    fewest = min(len(np.unique(subjects[labels == label])) for label in np.unique(labels))
+    classes = np.unique(labels)
+    fewest = min(len(np.unique(subjects[labels == label])) for label in classes)
     if fewest < 2:
         raise UserError(
             "LABEL_FRACTION leaves a class with a single subject, too few to choose the "
             "regularisation by cross-validation; raise it"
         )
-    splitter = StratifiedGroupKFold(min(folds, fewest), shuffle=True, random_state=0)
-    split = list(splitter.split(labels, labels, subjects))
-    # Grouping can leave a fold's training part with one class where classes are tiny.
-    return [(a, b) for a, b in split if len(np.unique(labels[a])) > 1]
+    alone = len(np.unique(subjects)) == len(subjects)
+    # Grouping takes a minute for tens of thousands of subjects, and does nothing where each is
+    # one image.
+    kind = StratifiedKFold if alone and len(subjects) > _MANY else StratifiedGroupKFold
+    splitter = kind(min(folds, fewest), shuffle=True, random_state=0)
+    groups = None if kind is StratifiedKFold else subjects
+    split = list(splitter.split(labels, labels, groups))
+    # Grouping can leave a fold's training part without a class where classes are tiny.
+    split = [(a, b) for a, b in split if len(np.unique(labels[a])) == len(classes)]
+    if not split:
+        raise UserError(
+            "LABEL_FRACTION leaves too few subjects of some class to choose the regularisation by "
+            "cross-validation; raise it"
+        )
+    return split
 
 
 def _fit(
-    encoded: Encoded, labels: NDArray[np.int64], rows: NDArray[np.intp], regularisation: float
-) -> LogisticRegression:
+    task: Task,
+    encoded: Encoded,
+    truth: NDArray[Any],
+    rows: NDArray[np.intp],
+    regularisation: float,
+) -> Any:
     shown = np.concatenate([encoded.images[rows], *(v[rows] for v in encoded.versions)])
-    truth = np.tile(labels[rows], 1 + len(encoded.versions))
-    classifier = LogisticRegression(
-        C=regularisation, solver="newton-cholesky", tol=1e-4, max_iter=200
-    )
-    return classifier.fit(shown, truth)
+    return task.fit(shown, np.tile(truth[rows], 1 + len(encoded.versions)), regularisation)
 
 
 def _calibrate(
-    classifier: LogisticRegression, labels: NDArray[np.int64], clean: Floats, swapped: Floats
+    task: Task, model: Any, truth: NDArray[Any], clean: Floats, swapped: Floats | None
 ) -> None:
-    """Fold the scale and shift that calibrate held-out scores into the classifier, in place."""
-    scores = np.concatenate([clean, swapped])
-    weight = np.repeat([CLEAN_WEIGHT, 1 - CLEAN_WEIGHT], len(clean))
-    spread = float(scores.std()) or 1.0
-    sigmoid = LogisticRegression().fit(
-        scores[:, None] / spread, np.tile(labels, 2), sample_weight=weight
-    )
-    slope = float(sigmoid.coef_[0, 0]) / spread
-    if slope <= 0:
-        # Scores that rank held-out images backwards carry no information to calibrate.
-        slope = 1e-6
-    classifier.coef_ = classifier.coef_ * slope
-    classifier.intercept_ = classifier.intercept_ * slope + sigmoid.intercept_
+    """Calibrate by held-out scores, the swapped copies weighing a quarter."""
+    if swapped is None:
+        task.calibrate(model, truth, clean, np.ones(len(truth)))
+        return
+    weights = np.repeat([CLEAN_WEIGHT, 1 - CLEAN_WEIGHT], len(clean))
+    task.calibrate(model, np.tile(truth, 2), np.concatenate([clean, swapped]), weights)

@@ -1,4 +1,4 @@
-"""Metrics of a binary classifier under image weights, for whole sets of weights at once.
+"""Metrics of a probe under image weights, for whole sets of weights at once.
 
 A bootstrap over subjects is a matrix of weights: how often each image's subject was drawn. Every
 metric here takes weights (B, N) and answers (B,), so that thousands of resamples are a few array
@@ -24,6 +24,8 @@ METRICS = (
     "brier",
     "ece",
 )
+MANY_CLASSES = ("auroc", "auprc", "balanced_accuracy", "accuracy", "brier", "ece")
+NUMBER = ("r2", "mae")
 _BINS = 10
 
 
@@ -70,6 +72,58 @@ def evaluate(
         "brier": brier,
         "ece": _calibration_error(truth, probability, weights),
     }
+
+
+def evaluate_many(
+    truth: NDArray[np.int64], probability: Floats, weights: Floats
+) -> dict[str, Floats]:
+    """All of :data:`MANY_CLASSES`.
+
+    Areas are of one class against the rest, averaged over classes. The Brier score is the squared
+    distance of the probabilities to the truth, 0 to 2; the calibration error that of the class that
+    is called.
+
+    Parameters
+    ----------
+    truth : 0 to K - 1, (N,).
+    probability : of each class, (N, K).
+    weights : (B, N), non-negative.
+
+    Returns
+    -------
+    Each (B,); NaN where a class has no weight.
+    """
+    number = probability.shape[1]
+    ranked = [_ranked((truth == k).astype(int), probability[:, k], weights) for k in range(number)]
+    called = probability.argmax(1)
+    right = (called == truth).astype(np.int64)
+    member = np.eye(number)[truth]
+    distance = ((probability - member) ** 2).sum(1)
+    total = weights.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = ((weights * right) @ member) / (weights @ member)
+        return {
+            "auroc": np.mean([_auroc(*one) for one in ranked], axis=0),
+            "auprc": np.mean([_average_precision(*one) for one in ranked], axis=0),
+            "balanced_accuracy": recall.mean(1),
+            "accuracy": weights @ right / total,
+            "brier": weights @ distance / total,
+            "ece": _calibration_error(right, probability.max(1), weights),
+        }
+
+
+def evaluate_number(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:
+    """All of :data:`NUMBER`: the share of the variance that is explained, and the mean absolute
+    error in the unit of ``truth`` (N,); weights (B, N), each answer (B,).
+    """
+    total = weights.sum(1)
+    mean = weights @ truth / total
+    variance = weights @ truth**2 / total - mean**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "r2": 1 - (weights @ (truth - predicted) ** 2 / total) / variance,
+            "mae": weights @ np.abs(truth - predicted) / total,
+        }
 
 
 def subject_weights(subjects: NDArray[np.str_], resamples: int, seed: int) -> Floats:

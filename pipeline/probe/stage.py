@@ -4,9 +4,16 @@ Writes into its artifact:
 
 ====================== =========================================================================
 ``metrics.json``       the rows of the contract, and MedVQ's differences to each baseline
-``predictions.parquet`` one row per test image, feature set and draw: the probability
+``predictions.parquet`` one row per test image, feature set and draw: the probability of class 1;
+                       of more classes the class that is called and its probability; of a number
+                       the number
 ``probe.skops``        encoding and classifier of the first draw, from features to probability
 ====================== =========================================================================
+
+What is predicted is what the data set has: a number where it has one (rows by R^2), else classes
+(two: rows by AUROC; more: rows by accuracy). Images without a label take no part. Baselines that
+mean nothing for a data set (border only where acquisitions are not swapped, HOG of volumes) are
+not in its store and have no row.
 """
 
 from __future__ import annotations
@@ -23,7 +30,6 @@ import skops.io
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA, TruncatedSVD
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm import tqdm
 
@@ -42,22 +48,35 @@ from pipeline.features.store import (
 from pipeline.probe import metrics
 from pipeline.probe.draws import draw_labels
 from pipeline.probe.linear import CLEAN_WEIGHT, Encoded, Fitted, fit_probe
+from pipeline.probe.tasks import ManyClasses, Number, Task, TwoClasses
 from pipeline.stage import Work
 
 BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only")
 _CODE_SETS = ("histogram", "pyramid")
 MEDVQ = "medvq"
+_MOST_FITTED_ON = 10_000
 
 
 @dataclass(frozen=True)
 class _Images:
-    """Who is in the store: one entry per image, in its order."""
+    """Who is in the store: one entry per image, in its order.
 
-    labels: NDArray[np.int64]
+    Attributes
+    ----------
+    task : what is to be predicted.
+    truth : the class (-1 where unknown) or the number of each image.
+    unlabelled_train : all rows of the training split, ``train`` those with a truth.
+    folds : the official label draws, rows of each; none where there are none.
+    """
+
+    task: Task
+    truth: NDArray[Any]
     subjects: NDArray[np.str_]
+    unlabelled_train: NDArray[np.intp]
     train: NDArray[np.intp]
     validation: NDArray[np.intp]
     test: NDArray[np.intp]
+    folds: list[NDArray[np.intp]]
 
 
 def probe(work: Work) -> dict[str, Any]:
@@ -65,37 +84,42 @@ def probe(work: Work) -> dict[str, Any]:
     config, folder = work.config.probe, work.inputs["extract"].folder
     store = _Store(folder)
     _check_features(config, store)
-    images = _images(store.keys)
+    images = _images(store)
+    task = images.task
     draws = _draws(images, config, work.config.seed)
     weights = metrics.subject_weights(
         images.subjects[images.test], config.bootstrap, work.config.seed
     )
     repeats = metrics.draw_weights(len(draws), config.bootstrap, work.config.seed)
     sets: dict[str, tuple[str, ...]] = {MEDVQ: config.features}
-    sets |= {name: (name,) for name in BASELINES}
+    baselines = [name for name in BASELINES if name in store.names]
+    sets |= {name: (name,) for name in baselines}
     sets |= {name: (name,) for name in ("histogram", "pyramid", "latent", "embedding")}
     rows, predictions, resampled = [], [], {}
     bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
     for name, features in bar:
         bar.set_postfix_str(name)
-        encoding, encoded = store.encode(features, config, work.config.seed, images.train)
+        encoding, encoded = store.encode(
+            features, config, work.config.seed, images.unlabelled_train
+        )
         fitted = [
-            fit_probe(encoded, images.labels, images.subjects, drawn, config) for drawn in draws
+            fit_probe(encoded, images.truth, images.subjects, drawn, config, task)
+            for drawn in draws
         ]
-        probabilities = [
-            f.classifier.predict_proba(encoded.images[images.test])[:, 1] for f in fitted
-        ]
-        over = _over_draws(images, probabilities, fitted, weights)
-        row = {metric: metrics.interval(*over[metric], repeats) for metric in metrics.METRICS}
+        predicted = [task.predict(f.classifier, encoded.images[images.test]) for f in fitted]
+        over = _over_draws(images, predicted, fitted, weights)
+        row = {metric: metrics.interval(*over[metric], repeats) for metric in task.metrics}
         validation = _validate(encoded, images, fitted)
         rows.append({"features": name, **row, "validation": validation})
-        resampled[name] = over["auroc"]
-        predictions.append(_predictions(name, store.keys, images, probabilities, config))
+        if isinstance(task, ManyClasses):
+            rows[-1]["recall"] = _recall(images, predicted, store.metadata["classes"])
+        resampled[name] = over[task.headline]
+        predictions.append(_predictions(name, store.keys, images, predicted, config))
         if name == MEDVQ:
             model = make_pipeline(*(step for _, step in encoding.steps), fitted[0].classifier)
             skops.io.dump(model, work.folder / "probe.skops")
             _report_draws(work, over, draws)
-    paired = {name: _paired(resampled[MEDVQ], resampled[name], repeats) for name in BASELINES}
+    paired = {name: _paired(resampled[MEDVQ], resampled[name], repeats) for name in baselines}
     drawn = [len(d) for d in draws]
     summary = {
         "label_fraction": config.label_fraction,
@@ -105,6 +129,9 @@ def probe(work: Work) -> dict[str, Any]:
         "rows": rows,
         "medvq_minus": paired,
     }
+    if not isinstance(task, TwoClasses):
+        summary["task"] = store.metadata["target"] or "classes"
+        summary["headline"] = task.headline
     pd.concat(predictions).to_parquet(work.folder / "predictions.parquet", index=False)
     (work.folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     return summary
@@ -116,7 +143,9 @@ class _Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.keys = read_keys(folder / FEATURES)
-        self.version_keys = read_keys(folder / VERSIONS, "version")
+        self.version_keys = self.keys.iloc[:0].assign(version="")
+        if (folder / VERSIONS).exists():
+            self.version_keys = read_keys(folder / VERSIONS, "version")
         self.metadata = read_metadata(folder / FEATURES)
         self.names = feature_names(folder / FEATURES)
         position = pd.Series(np.arange(len(self.keys)), index=self.keys["image_id"])
@@ -128,7 +157,9 @@ class _Store:
         """Fit the encoding of a feature set on all training images, without labels; apply it."""
         stored = ["codes_0" if name in _CODE_SETS else name for name in names]
         images = [read_feature(self.folder / FEATURES, name) for name in stored]
-        versions = [read_feature(self.folder / VERSIONS, name) for name in stored]
+        versions = [block[:0] for block in images]
+        if len(self.version_keys):
+            versions = [read_feature(self.folder / VERSIONS, name) for name in stored]
         widths = [block.shape[1] for block in images]
         encoding = self._encoding(names, widths, min(len(train), len(self.keys) // 2), config, seed)
         whole = np.concatenate(images, axis=1)
@@ -137,9 +168,13 @@ class _Store:
         fit_on = [whole[train]]
         if np.any(known == augmented(0)):
             fit_on.append(others[known == augmented(0)])
-        encoding.fit(np.concatenate(fit_on))
+        table = np.concatenate(fit_on)
+        # Evenly spaced: the components of more would take minutes, and be the same.
+        encoding.fit(table[:: -(-len(table) // _MOST_FITTED_ON)])
         encoded_images = np.asarray(encoding.transform(whole), np.float64)
-        encoded_others = np.asarray(encoding.transform(others), np.float64)
+        encoded_others = encoded_images[:0]
+        if len(others):
+            encoded_others = np.asarray(encoding.transform(others), np.float64)
 
         def version(name: str) -> NDArray[np.float64]:
             full = np.zeros_like(encoded_images)
@@ -148,7 +183,8 @@ class _Store:
             return full
 
         random = [name for name in np.unique(known) if name != SWAPPED]
-        return encoding, Encoded(encoded_images, [version(n) for n in random], version(SWAPPED))
+        swapped = version(SWAPPED) if SWAPPED in known else None
+        return encoding, Encoded(encoded_images, [version(n) for n in random], swapped)
 
     def _encoding(
         self, names: Sequence[str], widths: list[int], most: int, config: ProbeConfig, seed: int
@@ -195,59 +231,125 @@ def _check_features(config: ProbeConfig, store: _Store) -> None:
         raise UserError(f"probe.features: {mixed[0]!r} cannot be joined with other feature sets")
 
 
-def _images(keys: pd.DataFrame) -> _Images:
-    if keys["label"].isna().any():
-        raise UserError("some images have no label; a probe needs one for every image")
-    labels = keys["label"].to_numpy(np.int64)
-    if len(np.unique(labels)) != 2:
-        raise UserError(f"the probe needs two classes; this data set has {len(np.unique(labels))}")
+def _images(store: _Store) -> _Images:
+    keys = store.keys
+    task, truth = _task(keys)
+    known = np.isfinite(truth) if isinstance(task, Number) else truth >= 0
     split = keys["split"].to_numpy()
-    rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
+    rows = {
+        name: np.flatnonzero((split == name) & known) for name in ("train", "validation", "test")
+    }
     for name, chosen in rows.items():
-        if len(np.unique(labels[chosen])) != 2:
-            raise UserError(f"the {name} split has images of one class only")
-    subjects = keys["subject_id"].to_numpy(str)
-    return _Images(labels, subjects, rows["train"], rows["validation"], rows["test"])
+        if isinstance(task, Number):
+            if len(chosen) < 2:
+                raise UserError(f"the {name} split has fewer than two images with a number")
+        elif len(np.unique(truth[chosen])) != len(np.unique(truth[known])):
+            few = "images of one class only" if isinstance(task, TwoClasses) else "not every class"
+            raise UserError(f"the {name} split has {few}")
+    return _Images(
+        task,
+        truth,
+        keys["subject_id"].to_numpy(str),
+        np.flatnonzero(split == "train"),
+        rows["train"],
+        rows["validation"],
+        rows["test"],
+        _official_folds(keys, rows["train"]),
+    )
+
+
+def _task(keys: pd.DataFrame) -> tuple[Task, NDArray[Any]]:
+    """What there is to predict, and the truth: -1 or NaN where an image has none."""
+    if "target" in keys and keys["target"].notna().any():
+        return Number(), keys["target"].to_numpy(np.float64)
+    labels = keys["label"].fillna(-1).to_numpy(np.int64)
+    number = len(np.unique(labels[labels >= 0]))
+    if number == 0:
+        raise UserError(
+            "no probe: the images have neither labels nor a number to predict. Their features are "
+            "in the feature store all the same"
+        )
+    if number == 1:
+        raise UserError("the probe needs two classes; this data set has 1")
+    return (TwoClasses() if number == 2 else ManyClasses()), labels
+
+
+def _official_folds(keys: pd.DataFrame, train: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    if "folds" not in keys:
+        return []
+    member = [set(text.split()) for text in keys["folds"].fillna("").iloc[train]]
+    names = sorted(set().union(*member), key=int)
+    return [train[[name in folds for folds in member]] for name in names]
 
 
 def _draws(images: _Images, config: ProbeConfig, seed: int) -> list[NDArray[np.intp]]:
     """Rows of each label draw; with all labels there is only one."""
-    repeats = 1 if config.label_fraction == 1.0 else config.repeats
-    subjects, labels = images.subjects[images.train], images.labels[images.train]
     fraction = config.label_fraction
+    if config.draws == "official":
+        return _official_draws(images, fraction)
+    repeats = 1 if fraction == 1.0 else config.repeats
+    subjects, truth = images.subjects[images.train], images.truth[images.train]
+    labels = np.zeros(len(truth), np.int64) if isinstance(images.task, Number) else truth
     return [
         images.train[draw_labels(subjects, labels, fraction, 1000 * seed + number)]
         for number in range(repeats)
     ]
 
 
+def _official_draws(images: _Images, fraction: float) -> list[NDArray[np.intp]]:
+    if not images.folds:
+        raise UserError("probe.draws=official, but this data set has no official label draws")
+    share = len(images.folds[0]) / (len(images.train) + len(images.validation))
+    if abs(share - fraction) > 0.01:
+        raise UserError(
+            f"the official draws of this data set hold {share:.0%} of the labels; "
+            f"LABEL_FRACTION={fraction:g} needs probe.draws=random"
+        )
+    return images.folds
+
+
 def _over_draws(
     images: _Images,
-    probabilities: list[NDArray[np.float64]],
+    predicted: list[NDArray[np.float64]],
     fitted: list[Fitted],
     weights: NDArray[np.float64],
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    truth = images.labels[images.test]
+    truth = images.truth[images.test]
 
     def compute(draw: int, given: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return metrics.evaluate(truth, probabilities[draw], fitted[draw].threshold, given)
+        return images.task.evaluate(truth, predicted[draw], fitted[draw].threshold, given)
 
     return metrics.over_draws(compute, len(fitted), weights)
 
 
-def _validate(encoded: Encoded, images: _Images, fitted: list[Fitted]) -> dict[str, float]:
-    """AUROC on the validation part of train, as it is and swapped, mean over draws."""
-    rows, truth = images.validation, images.labels[images.validation]
-    measured = [
-        (
-            roc_auc_score(truth, f.classifier.decision_function(encoded.images[rows])),
-            roc_auc_score(truth, f.classifier.decision_function(encoded.swapped[rows])),
+def _validate(encoded: Encoded, images: _Images, fitted: list[Fitted]) -> dict[str, float | None]:
+    """The task's score on the validation part of train, as it is and swapped, mean over draws."""
+    rows, task = images.validation, images.task
+
+    def measure(table: NDArray[np.float64]) -> float:
+        truth = images.truth[rows]
+        return float(
+            np.mean([task.score(truth, task.scores(f.classifier, table[rows])) for f in fitted])
         )
-        for f in fitted
-    ]
-    clean, swapped = (float(value) for value in np.mean(measured, axis=0))
-    score = CLEAN_WEIGHT * clean + (1 - CLEAN_WEIGHT) * swapped
-    return {"clean": clean, "swapped": swapped, "score": score}
+
+    clean = measure(encoded.images)
+    if encoded.swapped is None:
+        return {"clean": clean, "swapped": None, "score": clean}
+    swapped = measure(encoded.swapped)
+    return {
+        "clean": clean,
+        "swapped": swapped,
+        "score": CLEAN_WEIGHT * clean + (1 - CLEAN_WEIGHT) * swapped,
+    }
+
+
+def _recall(
+    images: _Images, predicted: list[NDArray[np.float64]], classes: list[str]
+) -> dict[str, float]:
+    """The share of each class's test images that are called by its name, mean over draws."""
+    truth = images.truth[images.test]
+    called = np.stack([p.argmax(1) for p in predicted])
+    return {name: float((called[:, truth == k] == k).mean()) for k, name in enumerate(classes)}
 
 
 def _paired(
@@ -263,10 +365,11 @@ def _predictions(
     name: str,
     keys: pd.DataFrame,
     images: _Images,
-    probabilities: list[NDArray[np.float64]],
+    predicted: list[NDArray[np.float64]],
     config: ProbeConfig,
 ) -> pd.DataFrame:
     test = keys.iloc[images.test]
+    truth = "target" if isinstance(images.task, Number) else "label"
     return pd.concat(
         pd.DataFrame(
             {
@@ -275,12 +378,18 @@ def _predictions(
                 "draw": draw,
                 "image_id": test["image_id"].to_numpy(),
                 "subject_id": test["subject_id"].to_numpy(),
-                "label": test["label"].to_numpy(np.int64),
-                "probability": probability,
+                truth: images.truth[images.test],
+                **_columns(images.task, values),
             }
         )
-        for draw, probability in enumerate(probabilities)
+        for draw, values in enumerate(predicted)
     )
+
+
+def _columns(task: Task, predicted: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    if isinstance(task, ManyClasses):
+        return {"predicted": predicted.argmax(1), "probability": predicted.max(1)}
+    return {"predicted" if isinstance(task, Number) else "probability": predicted}
 
 
 def _report_draws(

@@ -48,25 +48,27 @@ _NAMES = {
     "border_only": "border only",
     "histogram": "codes: one histogram",
 }
+_METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "r2": "R²"}
 Inputs = Mapping[str, Artifact]
 
 
 def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
-    """Images before and after alignment, and the mean of each class before and after."""
+    """Images as read and as prepared, their swapped copies, and the mean of each class."""
     manifest = read_manifest(folder / "manifest.csv")
     before = np.load(folder / "originals.npy", mmap_mode="r")
     after = np.load(folder / "images.npy", mmap_mode="r")
     kept = np.flatnonzero(manifest["split"] != "test")
-    swapped = np.load(folder / "swapped_validation.npy", mmap_mode="r")
     index = np.linspace(0, len(kept) - 1, 8).astype(int)
     rows = {
         "as read": [before[kept[i]] for i in index],
-        "equalised,\naligned": [after[kept[i]] for i in index],
-        "acquisition\nswapped": [swapped[i] for i in index],
+        "prepared": [after[kept[i]] for i in index],
     }
-    _sheet(rows, figures / "images.png", "Images before and after alignment, and swapped")
+    if (folder / "swapped_validation.npy").exists():
+        swapped = np.load(folder / "swapped_validation.npy", mmap_mode="r")
+        rows["acquisition\nswapped"] = [swapped[i] for i in index]
+    _sheet(rows, figures / "images.png", "Images as read and as prepared")
 
-    means: dict[str, list[NDArray[np.float64]]] = {"as read": [], "aligned": []}
+    means: dict[str, list[NDArray[np.float64]]] = {"as read": [], "prepared": []}
     titles = []
     for split in ("train", "test"):
         for label in sorted(set(manifest["label_name"]) - {""}):
@@ -75,7 +77,7 @@ def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: 
             )
             chosen = chosen[:: max(1, len(chosen) // 500)]
             means["as read"].append(before[chosen].mean(0))
-            means["aligned"].append(after[chosen].mean(0))
+            means["prepared"].append(after[chosen].mean(0))
             titles.append(f"{split}, {label}")
     if titles:
         _sheet(means, figures / "class_means.png", "Mean image of each class", titles)
@@ -127,8 +129,38 @@ def draw_extract(folder: Path, inputs: Inputs, summary: dict[str, Any], figures:
 
 
 def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
-    """ROC, calibration, and AUROC against label fraction over all probes of the same features."""
+    """ROC, calibration, and AUROC against label fraction over all probes of the same features; of
+    more than two classes what is taken for what, of a number the predictions against the truth.
+    """
     predictions = pd.read_parquet(folder / "predictions.parquet")
+    if "task" in summary:
+        _draw_predictions(predictions, summary, figures)
+    else:
+        _draw_roc(predictions, summary, figures)
+    draw_label_efficiency(_other_fractions(folder, inputs["extract"].fingerprint, summary), figures)
+
+
+def _draw_predictions(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path) -> None:
+    ours = predictions[predictions["features"] == "medvq"]
+    figure, axis = plt.subplots(figsize=(6, 5.4), layout="constrained")
+    if "target" in ours:
+        axis.scatter(ours["target"], ours["predicted"], s=12, color=BLUE)
+        both = ours[["target", "predicted"]].to_numpy()
+        axis.plot([both.min(), both.max()], [both.min(), both.max()], color="0.7", lw=0.8)
+        axis.set(xlabel=summary["task"], ylabel="predicted by MedVQ", title="Test split")
+    else:
+        names = list(summary["rows"][0]["recall"])
+        share = pd.crosstab(ours["label"], ours["predicted"], normalize="index")
+        share = share.reindex(index=range(len(names)), columns=range(len(names)), fill_value=0.0)
+        shown = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axis.set_yticks(range(len(names)), names)
+        axis.set(xlabel="called by MedVQ", ylabel="truth", title="Test split, share of each class")
+        figure.colorbar(shown)
+    _save(figure, figures / "predictions.png")
+
+
+def _draw_roc(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     grid = np.linspace(0, 1, 201)
     aurocs = {row["features"]: row["auroc"] for row in summary["rows"]}
@@ -160,7 +192,6 @@ def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: P
     right.set(xlabel="probability said", ylabel="share of positives found", title="Calibration")
     right.legend(frameon=False)
     _save(figure, figures / "roc_and_calibration.png")
-    draw_label_efficiency(_other_fractions(folder, inputs["extract"].fingerprint, summary), figures)
 
 
 def _other_fractions(
@@ -176,12 +207,16 @@ def _other_fractions(
 
 
 def draw_label_efficiency(summaries: Mapping[float, dict[str, Any]], figures: Path) -> None:
-    """AUROC against the share of labels, from the summaries of probes by label fraction."""
+    """The headline metric against the share of labels, from summaries of probes by fraction."""
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     fractions = sorted(summaries)
+    headline = summaries[fractions[0]].get("headline", "auroc")
+    present = {row["features"] for row in summaries[fractions[0]]["rows"]}
     for name, (colour, style, marker) in _LINES.items():
+        if name not in present:
+            continue
         points = [
-            next(row["auroc"] for row in summaries[f]["rows"] if row["features"] == name)
+            next(row[headline] for row in summaries[f]["rows"] if row["features"] == name)
             for f in fractions
         ]
         mean = np.array([point["mean"] for point in points])
@@ -198,7 +233,11 @@ def draw_label_efficiency(summaries: Mapping[float, dict[str, Any]], figures: Pa
             capsize=3,
             label=_NAMES[name],
         )
-    axis.set(xscale="log", xlabel="labels (% of training subjects)", ylabel="AUROC on test")
+    axis.set(
+        xscale="log",
+        xlabel="labels (% of training subjects)",
+        ylabel=f"{_METRICS[headline]} on test",
+    )
     axis.set_xticks([100 * f for f in fractions], [f"{100 * f:g}" for f in fractions])
     axis.minorticks_off()
     axis.set_title("Label efficiency, mean and 95% interval")
@@ -219,13 +258,22 @@ def _sheet(
     )
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, images, strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(_picture(image), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name)
     for axis, column in zip(axes[0], columns or [], strict=False):
         axis.set_title(column, fontsize=9)
     figure.suptitle(title)
     _save(figure, file)
+
+
+def _picture(image: NDArray[Any]) -> NDArray[Any]:
+    """What shows a cached image: grey (height, width), colour last, of a volume the middle."""
+    if image.ndim == 4:
+        image = image[:, image.shape[1] // 2]
+    if image.ndim == 3:
+        return np.asarray(np.rint(image).astype(np.uint8).transpose(1, 2, 0))
+    return image
 
 
 def _save(figure: Any, file: Path) -> None:

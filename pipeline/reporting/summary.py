@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-_COLUMNS = ("auroc", "balanced_accuracy", "sensitivity", "specificity", "ece")
+_COLUMNS = {
+    "auroc": ("auroc", "balanced_accuracy", "sensitivity", "specificity", "ece"),
+    "accuracy": ("accuracy", "balanced_accuracy", "auroc", "ece"),
+    "r2": ("r2", "mae"),
+}
+_NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "r2": "R^2"}
 
 
 def show(result: dict[str, Any]) -> str:
     """A few lines for standard error from a stage's result."""
     state = "up to date" if result["up_to_date"] else f"{result['seconds']:.0f} s"
     lines = [f"{result['stage']} of {result['dataset']}: {state}"]
-    lines += _TABLES[result["stage"]](result)
+    lines += _TABLES[result["stage"]](result) + _audit(result.get("audit", {}))
     return "\n".join(lines)
 
 
@@ -48,7 +53,9 @@ def _extract(result: dict[str, Any]) -> list[str]:
 
 
 def _probe(result: dict[str, Any]) -> list[str]:
-    head = f"  {'features':<19}" + "".join(f"{name:>19}" for name in _COLUMNS) + "   validation"
+    headline = result.get("headline", "auroc")
+    columns = _COLUMNS[headline]
+    head = f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + "   validation"
     lines = [
         f"  {100 * result['label_fraction']:g}% of the labels: {result['labels']} images of "
         f"{result['subjects']} subjects, {result['repeats']} draws; mean [95% interval] on test",
@@ -57,12 +64,29 @@ def _probe(result: dict[str, Any]) -> list[str]:
     for row in result["rows"]:
         cells = "".join(
             f"{row[c]['mean']:>7.3f} [{row[c]['ci95'][0]:.2f},{row[c]['ci95'][1]:.2f}]"
-            for c in _COLUMNS
+            for c in columns
         )
         lines.append(f"  {row['features']:<19}{cells}{row['validation']['score']:>13.3f}")
     for name, gap in result["medvq_minus"].items():
         low, high = gap["ci95"]
-        lines.append(f"  AUROC of medvq less {name}: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        told = f"{_NAMES[headline]} of medvq less {name}"
+        lines.append(f"  {told}: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return lines
+
+
+def _audit(found: dict[str, Any]) -> list[str]:
+    """What the data set itself gives away, shown with the results of every stage."""
+    lines = []
+    if shortcut := found.get("strongest_shortcut"):
+        lines.append(
+            f"  audit: {shortcut['what']} alone tells the label at AUROC {shortcut['auroc']:.3f} "
+            "(cross-validated on train)"
+        )
+    shift = found.get("test_told_from_train", {})
+    if told := [f"{label} {auroc:.3f}" for label, auroc in shift.items() if auroc is not None]:
+        lines.append(f"  audit: test images are told from train at AUROC {', '.join(told)}")
+    if count := found.get("warnings"):
+        lines.append(f"  audit: {count} warning(s), explained in audit.html of the ingest artifact")
     return lines
 
 

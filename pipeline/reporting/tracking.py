@@ -80,7 +80,7 @@ class Tracking:
         figures = folder / "figures"
         if any(figures.glob("*.png")):
             self.client.log_artifacts(self.run_id, str(figures), "figures")
-        for table in ("metrics.json", "audit.json", "history.csv"):
+        for table in ("metrics.json", "audit.json", "audit.html", "history.csv"):
             if (folder / table).exists():
                 self.client.log_artifact(self.run_id, str(folder / table))
 
@@ -88,9 +88,10 @@ class Tracking:
         shared = {"label_fraction": summary["label_fraction"], "labels": summary["labels"]}
         # MLflow shows the value of the last step, which must be the mean and no single draw.
         step = max(summary["labels"], summary["repeats"])
+        audit = _numbers({"audit": summary.get("audit", {})})
         for row in summary["rows"]:
             name = row["features"]
-            metrics = _row_metrics(row)
+            metrics = _row_metrics(row) | audit
             if name == summary["rows"][0]["features"]:
                 self._log(self.run_id, metrics, step)
                 continue
@@ -162,7 +163,8 @@ def _row_metrics(row: dict[str, Any]) -> dict[str, float]:
             metrics[name] = value["mean"]
             metrics[f"{name}_std"] = value["std"]
             metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = value["ci95"]
-    validation = {f"validation_{name}": value for name, value in row["validation"].items()}
+    known = {name: value for name, value in row["validation"].items() if value is not None}
+    validation = {f"validation_{name}": value for name, value in known.items()}
     return metrics | validation
 
 

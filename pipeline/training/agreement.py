@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.models.collective import gathered, rank
+
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross-entropy, averaged over groups.
@@ -26,20 +28,23 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     Parameters
     ----------
     first, second : shape (G, B, D): in each of G groups, the two views of B images. All other views
-        of a group are a view's negatives.
+        of a group are a view's negatives, those of other processes too.
     temperature : positive.
 
     Returns
     -------
-    Scalar. For embeddings that are all equal it is log(2 B - 1).
+    Scalar: the mean over the views of this process. For embeddings that are all equal it is
+    log(2 B - 1), of the images of all processes.
     """
     views = F.normalize(torch.cat([first, second], dim=1), dim=-1)
     groups, number, _ = views.shape
-    similarity = views @ views.transpose(1, 2) / temperature
-    itself = torch.eye(number, dtype=torch.bool, device=views.device)
-    similarity = similarity.masked_fill(itself, float("-inf"))
-    other = torch.arange(number, device=views.device).roll(number // 2)
-    return F.cross_entropy(similarity.flatten(0, 1), other.repeat(groups))
+    # One process after another, each with its first views and then its second.
+    every = gathered(views.transpose(0, 1)).permute(1, 2, 0)
+    similarity = views @ every / temperature
+    own = torch.arange(number, device=views.device)
+    itself = own + rank() * number
+    similarity[:, own, itself] = float("-inf")
+    return F.cross_entropy(similarity.flatten(0, 1), itself.roll(number // 2).repeat(groups))
 
 
 class Agreement(nn.Module):

@@ -18,9 +18,11 @@ _AGREEING_LEVELS = 2
 class Objective(nn.Module):
     """The network and the heads of its agreement, trained as one."""
 
-    def __init__(self, config: PretrainConfig, variance: float) -> None:
+    def __init__(
+        self, config: PretrainConfig, variance: float, channels: int = 1, spatial_dims: int = 2
+    ) -> None:
         super().__init__()
-        self.network = VQVAE(**architecture(config))
+        self.network = VQVAE(**architecture(config, channels, spatial_dims))
         self.config, self.variance = config, variance
         widths = [*config.widths[-_AGREEING_LEVELS:], config.codebook_dim]
         self.agreement = Agreement(widths, config.agreement.grid, config.agreement.temperature)

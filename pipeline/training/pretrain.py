@@ -5,7 +5,7 @@ Writes into its artifact:
 ======================  ========================================================================
 ``model.safetensors``   the weights of the best epoch, see :mod:`pipeline.training.weights`
 ``history.csv``         one row per epoch: losses and validation measures
-``reconstructions.npz`` ``original`` and ``reconstruction``, uint8 (n, S, S), validation images
+``reconstructions.npz`` ``original`` and ``reconstruction``, uint8, validation images as cached
 ``codebook_use.npy``    int64 (K,): how often each code was used over the validation images
 ``checkpoint.pt``       the last epoch: weights, optimiser, schedule, early stopping
 ======================  ========================================================================
@@ -40,12 +40,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.data.augment import random_versions
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import UserError
 from pipeline.models.quantizer import perplexity
 from pipeline.models.vqvae import use_of_codes
 from pipeline.stage import Work
-from pipeline.training.batches import ViewBatches, epoch_seed, normalise, to_unit
+from pipeline.training.batches import ViewBatches, ahead, epoch_seed, normalise, to_unit
 from pipeline.training.objective import LOSSES, Objective
 from pipeline.training.weights import FILE, architecture, save_model
 
@@ -68,30 +69,34 @@ class _Pretraining:
         images = np.load(cache / "images.npy", mmap_mode="r")
         # Labels are in the manifest, and nothing here reads them.
         split = manifest["split"].to_numpy()
-        self.train = images[split == "train"]
-        self.validation = np.asarray(images[split == "validation"])
-        swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
-        self.validation_swapped = np.asarray(
-            swapped[
-                (split != "test").nonzero()[0].searchsorted(np.flatnonzero(split == "validation"))
-            ]
-        )
+        self.images = images
+        train, self.validation = (np.flatnonzero(split == s) for s in ("train", "validation"))
+        self.swapped: NDArray[np.uint8] | None = None
+        swapped_training = images[:0, None]
+        if work.config.ingest.swap.enabled:
+            self.swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
+            swapped_training = np.load(cache / "swapped_training.npy", mmap_mode="r")
+        self.swapped_rows = np.flatnonzero(split != "test").searchsorted(self.validation)
         self.batches = ViewBatches(
-            self.train,
-            np.load(cache / "swapped_training.npy", mmap_mode="r"),
+            images,
+            train,
+            swapped_training,
             self.config,
             work.config.seed,
         )
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         torch.manual_seed(work.config.seed)
-        variance = float(np.var(self.train[:: max(1, len(self.train) // 512)] / 255.0))
+        variance = float(np.var(images[train[:: max(1, len(train) // 512)]] / 255.0))
         self.device = torch.device(work.device)
-        self.objective = Objective(self.config, max(variance, 1e-6)).to(self.device)
+        channels, *spatial = to_unit(np.array(images[:1])).shape[1:]
+        self.shape = (channels, len(spatial))
+        self.objective = Objective(self.config, max(variance, 1e-6), *self.shape).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.objective.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
+            fused=True,
         )
         steps = len(self.batches) * self.config.epochs
         self.schedule = WarmupCosineSchedule(
@@ -132,9 +137,8 @@ class _Pretraining:
     def _trainer(self) -> SupervisedTrainer:
         def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             self.objective.train()
-            moved = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                losses: dict[str, Tensor] = self.objective(**moved)
+                losses: dict[str, Tensor] = self.objective(**batch)
             self._refuse_divergence(losses["loss"].item(), engine.state.epoch)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
@@ -144,7 +148,8 @@ class _Pretraining:
         trainer = SupervisedTrainer(
             device=self.device,
             max_epochs=self.config.epochs,
-            train_data_loader=self.batches,
+            train_data_loader=_Reiterable(lambda: ahead(self.batches, self.device)),
+            epoch_length=len(self.batches),
             network=self.objective,
             optimizer=self.optimizer,
             loss_function=lambda *_: None,
@@ -183,7 +188,7 @@ class _Pretraining:
             key_val_metric={"mse": MeanSquaredError(output_transform=images)},
             additional_metrics={
                 "ssim": IgniteMetricHandler(
-                    SSIMMetric(spatial_dims=2, data_range=1.0),
+                    SSIMMetric(spatial_dims=self.shape[1], data_range=1.0),
                     output_transform=images,
                     save_details=False,
                 )
@@ -212,22 +217,29 @@ class _Pretraining:
         return evaluator
 
     def _validation_batches(self) -> Iterator[dict[str, Tensor]]:
-        """Each validation image as it is, against its swapped copy of the kind held back."""
+        """Each validation image as it is, against its swapped copy of the kind held back, or,
+        where acquisitions are not swapped, against the same random version in every epoch.
+        """
+        config = self.config
+        generator = torch.Generator().manual_seed(epoch_seed(self.work.config.seed, 0))
         size = self.config.batch_size
         for start in range(0, len(self.validation), size):
-            target = to_unit(self.validation[start : start + size])
-            other = to_unit(self.validation_swapped[start : start + size])
+            target = to_unit(self.images[self.validation[start : start + size]])
+            if self.swapped is not None:
+                other = to_unit(self.swapped[self.swapped_rows[start : start + size]])
+            else:
+                other = random_versions(target, config.augment, config.augment_strength, generator)
             yield {"first": normalise(target), "second": normalise(other), "target": target}
 
     def _begin_epoch(self, engine: Engine) -> None:
         self.batches.epoch = engine.state.epoch
         # Restarted codes draw from the global generator.
         torch.manual_seed(epoch_seed(self.work.config.seed + 1, engine.state.epoch))
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor | float] = {}
         self.started = time.perf_counter()
 
     def _attach_progress(self, trainer: SupervisedTrainer) -> None:
-        size = min(self.config.batch_size, len(self.train))
+        size = self.batches.batch_size
         total = self.config.epochs * len(self.batches) * size
         bar = tqdm(total=total, desc="pretraining", unit=" images", mininterval=2.0, smoothing=0.05)
 
@@ -236,8 +248,9 @@ class _Pretraining:
 
         def advance(engine: Engine) -> None:
             output: dict[str, Tensor] = engine.state.output
+            # Added up where they are: to look at one is to wait for the device.
             for name in LOSSES:
-                self.sums[name] = self.sums.get(name, 0.0) + float(output[name])
+                self.sums[name] = self.sums.get(name, 0.0) + output[name].double()
             bar.update(size)
 
         def end_epoch(_: Engine) -> None:
@@ -252,7 +265,7 @@ class _Pretraining:
         measured = evaluator.state.metrics
         self._refuse_divergence(measured["loss"], engine.state.epoch)
         row = {"epoch": float(engine.state.epoch)}
-        row |= {name: total / len(self.batches) for name, total in self.sums.items()}
+        row |= {name: float(total) / len(self.batches) for name, total in self.sums.items()}
         row |= {
             "val_loss": measured["loss"],
             "val_mse": measured["reconstruction"],
@@ -262,14 +275,13 @@ class _Pretraining:
             "codes_used": float((self.use > 0).sum()),
             "perplexity": perplexity(self.use),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": len(self.batches)
-            * min(self.config.batch_size, len(self.train))
-            / self.seconds,
+            "images_per_second": len(self.batches) * self.batches.batch_size / self.seconds,
         }
         best = min((r["val_loss"] for r in self.history), default=math.inf)
         self.history.append(row)
         if row["val_loss"] < best:
-            save_model(self.objective.network, architecture(self.config), self.work.folder / FILE)
+            shape = architecture(self.config, *self.shape)
+            save_model(self.objective.network, shape, self.work.folder / FILE)
             np.save(self.work.folder / "codebook_use.npy", self.use.numpy())
             self._save_reconstructions()
         pd.DataFrame(self.history).to_csv(self.work.folder / "history.csv", index=False)
@@ -277,11 +289,12 @@ class _Pretraining:
 
     def _save_reconstructions(self) -> None:
         chosen = np.linspace(0, len(self.validation) - 1, _SHOWN).astype(int)
-        original = self.validation[chosen]
+        original = self.images[self.validation[chosen]]
         self.objective.eval()
         with torch.inference_mode():
             out = self.objective.network(normalise(to_unit(original)).to(self.device)).images
-        images = ((out * 0.25 + 0.5).clamp(0, 1) * 255).round().byte()[:, 0].cpu().numpy()
+        images = ((out * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().cpu().numpy()
+        images = images.reshape(original.shape)
         np.savez(self.work.folder / "reconstructions.npz", original=original, reconstruction=images)
 
     def _resume(self, state: dict[str, Any]) -> None:

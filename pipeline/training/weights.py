@@ -16,9 +16,13 @@ from pipeline.models.vqvae import VQVAE
 FILE = "model.safetensors"
 
 
-def architecture(config: PretrainConfig) -> dict[str, Any]:
-    """The arguments of :class:`VQVAE` that ``config`` asks for."""
+def architecture(
+    config: PretrainConfig, channels: int = 1, spatial_dims: int = 2
+) -> dict[str, Any]:
+    """The arguments of :class:`VQVAE` that ``config`` asks for, for such images."""
     return {
+        "spatial_dims": spatial_dims,
+        "channels": channels,
         "widths": list(config.widths),
         "residual_levels": config.residual_levels,
         "decoder_widths": list(config.decoder_widths or config.widths),

@@ -140,8 +140,8 @@ def test_a_file_column_is_enough(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        ("image,label\na.png,ill\n", "must have a column 'file'; none of the 2"),
-        ("", "must have a column 'file'; none of the 0"),
+        ("image,label\na.png,ill\n", "must have a column 'file'; none of its 2 is called so"),
+        ("", "none of its 0 is called so"),
         ("file,label\na.png,ill\ngone.png,well\n", "line 3: the file it names is not in"),
         ("label,file\nill,a.png\nwell\n", "line 3: the column 'file' is empty"),
         ("file\na.png\n/etc/hostname\n", "line 3: the file it names is not in"),
@@ -150,7 +150,7 @@ def test_a_file_column_is_enough(folder: Path) -> None:
         ("file,label\na.png,ill,too\n", "line 2: more fields than columns"),
         ('file,label\na.png,"ill\n', "line 2: not plain CSV"),
         ("file,label,label\na.png,ill,well\n", "the column 'label' more than once"),
-        ("file,split\na.png,holdout\n", "line 2: 'split' is neither train nor test"),
+        ("file,split\na.png,holdout\n", "its split is neither train nor test"),
         ("file\n", "no image"),
     ],
 )

@@ -26,6 +26,9 @@ def table(*rows: tuple[str, str]) -> pd.DataFrame:
             "height": 3,
             "depth": 1,
             "channels": 1,
+            "target": [None, *range(1, len(rows))],
+            "target_name": "volume_mm3",
+            "folds": ["", *("0 3",) * (len(rows) - 1)],
         }
     )
 

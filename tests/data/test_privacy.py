@@ -1,5 +1,6 @@
 """Subjects under keyed pseudonyms, and the secret that lies with its owner alone."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -29,8 +30,39 @@ def test_the_secret_is_made_once_for_its_owner_alone(own_key: Path) -> None:
 
 def test_a_secret_that_a_site_shares_is_used(own_key: Path) -> None:
     own_key.parent.mkdir(parents=True)
-    own_key.write_text("shared by the site\n")
-    assert subject_key() == b"shared by the site"
+    own_key.write_text("shared by the sites\n")
+    own_key.chmod(0o600)
+    assert subject_key() == b"shared by the sites"
+
+
+def test_a_secret_that_others_can_read_is_refused_with_the_mend(own_key: Path) -> None:
+    subject_key()
+    own_key.chmod(0o640)
+    with pytest.raises(UserError, match=f"chmod 600 {own_key}"):
+        subject_key()
+
+
+@pytest.mark.parametrize("left", ["", "short\n"])
+def test_a_secret_that_was_cut_short_is_not_used(own_key: Path, left: str) -> None:
+    subject_key()
+    own_key.write_text(left)
+    with pytest.raises(UserError, match="shorter than 16 bytes"):
+        subject_key()
+
+
+def test_two_first_runs_agree_and_leave_nothing_beside(
+    own_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower = os.link
+
+    def link(aside: str, file: Path) -> None:
+        own_key.write_text("of the quicker run\n")
+        own_key.chmod(0o600)
+        slower(aside, file)
+
+    monkeypatch.setattr("os.link", link)
+    assert subject_key() == b"of the quicker run"
+    assert list(own_key.parent.iterdir()) == [own_key]
 
 
 def test_the_variable_goes_first_and_writes_nothing(

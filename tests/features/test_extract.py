@@ -97,8 +97,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(inputs, images, swapped, frame, frame_swapped)
 
 
-def run(made: Made, folder: Path, config: Config) -> Path:
-    extract(Work(config, folder, made.inputs, Path("none"), None))
+def run(made: Made, folder: Path, config: Config, device: str = "cpu") -> Path:
+    extract(Work(config, folder, made.inputs, Path("none"), None, device))
     return folder
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.features.encodings import CodeHistogram
 from pipeline.features.extract import SWAPPED, augmented
 from pipeline.features.store import FEATURES, VERSIONS, StoreWriter, read_feature
-from pipeline.probe.metrics import METRICS
+from pipeline.probe.metrics import MANY_CLASSES, METRICS
 from pipeline.probe.stage import BASELINES, MEDVQ, probe
 from pipeline.stage import Artifact, Work
 
@@ -289,3 +289,81 @@ def test_a_class_must_stand_in_every_split(tmp_path: Path) -> None:
     keys.loc[keys["split"] == "test", "label"] = 1
     with pytest.raises(UserError, match="the test split has images of one class only"):
         run(write_store(tmp_path, keys), tmp_path)
+
+
+def other_store(folder: Path, **columns: Any) -> Artifact:
+    """A store without versions, whose ``embedding`` tells the truth in ``label`` or ``target``."""
+    rng = np.random.default_rng(0)
+    keys = keys_of().assign(**columns)
+    truth = keys["target"] if "target" in keys else keys["label"].fillna(0)
+    signal = np.asarray(truth, float)
+    made = noise(len(keys), rng)
+    if keys["label"].nunique() > 2:
+        made["embedding"][:, :3] += 4 * np.eye(3)[signal.astype(int)]
+    else:
+        made["embedding"][:, 0] = 5 * (signal - signal.mean())
+    del made["border_only"]
+    with StoreWriter(
+        folder / FEATURES, METADATA | {"classes": ["a", "b", "c"], "target": "age"}
+    ) as w:
+        w.write(keys, made | dict.fromkeys(("histogram", "pyramid"), made["embedding"]))
+    return Artifact(folder, {"fingerprint": "of extract"})
+
+
+def test_three_classes_have_rows_by_accuracy_and_the_recall_of_each(tmp_path: Path) -> None:
+    label = np.random.default_rng(3).integers(0, 3, len(keys_of()))
+    probed = run(other_store(tmp_path, label=label), tmp_path, features=("embedding",))
+    assert [row["features"] for row in probed.summary["rows"]] == [
+        name for name in ORDER if name != "border_only"
+    ]
+    assert (probed.summary["headline"], probed.summary["task"]) == ("accuracy", "age")
+    row = probed.row(MEDVQ)
+    assert set(row) == {"features", "validation", "recall", *MANY_CLASSES}
+    assert row["accuracy"]["mean"] > 0.8
+    assert probed.row("raw_pixels")["accuracy"]["mean"] < 0.55
+    assert row["validation"]["swapped"] is None
+    assert row["validation"]["score"] == row["validation"]["clean"]
+    ours = probed.predictions.query("features == @MEDVQ")
+    right = ours["label"] == ours["predicted"]
+    assert right.mean() == pytest.approx(row["accuracy"]["mean"])
+    for number, name in enumerate("abc"):
+        assert right[ours["label"] == number].mean() == pytest.approx(row["recall"][name])
+
+
+def test_a_number_has_rows_by_the_share_explained(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    columns = {"label": None, "target": rng.normal(60, 10, len(keys_of()))}
+    probed = run(other_store(tmp_path, **columns), tmp_path, regularisation=(1.0,), components=8)
+    assert (probed.summary["headline"], probed.summary["task"]) == ("r2", "age")
+    row = probed.row("embedding")
+    assert set(row) == {"features", "validation", "r2", "mae"}
+    assert row["r2"]["mean"] > 0.95 > 0.3 > probed.row("hog")["r2"]["mean"]
+    ours = probed.predictions.query("features == 'embedding'")
+    error = (ours["target"] - ours["predicted"]).abs().mean()
+    assert row["mae"]["mean"] == pytest.approx(error)
+
+
+def test_official_folds_are_the_draws(tmp_path: Path) -> None:
+    keys = keys_of()
+    train = np.flatnonzero(keys["split"] == "train")
+    folds = np.full(len(keys), "", dtype=object)
+    folds[train[:40]], folds[train[20:40]], folds[train[40:60]] = "0", "0 1", "1"
+    store = other_store(tmp_path, folds=folds)
+    share = 40 / (2 * (SUBJECTS["train"] + SUBJECTS["validation"]))
+    probed = run(store, tmp_path, draws="official", label_fraction=share)
+    assert (probed.summary["labels"], probed.summary["repeats"]) == (40, 2)
+    with pytest.raises(UserError, match=r"hold 26% of the labels; LABEL_FRACTION=0\.5 needs"):
+        run(store, tmp_path, draws="official", label_fraction=0.5)
+
+
+def test_unlabelled_images_take_no_part_in_the_probe(tmp_path: Path) -> None:
+    label = keys_of()["label"].astype("Int64")
+    label[keys_of()["subject_id"].isin([f"subject {n}" for n in range(10)])] = pd.NA
+    probed = run(other_store(tmp_path, label=label), tmp_path, label_fraction=1.0)
+    assert probed.summary["subjects"] == SUBJECTS["train"] - 10
+
+
+def test_without_labels_and_numbers_there_is_no_probe_and_one_line_says_so(tmp_path: Path) -> None:
+    label = pd.array([pd.NA] * len(keys_of()), "Int64")
+    with pytest.raises(UserError, match="neither labels nor a number to predict"):
+        run(other_store(tmp_path, label=label), tmp_path)

@@ -38,6 +38,25 @@ def test_subjects_on_both_sides_are_told() -> None:
     assert show(ingested(2)).splitlines()[-1].startswith("  2 subjects stand in train and test")
 
 
+AUDIT = {
+    "strongest_shortcut": {"name": "frame", "what": "the frame around the object", "auroc": 0.9794},
+    "test_told_from_train": {"ill": 0.6564, "normal": 0.9219, "rare": None},
+    "warnings": 6,
+}
+
+
+def test_what_the_data_gives_away_stands_beside_every_result() -> None:
+    lines = show(result("extract", images=3, images_per_second=1, feature_sets={}, audit=AUDIT))
+    assert lines.splitlines()[2:] == [
+        "  audit: the frame around the object alone tells the label at AUROC 0.979 "
+        "(cross-validated on train)",
+        "  audit: test images are told from train at AUROC ill 0.656, normal 0.922",
+        "  audit: 6 warning(s), explained in audit.html of the ingest artifact",
+    ]
+    nothing = {"strongest_shortcut": None, "test_told_from_train": {"": None}, "warnings": 0}
+    assert "audit" not in show(ingested(0) | {"audit": nothing})
+
+
 def test_what_is_up_to_date_says_so() -> None:
     assert show(ingested(0) | {"up_to_date": True}).startswith("ingest of tiny: up to date\n")
 

@@ -40,7 +40,9 @@ def batches(
         starts = (100 * (c + 1) for c in range(copies))
         swapped = np.stack([flat_images(range(start, start + number)) for start in starts])
     images = flat_images(range(5, 5 + number))
-    return ViewBatches(images, swapped, config, **{"seed": 3, "epoch": 1} | options)
+    return ViewBatches(
+        images, np.arange(number), swapped, config, **{"seed": 3, "epoch": 1} | options
+    )
 
 
 def greys(view: Tensor) -> list[int]:

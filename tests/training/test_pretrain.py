@@ -96,7 +96,13 @@ def cache() -> Cache:
 
 
 def run(
-    folder: Path, cache: Cache, *, seed: int = 0, report: Report | None = None, **options: Any
+    folder: Path,
+    cache: Cache,
+    *,
+    seed: int = 0,
+    report: Report | None = None,
+    device: str = "cpu",
+    **options: Any,
 ) -> Run:
     """Pretrain in ``folder``, which may hold what an interrupted run left."""
     config = Config(
@@ -108,7 +114,7 @@ def run(
     )
     ingested = folder / "ingest"
     artifact = Artifact(ingested, {}) if ingested.exists() else cache.write(ingested)
-    work = Work(config, folder / "partial", {"ingest": artifact}, folder, None)
+    work = Work(config, folder / "partial", {"ingest": artifact}, folder, None, device)
     work.folder.mkdir(exist_ok=True)
     pretrain(replace(work, report=report) if report else work)
     return Run(work.folder)

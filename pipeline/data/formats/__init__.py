@@ -29,6 +29,7 @@ __all__ = [
     "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "NIFTI_SUFFIXES",
+    "PICTURE_SUFFIXES",
     "Image",
     "Window",
     "is_dicom",
@@ -55,10 +56,11 @@ def is_dicom(path: Path) -> bool:
     """Whether ``path`` is named as a DICOM file or begins as one (PS3.10: ``DICM`` at 128)."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
-    if path.suffix.lower() in PICTURE_SUFFIXES or is_nifti(path):
-        return False
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False  # who reads it says why
 
 
 def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:

@@ -1,0 +1,119 @@
+"""How fast files are read: MedVQ, MONAI's own transforms in one process, and the decoder alone.
+
+Writes ``docs/INGEST.md``. The three take turns, so that whatever else the machine does falls on all
+of them alike; ratios are taken within a turn.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.read_cache import ReadCache
+from pipeline.data.reading import Files, Reader, read_all
+from pipeline.data.workers import map_in_processes, processors
+from pipeline.errors import UserError
+from pipeline.flow import commit
+
+DOCS = Path(__file__).parent.parent / "docs"
+SET = "kermany-fullres"
+SIDE = 224
+REPEATS = 10
+TURNS = 7
+_CHUNK = 20
+
+
+def main() -> None:
+    """Run the study and write its page."""
+    files = _files() * REPEATS
+    ways = {
+        "MedVQ": _medvq,
+        "decoder alone": _decoder,
+        "MONAI": _monai,
+    }
+    for way in ways.values():
+        way(files[:_CHUNK])  # what is imported and cached at first use
+    seconds = {name: np.zeros(TURNS) for name in ways}
+    for turn in range(TURNS):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way(files)
+            seconds[name][turn] = time.perf_counter() - started
+            print(f"turn {turn + 1}, {name}: {len(files) / seconds[name][turn]:.0f} images/s")
+    page = _page(files, seconds)
+    (DOCS / "INGEST.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def decode(files: list[Path]) -> int:
+    """What no reader can do without: the pixels of each file."""
+    return sum(np.asarray(Image.open(file)).shape[0] for file in files)
+
+
+def _medvq(files: list[Path]) -> None:
+    listed = [Files((file,)) for file in files]
+    for read in read_all(listed, Reader((SIDE, SIDE)), ReadCache(None)):
+        if read.image is None:
+            raise UserError(f"a file of the study cannot be read: {read.reason}")
+
+
+def _decoder(files: list[Path]) -> None:
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    list(map_in_processes(decode, chunks, processes=processors(), timeout=600))
+
+
+def _monai(files: list[Path]) -> None:
+    chain = _chain()
+    for file in files:
+        chain(file)
+
+
+def _chain() -> Callable[[Path], object]:
+    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Resize, ScaleIntensity
+
+    steps = [LoadImage(image_only=True), EnsureChannelFirst(), Resize((SIDE, SIDE))]
+    return Compose([*steps, ScaleIntensity()])
+
+
+def _files() -> list[Path]:
+    mirror = os.environ.get("DATA_MIRROR", "")
+    files = sorted(Path(mirror, SET).glob("*/*.jp*g")) if mirror else []
+    if not files:
+        raise UserError(f"no files: set DATA_MIRROR to a folder that holds {SET}/")
+    return files
+
+
+def _page(files: list[Path], seconds: dict[str, np.ndarray]) -> str:
+    sizes = np.array([Image.open(file).size for file in files])
+    lines = [
+        "# How fast images are read",
+        "",
+        f"Made by `make benchmark-ingest`. {platform.machine()}, {processors()} processors, Python "
+        f"{platform.python_version()}; commit `{commit()}`. {len(set(files))} full-resolution "
+        f"Kermany radiographs, {REPEATS} times over; median width {np.median(sizes[:, 0]):.0f}, "
+        f"median height {np.median(sizes[:, 1]):.0f} pixels; read to {SIDE} x {SIDE}.",
+        "",
+        "MedVQ reads as ingest does: in processes of their own, with a checksum of each file, and "
+        "their start counted. MONAI is `Compose([LoadImage, EnsureChannelFirst, Resize, "
+        "ScaleIntensity])` in one process. The decoder alone is Pillow on all processors, with "
+        "nothing done to the pixels. They take turns; ratios are of the same turn, the median over "
+        f"{TURNS} turns with the smallest and largest.",
+        "",
+        "| | images/s | MedVQ's speed over it |",
+        "|---|---|---|",
+    ]
+    for name, taken in seconds.items():
+        ratios = taken / seconds["MedVQ"]
+        told = f"{np.median(ratios):.2f} [{ratios.min():.2f}, {ratios.max():.2f}]"
+        lines.append(f"| {name} | {np.median(len(files) / taken):.0f} | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What a probe predicts: one of two classes, one of several, or a number.
+
+A task says how a linear model is fitted and calibrated, what its choices are made by, and how it is
+judged. All else (draws, cross-validation, bootstrap, baselines) is the same for all. Each has
+
+- ``metrics``, the names of what ``evaluate`` answers, and ``headline``, the one that rows are
+  compared by;
+- ``fit``: a linear model of images (N, D); the regularisation is scikit-learn's C;
+- ``scores``: of a model's images, what ``score`` (the figure that choices are made by, higher is
+  better) and ``calibrate`` (which mends a model in place by the scores of held-out images) take;
+- ``threshold``: of the drawn labels, what ``evaluate`` is given;
+- ``predict``: probabilities of class 1 (N,), of every class (N, K), or numbers (N,);
+- ``evaluate``: the metrics under weights (B, N), each (B,).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
+
+from pipeline.probe import metrics
+
+Floats = NDArray[np.float64]
+
+
+class TwoClasses:
+    """Logistic regression, chosen by AUROC, calibrated by a scale and a shift (Platt 1999)."""
+
+    metrics = metrics.METRICS
+    headline = "auroc"
+
+    def fit(self, images: Floats, truth: NDArray[Any], regularisation: float) -> LogisticRegression:
+        classifier = LogisticRegression(
+            C=regularisation, solver="newton-cholesky", tol=1e-4, max_iter=200
+        )
+        return classifier.fit(images, truth)
+
+    def scores(self, model: LogisticRegression, images: Floats) -> Floats:
+        return np.asarray(model.decision_function(images))
+
+    def score(self, truth: NDArray[Any], scores: Floats) -> float:
+        return float(roc_auc_score(truth, scores))
+
+    def calibrate(
+        self, model: LogisticRegression, truth: NDArray[Any], scores: Floats, weights: Floats
+    ) -> None:
+        spread = float(scores.std()) or 1.0
+        sigmoid = LogisticRegression().fit(scores[:, None] / spread, truth, sample_weight=weights)
+        slope = float(sigmoid.coef_[0, 0]) / spread
+        if slope <= 0:
+            # Scores that rank held-out images backwards carry no information to calibrate.
+            slope = 1e-6
+        model.coef_ = model.coef_ * slope
+        model.intercept_ = model.intercept_ * slope + sigmoid.intercept_
+
+    def threshold(self, truth: NDArray[Any]) -> float:
+        return float(truth.mean())
+
+    def predict(self, model: LogisticRegression, images: Floats) -> Floats:
+        return np.asarray(model.predict_proba(images)[:, 1])
+
+    def evaluate(
+        self, truth: NDArray[Any], predicted: Floats, threshold: float, weights: Floats
+    ) -> dict[str, Floats]:
+        return metrics.evaluate(truth, predicted, threshold, weights)
+
+
+class ManyClasses:
+    """Multinomial logistic regression, chosen by balanced accuracy, calibrated by a temperature.
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017: one number divides all scores.
+    """
+
+    metrics = metrics.MANY_CLASSES
+    headline = "accuracy"
+
+    def fit(self, images: Floats, truth: NDArray[Any], regularisation: float) -> LogisticRegression:
+        # Newton's Hessian has (D K)^2 entries; single precision halves the time of L-BFGS.
+        classifier = LogisticRegression(C=regularisation, tol=1e-3, max_iter=200)
+        return classifier.fit(images.astype(np.float32), truth)
+
+    def scores(self, model: LogisticRegression, images: Floats) -> Floats:
+        return np.asarray(model.decision_function(images.astype(np.float32)), np.float64)
+
+    def score(self, truth: NDArray[Any], scores: Floats) -> float:
+        return float(balanced_accuracy_score(truth, scores.argmax(1)))
+
+    def calibrate(
+        self, model: LogisticRegression, truth: NDArray[Any], scores: Floats, weights: Floats
+    ) -> None:
+        def loss(log_temperature: float) -> float:
+            said = log_softmax(scores / np.exp(log_temperature), axis=1)
+            return -float(np.average(said[np.arange(len(truth)), truth], weights=weights))
+
+        temperature = float(np.exp(minimize_scalar(loss, bounds=(-5, 10), method="bounded").x))
+        model.coef_ = model.coef_ / temperature
+        model.intercept_ = model.intercept_ / temperature
+
+    def threshold(self, truth: NDArray[Any]) -> float:
+        return 0.0
+
+    def predict(self, model: LogisticRegression, images: Floats) -> Floats:
+        return np.asarray(model.predict_proba(images), np.float64)
+
+    def evaluate(
+        self, truth: NDArray[Any], predicted: Floats, threshold: float, weights: Floats
+    ) -> dict[str, Floats]:
+        return metrics.evaluate_many(truth, predicted, weights)
+
+
+class Number:
+    """Ridge regression with the penalty 1 / C, chosen by R^2."""
+
+    metrics = metrics.NUMBER
+    headline = "r2"
+
+    def fit(self, images: Floats, truth: NDArray[Any], regularisation: float) -> Ridge:
+        return Ridge(alpha=1 / regularisation).fit(images, truth)
+
+    def scores(self, model: Ridge, images: Floats) -> Floats:
+        return np.asarray(model.predict(images))
+
+    def score(self, truth: NDArray[Any], scores: Floats) -> float:
+        return float(r2_score(truth, scores))
+
+    def calibrate(self, model: Ridge, truth: NDArray[Any], scores: Floats, weights: Floats) -> None:
+        """A prediction is no probability: nothing is done."""
+
+    def threshold(self, truth: NDArray[Any]) -> float:
+        return 0.0
+
+    def predict(self, model: Ridge, images: Floats) -> Floats:
+        return np.asarray(model.predict(images))
+
+    def evaluate(
+        self, truth: NDArray[Any], predicted: Floats, threshold: float, weights: Floats
+    ) -> dict[str, Floats]:
+        return metrics.evaluate_number(truth, predicted, weights)
+
+
+Task = TwoClasses | ManyClasses | Number

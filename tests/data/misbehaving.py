@@ -1,0 +1,47 @@
+"""Functions for processes of their own: some do not come back."""
+
+import ctypes
+import os
+import signal
+import time
+
+
+def square(number: int) -> int:
+    time.sleep(0.01 * (number % 3))
+    return number * number
+
+
+def perilous(number: int) -> int:
+    if number == 3:
+        ctypes.string_at(0)
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 7:
+        time.sleep(60)
+    if number == 9:
+        os._exit(3)
+    if number == 11:
+        raise MemoryError
+    return number * number
+
+
+def in_need_of_luck(path: str) -> str:
+    """Dies the first time."""
+    if not os.path.exists(path):  # noqa: PTH110 - importing pathlib costs more than the test
+        open(path, "w").close()  # noqa: PTH123
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "read"
+
+
+def buggy(number: int) -> int:
+    return 1 // number
+
+
+def talkative(number: int) -> bytes:
+    os.write(1, b"CANARY\n")
+    os.write(2, b"CANARY\n")
+    return b"x" * 3_000_000
+
+
+def who(number: int) -> int:
+    return os.getpid()

@@ -1,0 +1,91 @@
+"""Random versions: what each change does, by value."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import AugmentConfig
+from pipeline.data.augment import change, disturb, draw_changes, random_versions
+
+NOTHING = AugmentConfig(rotation_degrees=0, log_scale=0, shift=0, log_gamma=0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=generator(9))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 12, 12), (3, 3, 12, 10), (3, 1, 8, 12, 10)])
+def test_no_strength_changes_nothing(shape: tuple[int, ...]) -> None:
+    images = pictures(*shape)
+    wild = AugmentConfig(flip=True, smallest_crop=0.1)
+    torch.testing.assert_close(
+        random_versions(images, wild, 0.0, generator()), images, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 12, 12), (40, 1, 8, 12, 12)])
+def test_about_half_are_mirrored_left_to_right(shape: tuple[int, ...]) -> None:
+    images = pictures(*shape)
+    flipping = NOTHING.model_copy(update={"flip": True})
+    made = random_versions(images, flipping, 1.0, generator())
+    mirrored = torch.tensor(
+        [torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(made, images, strict=True)]
+    )
+    same = torch.tensor(
+        [torch.allclose(a, b, atol=1e-5) for a, b in zip(made, images, strict=True)]
+    )
+    assert bool((mirrored ^ same).all())
+    assert 8 < int(mirrored.sum()) < 32
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_crops_lie_inside_and_are_no_smaller_than_allowed(axes: int) -> None:
+    cropping = NOTHING.model_copy(update={"smallest_crop": 0.3})
+    changes = draw_changes(4000, cropping, 1.0, generator(), axes)
+    first = 1 if axes == 2 else 3
+    sides = changes[:, first : first + axes].exp()
+    shifts = changes[:, first + axes : first + 2 * axes]
+    assert bool((sides + shifts.abs() <= 1 + 1e-6).all())
+    share = sides.prod(1)
+    # Clamping a side that stretches beyond the image can only make the crop smaller, by a little.
+    assert 0.25 < float(share.min()) < 0.32
+    assert float(share.max()) > 0.97
+    assert float(share.mean()) == pytest.approx(0.65, abs=0.04)
+    assert bool((changes[:, -1] == 1).all())
+
+
+def test_a_quarter_turn_about_the_long_axis_of_a_volume() -> None:
+    volume = pictures(1, 1, 6, 6, 6)
+    changes = torch.zeros(1, 11)
+    changes[0, 2], changes[0, -1] = math.pi / 2, 1  # about z: x to y
+    turned = change(volume, changes)
+    expected = [torch.rot90(volume, k, (-2, -1)) for k in (1, 3)]
+    assert any(torch.allclose(turned, e, atol=1e-4) for e in expected)
+
+
+def test_grey_stays_grey_and_luminance_stays_where_colours_change() -> None:
+    grey = pictures(20, 1, 6, 6).expand(-1, 3, -1, -1)
+    quiet = {"cut_outs": 0, "colour": 1.0}
+    coloured = AugmentConfig(**quiet)
+    made = disturb(grey, generator(), coloured)
+    without = disturb(grey, generator(), AugmentConfig(cut_outs=0))
+    assert made.shape == without.shape
+    noise = 0.05 * 5
+    assert float((made - made.mean(1, keepdim=True)).abs().max()) < noise
+
+
+def test_cut_outs_are_boxes_of_the_mean() -> None:
+    volume = pictures(2, 1, 10, 20, 20)
+    one = disturb(volume, generator(), AugmentConfig(cut_outs=1))
+    none = disturb(volume, generator(), AugmentConfig(cut_outs=0))
+    differs = (one != none).flatten(1)
+    assert differs.sum(1).tolist() == [2 * 4 * 4] * 2
+    values = one.flatten(1)
+    for row, where, image in zip(values, differs, volume, strict=True):
+        torch.testing.assert_close(row[where], image.mean().expand(32))

@@ -1,0 +1,161 @@
+"""What only a CUDA device can show: the same results as on the CPU, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.features.store import FEATURES, VERSIONS, feature_names, read_feature
+from pipeline.models.quantizer import VectorQuantizer, nearest_codes
+from pipeline.training.batches import ViewBatches, ahead
+from pipeline.training.pretrain import checkpoint_of
+from tests.features import test_extract
+from tests.training import test_pretrain
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+CUDA = torch.device("cuda")
+made = test_extract.made
+
+
+@pytest.fixture(autouse=True)
+def _full_precision() -> Iterator[None]:
+    """Convolutions in float32 proper: what is compared is the code, not TensorFloat-32."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        torch.manual_seed(0)
+        yield
+
+
+def assert_nearest(codes: Tensor, vectors: Tensor, codebook: Tensor) -> None:
+    """Equal to a float64 search, but for what float32 cannot tell apart."""
+    vectors, codebook = vectors.double(), codebook.double()
+    distances = torch.cdist(vectors, codebook)
+    best = distances.min(1)
+    chosen = distances.gather(1, codes[:, None])[:, 0]
+    assert (chosen <= best.values + 1e-4).all()
+    assert (codes != best.indices).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize(("number", "size"), [(20_000, 1024), (5000, 8192), (300, 17)])
+def test_codes_are_the_nearest_of_a_slow_search(number: int, size: int) -> None:
+    vectors, codebook = (torch.randn(n, 64, device=CUDA) for n in (number, size))
+    assert_nearest(nearest_codes(vectors, codebook), vectors, codebook)
+
+
+def test_many_codes_need_no_matrix_of_all_distances() -> None:
+    vectors, codebook = (torch.randn(65_536, 64, device=CUDA) for _ in range(2))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    nearest_codes(vectors, codebook)
+    # All distances are 16 GiB.
+    assert torch.cuda.max_memory_allocated() - before < 1 << 30
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+def test_the_quantizer_stays_in_float32_under_autocast(lower: torch.dtype) -> None:
+    quantizer = VectorQuantizer(256, 32).to(CUDA)
+    features = torch.randn(16, 32, 16, 16, device=CUDA).to(lower)
+    quantizer(features)
+    codebook = quantizer.codebook.clone()
+    with torch.autocast("cuda", lower):
+        out = quantizer(features)
+    assert out.values.dtype == out.loss.dtype == quantizer.codebook.dtype == torch.float32
+    vectors = features.float().movedim(1, -1).reshape(-1, 32)
+    assert_nearest(out.codes.flatten(), vectors, codebook)
+
+
+def test_training_is_that_of_the_cpu(tmp_path: Path) -> None:
+    cache = test_pretrain.Cache.made_up()
+    one, two = (
+        test_pretrain.run(tmp_path / device, cache, device=device, amp="off")
+        for device in ("cpu", "cuda")
+    )
+    columns = ["loss", "reconstruction", "agreement", "val_mse", "val_ssim", "val_agreement"]
+    np.testing.assert_allclose(two.history[columns], one.history[columns], rtol=1e-3)
+    first, second = (
+        torch.load(checkpoint_of(run.folder), weights_only=True, map_location="cpu")["objective"]
+        for run in (one, two)
+    )
+    for name, values in first.items():
+        apart = (second[name].double() - values.double()).norm()
+        assert apart <= 0.01 * values.double().norm() + 1e-6, name
+
+
+def test_mixed_precision_trains_as_well(tmp_path: Path) -> None:
+    cache = test_pretrain.Cache.made_up()
+    full, mixed = (
+        test_pretrain.run(tmp_path / amp, cache, device="cuda", amp=amp).history
+        for amp in ("off", "auto")
+    )
+    np.testing.assert_allclose(mixed["loss"], full["loss"], rtol=0.05)
+    np.testing.assert_allclose(mixed["val_mse"], full["val_mse"], rtol=0.1)
+    assert not np.array_equal(mixed["loss"], full["loss"])
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    cache = test_pretrain.Cache.made_up()
+    straight = test_pretrain.run(tmp_path / "straight", cache, device="cuda", amp="off")
+    with pytest.raises(KeyboardInterrupt):
+        report = test_pretrain.interrupt_at(2)
+        test_pretrain.run(tmp_path / "broken", cache, device="cuda", amp="off", report=report)
+    resumed = test_pretrain.run(tmp_path / "broken", cache, device="cuda", amp="off")
+    assert resumed.history["epoch"].tolist() == straight.history["epoch"].tolist()
+    # Atomic additions come in any order, so not to the bit.
+    np.testing.assert_allclose(resumed.history["loss"], straight.history["loss"], rtol=1e-3)
+
+
+def test_batches_copied_ahead_are_whole_when_they_are_used() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (160, 32, 32), np.uint8)
+    config = test_pretrain.TINY.model_copy(update={"batch_size": 16})
+    batches = ViewBatches(images, np.arange(160), images[:0, None], config, seed=0)
+    seen = []
+    for batch in ahead(batches, CUDA):
+        # Keeps the device busy long after the next batches have been copied.
+        torch.cuda._sleep(20_000_000)
+        seen.append({name: value * 1 for name, value in batch.items()})
+        del batch
+    plain = list(batches)
+    assert len(seen) == len(plain) == 10
+    for copied, own in zip(seen, plain, strict=True):
+        for name, value in own.items():
+            assert torch.equal(copied[name].cpu(), value), name
+
+
+def test_memory_is_returned(tmp_path: Path) -> None:
+    cache = test_pretrain.Cache.made_up()
+
+    def left_after(name: str) -> int:
+        test_pretrain.run(tmp_path / name, cache, device="cuda")
+        gc.collect()
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    # The first run leaves the libraries' own workspaces.
+    first = left_after("first")
+    assert left_after("second") <= first
+
+
+def test_extraction_is_that_of_the_cpu(made: test_extract.Made, tmp_path: Path) -> None:
+    folders = {}
+    for device in ("cpu", "cuda"):
+        folders[device] = tmp_path / device
+        folders[device].mkdir()
+        test_extract.run(made, folders[device], test_extract.configuration(), device)
+    for file in (FEATURES, VERSIONS):
+        names = feature_names(folders["cpu"] / file)
+        assert names == feature_names(folders["cuda"] / file)
+        codes = [read_feature(folders[device] / file, "codes_0") for device in ("cpu", "cuda")]
+        assert (codes[0] == codes[1]).mean() > 0.99
+        for name in names:
+            if name not in ("codes_0", "histogram", "pyramid"):
+                own, other = (read_feature(folders[d] / file, name) for d in ("cpu", "cuda"))
+                np.testing.assert_allclose(other, own, rtol=2e-3, atol=1e-4, err_msg=name)

@@ -1,0 +1,94 @@
+"""The whole flow on tiny copies of sets that are not grey pictures of two classes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pipeline.cli import main
+
+SMALL = (
+    "pretrain.widths=[8, 8]",
+    "pretrain.residual_levels=1",
+    "pretrain.codebook_size=16",
+    "pretrain.codebook_dim=8",
+    "pretrain.batch_size=16",
+    "pretrain.epochs=1",
+    "probe.folds=2",
+    "probe.components=8",
+    "probe.regularisation=[0.01]",
+    "probe.bootstrap=100",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def run(folder: Path, config: str, capsys: Any, *overrides: str) -> dict[str, Any]:
+    sets = [part for override in (*SMALL, *overrides) for part in ("--set", override)]
+    places = ["--data-root", str(folder), "--artifacts", str(folder / "artifacts")]
+    assert main(["probe", "--config", config, "--device", "cpu", "--json", *places, *sets]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return result
+
+
+def names(result: dict[str, Any]) -> list[str]:
+    return [row["features"] for row in result["rows"]]
+
+
+def test_volumes_and_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The marked volume is a bright ball, which the image shows."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(16) - 7.5] * 3, indexing="ij"))
+    for number in range(60):
+        ball = ((grid**2).sum(0) < rng.uniform(2, 7) ** 2).astype(np.uint8)
+        for kind, volume in (("imagesTr", 200 * ball), ("labelsTr", ball)):
+            file = tmp_path / "hippocampus" / kind / f"hippocampus_{number:03d}.nii.gz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(volume, np.eye(4)), file)
+    sizes = ("ingest.read_size=[16, 16, 16]", "ingest.image_size=[16, 16, 16]")
+    regularisation = "probe.regularisation=[0.1]"
+    result = run(tmp_path, "hippocampus", capsys, *sizes, "extract.versions=1", regularisation)
+    assert (result["headline"], result["task"]) == ("r2", "hippocampus_mm3")
+    assert names(result)[:3] == ["medvq", "raw_pixels", "untrained_encoder"]
+    assert not {"hog", "border_only"} & set(names(result))
+    pixels = next(row for row in result["rows"] if row["features"] == "raw_pixels")
+    assert pixels["r2"]["mean"] > 0.8
+    cache = np.load(tmp_path / "artifacts/hippocampus/ingest/latest/images.npy")
+    assert cache.shape == (60, 1, 16, 16, 16)
+
+
+def test_colour_of_three_classes_by_official_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The class is the colour: raw pixels tell it, and grey could not."""
+    folder = tmp_path / "stl10"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 120), ("test", 60)):
+        labels = np.arange(number) % 3
+        pictures = rng.integers(0, 60, (number, 3, 96, 96), np.uint8)
+        pictures[np.arange(number), labels] += 120
+        pictures.tofile(folder / f"{split}_X.bin")
+        (labels + 1).astype(np.uint8).tofile(folder / f"{split}_y.bin")
+    (folder / "class_names.txt").write_text("red\ngreen\nblue\n")
+    folds = [" ".join(map(str, range(start, start + 60))) for start in (0, 30)]
+    (folder / "fold_indices.txt").write_text("\n".join(folds) + "\n")
+    result = run(
+        tmp_path, "stl10", capsys, "ingest.read_size=16", "ingest.image_size=16",
+        "extract.grid=2", "extract.versions=0", "probe.label_fraction=0.5",
+    )  # fmt: skip
+    assert (result["labels"], result["repeats"], result["headline"]) == (60, 2, "accuracy")
+    assert names(result)[:4] == ["medvq", "raw_pixels", "hog", "untrained_encoder"]
+    accuracy = {row["features"]: row["accuracy"]["mean"] for row in result["rows"]}
+    assert accuracy["raw_pixels"] == 1.0
+    assert accuracy["hog"] < 0.6
+    recall = result["rows"][0]["recall"]
+    assert list(recall) == ["blue", "green", "red"]
+    history = tmp_path / "artifacts/stl10/pretrain/latest/history.csv"
+    assert history.read_text().count("\n") == 2
