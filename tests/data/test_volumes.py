@@ -1,6 +1,5 @@
 """Volumes: slices in their place whatever their order, axes turned one way, one range for all."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from pipeline.data.formats import Window, read_image, read_listed, read_series
-from pipeline.data.manifest import SourceImage
+from pipeline.data.formats import Window, read_image, read_series
 from pipeline.errors import UnreadableImage
 
 Volume = NDArray[np.int16]
@@ -210,15 +208,6 @@ def test_frames_that_state_their_place_are_a_volume(tmp_path: Path) -> None:
         delattr(header, name)
     header.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     np.testing.assert_allclose(read_image(tmp_path / "x.dcm")[0], robust(body()), atol=1e-5)
-
-
-def test_a_series_is_read_as_it_is_listed(tmp_path: Path) -> None:
-    parts = tuple(saved(ct_series(body()), tmp_path))
-    listed = SourceImage(parts[0], "", "s", "train", None, parts=parts, window=(-600, 1500))
-    lung = np.clip((body() + 600) / 1500 + 0.5, 0, 1)
-    np.testing.assert_allclose(read_listed(listed, 3), np.stack([lung] * 3), atol=1e-6)
-    with pytest.raises(UnreadableImage, match="a scout"):
-        read_listed(dataclasses.replace(listed, set_aside="a scout"))
 
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IRP"]
