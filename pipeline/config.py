@@ -72,6 +72,8 @@ class FolderSource(Closed):
     folder: str | None = None
     """Where the images are; null: DATA_ROOT/<name> or DATA_MIRROR/<name>."""
     labels: Labels | None = None
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Share of the subjects drawn for the test, where neither CSV nor folders tell any split."""
 
 
 class ImageFolderSource(FolderSource):
