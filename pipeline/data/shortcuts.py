@@ -51,7 +51,7 @@ def told(table: pd.DataFrame, target: NDArray[Any], subjects: NDArray[Any], seed
     table : N rows; columns of numbers (NaN where there is none) or of categories.
     target : shape (N,), a class per row.
     subjects : shape (N,), what the folds keep together.
-    seed : of the sample that stands for more than 20,000 rows.
+    seed : of the sample that stands for more than 20,000 rows, of K classes 20,000 / (K - 1).
     """
     table = table.loc[:, (table.nunique(dropna=False) > 1).to_numpy()]
     if table.shape[1] == 0:
@@ -61,13 +61,17 @@ def told(table: pd.DataFrame, target: NDArray[Any], subjects: NDArray[Any], seed
     if len(classes) < 2:
         return Told(None, f"fewer than two groups of {FEWEST_SUBJECTS} subjects or more")
     rows = np.flatnonzero(np.isin(target, classes))
-    if len(rows) > _MOST_IMAGES:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_IMAGES, replace=False))
+    # The work grows with the classes, of which each but one has coefficients of its own.
+    most = _MOST_IMAGES // (len(classes) - 1)
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     truth = target[rows]
+    # Newton's Hessian has the square of all coefficients.
+    solver = "newton-cholesky" if len(classes) == 2 else "lbfgs"
     # The threads of BLAS spin while they wait for each other, which costs more than they give.
     with threadpool_limits(1):
         probability = cross_val_predict(
-            LogisticRegression(C=_C, solver="newton-cholesky"),
+            LogisticRegression(C=_C, solver=solver, max_iter=300),
             _design(table.iloc[rows]),
             truth,
             groups=subjects[rows],
