@@ -72,6 +72,8 @@ class FolderSource(Closed):
     folder: str | None = None
     """Where the images are; null: DATA_ROOT/<name> or DATA_MIRROR/<name>."""
     labels: Labels | None = None
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Share of the subjects drawn for the test, where neither CSV nor folders tell any split."""
 
 
 class ImageFolderSource(FolderSource):
@@ -261,6 +263,8 @@ class AugmentConfig(Closed):
     """Versions show a random part of the image, at least this share of it; 1 shows all."""
     colour: Share = 0.0
     """Strength of the changes of saturation and hue of pretraining's views; 0 makes none."""
+    blur: Share = 1.0
+    """How far pretraining's views may be blurred; they are sharpened by up to half of that."""
     cut_outs: Annotated[int, Field(ge=0, le=16)] = 2
     """Squares that are blanked in each of pretraining's views."""
 
@@ -269,9 +273,9 @@ class AgreementConfig(Closed):
     """Contrast between two views of an image, cell by cell of the latent grid."""
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
-    temperature: Annotated[float, Field(gt=0.0)] = 0.2
+    temperature: Annotated[float, Field(gt=0.0)] = 0.8
     grid: Positive = 4
-    swapped_share: Share = 0.6
+    swapped_share: Share = 0.3
     """How many second views are acquisition-swapped copies."""
 
 
@@ -291,7 +295,7 @@ class PretrainConfig(Closed):
     reconstruction: Annotated[float, Field(ge=0.0)] = 0.3
     agreement: AgreementConfig = AgreementConfig()
     augment: AugmentConfig = AugmentConfig()
-    augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.8
+    augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.25
     epochs: Positive = 18
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3

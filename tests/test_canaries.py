@@ -40,6 +40,7 @@ def write_study(folder: Path, subjects: tuple[int, int] = (60, 20)) -> None:
         number = numbers[row.subject]
         header = pydicom.dcmread(phantom / row.file)
         plant(header, number)
+        header.SOPInstanceUID = f"{UID_ROOT}.{number}.3.{take}"
         # Some named as DICOM, some not, and some as what they are not.
         suffix = (".dcm", "", ".png", ".dcm")[take % 4]
         name = f"{STUDY}/{MARK}{number:03d}/{UID_ROOT}.{take}{suffix}"
@@ -49,7 +50,7 @@ def write_study(folder: Path, subjects: tuple[int, int] = (60, 20)) -> None:
     for number, breaks in enumerate((cut, empty, rewrite, headless, misshape, swindle, empty)):
         name = f"{STUDY}/{MARK} broken {number}" + (".dcm" if number < 6 else "")
         first = pydicom.dcmread(folder / rows[0][0])
-        first.PatientID = f"{MARK} broken"
+        first.PatientID, first.SOPInstanceUID = f"{MARK} broken", f"{UID_ROOT}.0.4.{number}"
         save(first, folder / name)
         breaks(folder / name)
         rows.append((name, rows[0][1], f"{MARK} broken", "train"))
@@ -185,8 +186,8 @@ def missing_file(study: Path, rows: list[tuple[str, ...]]) -> None:
     write_labels(study, [(f"{STUDY}/{MARK} gone.dcm", *rows[0][1:]), *rows])
 
 
-def file_named_twice(study: Path, rows: list[tuple[str, ...]]) -> None:
-    write_labels(study, [rows[0], *rows])
+def contradiction(study: Path, rows: list[tuple[str, ...]]) -> None:
+    write_labels(study, [(rows[0][0], MARK, *rows[0][2:]), *rows])
 
 
 def subject_in_both_splits(study: Path, rows: list[tuple[str, ...]]) -> None:
@@ -220,7 +221,7 @@ def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "breaks",
     [
-        no_header_line, shifted_columns, missing_file, file_named_twice, subject_in_both_splits,
+        no_header_line, shifted_columns, missing_file, contradiction, subject_in_both_splits,
         other_encoding, one_class, only_broken,
     ],
 )  # fmt: skip

@@ -34,7 +34,8 @@ NEAR = 0.985
 alike for the 64 bits of a perceptual hash; see docs/AUDIT.md."""
 _LOW_FREQUENCIES = 8
 _THUMBNAIL = 32
-_MOST_PAIRS = 100_000
+_MOST_PAIRS = 20_000
+_MOST_COMPARED = 50_000
 _MOST_LISTED = 500
 _OUTLYING = 5.0
 _CHUNK = 512
@@ -60,12 +61,12 @@ class Measured:
 
     Attributes
     ----------
-    thumbnails : float32 (N, 32, 32), grey values.
+    thumbnails : uint8 (N, 32, 32).
     mean, deviation : float32 (N,), of the grey values.
     constant : bool (N,), true where all pixels are equal.
     """
 
-    thumbnails: Floats
+    thumbnails: Bytes
     mean: Floats
     deviation: Floats
     constant: NDArray[np.bool_]
@@ -93,18 +94,19 @@ def planes(images: NDArray[Any], *, colour: bool) -> NDArray[Any]:
 
 def measure(images: Bytes, *, colour: bool = False) -> Measured:
     """Go through all images once, a few at a time."""
-    thumbnails, lowest, highest = [], [], []
+    size = (_THUMBNAIL, _THUMBNAIL)
+    thumbnails, lowest, highest, mean, deviation = [], [], [], [], []
     for start in range(0, len(images), _CHUNK):
         shown = planes(images[start : start + _CHUNK], colour=colour)
         lowest.append(shown.min((1, 2)))
         highest.append(shown.max((1, 2)))
         for picture in shown:
-            size = (_THUMBNAIL, _THUMBNAIL)
-            picture = np.asarray(picture, np.float32)
-            thumbnails.append(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-    small = np.stack(thumbnails)
+            small = cv2.resize(np.float32(picture), size, interpolation=cv2.INTER_AREA)
+            mean.append(small.mean())
+            deviation.append(small.std())
+            thumbnails.append(small.round().astype(np.uint8))
     constant = np.concatenate(lowest) == np.concatenate(highest)
-    return Measured(small, small.mean((1, 2)), small.std((1, 2)), constant)
+    return Measured(np.stack(thumbnails), np.array(mean), np.array(deviation), constant)
 
 
 def audit(
@@ -202,29 +204,29 @@ def balance(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     return {split: {str(k): int(v) for k, v in c.items()} for split, c in counts.items() if len(c)}
 
 
-def near_duplicates(thumbnails: Floats) -> tuple[list[list[int]], str]:
+def near_duplicates(thumbnails: Bytes) -> tuple[list[list[int]], str]:
     """Groups of images whose thumbnails correlate above :data:`NEAR`, whatever their brightness and
     contrast; and, where it was not searched, why.
 
     All pairs are compared by their 8x8 lowest frequencies of the cosine transform (what perceptual
     hashes take the signs of), and those that pass, by all of the thumbnail. The time grows with the
-    square of N: .2 s for 5,856 images, a minute for 100,000.
+    square of N, of which there may be 50,000.
     """
-    flat = _normalised(thumbnails.reshape(len(thumbnails), -1))
-    low = dctn(thumbnails, axes=(1, 2), norm="ortho")[:, :_LOW_FREQUENCIES, :_LOW_FREQUENCIES]
-    low = low.reshape(len(low), -1).astype(np.float32)
-    low[:, 0] = 0  # the mean
-    low = _normalised(low)
+    if len(thumbnails) > _MOST_COMPARED:
+        return [], f"there are more than {_MOST_COMPARED} images"
+    flat = thumbnails.reshape(len(thumbnails), -1)
+    chunks = range(0, len(thumbnails), _CHUNK)
+    low = np.concatenate([_low_frequencies(thumbnails[start : start + _CHUNK]) for start in chunks])
     pairs: list[NDArray[np.intp]] = []
     found = 0
-    for start in range(0, len(low), _CHUNK):
+    for start in chunks:
         one, other = np.nonzero(low[start : start + _CHUNK] @ low[start:].T > NEAR)
         one, other = one[one < other] + start, other[one < other] + start
-        alike = np.einsum("np,np->n", flat[one], flat[other]) > NEAR
-        pairs.append(np.stack([one[alike], other[alike]]))
-        found += int(alike.sum())
+        found += len(one)
         if found > _MOST_PAIRS:
-            return [], f"more than {_MOST_PAIRS} pairs correlate above {NEAR}: images too alike"
+            return [], f"the images are too alike: more than {_MOST_PAIRS} pairs"
+        alike = np.einsum("np,np->n", _normalised(flat[one]), _normalised(flat[other])) > NEAR
+        pairs.append(np.stack([one[alike], other[alike]]))
     one, other = np.concatenate(pairs, axis=1) if pairs else np.empty((2, 0), np.intp)
     graph = coo_array((np.ones(len(one)), (one, other)), shape=(len(low), len(low)))
     return _groups(pd.Series(connected_components(graph, directed=False)[1])), ""
@@ -246,8 +248,15 @@ def acquisition_clusters(frame: Floats, seed: int = 0) -> NDArray[np.intp]:
     return np.asarray(np.argsort(by_size)[assigned], np.intp)
 
 
-def _normalised(rows: Floats) -> Floats:
-    rows = rows - rows.mean(1, keepdims=True)
+def _low_frequencies(thumbnails: Bytes) -> Floats:
+    low = dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho")
+    low = low[:, :_LOW_FREQUENCIES, :_LOW_FREQUENCIES].reshape(len(low), -1)
+    low[:, 0] = 0  # the mean
+    return _normalised(low)
+
+
+def _normalised(rows: NDArray[Any]) -> Floats:
+    rows = rows - rows.mean(1, keepdims=True, dtype=np.float32)
     # Constant images have no norm, and are listed as such.
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-3))
 
@@ -314,11 +323,11 @@ def _shortcuts(
     """How well each table tells the label on train and validation, strongest first."""
     rows = ((outer["split"] == "train") & (outer["label_name"] != "")).to_numpy()
     labels, subjects = (outer.loc[rows, c].to_numpy(str) for c in ("label_name", "subject_id"))
+    results = told({name: table[rows] for name, table in tables.items()}, labels, subjects, seed)
+    if not rows.any():
+        results = dict.fromkeys(tables, Told(None, "no labels"))
     found = []
-    for name, table in tables.items():
-        result = told(table[rows].reset_index(drop=True), labels, subjects, seed)
-        if not rows.any():
-            result = Told(None, "no labels")
+    for name, result in results.items():
         sentence = (
             f"The label can be told from {_TELLS[name]} alone. A classifier may learn that instead "
             "of the disease, and fail where it no longer holds."
@@ -336,7 +345,7 @@ def _shift(outer: pd.DataFrame, table: pd.DataFrame, seed: int) -> list[dict[str
     for label in sorted(set(outer["label_name"])):
         rows = (outer["label_name"] == label).to_numpy()
         subjects = outer.loc[rows, "subject_id"].to_numpy(str)
-        result = told(table[rows].reset_index(drop=True), test[rows], subjects, seed)
+        result = told({"": table[rows]}, test[rows], subjects, seed)[""]
         if not test.any():
             result = Told(None, "no test split")
         which = f"{label} images" if label else "images without a label"

@@ -110,10 +110,12 @@ def random_versions(
 def disturb(
     images: Tensor, generator: torch.Generator, config: AugmentConfig | None = None
 ) -> Tensor:
-    """Contrast, brightness, noise and cut-outs: what a network should see through.
+    """Contrast, brightness, sharpness, noise and cut-outs: what a network should see through.
 
-    Each cut-out sets a box of 22% of each side to the mean of its image. Colour images change their
-    saturation and hue by ``config.colour`` too, and now and then lose their colour.
+    Sharpness moves an image towards the mean of every pixel's neighbourhood of 5 along each axis,
+    by up to ``config.blur`` of the way, or by up to half of that away from it. Each cut-out sets a
+    box of 22% of each side to the mean of its image. Colour images change their saturation and hue
+    by ``config.colour`` too, and now and then lose their colour.
     """
     config = config or AugmentConfig()
     batch, channels, *spatial = images.shape
@@ -124,7 +126,11 @@ def disturb(
     noise = torch.randn(images.shape, generator=generator) * uniform(per_image, 0, 0.05, generator)
     if channels == 3 and config.colour > 0:
         images = _recolour(images, config.colour, generator)
-    disturbed = (images - mean) * contrast + mean + brightness + noise
+    disturbed = (images - mean) * contrast + mean + brightness
+    if config.blur > 0:
+        share = uniform(per_image, -config.blur / 2, config.blur, generator)
+        disturbed = disturbed.lerp(_blurred(disturbed), share)
+    disturbed = disturbed + noise
     for _ in range(config.cut_outs):
         inside = torch.ones(per_image, dtype=torch.bool)
         for axis, side in enumerate(spatial, start=2):
@@ -136,6 +142,13 @@ def disturb(
             inside = inside & along.reshape(shape)
         disturbed = torch.where(inside, mean, disturbed)
     return disturbed
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """The mean of every pixel's neighbourhood of 5 along each axis; borders are repeated."""
+    axes = images.ndim - 2
+    pool = F.avg_pool2d if axes == 2 else F.avg_pool3d
+    return pool(F.pad(images, (2, 2) * axes, mode="replicate"), 5, stride=1)
 
 
 def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

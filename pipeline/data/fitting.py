@@ -5,7 +5,7 @@ Kept apart from :mod:`pipeline.data.transforms`, since processes that read must 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import cv2
@@ -62,22 +62,37 @@ def shrink_bytes(picture: Bytes, shape: tuple[int, int]) -> Bytes:
     integral = cv2.integral(picture, sdepth=depth)
     (top, down), (left, right) = (_edges(n, m) for n, m in zip(picture.shape, shape, strict=True))
     width = integral.shape[1]
-    upper, lower = (
-        (1 - right) * integral.take(at + left) + right * integral.take(at + left + 1)
-        for at in (top[:, None] * width, (top[:, None] + 1) * width)
+    corners = integral.ravel()
+    at = top[:, None] * width + left
+    here, next_column, next_row, diagonal = (
+        corners[start:].take(at) for start in (0, 1, width, width + 1)
     )
-    sums = upper + down[:, None] * (lower - upper)
-    rows = sums[1:] - sums[:-1]
-    means = (rows[:, 1:] - rows[:, :-1]) * (shape[0] * shape[1] / picture.size)
+    # Whole sums stay whole numbers; parts of a pixel are small enough for single precision.
+    across, below, both = (
+        change.astype(np.float32)
+        for change in (
+            next_column - here,
+            next_row - here,
+            diagonal - next_row - next_column + here,
+        )
+    )
+    parts = right * across + down[:, None] * (below + right * both)
+    means = (_cells(here) + _cells(parts)) * np.float32(shape[0] * shape[1] / picture.size)
     return np.asarray(np.rint(means), np.uint8)
 
 
-@cache
-def _edges(pixels: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _cells(integral: NDArray[Any]) -> NDArray[Any]:
+    """The sum over each cell: its corners' difference."""
+    rows: NDArray[Any] = np.diff(integral, axis=0)
+    return np.diff(rows, axis=1)
+
+
+@lru_cache(4096)
+def _edges(pixels: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Where cells begin and end: whole pixels, and the part of the next one."""
     at = np.arange(cells + 1) * pixels / cells
     whole = np.minimum(at.astype(np.intp), pixels - 1)
-    return whole, at - whole
+    return whole, (at - whole).astype(np.float32)
 
 
 @cache

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ def list_images(
     """The images of ``folder``, sorted by path; subjects under keyed pseudonyms.
 
     With a CSV joined on ``path``, those that it names; else all, of which those that a CSV does
-    not name have no label. What its source wants set aside is listed with the reason.
+    not name have no label. What its source wants set aside is listed with the reason. Where no
+    split is told, ``source.test_fraction`` of the subjects are for the test.
 
     Parameters
     ----------
@@ -63,24 +65,30 @@ def list_images(
     if join in {"subject", "study", "instance"}:
         _report_unknown(table, {getattr(file, join) for file in files}, join)
     key = key or subject_key()
-    for parts in _volumes(files) if _has_volumes(source) else [[file] for file in files]:
+    groups = _volumes(files) if _has_volumes(source) else [[file] for file in files]
+    told = [_told(group, source, table, join) for group in groups]
+    fraction = 0.0 if any(label.split for label in told) else source.test_fraction
+    for parts, label in zip(groups, told, strict=True):
         first = parts[0]
-        if join == "folders":
-            told = _label_of_folders(source, first)
-        else:
-            told = _agreed([table.get(getattr(part, join), Label()) for part in parts])
+        subject = pseudonym(label.subject or first.subject or first.study or first.path, key)
         yield SourceImage(
             path=folder / first.path,
             shown_path=_shown(first),
-            subject=pseudonym(told.subject or first.subject or first.study or first.path, key),
-            split=told.split,
-            label=told.label,
-            target=told.target,
+            subject=subject,
+            split=label.split or ("test" if _share(subject) < fraction else "train"),
+            label=label.label,
+            target=label.target,
             target_name=(labels.target or "") if labels else "",
             parts=tuple(folder / part.path for part in parts) if len(parts) > 1 else (),
             window=getattr(source, "window", None),
             set_aside=first.set_aside,
         )
+
+
+def _share(subject: str) -> float:
+    """A number in [0, 1) that depends on the subject alone: adding images moves none."""
+    digest = hashlib.sha256(f"test:{subject}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _shown(file: _File) -> str:
@@ -178,12 +186,14 @@ def _label_of_folders(source: FolderSource, file: _File) -> Label:
     if split:
         after = next(i for i, name in enumerate(folders) if named_split(name)) + 1
         folders = folders[after:]
-    return Label(label=folders[0] if folders else None, split=split or "train")
+    return Label(label=folders[0] if folders else None, split=split)
 
 
-def _agreed(labels: Sequence[Label]) -> Label:
-    """The one label of a volume's files, those aside that have none."""
-    told = set(labels) - {Label()}
+def _told(parts: list[_File], source: FolderSource, table: dict[str, Label], join: str) -> Label:
+    """What the labels say of the files of one image."""
+    if join == "folders":
+        return _label_of_folders(source, parts[0])
+    told = {table[joined] for part in parts if (joined := getattr(part, join)) in table}
     if len(told) > 1:
         raise UserError("the labels give the files of one series two different rows")
     return told.pop() if told else Label()

@@ -95,8 +95,9 @@ def frame_features(originals: Bytes, positions: Tensor) -> NDArray[np.float32]:
     """What can be told without the lungs: mean and deviation of the outer two of 14 cells on each
     side, and the thorax's position; shape (B, 2 x 96 + 4).
     """
-    side = originals.shape[-1] // 14 * 14
-    cells = originals[:, :side, :side].reshape(len(originals), 14, side // 14, 14, side // 14)
+    height, width = (side // 14 for side in originals.shape[-2:])
+    cells = originals[:, : 14 * height, : 14 * width]
+    cells = cells.reshape(len(originals), 14, height, 14, width)
     outer = np.ones((14, 14), bool)
     outer[2:-2, 2:-2] = False
     mean = cells.mean((2, 4), dtype=np.float32)[:, outer]
@@ -314,7 +315,7 @@ def _audit(
     found, clusters = audit.audit(
         manifest,
         originals,
-        _frame(originals, config, folder),
+        _frame(originals, config.ingest.channels > 1, folder),
         _acquisition(listed),
         kermany.groupings(manifest["path"]) or {"subject": manifest["subject_id"].tolist()},
         sources.describe(config.source.kind).get("images"),
@@ -327,14 +328,20 @@ def _audit(
     return found
 
 
-def _frame(originals: Bytes, config: Config, folder: Path) -> NDArray[np.float32]:
+def _frame(originals: Bytes, colour: bool, folder: Path) -> NDArray[np.float32]:
     """The frame and position of each image, for the audit; without an alignment position is 0."""
     if (folder / "frame.npy").is_file():
         return np.asarray(np.load(folder / "frame.npy"))
-    colour = config.ingest.channels > 1
-    chunks = [originals[i : i + _SWAP_CHUNK] for i in range(0, len(originals), _SWAP_CHUNK)]
-    pictures = np.concatenate([audit.planes(chunk, colour=colour) for chunk in chunks])
-    return frame_features(pictures, torch.zeros(len(pictures), 4))
+    positions = torch.zeros(len(originals), 4)
+    if (aligned := folder / "alignment.csv").is_file():
+        positions = torch.from_numpy(pd.read_csv(aligned).iloc[:, 1:5].to_numpy(np.float32))
+    chunks = zip(range(0, len(originals), _SWAP_CHUNK), positions.split(_SWAP_CHUNK), strict=True)
+    return np.concatenate(
+        [
+            frame_features(audit.planes(originals[i : i + _SWAP_CHUNK], colour=colour), part)
+            for i, part in chunks
+        ]
+    )
 
 
 def _acquisition(listed: list[SourceImage]) -> pd.DataFrame:

@@ -3,8 +3,8 @@
 A header line, then a row for each file, subject, study or instance (``labels.join``). Columns: what
 is joined on (``file``, ``subject``, ``study`` or ``instance``, or ``labels.key``), and where known
 ``label`` (or ``labels.column``), the number to predict (``labels.target``), ``subject`` and
-``split`` (train or test; by default train). Others are ignored. Fields are separated by commas,
-semicolons or tabs; the text is UTF-8, with or without a byte-order mark, or UTF-16 with one.
+``split`` (train or test). Others are ignored. Fields are separated by commas, semicolons or tabs;
+the text is UTF-8, with or without a byte-order mark, or UTF-16 with one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _SPLIT_NAMES: dict[str, Literal["train", "test"]] = {
 
 
 class Label(NamedTuple):
-    """What a row says: class, number to predict, subject (empty: not told) and split."""
+    """What a row says of class, number to predict, subject and split; empty where it does not."""
 
     label: str | None = None
     target: float | None = None
     subject: str = ""
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "test"] | None = None
 
 
 def named_split(name: str) -> Literal["train", "test"] | None:
@@ -103,8 +103,8 @@ def _label(row: dict[str, str], labels: Labels) -> Label:
             target = math.nan
         if not math.isfinite(target):
             raise ValueError(f"'{labels.target}' is not a number (with a point, if any)")
-    split = named_split(row.get("split", "").strip() or "train")
-    if split is None:
+    split = named_split(row.get("split", ""))
+    if split is None and row.get("split", "").strip():
         raise ValueError("its split is neither train nor test")
     return Label(
         label=row.get(labels.column, "").strip() or None,

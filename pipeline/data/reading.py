@@ -92,7 +92,7 @@ class Reader:
         return hashlib.sha256(f"{sha256} {how}".encode()).hexdigest()
 
     def _image(self, files: Files) -> tuple[Bytes, tuple[int, ...]]:
-        window = Window(*files.window) if files.window else None
+        window = Window(*files.window, "LINEAR_EXACT") if files.window else None
         if files.series:
             volume = read_series(files.paths, window)
             image = np.repeat(volume, self.channels, axis=0)

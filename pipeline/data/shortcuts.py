@@ -13,6 +13,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,12 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from threadpoolctl import threadpool_limits
 
+Folds = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
 WARNING = 0.70
 _FOLDS = 5
 FEWEST_SUBJECTS = 10
 """Of a class, below which an AUROC would be noise."""
-_MOST_IMAGES = 20_000
+_MOST_IMAGES = 10_000
 _FEW_COLUMNS = 12
 _MOST_CATEGORIES = 20
 _C = 0.01
@@ -43,42 +45,51 @@ class Told:
     reason: str = ""
 
 
-def told(table: pd.DataFrame, target: NDArray[Any], subjects: NDArray[Any], seed: int = 0) -> Told:
-    """How well ``target`` is told from ``table``.
+def told(
+    tables: Mapping[str, pd.DataFrame],
+    target: NDArray[Any],
+    subjects: NDArray[Any],
+    seed: int = 0,
+) -> dict[str, Told]:
+    """How well ``target`` is told from each of ``tables``.
 
     Parameters
     ----------
-    table : N rows; columns of numbers (NaN where there is none) or of categories.
-    target : shape (N,), a class per row.
+    tables : N rows each; columns of numbers (NaN where there is none) or of categories.
+    target : shape (N,), a class per row. Classes of too few subjects are left out.
     subjects : shape (N,), what the folds keep together.
-    seed : of the sample that stands for more than 20,000 rows, of K classes 20,000 / (K - 1).
+    seed : of the sample that stands for more than 10,000 rows.
     """
-    table = table.loc[:, (table.nunique(dropna=False) > 1).to_numpy()]
-    if table.shape[1] == 0:
-        return Told(None, "the same for every image, or not known")
     per_class = pd.Series(subjects).groupby(target).nunique()
     classes = per_class.index[per_class >= FEWEST_SUBJECTS]
     if len(classes) < 2:
-        return Told(None, f"fewer than two groups of {FEWEST_SUBJECTS} subjects or more")
+        reason = f"fewer than two groups of {FEWEST_SUBJECTS} subjects or more"
+        return dict.fromkeys(tables, Told(None, reason))
     rows = np.flatnonzero(np.isin(target, classes))
-    # The work grows with the classes, of which each but one has coefficients of its own.
-    most = _MOST_IMAGES // (len(classes) - 1)
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    if len(rows) > _MOST_IMAGES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_IMAGES, replace=False))
     truth = target[rows]
-    # Newton's Hessian has the square of all coefficients.
-    solver = "newton-cholesky" if len(classes) == 2 else "lbfgs"
+    folds = list(StratifiedGroupKFold(_FOLDS).split(truth, truth, subjects[rows]))
+    return {name: _told(table.iloc[rows], truth, folds) for name, table in tables.items()}
+
+
+def _told(table: pd.DataFrame, truth: NDArray[Any], folds: Folds) -> Told:
+    table = table.loc[:, (table.nunique(dropna=False) > 1).to_numpy()]
+    if table.shape[1] == 0:
+        return Told(None, "the same for every image, or not known")
+    binary = len(np.unique(truth)) == 2
     # The threads of BLAS spin while they wait for each other, which costs more than they give.
     with threadpool_limits(1):
         probability = cross_val_predict(
-            LogisticRegression(C=_C, solver=solver, max_iter=300),
-            _design(table.iloc[rows]),
+            LogisticRegression(
+                C=_C, tol=1e-3, max_iter=500, solver="newton-cholesky" if binary else "lbfgs"
+            ),
+            _design(table),
             truth,
-            groups=subjects[rows],
-            cv=StratifiedGroupKFold(_FOLDS),
+            cv=folds,
             method="predict_proba",
         )
-    if len(classes) == 2:
+    if binary:
         return Told(float(roc_auc_score(truth, probability[:, 1])))
     return Told(float(roc_auc_score(truth, probability, multi_class="ovr", average="macro")))
 

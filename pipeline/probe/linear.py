@@ -1,10 +1,10 @@
 """The linear probe on drawn labels: regularisation, calibration and threshold from them alone.
 
 Each drawn image is shown to the model as it is and in a few random versions. C is chosen by
-cross-validation grouped by subject inside the draw, by the score of the task (for two classes the
-AUROC): 3/4 that of the images as they are and 1/4 that of their acquisition-swapped copies, since
-on images as they are alone, whatever reads the equipment wins. Where acquisitions are not swapped
-it is that of the images as they are. The same held-out scores calibrate the probabilities.
+cross-validation grouped by subject inside the draw, by the merit of the task (for two classes the
+log loss): 3/4 that of the images as they are and 1/4 that of their acquisition-swapped copies,
+since on images as they are alone, whatever reads the equipment wins. Where acquisitions are not
+swapped it is that of the images as they are. The same held-out scores calibrate the probabilities.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ class Fitted:
     threshold : of the probability, for the metrics that need one: the drawn prevalence, which is
         where a calibrated classifier balances sensitivity and specificity best.
     regularisation : the chosen C.
-    inner_score : the cross-validated score that chose it.
+    inner_merit : the cross-validated merit that chose it.
     """
 
     classifier: Any
     threshold: float
     regularisation: float
-    inner_score: float
+    inner_merit: float
 
 
-def score(task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | None) -> float:
-    """3/4 the task's score on images as they are, 1/4 on their swapped copies where there are."""
-    on_clean = task.score(truth, clean)
+def _merit(task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | None) -> float:
+    """3/4 the task's merit on images as they are, 1/4 on their swapped copies where there are."""
+    on_clean = task.merit(truth, clean)
     if swapped is None:
         return on_clean
-    return CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * task.score(truth, swapped)
+    return CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * task.merit(truth, swapped)
 
 
 def fit_probe(
@@ -99,7 +99,7 @@ def fit_probe(
         swapped = None
         if encoded.swapped is not None:
             swapped = _held_out(task, models, encoded.swapped[rows], folds)[judged]
-        found = score(task, truth[rows[judged]], clean, swapped)
+        found = _merit(task, truth[rows[judged]], clean, swapped)
         if best is None or found > best[0]:
             best = (found, regularisation, clean, swapped)
     assert best is not None

@@ -83,7 +83,7 @@ def test_near_duplicates_are_found_through_what_copies_suffer() -> None:
     thumbnails = measure(images).thumbnails
     groups, why_not = near_duplicates(thumbnails)
     assert (groups, why_not) == ([[3, 10, 13], [4, 11], [5, 12]], "")
-    flat = thumbnails.reshape(40, -1)
+    flat = thumbnails.reshape(40, -1).astype(float)
     slow = [
         {i, j}
         for i, j in itertools.combinations(range(40), 2)
@@ -244,9 +244,9 @@ def kermany_images() -> Kermany | None:
 def test_a_perceptual_hash_would_not_do(real_data: Path, kermany_images: Kermany) -> None:
     _, images, stored = kermany_images
     small = measure(images).thumbnails
-    low = dctn(small, axes=(1, 2))[:, :8, :8].reshape(len(small), -1)
+    low = dctn(small.astype(np.float32), axes=(1, 2))[:, :8, :8].reshape(len(small), -1)
     bits = np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(np.float32)
-    flat = small.reshape(len(small), -1)
+    flat = small.reshape(len(small), -1).astype(np.float32)
     flat = flat - flat.mean(1, keepdims=True)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     alike, highest = 0, 0.0

@@ -215,6 +215,47 @@ def test_the_same_picture_from_every_format(
     np.testing.assert_allclose(in_colour, np.stack([picture / 255] * 3), atol=1e-6)
 
 
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    height=st.integers(2, 12),
+    width=st.integers(2, 12),
+    bits=st.integers(8, 16),
+    signed=st.booleans(),
+    negative=st.booleans(),
+    windowed=st.booleans(),
+    slope=st.sampled_from([1.0, 2.0, -1.0, 0.25]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_depth_sign_and_scale(
+    tmp_path: Path, height: int, width: int, bits: int, signed: bool, negative: bool,
+    windowed: bool, slope: float, seed: int,
+) -> None:  # fmt: skip
+    share = np.random.default_rng(seed).integers(0, 2**bits, (height, width))
+    low = -(2 ** (bits - 1)) if signed else 0
+    kind = f"{'' if signed else 'u'}int{8 if bits == 8 else 16}"
+    header = dicom((share + low).astype(kind), f"MONOCHROME{1 if negative else 2}", bits)
+    if windowed:
+        header.RescaleSlope, header.RescaleIntercept = slope, -1000
+        middle = slope * (low + (2**bits - 1) / 2) - 1000
+        header.WindowCenter, header.WindowWidth = middle, abs(slope) * (2**bits - 1)
+        header.VOILUTFunction = "LINEAR_EXACT"
+        shown = share / (2**bits - 1)
+        shown = 1 - shown if slope < 0 else shown
+    elif signed:
+        ends = np.percentile(share, [0.5, 99.5])
+        shown = np.clip((share - ends[0]) / max(ends[1] - ends[0], 1e-9), 0, 1)
+    else:
+        shown = share / (2**bits - 1)
+    header.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    expected = 1 - shown if negative else shown
+    np.testing.assert_allclose(read_grey(tmp_path / "x.dcm"), expected, atol=1e-4)
+
+
 def test_twelve_bits_are_shown_over_twelve_bits(tmp_path: Path) -> None:
     stored = np.array([[0, 1, 2048], [4095, 7, 100]], np.uint16)
     dicom(stored, bits=12).save_as(tmp_path / "x.dcm", enforce_file_format=True)
@@ -397,6 +438,23 @@ def test_padding_is_black_and_no_part_of_the_image(
     shown = np.clip((stored - low) / (high - low), 0, 1)
     expected = np.where(padding, 0, 1 - shown if photometric == "MONOCHROME1" else shown)
     np.testing.assert_allclose(read_back(header, tmp_path), expected, atol=1e-6)
+
+
+def test_padding_that_a_scanner_wrote_unsigned(tmp_path: Path) -> None:
+    stored = np.arange(0, 600, dtype=np.int16).reshape(20, 30)
+    stored[:, :5] = -2000
+    header = dicom(stored)
+    header.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    header.WindowCenter, header.WindowWidth, header.VOILUTFunction = -2000, 9, "LINEAR_EXACT"
+    shown = np.where(stored == -2000, 0, 1)
+    np.testing.assert_array_equal(read_back(header, tmp_path), shown)
+
+
+def test_colour_of_twelve_bits(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 4096, (9, 13, 3)).astype(np.uint16)
+    dicom(picture, "RGB", bits=12).save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    colour = read_image(tmp_path / "x.dcm", channels=3)
+    np.testing.assert_allclose(colour, picture.transpose(2, 0, 1) / 4095, atol=1e-6)
 
 
 def test_hounsfield_units_without_a_window_are_shown_as_soft_tissue(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def named(subject: str) -> str:
 
 def listed(folder: Path, labels: object = "labels.csv", **source: object) -> list[SourceImage]:
     """As the yaml ``source: {kind: image_folder, labels: ..., ...}`` lists ``folder``."""
-    wanted = {"kind": "image_folder", "labels": labels} | source
+    wanted = {"kind": "image_folder", "labels": labels, "test_fraction": 0.0} | source
     return list(list_images(folder, SOURCE.validate_json(json.dumps(wanted))))
 
 
@@ -270,6 +270,26 @@ def test_labels_from_folders_where_that_is_asked_for(tmp_path: Path) -> None:
         write_dicom(tmp_path / name, "any")
     found = [(image.split, image.label) for image in in_archive(tmp_path, "folders")]
     assert found == [("test", "well"), ("train", "ill")]
+
+
+def test_where_no_split_is_told_a_share_of_the_subjects_is_for_the_test(tmp_path: Path) -> None:
+    rows = [(f"{number:03d}.png", f"subject {number // 2}") for number in range(400)]
+    for name, _ in rows:
+        (tmp_path / name).touch()
+    table = "".join(f"{name},{subject}\n" for name, subject in rows)
+    (tmp_path / "labels.csv").write_text(f"file,subject\n{table}")
+    images = listed(tmp_path, test_fraction=0.3)
+    splits = {image.subject: image.split for image in images}
+    assert [splits[image.subject] for image in images] == [image.split for image in images]
+    drawn = list(splits.values()).count("test")
+    assert abs(drawn - 60) < 26  # four deviations
+    kept = "".join(f"{name},{subject}\n" for name, subject in rows[100:])
+    (tmp_path / "labels.csv").write_text(f"file,subject\n{kept}")
+    assert listed(tmp_path, test_fraction=0.3) == images[100:]
+    one_told = "file,subject,split\n000.png,any,test\n001.png,other,\n002.png,third,\n"
+    (tmp_path / "labels.csv").write_text(one_told)
+    found = [image.split for image in listed(tmp_path, test_fraction=0.9)]
+    assert found == ["test", "train", "train"]
 
 
 def test_ids_that_name_no_image(archive: Path) -> None:

@@ -18,7 +18,7 @@ EACH_ITS_OWN = np.arange(N)
 
 
 def auroc(table: pd.DataFrame, labels=LABELS, subjects=EACH_ITS_OWN) -> float:
-    found = told(table, labels, subjects)
+    found = told({"": table}, labels, subjects)[""]
     assert found.reason == ""
     assert found.auroc is not None
     return found.auroc
@@ -78,11 +78,15 @@ def test_of_three_classes_the_mean_of_one_against_the_rest() -> None:
 
 
 def test_what_cannot_be_computed_is_said() -> None:
-    same = told(pd.DataFrame({"x": np.ones(N)}), LABELS, EACH_ITS_OWN)
-    assert (same.auroc, same.reason) == (None, "the same for every image, or not known")
-    few = np.minimum(EACH_ITS_OWN, N // 2 + FEWEST_SUBJECTS - 2)
     table = pd.DataFrame({"x": RNG.standard_normal(N)})
-    assert told(table, LABELS, few).reason == "fewer than two groups of 10 subjects or more"
+    tables = {"same": pd.DataFrame({"x": np.ones(N)}), "other": table}
+    found = told(tables, LABELS, EACH_ITS_OWN)
+    same = found["same"]
+    assert (same.auroc, same.reason) == (None, "the same for every image, or not known")
+    assert found["other"].auroc is not None
+    few = np.minimum(EACH_ITS_OWN, N // 2 + FEWEST_SUBJECTS - 2)
+    reasons = {one.reason for one in told(tables, LABELS, few).values()}
+    assert reasons == {"fewer than two groups of 10 subjects or more"}
     enough = np.minimum(EACH_ITS_OWN, N // 2 + FEWEST_SUBJECTS - 1)
-    assert told(table, LABELS, enough).auroc is not None
-    assert told(table, np.full(N, "ill"), EACH_ITS_OWN).auroc is None
+    assert told({"": table}, LABELS, enough)[""].auroc is not None
+    assert told({"": table}, np.full(N, "ill"), EACH_ITS_OWN)[""].auroc is None

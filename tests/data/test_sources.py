@@ -1,6 +1,8 @@
 """Where a data set is taken from: kept, mirrored, adopted, downloaded, or told where to put it."""
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,6 +19,7 @@ from pipeline.config import Config
 from pipeline.data import download, published, sources
 from pipeline.data.download import Patience
 from pipeline.data.published import DataManifest, data_manifest
+from pipeline.data.read_cache import ReadCache
 from pipeline.errors import UserError
 
 KERMANY = Config.model_validate({"name": "any-name", "source": {"kind": "kermany"}})
@@ -233,6 +236,34 @@ def test_leftovers_of_an_interrupted_run_do_not_count(tmp_path: Path, server: Se
     kept = sources.locate(KERMANY, tmp_path / "data", None)
     assert held(kept) == sorted(NAMES)
     assert asked(server) == ["/official/set.zip"]
+
+
+def printed(folder: Path, cache: Path) -> str:
+    with ReadCache(cache) as known:
+        return sources.fingerprint(sources.list_images(KERMANY, folder), folder, known)
+
+
+def test_the_fingerprint_is_of_names_and_content_and_not_of_times(tmp_path: Path) -> None:
+    folder, cache = put(tmp_path / "one"), tmp_path / "cache"
+    first = printed(folder, cache)
+    copied = Path(shutil.copytree(folder, tmp_path / "two"))
+    for number, name in enumerate(NAMES):
+        os.utime(copied / name, (number, number))
+    assert printed(copied, cache) == printed(folder, cache) == first
+    (copied / NAMES[0]).rename((copied / NAMES[0]).with_name("other.jpeg"))
+    assert printed(copied, cache) != first
+    stamp = (folder / NAMES[0]).stat()
+    (folder / NAMES[0]).write_text(NAMES[0].upper())
+    os.utime(folder / NAMES[0], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert printed(folder, cache) != first
+
+
+def test_the_fingerprint_of_a_file_that_vanishes_is_no_traceback(tmp_path: Path) -> None:
+    folder = put(tmp_path / "one")
+    listed = sources.list_images(KERMANY, folder)
+    (folder / NAMES[0]).unlink()
+    with ReadCache(None) as known:
+        assert len(sources.fingerprint(listed, folder, known)) == 64
 
 
 SCRIPT = """

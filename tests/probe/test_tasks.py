@@ -126,7 +126,7 @@ def test_a_number_is_predicted_by_the_ridge_that_cross_validation_chose() -> Non
     subjects = np.repeat(np.arange(60), 2).astype(str)
     fitted = fit_probe(Encoded(images, [], None), truth, subjects, np.arange(100), config, Number())
     assert fitted.regularisation == 10.0
-    assert fitted.inner_score > 0.99
+    assert fitted.inner_merit > 0.99
     # Three quarters of the images fitted the held-out models, and the last shrinks as they did.
     expected = Ridge(alpha=1 / 7.5).fit(images[:100], truth[:100])
     np.testing.assert_allclose(

@@ -22,7 +22,6 @@ import numpy as np
 from pipeline.data.formats.display import Image, Window
 from pipeline.data.formats.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti
 from pipeline.data.formats.picture import PICTURE_SUFFIXES, read_picture
-from pipeline.data.manifest import SourceImage
 from pipeline.errors import UnreadableImage
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "is_nifti",
     "read_grey",
     "read_image",
-    "read_listed",
     "read_series",
     "resize",
 ]
@@ -127,22 +125,6 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
     from pipeline.data.formats import series
 
     return series.read_series(paths, window)
-
-
-def read_listed(image: SourceImage, channels: int = 1) -> Image:
-    """Read an image as its source lists it: one file, or the parts of a series, with its window.
-
-    Raises
-    ------
-    UnreadableImage
-        As :func:`read_image` says, or its source wants it set aside.
-    """
-    if image.set_aside:
-        raise UnreadableImage(image.set_aside)
-    window = Window(*image.window) if image.window else None
-    if not image.parts:
-        return read_image(image.path, channels, window)
-    return np.repeat(read_series(image.parts, window), channels, axis=0)
 
 
 def read_grey(path: Path) -> Image:

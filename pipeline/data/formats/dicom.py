@@ -38,7 +38,6 @@ from pipeline.data.formats.display import (
 )
 from pipeline.errors import UnreadableImage
 
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 SOFT_TISSUE = Window(40, 400)
 """What CT without a window is shown with, in Hounsfield units."""
 
@@ -151,9 +150,12 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
     if (header.get("NumberOfFrames") or 1) > 1:
         return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
     if int(header.SamplesPerPixel) == 3:
-        return to_channels(_full_range(stored), channels, colour=True)
+        shown = stretch(stored, 0, 2 ** int(header.BitsStored) - 1)
+        return to_channels(shown, channels, colour=True)
     if header.PhotometricInterpretation == "PALETTE COLOR":
-        return to_channels(_full_range(apply_color_lut(stored, header)), channels, colour=True)
+        colours = apply_color_lut(stored, header)
+        shown = stretch(colours, 0, 256**colours.dtype.itemsize - 1)
+        return to_channels(shown, channels, colour=True)
     return to_channels(show_picture(Slice(header, stored), window), channels, colour=False)
 
 
@@ -226,7 +228,7 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
     operator sets slice by slice, the 0.5th to the 99.5th percentile of the volume; else the window
     that all slices state; else, for CT, ``SOFT_TISSUE``; else those percentiles.
     """
-    values = np.stack([rescaled(one) for one in slices]).astype(np.float32)
+    values = np.stack([rescaled(one).astype(np.float32) for one in slices])
     kept = np.stack([~_padding(one) for one in slices])
     stated = {stated_window(one.header) for one in slices}
     first = slices[0].header
@@ -241,15 +243,14 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
 
 
 def rescaled(picture: Slice) -> Values:
-    """Values pixels through the modality LUT or the rescale, in the units of the modality."""
+    """Stored pixels through the modality LUT or the rescale, in the units of the modality."""
     return np.asarray(apply_modality_lut(picture.stored, picture.header))
 
 
 def stated_window(header: Dataset) -> Window | None:
     """The first window of ``header``; None where there is none, or one that cannot be applied."""
-    first = [_first(header.get(name)) for name in ("WindowCenter", "WindowWidth")]
+    center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     function = str(header.get("VOILUTFunction") or "LINEAR")
-    center, width = first
     if center is None or width is None or not np.isfinite([center, width]).all():
         return None
     if function == "LINEAR_EXACT" and width > 0:
@@ -323,10 +324,6 @@ def _check_coded_size(header: Dataset, frames: int) -> None:
             raise UnreadableImage("the compressed pixels are of another size than the header says")
 
 
-def _full_range(colour: Values) -> Image:
-    return stretch(colour, 0, float(256**colour.dtype.itemsize - 1))
-
-
 def _finish(shown: Image, header: Dataset, kept: NDArray[np.bool_]) -> Image:
     if header.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
@@ -335,11 +332,15 @@ def _finish(shown: Image, header: Dataset, kept: NDArray[np.bool_]) -> Image:
 
 def _padding(picture: Slice) -> NDArray[np.bool_]:
     """Where the stored value is padding (PS3.3 C.7.5.1.1.2), and no part of the image."""
-    one = _first(picture.header.get("PixelPaddingValue"))
-    if one is None:
+    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    stated = [value for name in names if (value := _first(picture.header.get(name))) is not None]
+    if "PixelPaddingValue" not in picture.header or not stated:
         return np.zeros(picture.stored.shape, np.bool_)
-    limit = _first(picture.header.get("PixelPaddingRangeLimit"))
-    low, high = sorted((one, one if limit is None else limit))
+    if picture.stored.dtype.kind == "i":
+        # Many scanners write the negative value of a signed image as if it were unsigned.
+        bits = 8 * picture.stored.dtype.itemsize
+        stated = [value - 2**bits if value >= 2 ** (bits - 1) else value for value in stated]
+    low, high = min(stated), max(stated)
     return np.asarray((picture.stored >= low) & (picture.stored <= high))
 
 

@@ -39,8 +39,8 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
         if str(header.get("SOPInstanceUID", "")) in slices:
             continue
         check_size(int(header.Rows), int(header.Columns), len(paths))
-        if int(header.SamplesPerPixel) != 1 or (header.get("NumberOfFrames") or 1) > 1:
-            raise UnreadableImage("a series with slices in colour or of several frames")
+        if (header.get("NumberOfFrames") or 1) > 1:
+            raise UnreadableImage("a series with slices of several frames")
         slices[str(header.get("SOPInstanceUID", len(slices)))] = Slice(header, decode(header))
         del header.PixelData  # decoded above; a series of compressed slices need not be held twice
     return assemble(list(slices.values()), window)[None]
@@ -51,6 +51,8 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
     if len({one.stored.shape for one in slices}) > 1:
         raise UnreadableImage("a series whose slices differ in size")
     headers = [one.header for one in slices]
+    if not all(str(one.PhotometricInterpretation).startswith("MONOCHROME") for one in headers):
+        raise UnreadableImage("a volume in colour")
     across, down = _directions(headers)
     positions = _numbers(headers, "ImagePositionPatient", 3)
     spacing = _numbers(headers, "PixelSpacing", 2)
