@@ -71,8 +71,8 @@ def test_the_last_override_wins(file: Path) -> None:
     ("override", "told"),
     [
         ("colour=red", ("colour", "allowed: name, description, seed, source, ingest")),
-        ("probe.label_fracton=0.1", ("probe.label_fracton", "allowed: label_fraction, draws")),
-        ("ingest.swap.copies=1", ("ingest.swap.copies", "allowed: enabled, training")),
+        ("probe.label_fracton=0.1", ("probe.label_fracton", "allowed: label_fraction, features")),
+        ("ingest.swap.copies=1", ("ingest.swap.copies", "allowed: training_copies")),
         ("ingest.equalise.clip=1", ("ingest.equalise.clip", "allowed: clip_limit, tiles")),
         ("source.sise=64", ("source.sise", "allowed: kind, train_subjects, test_subjects, size")),
         ("source.kind=mri", ("source", "'kermany'", "'image_folder'", "'phantom'")),

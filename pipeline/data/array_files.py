@@ -77,7 +77,7 @@ def list_mnist(folder: Path) -> Iterator[SourceImage]:
 def list_stl10(folder: Path) -> Iterator[SourceImage]:
     """Labelled images with the official folds, and the unlabelled where they are there.
 
-    The training images that are in none of the ten folds are the validation split.
+    Training images in no fold, of which the published set has none, would be the validation split.
     """
     if (folder / "stl10_binary").is_dir():
         folder = folder / "stl10_binary"

@@ -54,7 +54,7 @@ from pipeline.stage import Work
 BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only")
 _CODE_SETS = ("histogram", "pyramid")
 MEDVQ = "medvq"
-_MOST_FITTED_ON = 10_000
+_MOST_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,9 @@ class _Store:
             fit_on.append(others[known == augmented(0)])
         table = np.concatenate(fit_on)
         # Evenly spaced: the components of more would take minutes, and be the same.
-        encoding.fit(table[:: -(-len(table) // _MOST_FITTED_ON)])
-        encoded_images = np.asarray(encoding.transform(whole), np.float64)
-        encoded_others = encoded_images[:0]
-        if len(others):
-            encoded_others = np.asarray(encoding.transform(others), np.float64)
+        encoding.fit(table[:: -(-len(table) // _MOST_AT_ONCE)])
+        encoded_images = _transformed(encoding, whole)
+        encoded_others = _transformed(encoding, others) if len(others) else encoded_images[:0]
 
         def version(name: str) -> NDArray[np.float64]:
             full = np.zeros_like(encoded_images)
@@ -203,6 +201,14 @@ class _Store:
             pca = PCA(components, svd_solver="randomized", random_state=seed)
             steps = [BlockScaler(widths), pca, _Stretch()]
         return make_pipeline(*steps)
+
+
+def _transformed(encoding: Pipeline, table: NDArray[Any]) -> NDArray[np.float64]:
+    """In parts, since wide features of many images take gigabytes in double precision."""
+    parts = range(0, len(table), _MOST_AT_ONCE)
+    return np.concatenate(
+        [np.asarray(encoding.transform(table[at : at + _MOST_AT_ONCE]), np.float64) for at in parts]
+    )
 
 
 class _Stretch(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
