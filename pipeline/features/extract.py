@@ -30,6 +30,7 @@ from pipeline.data.manifest import read_manifest
 from pipeline.features import baselines
 from pipeline.features.encodings import CodeHistogram, pyramid_grids
 from pipeline.features.store import FEATURES, KEYS, VERSIONS, StoreWriter, feature_names
+from pipeline.models.collective import rank
 from pipeline.models.vqvae import VQVAE
 from pipeline.stage import Work
 from pipeline.training.batches import normalise, to_unit
@@ -69,11 +70,13 @@ def extract(work: Work) -> dict[str, Any]:
     done = 0
     with StoreWriter(work.folder / FEATURES, metadata) as store:
         for rows in _batches(np.arange(len(manifest)), config, "extracting"):
+            done += len(rows)
+            if not store.takes_next():
+                continue
             computed = features(to_unit(images[rows]), frame[rows])
             computed["histogram"] = histogram.transform(computed["codes_0"]).toarray()
             computed["pyramid"] = pyramid.transform(computed["codes_0"]).toarray()
             store.write(manifest.iloc[rows][list(KEYS)], computed)
-            done += len(rows)
     rate = done / (time.perf_counter() - started)
     with StoreWriter(work.folder / VERSIONS, metadata) as store:
         _write_augmented(store, manifest, images, frame, features, work)
@@ -97,6 +100,8 @@ def _write_augmented(
         # For all images at once, so that a version does not hang on the batch it comes in.
         changes = draw_changes(len(train), config.augment, config.augment_strength, generator)
         for index in _batches(np.arange(len(train)), config, f"extracting {augmented(number)}"):
+            if not store.takes_next():
+                continue
             rows = train[index]
             version = change(to_unit(images[rows]), changes[index])
             _write_version(store, manifest, rows, augmented(number), features(version, frame[rows]))
@@ -113,6 +118,8 @@ def _write_swapped(
     swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
     frame = np.load(cache / "frame_swapped.npy")
     for index in _batches(np.arange(len(kept)), config, "extracting swapped"):
+        if not store.takes_next():
+            continue
         computed = features(to_unit(swapped[index]), frame[index])
         _write_version(store, manifest, kept[index], SWAPPED, computed)
 
@@ -164,7 +171,9 @@ class _Features:
 def _batches(
     rows: NDArray[np.intp], config: ExtractConfig, what: str
 ) -> Iterator[NDArray[np.intp]]:
-    with tqdm(total=len(rows), desc=what, unit=" images", mininterval=1.0) as progress:
+    with tqdm(
+        total=len(rows), desc=what, unit=" images", mininterval=1.0, disable=rank() > 0
+    ) as progress:
         for start in range(0, len(rows), config.batch_size):
             chunk = rows[start : start + config.batch_size]
             yield chunk
