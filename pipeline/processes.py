@@ -127,6 +127,8 @@ def _tell(failures: dict[int, Any], number: int) -> int:
     how = f"ended with status {failure.exitcode}"
     if failure.exitcode < 0:
         how = f"was ended by {signal.Signals(-failure.exitcode).name}"
+    # A process that is ended leaves its progress bar without an end of line.
+    print(file=sys.stderr)
     raise UserError(
         f"process {failed} of {number} {how}, and the others with it; "
         "the same command goes on from the last finished epoch"
@@ -147,6 +149,7 @@ def joined(device: str) -> Iterator[None]:
         return
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     backend = "gloo"
     if choose_device(device) == "cuda":
@@ -154,7 +157,7 @@ def joined(device: str) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     limit = dt.timedelta(seconds=_TOGETHER)
     try:
-        store, number, world = next(dist.rendezvous("env://", timeout=limit))
+        store, number, world = next(rendezvous("env://", timeout=limit))
         store.set(f"here/{number}", "")
         store.wait([f"here/{other}" for other in range(world)], limit)
     except (dist.DistError, ValueError) as error:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.errors import UserError
 from pipeline.features.store import FEATURES, VERSIONS
 from pipeline.stage import Work
 from pipeline.training.pretrain import checkpoint_of
@@ -92,7 +93,7 @@ def test_the_feature_store_is_that_of_one_process_byte_for_byte(
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
 
 
-def start(folder: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     """A user's pretraining in two processes."""
     command = test_end_to_end.command(folder, "pretrain", *more)
     return subprocess.Popen(
@@ -100,7 +101,7 @@ def start(folder: Path, *more: str, **environment: str) -> subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"MEDVQ_SUBJECT_KEY": "tests only"} | environment,
+        env=os.environ | {"MEDVQ_SUBJECT_KEY": "tests only"},
     )
 
 
@@ -138,9 +139,15 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(tmp_
     assert len(state["history"]["rows"]) >= 1
 
 
-def test_a_batch_that_does_not_divide_is_one_line(tmp_path: Path) -> None:
-    line = told(start(tmp_path, "pretrain.batch_size=24"))
-    assert "a batch of 24 images cannot be shared by NPROC=2" in line
+@pytest.mark.parametrize("batch_size", [12, 24, 64])
+def test_a_batch_that_does_not_divide_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    monkeypatch.setattr("pipeline.training.pretrain.world", lambda: 2)
+    # There are 20 training images, so none fills 24 or 64.
+    message = r"a batch of (12|20) images cannot be shared by NPROC=2 .* a multiple of 16 that"
+    with pytest.raises(UserError, match=message):
+        test_pretrain.run(tmp_path, test_pretrain.Cache.made_up(), batch_size=batch_size)
 
 
 def test_more_processes_than_processors_is_one_line(tmp_path: Path, capsys: Captured) -> None:

@@ -87,10 +87,14 @@ class StoreWriter:
         paths = [self._part(number) for number in range(min(world(), self.batches))]
         parts = [pq.ParquetFile(path) for path in paths]
         self.aside = self.file.with_name(f".{self.file.name}")
-        with pq.ParquetWriter(self.aside, parts[0].schema_arrow, compression="zstd") as joined:
+        assert self.writer is not None
+        # What is read has field numbers in its schema, which would be written.
+        schema = self.writer.schema
+        with pq.ParquetWriter(self.aside, schema, compression="zstd") as joined:
             for number in range(self.batches):
                 batch, part = divmod(number, len(parts))
-                joined.write_table(parts[part].read_row_group(batch))
+                columns = parts[part].read_row_group(batch).columns
+                joined.write_table(pa.Table.from_arrays(columns, schema=schema))
         for path in paths:
             path.unlink()
 
