@@ -89,10 +89,9 @@ def config_file(name: str) -> Path:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of processes")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of processes")
+    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--processes",
             type=_positive,
-            default=int(os.environ.get("NPROC") or 1),
+            default=os.environ.get("NPROC") or "1",
             metavar="N",
             help="that pretrain and extract together on this machine (default: %(default)s)",
         )

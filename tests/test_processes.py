@@ -156,6 +156,17 @@ def test_more_processes_than_processors_is_one_line(tmp_path: Path, capsys: Capt
     assert "NPROC=4096, but this machine has" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_what_is_no_number_of_processes_is_one_line(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setenv("NPROC", number)
+    with pytest.raises(SystemExit) as ended:
+        test_end_to_end.main(test_end_to_end.command(tmp_path, "pretrain"))
+    assert ended.value.code == 2
+    assert f"'{number}' is no number of processes" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_one_line(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

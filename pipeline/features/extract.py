@@ -38,6 +38,7 @@ from pipeline.training.weights import FILE, architecture, load_model
 
 Arrays = dict[str, NDArray[Any]]
 SWAPPED = "swapped"
+_IN_CACHE = 32
 
 
 def augmented(number: int) -> str:
@@ -150,6 +151,17 @@ class _Features:
     @torch.inference_mode()
     def __call__(self, images: Tensor, frame: NDArray[np.float32]) -> Arrays:
         """Images (B, 1, S, S) in [0, 1] and what is known of their frames."""
+        # Of so few images the feature maps stay in a processor's cache: twice as fast.
+        number = len(images) if self.device.type == "cuda" else _IN_CACHE
+        parts = [self._networks(part) for part in images.split(number)]
+        return {
+            **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+            "raw_pixels": baselines.raw_pixels(images),
+            "hog": baselines.histogram_of_oriented_gradients(images),
+            "border_only": frame,
+        }
+
+    def _networks(self, images: Tensor) -> Arrays:
         seen = normalise(images).to(self.device)
         encoded = self.model.features(seen)
         codes = self.model.quantizer.encode(encoded.latent).flatten(1).cpu().numpy()
@@ -159,12 +171,9 @@ class _Features:
             "embedding": baselines.pooled(encoded.levels[-1], self.grid),
             "embedding_fine": baselines.pooled(encoded.levels[-2], self.grid),
             "latent": baselines.pooled(encoded.latent, self.grid),
-            "raw_pixels": baselines.raw_pixels(images),
-            "hog": baselines.histogram_of_oriented_gradients(images),
             "untrained_encoder": np.concatenate(
                 [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1
             ),
-            "border_only": frame,
         }
 
 
