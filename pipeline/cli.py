@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt:
-        print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
+        if rank() == 0:
+            print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
         if left_by_others(error):
