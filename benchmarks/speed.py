@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import platform
 import resource
 import statistics
@@ -19,7 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config import AgreementConfig, Config, IngestConfig, PhantomSource, PretrainConfig
-from pipeline.flow import choose_device, commit
+from pipeline.flow import commit
 from pipeline.models.quantizer import VectorQuantizer
 from pipeline.models.vqvae import VQVAE
+from pipeline.processes import choose_device, joined, rank
 from pipeline.stage import Artifact, Work
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -367,6 +369,18 @@ def measure_loader(bench: Bench) -> list[Row]:
     return [within(figure, "its steps on one batch", taken["epoch"], taken["steps"], 1.05)]
 
 
+def with_model(work: Work) -> Work:
+    """The same with a model that was never trained."""
+    from pipeline.training.weights import FILE, architecture, save_model
+
+    trained = work.data_root / "pretrain"
+    trained.mkdir()
+    shape = architecture(work.config.pretrain)
+    save_model(VQVAE(**shape), shape, trained / FILE)
+    inputs = work.inputs | {"pretrain": Artifact(trained, {"fingerprint": "made up"})}
+    return replace(work, inputs=inputs)
+
+
 def measure_extraction(bench: Bench) -> list[Row]:
     """Images per second from cache to Parquet against a loop of MONAI's ``index_quantize``."""
     import pandas as pd
@@ -374,23 +388,10 @@ def measure_extraction(bench: Bench) -> list[Row]:
     from pipeline.features.extract import extract
     from pipeline.features.store import StoreWriter
     from pipeline.training.batches import normalise, to_unit
-    from pipeline.training.weights import FILE, architecture, save_model
 
     number = 512 if bench.quick else 2048
     with tempfile.TemporaryDirectory() as name:
-        work = made_up(Path(name), number, 64, SMALL)
-        trained = Path(name) / "pretrain"
-        trained.mkdir()
-        shape = architecture(SMALL)
-        save_model(VQVAE(**shape), shape, trained / FILE)
-        work = Work(
-            work.config,
-            work.folder,
-            work.inputs | {"pretrain": Artifact(trained, {"fingerprint": "made up"})},
-            work.data_root,
-            None,
-            bench.device.type,
-        )
+        work = replace(with_model(made_up(Path(name), number, 64, SMALL)), device=bench.device.type)
         net = monai_vqvae((32, 64), 3).to(bench.device).eval()
         images = np.load(work.inputs["ingest"].folder / "images.npy", mmap_mode="r")
         own, other = [], []
@@ -407,6 +408,45 @@ def measure_extraction(bench: Bench) -> list[Row]:
     figure = f"extraction of all feature sets, {number} images, 64 px"
     per_image = [1 / statistics.median(rates) for rates in (own, other)]
     return [faster(figure, f"codes alone by {MONAI} index_quantize", *per_image, 3.0)]
+
+
+def measure_extraction_processes(bench: Bench) -> list[Row]:
+    """Two processes with a thread each against one."""
+    if bench.cuda:
+        return []
+    number = 1024 if bench.quick else 8192
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as name:
+        work = with_model(made_up(Path(name), number, 64, SMALL))
+        told = {f.name: getattr(work, f.name) for f in fields(work) if f.name != "report"}
+        (Path(name) / "work.pickle").write_bytes(pickle.dumps(told))
+        for _ in range(1 if bench.quick else 3):
+            for processes, found in rates.items():
+                command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+                command += [f"--nproc-per-node={processes}", "-m", "benchmarks.speed"]
+                done = subprocess.run(
+                    [*command, "--extract", name],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                )
+                found.append(float(done.stdout.split()[-1]))
+    one, two = (1 / statistics.median(found) for found in rates.values())
+    return [faster(f"extraction by 2 processes, {number} images", "1 process", two, one, 1.7)]
+
+
+def extract_part(folder: Path) -> None:
+    """What each of those processes does; the first prints images per second."""
+    from pipeline.features.extract import extract
+
+    with joined("cpu"):
+        # Written a moment ago by the process that started this one.
+        work = Work(**pickle.loads((folder / "work.pickle").read_bytes()))  # noqa: S301
+        extract(work)  # until everything is loaded
+        rate = extract(work)["images_per_second"]
+    if rank() == 0:
+        print(rate)
 
 
 def measure_pretraining_memory(bench: Bench) -> list[Row]:
@@ -566,11 +606,15 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=DOCS)
     parser.add_argument("--only", help="measure what has this in its name, write no page")
     parser.add_argument("--peak", nargs=2, metavar=("WHAT", "KIND"), help=argparse.SUPPRESS)
+    parser.add_argument("--extract", type=Path, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     warnings.simplefilter("ignore")
     device = choose_device(parsed.device)
     if parsed.peak:
         print(peak(*parsed.peak, torch.device(device)))
+        return
+    if parsed.extract:
+        extract_part(parsed.extract)
         return
     bench = Bench(device, parsed.quick)
     rows: list[Row] = []
@@ -579,6 +623,7 @@ def main() -> None:
         measure_training,
         measure_loader,
         measure_extraction,
+        measure_extraction_processes,
         measure_pretraining_memory,
     ):
         if parsed.only and parsed.only not in measure.__name__:

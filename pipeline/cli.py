@@ -15,6 +15,7 @@ from pipeline import __version__
 from pipeline.config import load_config
 from pipeline.errors import UserError
 from pipeline.flow import FLOW, Options, as_json, run
+from pipeline.processes import LOST, dismiss, follow, joined, launch, left_by_others, rank, started
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _FULL = 1 << 20
@@ -25,18 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 2 for the user to mend, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
     try:
-        return _run(parsed)
+        if parsed.processes > 1 and started() == 1:
+            return launch(parsed.processes, arguments or sys.argv[1:], parsed.device)
+        with joined(parsed.device):
+            return _run(parsed)
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt:
-        print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
+        if rank() == 0:
+            print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
+        if left_by_others(error):
+            return LOST
         refused = _refused_write(error, parsed.artifacts)
         if refused is None:
             raise
         message = f"cannot write to {parsed.artifacts} ({refused}); mend that, then run again"
-    print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
+    # All processes meet the same error; one tells it.
+    if rank() == 0:
+        print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
@@ -50,6 +59,9 @@ def _refused_write(error: Exception, folder: Path) -> str | None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    if rank() > 0:
+        follow()
+        return 0
     from pipeline.reporting.summary import show
 
     config = load_config(config_file(parsed.config), tuple(parsed.set))
@@ -61,6 +73,7 @@ def _run(parsed: argparse.Namespace) -> int:
         force=parsed.force,
     )
     result = run(parsed.stage, config, options)
+    dismiss()
     print(show(result), file=sys.stderr)
     if parsed.json:
         print(as_json(result))
@@ -74,6 +87,12 @@ def config_file(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     return CONFIGS / f"{name}.yaml"
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of processes")
+    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,6 +147,13 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument(
             "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
+        )
+        command.add_argument(
+            "--processes",
+            type=_positive,
+            default=os.environ.get("NPROC") or "1",
+            metavar="N",
+            help="that pretrain and extract together on this machine (default: %(default)s)",
         )
         command.add_argument(
             "--force", action="store_true", help="run this stage although it is up to date"

@@ -5,7 +5,6 @@ A stage runs the stages it reads first; one whose artifact is up to date is not 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ from typing import Any
 
 from pipeline import stage as artifacts
 from pipeline.config import Closed, Config
-from pipeline.errors import UserError
+from pipeline.processes import choose_device, load, together
 from pipeline.stage import Artifact, Work
 
 
@@ -36,6 +35,7 @@ class Stage:
     run : ``module:function`` that does the work; imported late, since MONAI takes seconds.
     draw : ``module:function`` that draws its figures into ``figures/`` of its artifact.
     help : one line for the command line.
+    shared : whether all processes do it together, where there are several.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Stage:
     run: str
     draw: str
     help: str
+    shared: bool = False
 
 
 FLOW = {
@@ -64,6 +65,7 @@ FLOW = {
             "pipeline.training.pretrain:pretrain",
             "pipeline.reporting.figures:draw_pretrain",
             "train the VQ-VAE on the training images, without labels",
+            shared=True,
         ),
         Stage(
             "extract",
@@ -72,6 +74,7 @@ FLOW = {
             "pipeline.features.extract:extract",
             "pipeline.reporting.figures:draw_extract",
             "write codes, histograms and embeddings of every image to the feature store",
+            shared=True,
         ),
         Stage(
             "probe",
@@ -167,13 +170,13 @@ def _make(
             device=device,
             report=tracking.report,
         )
-        summary = _load(stage.run)(work)
+        summary = together(stage.run, work) if stage.shared else load(stage.run)(work)
         for artifact in inputs.values():
             # No result is shown without what the data set itself gives away.
             summary |= {k: v for k, v in artifact.summary.items() if k == "audit"}
         figures = partial / "figures"
         figures.mkdir(exist_ok=True)
-        _load(stage.draw)(partial, inputs, summary, figures)
+        load(stage.draw)(partial, inputs, summary, figures)
         tracking.finish(summary, partial)
         record |= {"device": device, "summary": summary, "mlflow_run_id": tracking.run_id}
         record["seconds"] = round(time.perf_counter() - started, 1)
@@ -187,31 +190,6 @@ def _files(config: Config, options: Options) -> str:
     folder = sources.locate(config, options.data_root, options.data_mirror)
     with ReadCache(options.artifacts / CACHE) as cache:
         return sources.fingerprint(sources.list_images(config, folder), folder, cache)
-
-
-def _load(entry: str) -> Callable[..., Any]:
-    module, _, function = entry.partition(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return loaded
-
-
-def choose_device(wanted: str) -> str:
-    """``cuda`` where asked for or, with ``auto``, where there is one; else ``cpu``.
-
-    Raises
-    ------
-    UserError
-        CUDA is asked for and there is none.
-    """
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise UserError("DEVICE=cuda, but torch finds no CUDA device; use DEVICE=auto or cpu")
-    return "cpu"
 
 
 def _provenance() -> dict[str, Any]:

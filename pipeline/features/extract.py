@@ -31,6 +31,7 @@ from pipeline.data.manifest import read_manifest
 from pipeline.features import baselines
 from pipeline.features.encodings import CodeHistogram, pyramid_grids
 from pipeline.features.store import FEATURES, KEYS, MORE_KEYS, VERSIONS, StoreWriter, feature_names
+from pipeline.models.collective import rank
 from pipeline.models.vqvae import VQVAE
 from pipeline.stage import Work
 from pipeline.training.batches import normalise, to_unit
@@ -38,6 +39,7 @@ from pipeline.training.weights import FILE, architecture, load_model
 
 Arrays = dict[str, NDArray[Any]]
 SWAPPED = "swapped"
+_IN_CACHE = 32
 
 
 def augmented(number: int) -> str:
@@ -73,11 +75,13 @@ def extract(work: Work) -> dict[str, Any]:
     done = 0
     with StoreWriter(work.folder / FEATURES, metadata) as store:
         for rows in _batches(np.arange(len(manifest)), config, "extracting"):
+            done += len(rows)
+            if not store.takes_next():
+                continue
             computed = features(to_unit(images[rows]), None if frame is None else frame[rows])
             computed["histogram"] = histogram.transform(computed["codes_0"]).toarray()
             computed["pyramid"] = pyramid.transform(computed["codes_0"]).toarray()
             store.write(_keys(manifest).iloc[rows], computed)
-            done += len(rows)
     rate = done / (time.perf_counter() - started)
     with StoreWriter(work.folder / VERSIONS, metadata) as store:
         _write_augmented(store, manifest, images, frame, features, work)
@@ -103,6 +107,8 @@ def _write_augmented(
         # For all images at once, so that a version does not hang on the batch it comes in.
         changes = draw_changes(len(train), config.augment, config.augment_strength, generator, axes)
         for index in _batches(np.arange(len(train)), config, f"extracting {augmented(number)}"):
+            if not store.takes_next():
+                continue
             rows = train[index]
             version = change(to_unit(images[rows]), changes[index])
             computed = features(version, None if frame is None else frame[rows])
@@ -120,6 +126,8 @@ def _write_swapped(
     swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
     frame = np.load(cache / "frame_swapped.npy")
     for index in _batches(np.arange(len(kept)), config, "extracting swapped"):
+        if not store.takes_next():
+            continue
         computed = features(to_unit(swapped[index]), frame[index])
         _write_version(store, manifest, kept[index], SWAPPED, computed)
 
@@ -158,31 +166,39 @@ class _Features:
     @torch.inference_mode()
     def __call__(self, images: Tensor, frame: NDArray[np.float32] | None) -> Arrays:
         """Images (B, C, *spatial) in [0, 1] and what is known of their frames."""
-        seen = normalise(images).to(self.device)
-        encoded = self.model.features(seen)
-        codes = self.model.quantizer.encode(encoded.latent).flatten(1).cpu().numpy()
-        raw = self.untrained.encoder(seen)
-        computed = {
-            "codes_0": codes.astype(np.uint16 if self.model.quantizer.size <= 65536 else np.int32),
-            "embedding": baselines.pooled(encoded.levels[-1], self.grid),
-            "embedding_fine": baselines.pooled(encoded.levels[-2], self.grid),
-            "latent": baselines.pooled(encoded.latent, self.grid),
-            "raw_pixels": baselines.raw_pixels(images),
-            "untrained_encoder": np.concatenate(
-                [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1
-            ),
-        }
+        # Of so few images the feature maps stay in a processor's cache: twice as fast.
+        number = len(images) if self.device.type == "cuda" else _IN_CACHE
+        parts = [self._networks(part) for part in images.split(number)]
+        computed = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        computed["raw_pixels"] = baselines.raw_pixels(images)
         if images.ndim == 4:
             computed["hog"] = baselines.histogram_of_oriented_gradients(images)
         if frame is not None:
             computed["border_only"] = frame
         return computed
 
+    def _networks(self, images: Tensor) -> Arrays:
+        seen = normalise(images).to(self.device)
+        encoded = self.model.features(seen)
+        codes = self.model.quantizer.encode(encoded.latent).flatten(1).cpu().numpy()
+        raw = self.untrained.encoder(seen)
+        return {
+            "codes_0": codes.astype(np.uint16 if self.model.quantizer.size <= 65536 else np.int32),
+            "embedding": baselines.pooled(encoded.levels[-1], self.grid),
+            "embedding_fine": baselines.pooled(encoded.levels[-2], self.grid),
+            "latent": baselines.pooled(encoded.latent, self.grid),
+            "untrained_encoder": np.concatenate(
+                [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1
+            ),
+        }
+
 
 def _batches(
     rows: NDArray[np.intp], config: ExtractConfig, what: str
 ) -> Iterator[NDArray[np.intp]]:
-    with tqdm(total=len(rows), desc=what, unit=" images", mininterval=1.0) as progress:
+    with tqdm(
+        total=len(rows), desc=what, unit=" images", mininterval=1.0, disable=rank() > 0
+    ) as progress:
         for start in range(0, len(rows), config.batch_size):
             chunk = rows[start : start + config.batch_size]
             yield chunk

@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch.distributed as dist
 from numpy.typing import NDArray
+
+from pipeline.models.collective import rank, world
 
 KEYS = ("image_id", "subject_id", "split", "label")
 MORE_KEYS = ("target", "folds")
@@ -24,6 +27,9 @@ _METADATA = b"medvq"
 class StoreWriter:
     """Writes a table batch by batch, aside, and renames it when it is whole; of no rows, no table.
 
+    Of several processes each writes every so many batches into a part of its own; the first then
+    puts the parts together, into the very bytes that one process writes.
+
     Parameters
     ----------
     file : the table.
@@ -32,7 +38,8 @@ class StoreWriter:
 
     def __init__(self, file: Path, metadata: Mapping[str, Any]) -> None:
         self.file = file
-        self.aside = file.with_name(f".{file.name}")
+        self.aside = self._part(rank())
+        self.batches = 0
         self.metadata = {_METADATA: json.dumps(metadata, sort_keys=True).encode()}
         self.writer: pq.ParquetWriter | None = None
 
@@ -45,11 +52,23 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.writer is None:
+        if self.writer is not None:
+            self.writer.close()
+        if kind is not None or not self.batches:
             return
-        self.writer.close()
-        if kind is None:
+        if world() > 1:
+            # Every part is whole; and then the table is.
+            dist.barrier()
+            if rank() == 0:
+                self._join()
+            dist.barrier()
+        if rank() == 0:
             self.aside.replace(self.file)
+
+    def takes_next(self) -> bool:
+        """Whether the next batch is this process's to write."""
+        self.batches += 1
+        return (self.batches - 1) % world() == rank()
 
     def write(self, rows: pd.DataFrame, features: Mapping[str, NDArray[Any]]) -> None:
         """Append rows with their features, each array of shape (len(rows), width)."""
@@ -61,6 +80,24 @@ class StoreWriter:
         if self.writer is None:
             self.writer = pq.ParquetWriter(self.aside, table.schema, compression="zstd")
         self.writer.write_table(table)
+
+    def _part(self, number: int) -> Path:
+        return self.file.with_name(f".{self.file.name}" + f".{number}" * (world() > 1))
+
+    def _join(self) -> None:
+        paths = [self._part(number) for number in range(min(world(), self.batches))]
+        parts = [pq.ParquetFile(path) for path in paths]
+        self.aside = self.file.with_name(f".{self.file.name}")
+        assert self.writer is not None
+        # What is read has field numbers in its schema, which would be written.
+        schema = self.writer.schema
+        with pq.ParquetWriter(self.aside, schema, compression="zstd") as joined:
+            for number in range(self.batches):
+                batch, part = divmod(number, len(parts))
+                columns = parts[part].read_row_group(batch).columns
+                joined.write_table(pa.Table.from_arrays(columns, schema=schema))
+        for path in paths:
+            path.unlink()
 
 
 def read_metadata(file: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def gathered(values: Tensor) -> Tensor:
     """Every process's ``values`` (B, ...), one after another, (world B, ...), with gradients."""
     if world() == 1:
         return values
-    every: Tensor = _Gather.apply(values)
+    every: Tensor = _Gather.apply(values)  # type: ignore[no-untyped-call]  # torch has no types for it
     return every
 
 

@@ -22,14 +22,17 @@ from torch import Tensor, nn
 from pipeline.models.collective import gathered, rank
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def nt_xent(
+    first: Tensor, second: Tensor, temperature: float, *, everywhere: bool = True
+) -> Tensor:
     """Normalised temperature-scaled cross-entropy, averaged over groups.
 
     Parameters
     ----------
     first, second : shape (G, B, D): in each of G groups, the two views of B images. All other views
-        of a group are a view's negatives, those of other processes too.
+        of a group are a view's negatives.
     temperature : positive.
+    everywhere : whether the views of the other processes are negatives too.
 
     Returns
     -------
@@ -39,10 +42,10 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     views = F.normalize(torch.cat([first, second], dim=1), dim=-1)
     groups, number, _ = views.shape
     # One process after another, each with its first views and then its second.
-    every = gathered(views.transpose(0, 1)).permute(1, 2, 0)
-    similarity = views @ every / temperature
+    every = gathered(views.transpose(0, 1)).transpose(0, 1) if everywhere else views
+    similarity = views @ every.transpose(1, 2) / temperature
     own = torch.arange(number, device=views.device)
-    itself = own + rank() * number
+    itself = own + (rank() * number if everywhere else 0)
     similarity[:, own, itself] = float("-inf")
     return F.cross_entropy(similarity.flatten(0, 1), itself.roll(number // 2).repeat(groups))
 
@@ -65,12 +68,17 @@ class Agreement(nn.Module):
 
     def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
         """The loss of two views, each a list of maps (B, widths[i], *spatial)."""
+
+        def loss(one: Tensor, two: Tensor) -> Tensor:
+            # In validation every process sees all images.
+            return nt_xent(one, two, self.temperature, everywhere=self.training)
+
         losses = [
-            nt_xent(head(self._cells(a)), head(self._cells(b)), self.temperature)
+            loss(head(self._cells(a)), head(self._cells(b)))
             for head, a, b in zip(self.heads, first, second, strict=True)
         ]
         one, two = (self.whole(maps[-1].flatten(2).mean(2))[None] for maps in (first, second))
-        return torch.stack([*losses, nt_xent(one, two, self.temperature)]).sum()
+        return torch.stack([*losses, loss(one, two)]).sum()
 
     def _cells(self, features: Tensor) -> Tensor:
         """(B, C, *spatial) to (cells, B, C)."""

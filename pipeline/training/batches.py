@@ -126,26 +126,33 @@ def ahead(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     iterator = iter(batches)
 
-    def make() -> tuple[Views, torch.cuda.Event | None] | None:
+    def make() -> tuple[Views | None, torch.cuda.Event | None]:
         batch = next(iterator, None)
         if batch is None or stream is None:
-            return None if batch is None else (batch, None)
+            return batch, None
         with torch.cuda.stream(stream):
-            for name, value in batch.items():
-                batch[name] = value.pin_memory().to(device, non_blocking=True)  # type: ignore[literal-required, attr-defined]
-            return batch, stream.record_event()
+            first, second, target = (
+                one.pin_memory().to(device, non_blocking=True) for one in _tensors(batch)
+            )
+            return {"first": first, "second": second, "target": target}, stream.record_event()
 
     with ThreadPoolExecutor(1, "batches") as thread:
         coming = thread.submit(make)
-        while (made := coming.result()) is not None:
+        while True:
+            batch, copied = coming.result()
+            if batch is None:
+                return
             coming = thread.submit(make)
-            batch, copied = made
             if copied is not None:
                 current = torch.cuda.current_stream(device)
                 current.wait_event(copied)
-                for value in batch.values():
-                    value.record_stream(current)  # type: ignore[attr-defined]
+                for one in _tensors(batch):
+                    one.record_stream(current)
             yield batch
+
+
+def _tensors(batch: Views) -> tuple[Tensor, Tensor, Tensor]:
+    return batch["first"], batch["second"], batch["target"]
 
 
 def epoch_seed(seed: int, *of: int) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,18 @@ from monai.handlers import (
 from monai.metrics import SSIMMetric
 from monai.optimizers import WarmupCosineSchedule
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from pipeline.data.augment import random_versions
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import UserError
+from pipeline.models.collective import rank, total, world
 from pipeline.models.quantizer import perplexity
 from pipeline.models.vqvae import use_of_codes
 from pipeline.stage import Work
-from pipeline.training.batches import ViewBatches, ahead, epoch_seed, normalise, to_unit
+from pipeline.training.batches import GROUP, ViewBatches, ahead, epoch_seed, normalise, to_unit
 from pipeline.training.objective import LOSSES, Objective
 from pipeline.training.weights import FILE, architecture, save_model
 
@@ -83,7 +86,10 @@ class _Pretraining:
             swapped_training,
             self.config,
             work.config.seed,
+            rank=rank(),
+            world=world(),
         )
+        self._refuse_uneven_parts()
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         torch.manual_seed(work.config.seed)
@@ -98,6 +104,9 @@ class _Pretraining:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
+        self.step: nn.Module = self.objective
+        if world() > 1:
+            self.step = _parallel(self.objective, unused=self.config.agreement.weight == 0)
         steps = len(self.batches) * self.config.epochs
         self.schedule = WarmupCosineSchedule(
             self.optimizer, warmup_steps=min(self.config.warmup_steps, steps // 4), t_total=steps
@@ -105,6 +114,15 @@ class _Pretraining:
         self.autocast = self.config.amp == "bfloat16" or (
             self.config.amp == "auto" and self.device.type == "cuda"
         )
+
+    def _refuse_uneven_parts(self) -> None:
+        size, number = self.batches.batch_size, world()
+        if number > 1 and size % (number * GROUP):
+            raise UserError(
+                f"a batch of {size} images cannot be shared by NPROC={number} processes: each "
+                f"takes a multiple of {GROUP}; set pretrain.batch_size to a multiple of "
+                f"{number * GROUP} that the training images fill"
+            )
 
     def run(self) -> dict[str, Any]:
         trainer, evaluator = self._trainer(), self._evaluator()
@@ -127,18 +145,19 @@ class _Pretraining:
         ValidationHandler(1, evaluator, epoch_level=True).attach(trainer)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch, evaluator)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, stopping)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
+        if rank() == 0:
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
         self._resume(state)
         stopped = stopping.counter >= self.config.patience
         if trainer.state.epoch < self.config.epochs and not stopped:
             trainer.run()
-        return self._finish()
+        return self._finish() if rank() == 0 else {}
 
     def _trainer(self) -> SupervisedTrainer:
         def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             self.objective.train()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                losses: dict[str, Tensor] = self.objective(**batch)
+                losses: dict[str, Tensor] = self.step(**batch)
             self._refuse_divergence(losses["loss"].item(), engine.state.epoch)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
@@ -208,8 +227,8 @@ class _Pretraining:
             self.use += use_of_codes(output["codes"], self.config.codebook_size)
 
         def average(engine: Engine) -> None:
-            for name, total in sums.items():
-                engine.state.metrics[name] = total / len(self.validation)
+            for name, added in sums.items():
+                engine.state.metrics[name] = added / len(self.validation)
 
         evaluator.add_event_handler(Events.STARTED, start)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, add)
@@ -235,13 +254,20 @@ class _Pretraining:
         self.batches.epoch = engine.state.epoch
         # Restarted codes draw from the global generator.
         torch.manual_seed(epoch_seed(self.work.config.seed + 1, engine.state.epoch))
-        self.sums: dict[str, Tensor | float] = {}
+        self.sums: dict[str, Tensor] = {}
         self.started = time.perf_counter()
 
     def _attach_progress(self, trainer: SupervisedTrainer) -> None:
         size = self.batches.batch_size
-        total = self.config.epochs * len(self.batches) * size
-        bar = tqdm(total=total, desc="pretraining", unit=" images", mininterval=2.0, smoothing=0.05)
+        images = self.config.epochs * len(self.batches) * size
+        bar = tqdm(
+            total=images,
+            desc="pretraining",
+            unit=" images",
+            mininterval=2.0,
+            smoothing=0.05,
+            disable=rank() > 0,
+        )
 
         def catch_up(engine: Engine) -> None:
             bar.update(engine.state.iteration * size - bar.n)
@@ -250,7 +276,7 @@ class _Pretraining:
             output: dict[str, Tensor] = engine.state.output
             # Added up where they are: to look at one is to wait for the device.
             for name in LOSSES:
-                self.sums[name] = self.sums.get(name, 0.0) + output[name].double()
+                self.sums[name] = self.sums.get(name, 0) + output[name].double()
             bar.update(size)
 
         def end_epoch(_: Engine) -> None:
@@ -265,7 +291,8 @@ class _Pretraining:
         measured = evaluator.state.metrics
         self._refuse_divergence(measured["loss"], engine.state.epoch)
         row = {"epoch": float(engine.state.epoch)}
-        row |= {name: float(total) / len(self.batches) for name, total in self.sums.items()}
+        sums = total(torch.stack([self.sums[name] for name in LOSSES])) / world()
+        row |= dict(zip(LOSSES, (sums / len(self.batches)).tolist(), strict=True))
         row |= {
             "val_loss": measured["loss"],
             "val_mse": measured["reconstruction"],
@@ -279,6 +306,8 @@ class _Pretraining:
         }
         best = min((r["val_loss"] for r in self.history), default=math.inf)
         self.history.append(row)
+        if rank() > 0:
+            return
         if row["val_loss"] < best:
             shape = architecture(self.config, *self.shape)
             save_model(self.objective.network, shape, self.work.folder / FILE)
@@ -330,6 +359,19 @@ class _Pretraining:
                 }
             ],
         }
+
+
+def _parallel(objective: nn.Module, unused: bool) -> nn.Module:
+    """Gradients averaged over the processes; ``unused``: not every weight has one."""
+    with warnings.catch_warnings():
+        # The name that replaces broadcast_buffers is newer than the oldest torch that is supported.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            objective,
+            # Equal by construction: every process sees the statistics of all.
+            broadcast_buffers=False,
+            find_unused_parameters=unused,
+        )
 
 
 class _History:

@@ -44,8 +44,11 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-# 5000 vectors go through the chunks of the search; 1 and 2 are its smallest cases.
-@pytest.mark.parametrize(("number", "size", "dim"), [(1, 2, 1), (300, 17, 3), (5000, 64, 32)])
+# 5000 vectors go through the chunks of the search; 1 and 2 are its smallest cases; 17 and 4099
+# codes leave a block that is not full.
+@pytest.mark.parametrize(
+    ("number", "size", "dim"), [(1, 2, 1), (300, 17, 3), (5000, 64, 32), (300, 4099, 8)]
+)
 @pytest.mark.parametrize("offset", [0.0, 10.0])
 def test_codes_are_the_nearest_of_a_slow_search(
     number: int, size: int, dim: int, offset: float
@@ -66,6 +69,24 @@ def test_codes_are_the_nearest_of_a_slow_search(
 def test_a_tie_goes_to_the_lowest_index() -> None:
     codebook = torch.tensor([[9.0], [2.0], [0.0], [2.0]])
     assert nearest_codes(torch.tensor([[1.0], [3.0], [0.5]]), codebook).tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize("size", [5, 16, 33, 200])
+def test_the_lowest_of_equal_codes_wins_wherever_they_stand(size: int) -> None:
+    vectors = torch.randint(-1, 2, (500, 2)).float()
+    # Whole numbers, whose distances have no rounding, each several times.
+    codebook = torch.randint(-1, 2, (size, 2)).float()
+    distances = (vectors[:, None] - codebook).square().sum(2)
+    lowest = torch.where(distances == distances.min(1, keepdim=True).values, 1, 0).argmax(1)
+    assert torch.equal(nearest_codes(vectors, codebook), lowest)
+
+
+def test_the_size_of_the_chunks_changes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, codebook = torch.randn(1000, 8), torch.randn(300, 8)
+    codes = nearest_codes(vectors, codebook)
+    for tile in (1, 1 << 17, 1 << 30):
+        monkeypatch.setattr("pipeline.models.quantizer._TILE", {"cpu": tile})
+        assert torch.equal(nearest_codes(vectors, codebook), codes)
 
 
 def test_permuting_the_codebook_permutes_the_codes() -> None:

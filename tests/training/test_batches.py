@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.config import AgreementConfig, AugmentConfig, PretrainConfig
 from pipeline.data.augment import random_versions
-from pipeline.training.batches import ViewBatches, epoch_seed, normalise, to_unit
+from pipeline.training.batches import ViewBatches, Views, ahead, epoch_seed, normalise, to_unit
 
 Bytes = NDArray[np.uint8]
 
@@ -121,6 +121,34 @@ def test_the_target_is_the_first_view_before_it_was_disturbed(
     for batch in batches(strength=1.0, share=1.0):
         torch.testing.assert_close(batch["first"], normalise(1 - batch["target"]))
         assert not torch.allclose(batch["second"], batch["first"])
+
+
+@pytest.mark.parametrize(("size", "world"), [(16, 2), (32, 4), (32, 2)])
+def test_processes_make_the_parts_of_a_batch(size: int, world: int) -> None:
+    def epoch(**options: int) -> list[Views]:
+        made = batches(number=50, strength=1.0, **options)
+        made.config = made.config.model_copy(update={"batch_size": size})
+        return list(made)
+
+    parts = [epoch(rank=rank, world=world) for rank in range(world)]
+    whole = epoch()
+    assert len(whole) == 50 // size
+    for batch, *of_it in zip(whole, *parts, strict=True):
+        for name, value in batch.items():
+            assert torch.equal(torch.cat([part[name] for part in of_it]), value)
+
+
+def test_batches_made_ahead_are_the_same() -> None:
+    made = batches(strength=1.0)
+    for one, other in zip(ahead(made, torch.device("cpu")), made, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_what_goes_wrong_ahead_is_told() -> None:
+    made = batches()
+    made.rows = made.rows + 100
+    with pytest.raises(IndexError):
+        next(ahead(made, torch.device("cpu")))
 
 
 def test_bytes_become_what_networks_take() -> None:

@@ -1,0 +1,192 @@
+"""Several processes: the same results as one, and a clear end whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.features.store import FEATURES, VERSIONS
+from pipeline.stage import Work
+from pipeline.training.pretrain import checkpoint_of
+from tests import test_end_to_end
+from tests.features import test_extract
+from tests.training import test_pretrain
+
+Captured = pytest.CaptureFixture[str]
+made = test_extract.made
+# One batch of two groups of eight images an epoch: twenty steps.
+TRAINING = {"batch_size": 16, "epochs": 20, "decay": 0.7, "patience": 20}
+
+
+def train(folder: Path) -> None:
+    """What a process of the tests below does."""
+    test_pretrain.run(folder, test_pretrain.Cache.made_up(), **TRAINING)
+
+
+def features(folder: Path, cache: Path, trained: Path) -> None:
+    inputs = {
+        "ingest": test_extract.Artifact(cache, {"fingerprint": "of ingest"}),
+        "pretrain": test_extract.Artifact(trained, {"fingerprint": "of pretrain"}),
+    }
+    config = test_extract.configuration(batch_size=2)
+    test_extract.extract(Work(config, folder, inputs, Path("none"), None))
+
+
+def together(call: str) -> None:
+    """Run ``call`` of this module in two processes."""
+    script = (
+        "from pipeline.processes import joined\nfrom pathlib import Path\nimport torch\n"
+        "from tests.test_processes import *\ntorch.set_num_threads(1)\n"
+        f"with joined('cpu'):\n    {call}\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "--no-python", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_training_is_that_of_one_process(tmp_path: Path) -> None:
+    cache = test_pretrain.Cache.made_up()
+    for name in ("one", "two"):
+        cache.write(tmp_path / name / "ingest")
+    train(tmp_path / "one")
+    together(f"train(Path({str(tmp_path / 'two')!r}))")
+    one, two = (test_pretrain.Run(tmp_path / name / "partial") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(two.history, one.history, rtol=1e-3)
+    assert len(one.history) == 20
+    states = [torch.load(checkpoint_of(run.folder), weights_only=True) for run in (one, two)]
+    first, second = (state["objective"] for state in states)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        torch.testing.assert_close(second[name], values, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_the_feature_store_is_that_of_one_process_byte_for_byte(
+    made: test_extract.Made, tmp_path: Path
+) -> None:
+    folders = [made.inputs[stage].folder for stage in ("ingest", "pretrain")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    features(tmp_path / "one", *folders)
+    torch.set_num_threads(threads)
+    arguments = ", ".join(f"Path({str(folder)!r})" for folder in (tmp_path / "two", *folders))
+    together(f"features({arguments})")
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {FEATURES, VERSIONS}
+    for file in (FEATURES, VERSIONS):
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """A user's pretraining in two processes."""
+    command = test_end_to_end.command(folder, "pretrain", *more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *command, "--processes", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"MEDVQ_SUBJECT_KEY": "tests only"},
+    )
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    """The one line of a process that ended with what its user must mend."""
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors
+    (line,) = (line for line in errors.splitlines() if line.startswith("medvq: "))
+    return line
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def test_a_process_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    long = ("pretrain.epochs=2000", "pretrain.patience=2000")
+    process = start(tmp_path, *long)
+    checkpoints: list[Path] = []
+    deadline = time.monotonic() + 100
+    while not checkpoints and time.monotonic() < deadline and process.poll() is None:
+        checkpoints = list(tmp_path.glob("artifacts/tiny/pretrain/*.partial/checkpoint.pt"))
+        time.sleep(0.1)
+    assert checkpoints
+    workers = workers_of(process)
+    os.kill(workers[-1], signal.SIGKILL)
+    line = told(process)
+    assert "was ended by SIGKILL" in line
+    assert "goes on from the last finished epoch" in line
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    (partial,) = tmp_path.glob("artifacts/tiny/pretrain/*.partial")
+    state = torch.load(checkpoint_of(partial), weights_only=True)
+    assert len(state["history"]["rows"]) >= 1
+
+
+@pytest.mark.parametrize("batch_size", [12, 24, 64])
+def test_a_batch_that_does_not_divide_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    monkeypatch.setattr("pipeline.training.pretrain.world", lambda: 2)
+    # There are 20 training images, so none fills 24 or 64.
+    message = r"a batch of (12|20) images cannot be shared by NPROC=2 .* a multiple of 16 that"
+    with pytest.raises(UserError, match=message):
+        test_pretrain.run(tmp_path, test_pretrain.Cache.made_up(), batch_size=batch_size)
+
+
+def test_more_processes_than_processors_is_one_line(tmp_path: Path, capsys: Captured) -> None:
+    command = test_end_to_end.command(tmp_path, "pretrain")
+    assert test_end_to_end.main([*command, "--processes", "4096"]) == 2
+    assert "NPROC=4096, but this machine has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_what_is_no_number_of_processes_is_one_line(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setenv("NPROC", number)
+    with pytest.raises(SystemExit) as ended:
+        test_end_to_end.main(test_end_to_end.command(tmp_path, "pretrain"))
+    assert ended.value.code == 2
+    assert f"'{number}' is no number of processes" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_one_line(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        command = test_end_to_end.command(tmp_path, "pretrain")
+        assert test_end_to_end.main([*command, "--processes", "2"]) == 2
+    assert f"MASTER_PORT={port} is in use" in capsys.readouterr().err
+
+
+def test_a_process_that_never_comes_is_one_line(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr("pipeline.processes._TOGETHER", 1.0)
+    assert test_end_to_end.main(test_end_to_end.command(tmp_path, "pretrain")) == 2
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("medvq: "))
+    assert "not all of WORLD_SIZE=2 processes came within a minute" in line
