@@ -483,7 +483,7 @@ def peak(what: str, kind: str, device: torch.device) -> float:
         widths=(8, 8), residual_levels=1, codebook_size=16, codebook_dim=8, epochs=1, batch_size=128
     )
     with tempfile.TemporaryDirectory() as name:
-        work = made_up(Path(name), int(kind), 64, config)
+        work = replace(made_up(Path(name), int(kind), 64, config), device=device.type)
         return _highest(lambda: pretrain(work), device, above=False)
 
 

@@ -55,9 +55,9 @@ class Work:
     folder : the partial folder to write into; files of an interrupted run may lie there.
     inputs : finished artifacts by stage name.
     data_root, data_mirror : where data sets are looked for.
-    cache : a folder for what may be lost at any time; None for none.
     device : ``cpu`` or ``cuda``.
     report : called with metrics and a step (an epoch, a number of labels), for tracking.
+    cache : a folder for what may be lost at any time; None for none.
     """
 
     config: Config
@@ -65,9 +65,9 @@ class Work:
     inputs: dict[str, Artifact]
     data_root: Path
     data_mirror: str | None
-    cache: Path | None = None
     device: str = "cpu"
     report: Callable[[dict[str, float], int], None] = field(default=lambda _metrics, _step: None)
+    cache: Path | None = None
 
 
 def fingerprint(stage: str, configuration: Any, inputs: dict[str, str]) -> str:
