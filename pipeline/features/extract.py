@@ -101,7 +101,11 @@ def _write_augmented(
 ) -> None:
     config, axes = work.config.extract, len(work.config.ingest.image_shape)
     known = manifest["label"].notna() | manifest["target"].notna()
-    train = np.flatnonzero((manifest["split"] == "train") & known)
+    # An official draw may hold images of our validation part.
+    drawable = (manifest["split"] == "train") | (
+        (manifest["split"] == "validation") & (manifest["folds"] != "")
+    )
+    train = np.flatnonzero(drawable & known)
     for number in range(config.versions):
         generator = torch.Generator().manual_seed(1_000_003 * (work.config.seed + 1) + number)
         # For all images at once, so that a version does not hang on the batch it comes in.

@@ -109,7 +109,7 @@ def probe(work: Work) -> dict[str, Any]:
         predicted = [task.predict(f.classifier, encoded.images[images.test]) for f in fitted]
         over = _over_draws(images, predicted, fitted, weights)
         row = {metric: metrics.interval(*over[metric], repeats) for metric in task.metrics}
-        validation = _validate(encoded, images, fitted)
+        validation = _validate(encoded, images, fitted, draws)
         rows.append({"features": name, **row, "validation": validation})
         if isinstance(task, ManyClasses):
             rows[-1]["recall"] = _recall(images, predicted, store.metadata["classes"])
@@ -261,7 +261,7 @@ def _images(store: _Store) -> _Images:
         rows["train"],
         rows["validation"],
         rows["test"],
-        _official_folds(keys, rows["train"]),
+        _official_folds(keys, np.union1d(rows["train"], rows["validation"])),
     )
 
 
@@ -281,12 +281,13 @@ def _task(keys: pd.DataFrame) -> tuple[Task, NDArray[Any]]:
     return (TwoClasses() if number == 2 else ManyClasses()), labels
 
 
-def _official_folds(keys: pd.DataFrame, train: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+def _official_folds(keys: pd.DataFrame, known: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """A published draw is taken whole: its images need not be those of our training part."""
     if "folds" not in keys:
         return []
-    member = [set(text.split()) for text in keys["folds"].fillna("").iloc[train]]
+    member = [set(text.split()) for text in keys["folds"].fillna("").iloc[known]]
     names = sorted(set().union(*member), key=int)
-    return [train[[name in folds for folds in member]] for name in names]
+    return [known[[name in folds for folds in member]] for name in names]
 
 
 def _draws(images: _Images, config: ProbeConfig, seed: int) -> list[NDArray[np.intp]]:
@@ -329,15 +330,23 @@ def _over_draws(
     return metrics.over_draws(compute, len(fitted), weights)
 
 
-def _validate(encoded: Encoded, images: _Images, fitted: list[Fitted]) -> dict[str, float | None]:
-    """The task's score on the validation part of train, as it is and swapped, mean over draws."""
-    rows, task = images.validation, images.task
+def _validate(
+    encoded: Encoded, images: _Images, fitted: list[Fitted], draws: list[NDArray[np.intp]]
+) -> dict[str, float | None]:
+    """The task's score on the validation part of train, as it is and swapped, mean over draws.
+
+    An image that an official draw holds is left out where that draw is judged.
+    """
+    task = images.task
 
     def measure(table: NDArray[np.float64]) -> float:
-        truth = images.truth[rows]
-        return float(
-            np.mean([task.score(truth, task.scores(f.classifier, table[rows])) for f in fitted])
-        )
+        scores = []
+        for probe, drawn in zip(fitted, draws, strict=True):
+            rows = np.setdiff1d(images.validation, drawn)
+            scores.append(
+                task.score(images.truth[rows], task.scores(probe.classifier, table[rows]))
+            )
+        return float(np.mean(scores))
 
     clean = measure(encoded.images)
     if encoded.swapped is None:
