@@ -54,7 +54,8 @@ class StoreWriter:
     ) -> None:
         if self.writer is not None:
             self.writer.close()
-        if kind is not None or not self.batches:
+        nothing = self.writer is None if world() == 1 else not self.batches
+        if kind is not None or nothing:
             return
         if world() > 1:
             # Every part is whole; and then the table is.
