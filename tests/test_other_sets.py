@@ -12,6 +12,7 @@ from pipeline.cli import main
 
 SMALL = (
     "pretrain.widths=[8, 8]",
+    "pretrain.decoder_widths=null",
     "pretrain.residual_levels=1",
     "pretrain.codebook_size=16",
     "pretrain.codebook_dim=8",

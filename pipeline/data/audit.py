@@ -72,32 +72,33 @@ class Measured:
     constant: NDArray[np.bool_]
 
 
-def planes(images: NDArray[Any], *, colour: bool) -> NDArray[Any]:
+def planes(images: NDArray[Any]) -> NDArray[Any]:
     """One picture of each image: the mean over channels, the middle slice.
 
     Parameters
     ----------
-    images : shape (B, [C,] [D,] H, W).
-    colour : whether there is an axis of channels.
+    images : shape (B, H, W) of grey pictures, else (B, C, [D,] H, W).
 
     Returns
     -------
     Shape (B, H, W).
 
-    >>> planes(np.arange(24).reshape(1, 3, 2, 4), colour=False).tolist()
-    [[[8, 9, 10, 11], [12, 13, 14, 15]]]
+    >>> planes(np.arange(24).reshape(1, 1, 3, 2, 4)).tolist()
+    [[[8.0, 9.0, 10.0, 11.0], [12.0, 13.0, 14.0, 15.0]]]
     """
-    if colour:
-        images = images.mean(1)
-    return images[:, images.shape[1] // 2] if images.ndim == 4 else images
+    if images.ndim == 3:
+        return images
+    if images.ndim == 5:
+        images = images[:, :, images.shape[2] // 2]
+    return np.asarray(images.mean(1))
 
 
-def measure(images: Bytes, *, colour: bool = False) -> Measured:
+def measure(images: Bytes) -> Measured:
     """Go through all images once, a few at a time."""
     size = (_THUMBNAIL, _THUMBNAIL)
     thumbnails, lowest, highest, mean, deviation = [], [], [], [], []
     for start in range(0, len(images), _CHUNK):
-        shown = planes(images[start : start + _CHUNK], colour=colour)
+        shown = planes(images[start : start + _CHUNK])
         lowest.append(shown.min((1, 2)))
         highest.append(shown.max((1, 2)))
         for picture in shown:
@@ -123,7 +124,7 @@ def audit(
     Parameters
     ----------
     manifest : one row per image.
-    images : uint8 (N, [C,] [D,] H, W), as read.
+    images : uint8, as read; see :func:`planes`.
     frame : float32 (N, F + 4): the frame, then position and scale, of each image.
     acquisition : one row per image, see :func:`pipeline.data.acquisition.describe`.
     groupings : the source's rules that say which images are of one subject: for each, a name per
@@ -135,7 +136,7 @@ def audit(
     -------
     What ``audit.json`` holds, and shape (N,), the cluster of each image (-1: there are none).
     """
-    measured = measure(images, colour=int(manifest["channels"].max()) > 1)
+    measured = measure(images)
     outer = manifest.assign(split=manifest["split"].replace("validation", "train"))
     exact = _groups(manifest["sha256"])
     near, why_no_near = near_duplicates(measured.thumbnails)

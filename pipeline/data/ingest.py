@@ -315,7 +315,7 @@ def _audit(
     found, clusters = audit.audit(
         manifest,
         originals,
-        _frame(originals, config.ingest.channels > 1, folder),
+        _frame(originals, folder),
         _acquisition(listed),
         kermany.groupings(manifest["path"]) or {"subject": manifest["subject_id"].tolist()},
         sources.describe(config.source.kind).get("images"),
@@ -328,7 +328,7 @@ def _audit(
     return found
 
 
-def _frame(originals: Bytes, colour: bool, folder: Path) -> NDArray[np.float32]:
+def _frame(originals: Bytes, folder: Path) -> NDArray[np.float32]:
     """The frame and position of each image, for the audit; without an alignment position is 0."""
     if (folder / "frame.npy").is_file():
         return np.asarray(np.load(folder / "frame.npy"))
@@ -337,10 +337,7 @@ def _frame(originals: Bytes, colour: bool, folder: Path) -> NDArray[np.float32]:
         positions = torch.from_numpy(pd.read_csv(aligned).iloc[:, 1:5].to_numpy(np.float32))
     chunks = zip(range(0, len(originals), _SWAP_CHUNK), positions.split(_SWAP_CHUNK), strict=True)
     return np.concatenate(
-        [
-            frame_features(audit.planes(originals[i : i + _SWAP_CHUNK], colour=colour), part)
-            for i, part in chunks
-        ]
+        [frame_features(audit.planes(originals[i : i + _SWAP_CHUNK]), part) for i, part in chunks]
     )
 
 

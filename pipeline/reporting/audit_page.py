@@ -41,7 +41,6 @@ def write_audit_page(folder: Path) -> None:
     found = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     manifest = read_manifest(folder / "manifest.csv")
     images = np.load(folder / "originals.npy", mmap_mode="r")
-    colour = int(manifest["channels"].max()) > 1
     clusters = pd.read_csv(folder / "clusters.csv")["cluster"].to_numpy()
     shown = {kind: found[f"{kind}_duplicates"][:_MOST_SHOWN] for kind in ("exact", "near")}
     wanted = {
@@ -62,11 +61,11 @@ def write_audit_page(folder: Path) -> None:
         labels=sorted({label for counts in found["balance"].values() for label in counts}),
         shown=shown,
         thumbnails={
-            name: _embedded(planes(np.asarray(images[row : row + 1]), colour=colour)[0])
+            name: _embedded(planes(np.asarray(images[row : row + 1]))[0])
             for name, row in at.items()
         },
         clusters=[
-            {"balance": counts, "mean": _embedded(_mean(images, clusters == number, colour))}
+            {"balance": counts, "mean": _embedded(_mean(images, clusters == number))}
             for number, counts in enumerate(found["clusters"])
         ],
         outlier_titles=_OUTLIERS,
@@ -75,10 +74,10 @@ def write_audit_page(folder: Path) -> None:
     (folder / "audit.html").write_text(text, encoding="utf-8")
 
 
-def _mean(images: NDArray[Any], chosen: NDArray[np.bool_], colour: bool) -> NDArray[np.float64]:
+def _mean(images: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     rows = np.flatnonzero(chosen)
     parts = [
-        planes(np.asarray(images[part]), colour=colour).sum(0, dtype=np.float64)
+        planes(np.asarray(images[part])).sum(0, dtype=np.float64)
         for part in np.array_split(rows, len(rows) // 256 + 1)
     ]
     return np.asarray(np.sum(parts, axis=0) / len(rows))

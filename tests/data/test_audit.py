@@ -218,10 +218,9 @@ def test_three_classes_and_volumes_in_colour() -> None:
     assert len(found["shift"]) == 3
     volumes = np.zeros((120, 3, 5, 70, 70), np.uint8)
     volumes[:, :, 2] = flat[:, None]
-    np.testing.assert_array_equal(planes(volumes, colour=True), flat)
-    np.testing.assert_array_equal(planes(volumes[:, 0], colour=False), flat)
-    np.testing.assert_array_equal(planes(volumes[:, :, 2], colour=True), flat)
-    one, other = measure(flat), measure(volumes, colour=True)
+    np.testing.assert_array_equal(planes(volumes), flat)
+    np.testing.assert_array_equal(planes(volumes[:, :, 2]), flat)
+    one, other = measure(flat), measure(volumes)
     np.testing.assert_array_equal(one.thumbnails, other.thumbnails)
 
 
