@@ -35,7 +35,7 @@ class TwoClasses:
     """Logistic regression, chosen by log loss, calibrated by a scale and a shift (Platt 1999).
 
     The AUROC of forty held-out images moves in steps and ties; their log loss tells the values of C
-    apart (measured: docs/RESULTS.md).
+    apart.
     """
 
     metrics = metrics.METRICS
