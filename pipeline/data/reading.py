@@ -116,7 +116,7 @@ class Reader:
                 picture = np.asarray(opened)
         except FileNotFoundError:
             raise
-        except Exception:
+        except Exception:  # of dozens of types
             return None  # read_image knows what is wrong with it
         return shrink_bytes(picture, (self.shape[0], self.shape[1]))[None], picture.shape
 

@@ -7,9 +7,7 @@ whole sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from pipeline.config import EqualiseConfig, IngestConfig
 from pipeline.data.alignment import Alignment, warp
-from pipeline.data.fitting import fit, to_bytes
+from pipeline.data.fitting import to_bytes
 from pipeline.data.formats import read_grey, resize
 
 Bytes = NDArray[np.uint8]
@@ -41,18 +39,6 @@ class ResizeByArea(Transform):  # type: ignore[misc]  # MONAI is untyped
 
     def __call__(self, grey: NDArray[np.float32]) -> Bytes:
         return to_bytes(resize(grey, self.side))
-
-
-class Fit(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """A picture or volume (C, *spatial) in [0, 1] to (C, *shape) bytes; see
-    :func:`pipeline.data.fitting.fit`.
-    """
-
-    def __init__(self, shape: Sequence[int], how: Literal["stretch", "pad"]) -> None:
-        self.shape, self.how = tuple(shape), how
-
-    def __call__(self, image: NDArray[np.float32]) -> Bytes:
-        return fit(image, self.shape, self.how)
 
 
 class Equalise(Transform):  # type: ignore[misc]  # MONAI is untyped

@@ -211,7 +211,7 @@ def _work(descriptor: int) -> int:
         function = connection.recv()
     except EOFError:
         return 0
-    except Exception:
+    except Exception:  # whatever unpickling raises, the parent is told
         sys.excepthook(*sys.exc_info())
         return _NOT_STARTED
     # Decoders print what they find in headers.

@@ -178,7 +178,7 @@ class VQVAE(nn.Module):
         self.decoder = Decoder(spatial_dims, channels, decoder_widths or widths, codebook_dim)
         # Convolutions and the quantizer alike then read the channels of a place side by side.
         # torch's types know the argument of tensors alone.
-        self.to(memory_format=_LAYOUT[spatial_dims])  # type: ignore[call-overload]
+        self.to(memory_format=_LAYOUT[spatial_dims])  # type: ignore[call-overload]  # not in its stubs
 
     def features(self, images: Tensor) -> Encoded:
         """Everything before quantization, of images (B, channels, *spatial)."""
