@@ -442,7 +442,7 @@ def extract_part(folder: Path) -> None:
 
     with joined("cpu"):
         # Written a moment ago by the process that started this one.
-        work = Work(**pickle.loads((folder / "work.pickle").read_bytes()))  # noqa: S301
+        work = Work(**pickle.loads((folder / "work.pickle").read_bytes()))  # noqa: S301 - our own
         extract(work)  # until everything is loaded
         rate = extract(work)["images_per_second"]
     if rank() == 0:

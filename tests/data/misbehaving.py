@@ -28,7 +28,7 @@ def perilous(number: int) -> int:
 def in_need_of_luck(path: str) -> str:
     """Dies the first time."""
     if not os.path.exists(path):  # noqa: PTH110 - importing pathlib costs more than the test
-        open(path, "w").close()  # noqa: PTH123
+        open(path, "w").close()  # noqa: PTH123 - as above
         os.kill(os.getpid(), signal.SIGKILL)
     return "read"
 

@@ -24,7 +24,7 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def tarred(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]  # the mode is a variable
         for name, content in members.items():
             header = tarfile.TarInfo(name)
             header.size = len(content)
@@ -49,16 +49,14 @@ def test_everything_comes_out(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-@pytest.mark.parametrize(
-    "name", ["../out.txt", "/tmp/medvq-escaped.txt", "a/../../b", "..\\b", "C:\\b", "C:b"]
-)
+@pytest.mark.parametrize("name", ["../out.txt", "{absolute}", "a/../../b", "..\\b", "C:\\b", "C:b"])
 def test_no_name_leads_out(tmp_path: Path, kind: str, name: str) -> None:
     pack = {"zip": zipped, "tar": tarred}[kind]
+    name = name.format(absolute=tmp_path / "escaped.txt")
     archive = pack(tmp_path / f"a.{kind}", {"fine.txt": b"", name: b"bad"})
     with pytest.raises(BadArchive, match="leads out of its folder"):
         unpack(archive, tmp_path / "in" / "out")
     assert found(tmp_path) == {archive.name: archive.read_bytes()}
-    assert not Path("/tmp/medvq-escaped.txt").exists()
 
 
 @pytest.mark.parametrize(
