@@ -27,7 +27,8 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe mlflow-ui benchmark \
-	benchmark-alignment benchmark-ingest benchmark-speed test test-cuda lint format lock clean
+	benchmark-alignment benchmark-ingest benchmark-reconstruction benchmark-speed test test-cuda \
+	lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -90,6 +91,10 @@ benchmark-alignment: setup ## what the alignment gains, paired (trains a second 
 
 benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
 	$(BIN)/python -m benchmarks.ingest
+
+benchmark-reconstruction: setup ## two levels of codes against one, at equal bits (needs a GPU)
+	$(BIN)/python -m benchmarks.reconstruction --config kermany-reconstruction \
+		$(foreach pair,$(SET),--set "$(pair)")
 
 benchmark-speed: setup ## speed and memory against MONAI and others (about 15 minutes; QUICK=1: 5)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"

@@ -7,6 +7,7 @@ impossible value are refused with the key, the value and what is allowed.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -279,23 +280,39 @@ class AgreementConfig(Closed):
     """How many second views are acquisition-swapped copies."""
 
 
+class FinerCodes(Closed):
+    """A codebook at a shallower level than the deepest."""
+
+    halvings: Positive
+    """How often the image is halved before this level: its codes' grid."""
+    codebook_size: Annotated[int, Field(ge=2, le=65536)]
+
+
 class PretrainConfig(Closed):
     """The VQ-VAE and its training."""
 
     widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] = (16, 64, 128, 256)
     """Channels after each halving of the resolution."""
     residual_levels: Annotated[int, Field(ge=0)] = 2
-    """How many of the deepest levels carry a residual block."""
+    """How many of the deepest levels carry residual blocks."""
+    residual_blocks: Positive = 1
+    """How many each of them carries, and as many follow wherever codes are decoded."""
+    batch_norm: bool = True
     decoder_widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = None
     """Channels of the decoder, shallowest first; null mirrors the encoder."""
     codebook_size: Annotated[int, Field(ge=2, le=65536)] = 512
     codebook_dim: Positive = 64
+    finer: tuple[FinerCodes, ...] = ()
+    """More codebooks, coarsest first; each encodes what those before it leave unsaid."""
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
     commitment: Annotated[float, Field(ge=0.0)] = 0.25
     reconstruction: Annotated[float, Field(ge=0.0)] = 0.3
     agreement: AgreementConfig = AgreementConfig()
     augment: AugmentConfig = AugmentConfig()
     augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.25
+    disturb: bool = True
+    """Whether the network sees views with other contrast, noise and cut-outs; what it is to
+    reconstruct has none."""
     epochs: Positive = 18
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
@@ -311,6 +328,12 @@ class PretrainConfig(Closed):
             raise ValueError("decoder_widths must have as many entries as widths")
         if self.residual_levels > len(self.widths):
             raise ValueError("residual_levels cannot exceed the number of widths")
+        halvings = [len(self.widths), *(codes.halvings for codes in self.finer)]
+        if any(fine >= coarse for coarse, fine in pairwise(halvings)):
+            raise ValueError(
+                f"finer: halvings must fall from level to level, from below the {len(self.widths)} "
+                "of widths"
+            )
         return self
 
 

@@ -98,8 +98,15 @@ def draw_pretrain(folder: Path, inputs: Inputs, summary: dict[str, Any], figures
         axis.legend(frameon=False)
     axes[2].plot(history["epoch"], history["val_psnr_db"], color=BLUE)
     axes[2].set(xlabel="epoch", ylabel="validation PSNR (dB)")
-    axes[3].plot(history["epoch"], history["codes_used"], color=BLUE, label="codes in use")
-    axes[3].plot(history["epoch"], history["perplexity"], color=ORANGE, ls="--", label="perplexity")
+    books = summary["codebook"]
+    for level in range(len(books)):
+        suffix = f"_{level}" if level else ""
+        # The labels stand in the legend once.
+        used, even = ("codes in use", "perplexity") if not level else (None, None)
+        axes[3].plot(history["epoch"], history[f"codes_used{suffix}"], color=BLUE, label=used)
+        axes[3].plot(
+            history["epoch"], history[f"perplexity{suffix}"], color=ORANGE, ls="--", label=even
+        )
     axes[3].set(xlabel="epoch", ylabel="codes", ylim=(0, None))
     axes[3].legend(frameon=False)
     _save(figure, figures / "curves.png")
@@ -110,17 +117,20 @@ def draw_pretrain(folder: Path, inputs: Inputs, summary: dict[str, Any], figures
     rows = {"original": list(original), "reconstruction": list(made), "|error|": list(error)}
     _sheet(rows, figures / "reconstructions.png", "Validation images and their reconstructions")
 
-    use = np.sort(np.load(folder / "codebook_use.npy"))[::-1]
-    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    axis.bar(np.arange(len(use)), use / use.sum() * 100, width=1.0, color=BLUE)
-    axis.axhline(100 / len(use), color=ORANGE, ls="--", label="even use")
-    book = summary["codebook"][0]
-    axis.set(
-        xlabel="code, by frequency",
-        ylabel="share of positions (%)",
-        title=f"{book['used']} of {book['size']} codes in use, perplexity {book['perplexity']:.0f}",
+    figure, axes = plt.subplots(
+        1, len(books), figsize=(6 * len(books), 3.4), layout="constrained", squeeze=False
     )
-    axis.legend(frameon=False)
+    for level, (axis, book) in enumerate(zip(axes[0], books, strict=True)):
+        use = np.sort(np.load(folder / f"codebook_use{f'_{level}' if level else ''}.npy"))[::-1]
+        axis.bar(np.arange(len(use)), use / use.sum() * 100, width=1.0, color=BLUE)
+        axis.axhline(100 / len(use), color=ORANGE, ls="--", label="even use")
+        used = f"{book['used']} of {book['size']} codes in use"
+        axis.set(
+            xlabel="code, by frequency",
+            ylabel="share of positions (%)",
+            title=f"{used}, perplexity {book['perplexity']:.0f}",
+        )
+        axis.legend(frameon=False)
     _save(figure, figures / "codebook_use.png")
 
 

@@ -6,12 +6,15 @@ Writes into its artifact:
 ``model.safetensors``   the weights of the best epoch, see :mod:`pipeline.training.weights`
 ``history.csv``         one row per epoch: losses and validation measures
 ``reconstructions.npz`` ``original`` and ``reconstruction``, uint8, validation images as cached
-``codebook_use.npy``    int64 (K,): how often each code was used over the validation images
+``codebook_use.npy``    int64 (K,): how often each code of the coarsest level was used over the
+                        validation images; ``codebook_use_1.npy``, ... of finer levels
 ``checkpoint.pt``       the last epoch: weights, optimiser, schedule, early stopping
 ======================  ========================================================================
 
 The loss is the reconstruction error in units of the variance of the training images, plus the
-commitment loss, plus the agreement of two views (:mod:`pipeline.training.agreement`).
+commitment loss, plus the agreement of two views (:mod:`pipeline.training.agreement`). Training
+ends with the epoch in which it goes wrong (:mod:`pipeline.training.divergence`), and what the epochs
+before left is kept.
 """
 
 from __future__ import annotations
@@ -47,9 +50,10 @@ from pipeline.data.manifest import read_manifest
 from pipeline.errors import UserError
 from pipeline.models.collective import rank, total, world
 from pipeline.models.quantizer import perplexity
-from pipeline.models.vqvae import use_of_codes
+from pipeline.models.vqvae import bits_per_position, use_of_codes
 from pipeline.stage import Work
 from pipeline.training.batches import GROUP, ViewBatches, ahead, epoch_seed, normalise, to_unit
+from pipeline.training.divergence import refuse_collapse, refuse_divergence, refuse_nan
 from pipeline.training.objective import LOSSES, Objective
 from pipeline.training.weights import FILE, architecture, save_model
 
@@ -154,15 +158,16 @@ class _Pretraining:
         return self._finish() if rank() == 0 else {}
 
     def _trainer(self) -> SupervisedTrainer:
-        def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Any]:
             self.objective.train()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                losses: dict[str, Tensor] = self.step(**batch)
-            self._refuse_divergence(losses["loss"].item(), engine.state.epoch)
+                out: dict[str, Any] = self.step(**batch)
+            refuse_nan(out["loss"].item(), engine.state.epoch, self.config)
             self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            out["loss"].backward()
             self.optimizer.step()
-            return {name: value.detach() for name, value in losses.items()}
+            losses = {name: out[name].detach() for name in LOSSES}
+            return {**losses, "codes": out["codes"]}
 
         trainer = SupervisedTrainer(
             device=self.device,
@@ -180,19 +185,12 @@ class _Pretraining:
         trainer.logger.setLevel("CRITICAL")
         return trainer
 
-    def _refuse_divergence(self, loss: float, epoch: int) -> None:
-        if not math.isfinite(loss):
-            raise UserError(
-                f"training diverged in epoch {epoch} (the loss is {loss}); lower "
-                f"pretrain.learning_rate={self.config.learning_rate:g}. The epochs before are kept"
-            )
-
     def _evaluator(self) -> SupervisedEvaluator:
-        def step(_: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        def step(_: Engine, batch: dict[str, Tensor]) -> dict[str, Any]:
             self.objective.eval()
             moved = {key: value.to(self.device) for key, value in batch.items()}
             with torch.inference_mode():
-                out: dict[str, Tensor] = self.objective(**moved)
+                out: dict[str, Any] = self.objective(**moved)
             return {**out, "target": moved["target"]}
 
         def images(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -218,13 +216,14 @@ class _Pretraining:
 
         def start(_: Engine) -> None:
             sums.clear()
-            self.use = torch.zeros(self.config.codebook_size, dtype=torch.int64)
+            self.use = self._unused("cpu")
 
         def add(engine: Engine) -> None:
-            output: dict[str, Tensor] = engine.state.output
+            output: dict[str, Any] = engine.state.output
             for name in ("loss", "reconstruction", "agreement"):
-                sums[name] = sums.get(name, 0.0) + float(output[name]) * len(output["codes"])
-            self.use += use_of_codes(output["codes"], self.config.codebook_size)
+                sums[name] = sums.get(name, 0.0) + float(output[name]) * len(output["target"])
+            for use, codes in zip(self.use, output["codes"], strict=True):
+                use += use_of_codes(codes, len(use))
 
         def average(engine: Engine) -> None:
             for name, added in sums.items():
@@ -255,7 +254,14 @@ class _Pretraining:
         # Restarted codes draw from the global generator.
         torch.manual_seed(epoch_seed(self.work.config.seed + 1, engine.state.epoch))
         self.sums: dict[str, Tensor] = {}
+        self.use_in_training = self._unused(self.device)
         self.started = time.perf_counter()
+
+    def _unused(self, device: torch.device | str) -> list[Tensor]:
+        return [
+            torch.zeros(quantizer.size, dtype=torch.int64, device=device)
+            for quantizer in self.objective.network.quantizers
+        ]
 
     def _attach_progress(self, trainer: SupervisedTrainer) -> None:
         size = self.batches.batch_size
@@ -273,10 +279,12 @@ class _Pretraining:
             bar.update(engine.state.iteration * size - bar.n)
 
         def advance(engine: Engine) -> None:
-            output: dict[str, Tensor] = engine.state.output
+            output: dict[str, Any] = engine.state.output
             # Added up where they are: to look at one is to wait for the device.
             for name in LOSSES:
                 self.sums[name] = self.sums.get(name, 0) + output[name].double()
+            for use, codes in zip(self.use_in_training, output["codes"], strict=True):
+                use.index_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
             bar.update(size)
 
         def end_epoch(_: Engine) -> None:
@@ -289,7 +297,7 @@ class _Pretraining:
 
     def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
         measured = evaluator.state.metrics
-        self._refuse_divergence(measured["loss"], engine.state.epoch)
+        refuse_nan(measured["loss"], engine.state.epoch, self.config)
         row = {"epoch": float(engine.state.epoch)}
         sums = total(torch.stack([self.sums[name] for name in LOSSES])) / world()
         row |= dict(zip(LOSSES, (sums / len(self.batches)).tolist(), strict=True))
@@ -299,11 +307,12 @@ class _Pretraining:
             "val_psnr_db": -10 * math.log10(max(measured["mse"], 1e-12)),
             "val_ssim": measured["ssim"],
             "val_agreement": measured["agreement"],
-            "codes_used": float((self.use > 0).sum()),
-            "perplexity": perplexity(self.use),
+            **self._health(),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": len(self.batches) * self.batches.batch_size / self.seconds,
         }
+        refuse_divergence(row, self.history, self.config)
+        refuse_collapse([total(u) for u in self.use_in_training], engine.state.epoch, self.config)
         best = min((r["val_loss"] for r in self.history), default=math.inf)
         self.history.append(row)
         if rank() > 0:
@@ -311,10 +320,19 @@ class _Pretraining:
         if row["val_loss"] < best:
             shape = architecture(self.config, *self.shape)
             save_model(self.objective.network, shape, self.work.folder / FILE)
-            np.save(self.work.folder / "codebook_use.npy", self.use.numpy())
+            for level, use in enumerate(self.use):
+                np.save(self.work.folder / codebook_use_of(level), use.numpy())
             self._save_reconstructions()
         pd.DataFrame(self.history).to_csv(self.work.folder / "history.csv", index=False)
         self.work.report({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
+
+    def _health(self) -> dict[str, float]:
+        """How many codes of each level the validation images use, and how evenly."""
+        measured = {}
+        for level, use in enumerate(self.use):
+            measured[f"codes_used{_suffix(level)}"] = float((use > 0).sum())
+            measured[f"perplexity{_suffix(level)}"] = perplexity(use)
+        return measured
 
     def _save_reconstructions(self) -> None:
         chosen = np.linspace(0, len(self.validation) - 1, _SHOWN).astype(int)
@@ -342,7 +360,12 @@ class _Pretraining:
 
     def _finish(self) -> dict[str, Any]:
         best = min(self.history, key=lambda row: row["val_loss"])
-        use: NDArray[np.int64] = np.load(self.work.folder / "codebook_use.npy")
+        network, axes = self.objective.network, self.shape[1]
+        codebook = [
+            codebook_health(torch.from_numpy(np.load(self.work.folder / codebook_use_of(level))))
+            for level in range(len(network.quantizers))
+        ]
+        sizes, effective = ([book[key] for book in codebook] for key in ("size", "perplexity"))
         rate = float(np.median([row["images_per_second"] for row in self.history]))
         return {
             "epochs": len(self.history),
@@ -351,13 +374,9 @@ class _Pretraining:
             "val_mse": best["val_mse"],
             "val_psnr_db": best["val_psnr_db"],
             "val_ssim": best["val_ssim"],
-            "codebook": [
-                {
-                    "size": len(use),
-                    "used": int((use > 0).sum()),
-                    "perplexity": perplexity(torch.from_numpy(use)),
-                }
-            ],
+            "bits_per_position": bits_per_position(sizes, network.halvings, axes),
+            "entropy_bits_per_position": bits_per_position(effective, network.halvings, axes),
+            "codebook": codebook,
         }
 
 
@@ -395,6 +414,24 @@ class _Reiterable:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return iter(self.make())
+
+
+def codebook_health(use: Tensor) -> dict[str, Any]:
+    """Size of a codebook, how many of its codes are in use, and how evenly.
+
+    >>> codebook_health(torch.tensor([3, 3, 0]))
+    {'size': 3, 'used': 2, 'perplexity': 2.0}
+    """
+    return {"size": len(use), "used": int((use > 0).sum()), "perplexity": perplexity(use)}
+
+
+def codebook_use_of(level: int) -> str:
+    """The file that holds how often each code of a level was used."""
+    return f"codebook_use{_suffix(level)}.npy"
+
+
+def _suffix(level: int) -> str:
+    return f"_{level}" if level else ""
 
 
 def checkpoint_of(folder: Path) -> Path:

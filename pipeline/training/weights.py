@@ -25,11 +25,14 @@ def architecture(
         "channels": channels,
         "widths": list(config.widths),
         "residual_levels": config.residual_levels,
+        "residual_blocks": config.residual_blocks,
+        "batch_norm": config.batch_norm,
         "decoder_widths": list(config.decoder_widths or config.widths),
         "codebook_size": config.codebook_size,
         "codebook_dim": config.codebook_dim,
         "decay": config.decay,
         "commitment": config.commitment,
+        "finer": [[codes.halvings, codes.codebook_size] for codes in config.finer],
     }
 
 
