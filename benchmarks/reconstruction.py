@@ -13,7 +13,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from monai.metrics import SSIMMetric
@@ -163,7 +162,7 @@ def write_page(
     lines = [
         "# Reconstruction",
         "",
-        f"Made by `make benchmark-reconstruction`. {provenance(config)}",
+        f"Made by `make benchmark-reconstruction`, on {_device()}. {provenance(config)}",
         "",
         f"The {len(subjects)} test images at {config.ingest.image_size} pixels, as bytes, measured "
         "once, with the weights of the epoch that was best on the validation images. Nominally "
@@ -181,6 +180,10 @@ def write_page(
         "`reconstruction.png`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
 def _grids(config: Config, measured: Measured) -> str:

@@ -185,7 +185,8 @@ class CodeLevel(nn.Module):
         for before, after in pairwise(decoder_widths[:-1] if finest else decoder_widths):
             layers += make.double(before, after)
         if finest:
-            layers.append(_TRANSPOSED[make.spatial_dims](*decoder_widths[-2:], 4, 2, 1))
+            before, channels = decoder_widths[-2:]
+            layers.append(_TRANSPOSED[make.spatial_dims](before, channels, 4, 2, 1))
         self.decoder = nn.Sequential(*layers)
 
     def latent(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
@@ -345,8 +346,10 @@ def bits_per_position(
     >>> bits_per_position([16, 8], [2, 1], 2)
     1.0
     """
-    rates = zip(alphabets, halvings, strict=True)
-    return sum(math.log2(size) / 2 ** (halved * spatial_dims) for size, halved in rates)
+    return sum(
+        math.log2(size) / (1 << halved * spatial_dims)
+        for size, halved in zip(alphabets, halvings, strict=True)
+    )
 
 
 def use_of_codes(codes: Tensor, size: int) -> Tensor:

@@ -13,8 +13,8 @@ Writes into its artifact:
 
 The loss is the reconstruction error in units of the variance of the training images, plus the
 commitment loss, plus the agreement of two views (:mod:`pipeline.training.agreement`). Training
-ends with the epoch in which it goes wrong (:mod:`pipeline.training.divergence`), and what the epochs
-before left is kept.
+ends with the epoch in which it goes wrong, and what the epochs before left is kept
+(:mod:`pipeline.training.divergence`).
 """
 
 from __future__ import annotations
