@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from monai.metrics import SSIMMetric
@@ -73,8 +74,7 @@ def main() -> None:
         measured[name] = measure(file, images[rows], shown, choose_device(options.device))
     picture = options.artifacts / hierarchy.name / "reconstruction.png"
     draw(images[rows][shown], measured).savefig(picture, dpi=150)
-    subjects = manifest["subject_id"].to_numpy(str)[rows]
-    page = write_page(hierarchy, measured, trained, subjects)
+    page = write_page(hierarchy, measured, trained, manifest.iloc[rows])
     (DOCS / "RECONSTRUCTION.md").write_text(page, encoding="utf-8")
     print(f"{page}\n{picture}")
 
@@ -136,10 +136,12 @@ def write_page(
     config: Config,
     measured: dict[str, Measured],
     trained: dict[str, dict[str, Any]],
-    subjects: NDArray[np.str_],
+    tested: pd.DataFrame,
 ) -> str:
     """The page, without pictures."""
     flat, hierarchy = measured["flat"], measured["hierarchy"]
+    subjects = tested["subject_id"].to_numpy(str)
+    width, height = tested["width"].median(), tested["height"].median()
     weights = metrics.subject_weights(subjects, config.probe.bootstrap, config.seed)
     rows = {
         "grids of codes": [_grids(config, m) for m in measured.values()],
@@ -164,20 +166,21 @@ def write_page(
         "",
         f"Made by `make benchmark-reconstruction`, on {_device()}. {provenance(config)}",
         "",
-        f"The {len(subjects)} test images at {config.ingest.image_size} pixels, as bytes, measured "
-        "once, with the weights of the epoch that was best on the validation images. Nominally "
-        "every code takes the logarithm of its codebook's size; the entropy is that of the codes "
-        "as the test images use them.",
+        f"The {len(subjects)} test images at {config.ingest.image_size} pixels (their files have "
+        f"{width:.0f}x{height:.0f}), as bytes, measured once, with the weights of the epoch that "
+        "was best on the validation images. Nominally every code takes the logarithm of its "
+        "codebook's size; the entropy is that of the codes as the test images use them. The flat "
+        "model has the bits of all levels on the finest grid, and twice the residual blocks there.",
         "",
         "| | flat | hierarchy |",
         "|---|---|---|",
         *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()),
         "",
-        "The hierarchy is better by "
+        "Hierarchy minus flat: "
         f"{_gain(hierarchy.psnr - flat.psnr, weights, '.2f')} dB PSNR and "
         f"{_gain(hierarchy.ssim - flat.ssim, weights, '.4f')} SSIM, means over images with the 95% "
         "interval over test subjects. Side by side pictures lie beside the artifacts, as "
-        "`reconstruction.png`.",
+        "`reconstruction.png`: pictures of patients have no place here.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -210,7 +210,7 @@ class VQVAE(nn.Module):
     widths : channels of each level; the image is halved as often as there are entries.
     residual_levels : how many of the deepest levels carry residual blocks.
     residual_blocks : how many each of them carries, and as many follow wherever codes are decoded.
-    batch_norm : whether convolutions are batch-normalised; without, reconstructions are better.
+    batch_norm : whether convolutions are batch-normalised.
     decoder_widths : the decoder's, shallowest first as in ``widths``; None mirrors the encoder.
     codebook_size : of the deepest level.
     codebook_dim, decay, commitment : see :class:`VectorQuantizer`.
