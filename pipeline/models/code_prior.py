@@ -90,6 +90,22 @@ class CodePrior(nn.Module, ABC):
             raise ValueError(f"shape={tuple(shape)} must have two or three axes")
         self.size, self.shape, self.classes = size, tuple(shape), classes
         self.above = (above[0], tuple(above[1])) if above is not None else None
+        self.frequency: Tensor
+        self.register_buffer("frequency", torch.zeros(size, *self.shape))
+
+    def start_from(self, codes: Tensor, pseudo: float = 0.1) -> None:
+        """Add to all logits what each place's own frequencies in ``codes`` (B, *shape) say.
+
+        Smoothed by ``pseudo * size`` codes spread as all places together have them. A network whose
+        last layer is zero, as it is at first, is then the coding by these frequencies.
+        """
+        places = int(np.prod(self.shape))
+        index = codes.flatten(1) * places + torch.arange(places, device=codes.device)
+        count = torch.bincount(index.flatten(), minlength=self.size * places).double()
+        count = count.reshape(self.size, places)
+        overall = count.sum(1, keepdim=True) + 0.5
+        count = count + pseudo * self.size * overall / overall.sum()
+        self.frequency.copy_((count / count.sum(0)).log().reshape(self.frequency.shape))
 
     @abstractmethod
     def forward(
@@ -145,17 +161,21 @@ class CodePrior(nn.Module, ABC):
 
         def whole(codes: Tensor, index: Index) -> Tensor:
             logits: Tensor = self(codes, labels, above)
-            return logits[(slice(None), slice(None), *index)]
+            return logits.flatten(2)[:, :, int(np.ravel_multi_index(index, self.shape))]
 
         step = self.steps(len(codes), labels, above) if incremental else whole
         for index in progress(list(np.ndindex(*self.shape))):
-            here = (slice(None), *index)
+            here: Any = (..., *index)
             drawn = sampling.draw(step(codes, index), uniforms[here].to(codes.device))
             codes[here] = torch.where(redo[here], drawn, codes[here])
         return codes
 
     def sample(
-        self, uniforms: Tensor, labels: Tensor | None = None, above: Tensor | None = None, **how: Any
+        self,
+        uniforms: Tensor,
+        labels: Tensor | None = None,
+        above: Tensor | None = None,
+        **how: Any,
     ) -> Tensor:
         """Grids of codes, int64 (B, *shape), one for each of ``uniforms`` (B, *shape).
 

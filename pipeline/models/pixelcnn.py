@@ -18,6 +18,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ from torch import Tensor, nn
 from pipeline.models.code_prior import CodePrior, Index, Step
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
-_Window = tuple[slice, ...]
 
 
 class CausalConvolution(nn.Module):
@@ -45,7 +45,7 @@ class CausalConvolution(nn.Module):
     ) -> None:
         super().__init__()
         after = spatial_dims - axis - 1
-        kernel = (*[1] * axis, reach + inclusive, *[2 * reach + 1] * after)
+        kernel: Any = (*[1] * axis, reach + inclusive, *[2 * reach + 1] * after)
         self.axis, self.reach, self.inclusive, self.after = axis, reach, inclusive, after
         self.convolution = _CONVOLUTION[spatial_dims](*channels, kernel)
 
@@ -59,14 +59,9 @@ class CausalConvolution(nn.Module):
         """The part of :meth:`forward` at ``index[: axis + 1]``, of all places of the axes after."""
         here = index[self.axis]
         start = max(0, here - self.reach)
-        seen = features[
-            (
-                ...,
-                *(slice(i, i + 1) for i in index[: self.axis]),
-                slice(start, here + self.inclusive),
-                *[slice(None)] * self.after,
-            )
-        ]
+        window: Any = (..., *(slice(i, i + 1) for i in index[: self.axis]))
+        window += (slice(start, here + self.inclusive), *[slice(None)] * self.after)
+        seen = features[window]
         padding = [self.reach, self.reach] * self.after + [self.reach - (here - start), 0]
         out: Tensor = self.convolution(F.pad(seen, padding))
         return out
@@ -102,6 +97,23 @@ class GatedLayer(nn.Module):
             fed = self._gates(axis, self.causal[axis](stream), fed, condition)
             out.append(self._out(axis, fed, stream))
         return out
+
+    def at(
+        self,
+        axis: int,
+        index: Index,
+        stream: Tensor,
+        here: Tensor,
+        fed: Tensor | None,
+        condition: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The gates and the output of one stack at ``index[: axis + 1]``, where ``stream`` is
+        ``here``, and what feeds it and conditions it ``fed`` and ``condition``.
+        """
+        causal = self.causal[axis]
+        assert isinstance(causal, CausalConvolution)
+        gates = self._gates(axis, causal.at(stream, index), fed, condition)
+        return gates, self._out(axis, gates, here)
 
     def _gates(self, axis: int, seen: Tensor, fed: Tensor | None, condition: Tensor) -> Tensor:
         gates: Tensor = seen + self.conditions[axis](condition)
@@ -156,6 +168,8 @@ class GatedPixelCNN(CodePrior):
             nn.ReLU(), conv(channels, channels, 1), nn.ReLU(), nn.Dropout(dropout)
         )
         self.to_logits = conv(channels, size, 1)
+        for parameter in self.to_logits.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, codes: Tensor, labels: Tensor | None = None, above: Tensor | None = None
@@ -164,7 +178,7 @@ class GatedPixelCNN(CodePrior):
         streams = [self.codes(codes).movedim(-1, 1)] * len(self.shape)
         for layer in self.layers:
             streams = layer(streams, condition)
-        logits: Tensor = self.to_logits(self.head(streams[-1]))
+        logits: Tensor = self.to_logits(self.head(streams[-1])) + self.frequency
         return logits
 
     def _condition(self, batch: int, labels: Tensor | None, above: Tensor | None) -> Tensor:
@@ -190,12 +204,16 @@ class _Steps:
 
     def __init__(self, prior: GatedPixelCNN, condition: Tensor) -> None:
         self.prior, self.condition = prior, condition
+        self.layers = [layer for layer in prior.layers if isinstance(layer, GatedLayer)]
         axes = range(len(prior.shape))
         embedded = torch.zeros_like(condition)
         self.read = [[embedded for _ in axes]]
         self.read += [[torch.zeros_like(condition) for _ in axes] for _ in prior.layers[1:]]
         self.fed = [
-            [condition.new_zeros(len(condition), 2 * condition.shape[1], *prior.shape) for _ in axes]
+            [
+                condition.new_zeros(len(condition), 2 * condition.shape[1], *prior.shape)
+                for _ in axes
+            ]
             for _ in prior.layers
         ]
 
@@ -205,26 +223,23 @@ class _Steps:
         if number:
             before = tuple(int(i) for i in np.unravel_index(number - 1, shape))
             # One tensor for all axes.
-            self.read[0][0][(..., *before)] = self.prior.codes(codes[(slice(None), *before)])
+            place: Any = (..., *before)
+            self.read[0][0][place] = self.prior.codes(codes[place])
         for axis in range(len(shape)):
             if not any(index[axis + 1 :]):
                 slab = self._slab(axis, index)
-        logits: Tensor = self.prior.to_logits(self.prior.head(slab))
-        return logits.flatten(1)
+        logits: Tensor = self.prior.to_logits(self.prior.head(slab)).flatten(1)
+        return logits + self.prior.frequency.flatten(1)[:, number]
 
     def _slab(self, axis: int, index: Index) -> Tensor:
-        """The last layer of a stack at ``index[: axis + 1]``, and all layers before it on the way."""
-        where: _Window = tuple(slice(i, i + 1) for i in index[: axis + 1])
-        where += (slice(None),) * (len(index) - axis - 1)
-        place = (..., *where)
-        for number, layer in enumerate(self.prior.layers):
+        """The last layer of a stack at ``index[: axis + 1]``, through all layers before it."""
+        place: Any = (..., *(slice(i, i + 1) for i in index[: axis + 1]))
+        place += (slice(None),) * (len(index) - axis - 1)
+        for number, layer in enumerate(self.layers):
             stream = self.read[number][axis]
             fed = self.fed[number][axis - 1][place] if axis else None
-            gates = layer._gates(
-                axis, layer.causal[axis].at(stream, index), fed, self.condition[place]
-            )
-            out: Tensor = layer._out(axis, gates, stream[place])
+            gates, out = layer.at(axis, index, stream, stream[place], fed, self.condition[place])
             self.fed[number][axis][place] = gates
-            if number + 1 < len(self.prior.layers):
+            if number + 1 < len(self.layers):
                 self.read[number + 1][axis][place] = out
         return out

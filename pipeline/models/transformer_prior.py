@@ -54,6 +54,8 @@ class TransformerPrior(CodePrior):
             with_cross_attention=self.above is not None,
             embedding_dropout_rate=dropout,
         )
+        nn.init.zeros_(self.network.to_logits.weight)
+        nn.init.zeros_(self.network.to_logits.bias)
         if self.above is not None:
             self.codes_above = nn.Embedding(self.above[0], channels)
             places = int(np.prod(self.above[1]))
@@ -64,7 +66,8 @@ class TransformerPrior(CodePrior):
     ) -> Tensor:
         sequence = torch.cat([self._start(len(codes), labels), codes.flatten(1)[:, :-1]], 1)
         logits = self.network(sequence, self._context(above))
-        return self._of_codes(logits).movedim(-1, 1).unflatten(2, self.shape)
+        grid: Tensor = self._of_codes(logits).movedim(-1, 1).unflatten(2, self.shape)
+        return grid + self.frequency
 
     def _start(self, batch: int, labels: Tensor | None) -> Tensor:
         return self.size + self._label_index(labels, batch)[:, None]
@@ -97,7 +100,8 @@ class TransformerPrior(CodePrior):
             features = features[:, None]
             for cache in caches:
                 features = cache(features)
-            return self._of_codes(network.to_logits(features[:, 0]))
+            logits = self._of_codes(network.to_logits(features[:, 0]))
+            return logits + self.frequency.flatten(1)[:, place]
 
         return step
 
