@@ -334,7 +334,7 @@ class PriorConfig(TrainingConfig):
     """How often a training image's label is withheld, so that the prior also stands without."""
     only_class: str | None = None
     """The name of the class whose images alone are trained on; null: all images."""
-    epochs: Positive = 10
+    epochs: Positive = 7
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
