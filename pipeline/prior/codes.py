@@ -71,7 +71,7 @@ def read_codes(extract: Artifact) -> CodeMaps:
     file = extract.folder / FEATURES
     metadata, keys = read_metadata(file), read_keys(file)
     codes = read_feature(file, "codes_0").astype(np.int64)
-    labels = keys["label"].fillna(UNKNOWN).to_numpy(np.int64)
+    labels = np.array(keys["label"].fillna(UNKNOWN), np.int64)
     return CodeMaps(
         keys,
         torch.from_numpy(codes).reshape(-1, *metadata["latent_shape"]),

@@ -25,7 +25,7 @@ from pipeline.prior.typicality import FeatureDistance, Gate, Seen, look
 from pipeline.stage import Artifact, Work
 from pipeline.training.weights import FILE, save_model
 
-TINY = PriorConfig(channels=8, depth=1, heads=2, epochs=3, batch_size=8, warmup_steps=1)
+TINY = PriorConfig(channels=8, depth=1, heads=2, epochs=3, batch_size=40, warmup_steps=1)
 SIZE, SIDE = 4, 2
 MODEL = {"widths": [4, 4], "residual_levels": 1, "codebook_size": SIZE, "codebook_dim": 2}
 
@@ -33,7 +33,7 @@ MODEL = {"widths": [4, 4], "residual_levels": 1, "codebook_size": SIZE, "codeboo
 def store(folder: Path, model: str = "m1", seed: int = 0) -> Artifact:
     """Code maps of two classes: of the first all codes are 0 or 1, of the second 2 or 3."""
     rng = np.random.default_rng(seed)
-    split = np.array(["train", "test", "train", "validation", "train", "train"] * 10)
+    split = np.array(["train", "test", "train", "validation", "train", "train"] * 50)
     number = len(split)
     label = np.arange(number) // 6 % 2
     codes = (2 * label[:, None] + rng.integers(0, 2, (number, SIDE * SIDE))).astype(np.uint16)
@@ -72,7 +72,7 @@ def extract(tmp_path: Path) -> Artifact:
 
 @pytest.mark.parametrize("model", ["pixelcnn", "transformer"])
 def test_a_class_is_learnt_and_drawn(tmp_path: Path, extract: Artifact, model: str) -> None:
-    config = TINY.model_copy(update={"model": model, "epochs": 25, "learning_rate": 2e-2})
+    config = TINY.model_copy(update={"model": model, "epochs": 16, "learning_rate": 2e-2})
     summary = prior(work(tmp_path / "run", extract, config))
     # Two codes are alike where the label is known, four where nothing is.
     assert summary["val_bits_per_code_labelled"] == pytest.approx(1.0, abs=0.15)
@@ -135,7 +135,7 @@ def sampled(tmp_path: Path, extract: Artifact, **settings: Any) -> dict[str, NDA
     torch.manual_seed(0)
     (tmp_path / "pretrain").mkdir(exist_ok=True)
     save_model(VQVAE(**MODEL), MODEL, tmp_path / "pretrain" / FILE)  # type: ignore[arg-type]
-    np.save(tmp_path / "images.npy", np.zeros((60, 8, 8), np.uint8))
+    np.save(tmp_path / "images.npy", np.zeros((300, 8, 8), np.uint8))
     inputs = {name: Artifact(tmp_path / name, {}) for name in ("pretrain", "prior")}
     inputs |= {"extract": extract, "ingest": Artifact(tmp_path, {})}
     made = tmp_path / f"sample{len(list(tmp_path.iterdir()))}"
