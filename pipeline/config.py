@@ -288,7 +288,20 @@ class FinerCodes(Closed):
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
 
 
-class PretrainConfig(Closed):
+class TrainingConfig(Closed):
+    """What every training has."""
+
+    epochs: Positive = 18
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    patience: Positive = 10
+    """Epochs without a better validation loss after which training stops."""
+    amp: Literal["auto", "off", "bfloat16"] = "auto"
+
+
+class PretrainConfig(TrainingConfig):
     """The VQ-VAE and its training."""
 
     widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] = (16, 64, 128, 256)
@@ -313,14 +326,6 @@ class PretrainConfig(Closed):
     disturb: bool = True
     """Whether the network sees views with other contrast, noise and cut-outs; what it is to
     reconstruct has none."""
-    epochs: Positive = 18
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    patience: Positive = 10
-    """Epochs without a better validation loss after which training stops."""
-    amp: Literal["auto", "off", "bfloat16"] = "auto"
 
     @model_validator(mode="after")
     def _decoder_mirrors_encoder(self) -> Self:
@@ -335,6 +340,48 @@ class PretrainConfig(Closed):
                 "of widths"
             )
         return self
+
+
+class PriorConfig(TrainingConfig):
+    """The model of the codes and its training."""
+
+    model: Literal["pixelcnn", "transformer"] = "transformer"
+    channels: Positive = 96
+    depth: Positive = 3
+    heads: Positive = 4
+    """Of the Transformer's attention."""
+    reach: Positive = 1
+    """How far a layer of the PixelCNN sees along each axis."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    withheld_labels: Share = 0.2
+    """How often a training image's label is withheld, so that the prior also stands without."""
+    only_class: str | None = None
+    """The name of the class whose images alone are trained on; null: all images."""
+    epochs: Positive = 7
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    patience: Positive = 3
+
+    @model_validator(mode="after")
+    def _heads_share_channels(self) -> Self:
+        if self.model == "transformer" and self.channels % self.heads:
+            raise ValueError("channels must be a multiple of heads")
+        return self
+
+
+class SampleConfig(Closed):
+    """Images drawn from the prior."""
+
+    number: Annotated[int, Field(ge=1, le=4096)] = 64
+    class_name: str | None = None
+    """Of this class; null: of any."""
+    temperature: Annotated[float, Field(ge=0.05, le=10.0)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Draw every code from so many of the likeliest; 0: from all."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Draw every code from the likeliest that together reach this probability."""
+    batch_size: Positive = 64
 
 
 class ExtractConfig(Closed):
@@ -380,6 +427,8 @@ class Config(Closed):
     ingest: IngestConfig = IngestConfig()
     pretrain: PretrainConfig = PretrainConfig()
     extract: ExtractConfig = ExtractConfig()
+    prior: PriorConfig = PriorConfig()
+    sample: SampleConfig = SampleConfig()
     probe: ProbeConfig = ProbeConfig()
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.features.store import FEATURES, VERSIONS, feature_names, read_feature
 from pipeline.models.quantizer import VectorQuantizer, nearest_codes
 from pipeline.training.batches import ViewBatches, ahead
-from pipeline.training.pretrain import checkpoint_of
+from pipeline.training.loop import checkpoint_of
 from tests.features import test_extract
 from tests.training import test_pretrain
 

@@ -14,14 +14,13 @@ from pipeline.config import PretrainConfig
 from pipeline.errors import UserError
 from pipeline.models.quantizer import perplexity
 
-_TERMS = ("reconstruction", "agreement", "commitment")
 _WORSE = 10
 # In effect one code: what it says of a place is less than half a bit.
 _COLLAPSED = 1.4
 
 
-def refuse_nan(loss: float, epoch: int, config: PretrainConfig) -> None:
-    """Stop where the loss is no number.
+def refuse_nan(loss: float, epoch: int, rate: str) -> None:
+    """Stop where the loss is no number; ``rate`` is the learning rate as a user writes it.
 
     Raises
     ------
@@ -30,19 +29,24 @@ def refuse_nan(loss: float, epoch: int, config: PretrainConfig) -> None:
     """
     if not math.isfinite(loss):
         raise UserError(
-            f"training diverged in epoch {epoch} (the loss is {loss}); lower "
-            f"pretrain.learning_rate={config.learning_rate:g}. The epochs before are kept"
+            f"training diverged in epoch {epoch} (the loss is {loss}); lower {rate}. "
+            "The epochs before are kept"
         )
 
 
 def refuse_divergence(
-    row: Mapping[str, float], before: Sequence[Mapping[str, float]], config: PretrainConfig
+    row: Mapping[str, float],
+    before: Sequence[Mapping[str, float]],
+    terms: Sequence[str],
+    rate: str,
 ) -> None:
     """Stop where the training loss of an epoch is ten times that of the best before.
 
     Parameters
     ----------
     row, before : of this epoch and of those before it: ``epoch`` and the mean training losses.
+    terms : names of what ``loss`` is made of.
+    rate : the learning rate as a user writes it.
 
     Raises
     ------
@@ -52,11 +56,11 @@ def refuse_divergence(
     best = min(before, key=lambda earlier: earlier["loss"], default=None)
     if best is None or row["loss"] <= _WORSE * best["loss"]:
         return
-    grown = max(_TERMS, key=lambda term: row[term] - best[term])
+    grown = max(terms, key=lambda term: row[term] - best[term])
     raise UserError(
         f"training diverged in epoch {row['epoch']:.0f}: the loss is {row['loss']:.3g} after "
-        f"{best['loss']:.3g} in epoch {best['epoch']:.0f}, and its {grown} grew most; lower "
-        f"pretrain.learning_rate={config.learning_rate:g}. The epochs before are kept"
+        f"{best['loss']:.3g} in epoch {best['epoch']:.0f}, and its {grown} grew most; "
+        f"lower {rate}. The epochs before are kept"
     )
 
 

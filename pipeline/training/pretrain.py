@@ -20,30 +20,17 @@ ends with the epoch in which it goes wrong, and what the epochs before left is k
 from __future__ import annotations
 
 import math
-import time
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import (
-    IgniteMetricHandler,
-    LrScheduleHandler,
-    MeanSquaredError,
-    ValidationHandler,
-)
+from monai.engines import SupervisedEvaluator
+from monai.handlers import IgniteMetricHandler, MeanSquaredError
 from monai.metrics import SSIMMetric
-from monai.optimizers import WarmupCosineSchedule
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
+from torch import Tensor
 
 from pipeline.data.augment import random_versions
 from pipeline.data.manifest import read_manifest
@@ -52,12 +39,20 @@ from pipeline.models.collective import rank, total, world
 from pipeline.models.quantizer import perplexity
 from pipeline.models.vqvae import bits_per_position, use_of_codes
 from pipeline.stage import Work
-from pipeline.training.batches import GROUP, ViewBatches, ahead, epoch_seed, normalise, to_unit
-from pipeline.training.divergence import refuse_collapse, refuse_divergence, refuse_nan
+from pipeline.training.batches import (
+    GROUP,
+    ViewBatches,
+    Views,
+    ahead,
+    epoch_seed,
+    normalise,
+    to_unit,
+)
+from pipeline.training.divergence import refuse_collapse
+from pipeline.training.loop import Loop, Reiterable
 from pipeline.training.objective import LOSSES, Objective
 from pipeline.training.weights import FILE, architecture, save_model
 
-_CHECKPOINT = "checkpoint.pt"
 _SHOWN = 12
 
 
@@ -66,11 +61,17 @@ def pretrain(work: Work) -> dict[str, Any]:
     return _Pretraining(work).run()
 
 
-class _Pretraining:
-    """One run: the engines, what hangs on them, and what they leave behind."""
+class _Pretraining(Loop):
+    """What is trained, on which views, and how it is judged."""
+
+    section = "pretrain"
+    doing = "pretraining"
+    losses = LOSSES
+    batches: ViewBatches
 
     def __init__(self, work: Work) -> None:
-        self.work, self.config = work, work.config.pretrain
+        super().__init__(work, work.config.pretrain)
+        self.config = work.config.pretrain
         cache = work.inputs["ingest"].folder
         manifest = read_manifest(cache / "manifest.csv")
         images = np.load(cache / "images.npy", mmap_mode="r")
@@ -94,30 +95,12 @@ class _Pretraining:
             world=world(),
         )
         self._refuse_uneven_parts()
-        self.history: list[dict[str, float]] = []
-        self.seconds = 0.0
         torch.manual_seed(work.config.seed)
         variance = float(np.var(images[train[:: max(1, len(train) // 512)]] / 255.0))
-        self.device = torch.device(work.device)
         channels, *spatial = to_unit(np.array(images[:1])).shape[1:]
         self.shape = (channels, len(spatial))
         self.objective = Objective(self.config, max(variance, 1e-6), *self.shape).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.objective.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
-        self.step: nn.Module = self.objective
-        if world() > 1:
-            self.step = _parallel(self.objective, unused=self.config.agreement.weight == 0)
-        steps = len(self.batches) * self.config.epochs
-        self.schedule = WarmupCosineSchedule(
-            self.optimizer, warmup_steps=min(self.config.warmup_steps, steps // 4), t_total=steps
-        )
-        self.autocast = self.config.amp == "bfloat16" or (
-            self.config.amp == "auto" and self.device.type == "cuda"
-        )
+        self._prepare(self.objective, unused=self.config.agreement.weight == 0)
 
     def _refuse_uneven_parts(self) -> None:
         size, number = self.batches.batch_size, world()
@@ -129,61 +112,11 @@ class _Pretraining:
             )
 
     def run(self) -> dict[str, Any]:
-        trainer, evaluator = self._trainer(), self._evaluator()
-        stopping = EarlyStopping(
-            self.config.patience, lambda _: -self.history[-1]["val_loss"], trainer
-        )
-        state = {
-            "objective": self.objective,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "stopping": stopping,
-            "history": _History(self.history),
-            "trainer": trainer,
-        }
-        saver = DiskSaver(str(self.work.folder), atomic=True, require_empty=False)
-        # As a plain callable, since of a handler ignite removes the old file before it writes anew.
-        checkpoint = Checkpoint(state, saver.__call__, filename_pattern=_CHECKPOINT)
-        trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
-        self._attach_progress(trainer)
-        ValidationHandler(1, evaluator, epoch_level=True).attach(trainer)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch, evaluator)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, stopping)
-        if rank() == 0:
-            trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
-        self._resume(state)
-        stopped = stopping.counter >= self.config.patience
-        if trainer.state.epoch < self.config.epochs and not stopped:
-            trainer.run()
+        self.fit()
         return self._finish() if rank() == 0 else {}
 
-    def _trainer(self) -> SupervisedTrainer:
-        def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Any]:
-            self.objective.train()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                out: dict[str, Any] = self.step(**batch)
-            refuse_nan(out["loss"].item(), engine.state.epoch, self.config)
-            self.optimizer.zero_grad(set_to_none=True)
-            out["loss"].backward()
-            self.optimizer.step()
-            losses = {name: out[name].detach() for name in LOSSES}
-            return {**losses, "codes": out["codes"]}
-
-        trainer = SupervisedTrainer(
-            device=self.device,
-            max_epochs=self.config.epochs,
-            train_data_loader=_Reiterable(lambda: ahead(self.batches, self.device)),
-            epoch_length=len(self.batches),
-            network=self.objective,
-            optimizer=self.optimizer,
-            loss_function=lambda *_: None,
-            iteration_update=step,
-            decollate=False,
-            train_handlers=[LrScheduleHandler(self.schedule, epoch_level=False, print_lr=False)],
-        )
-        # What ends a run is raised; ignite would tell it twice more.
-        trainer.logger.setLevel("CRITICAL")
-        return trainer
+    def _loaded(self) -> Iterable[Views]:
+        return ahead(self.batches, self.device)
 
     def _evaluator(self) -> SupervisedEvaluator:
         def step(_: Engine, batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -198,7 +131,7 @@ class _Pretraining:
 
         evaluator = SupervisedEvaluator(
             device=self.device,
-            val_data_loader=_Reiterable(self._validation_batches),
+            val_data_loader=Reiterable(self._validation_batches),
             network=self.objective,
             iteration_update=step,
             decollate=False,
@@ -211,7 +144,6 @@ class _Pretraining:
                 )
             },
         )
-        evaluator.logger.setLevel("CRITICAL")
         sums: dict[str, float] = {}
 
         def start(_: Engine) -> None:
@@ -250,12 +182,15 @@ class _Pretraining:
             yield {"first": normalise(target), "second": normalise(other), "target": target}
 
     def _begin_epoch(self, engine: Engine) -> None:
-        self.batches.epoch = engine.state.epoch
-        # Restarted codes draw from the global generator.
-        torch.manual_seed(epoch_seed(self.work.config.seed + 1, engine.state.epoch))
-        self.sums: dict[str, Tensor] = {}
+        super()._begin_epoch(engine)
         self.use_in_training = self._unused(self.device)
-        self.started = time.perf_counter()
+
+    def _count(self, out: dict[str, Any]) -> None:
+        for use, codes in zip(self.use_in_training, out["codes"], strict=True):
+            use.index_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
+
+    def _refuse(self, epoch: int) -> None:
+        refuse_collapse([total(use) for use in self.use_in_training], epoch, self.config)
 
     def _unused(self, device: torch.device | str) -> list[Tensor]:
         return [
@@ -263,68 +198,22 @@ class _Pretraining:
             for quantizer in self.objective.network.quantizers
         ]
 
-    def _attach_progress(self, trainer: SupervisedTrainer) -> None:
-        size = self.batches.batch_size
-        images = self.config.epochs * len(self.batches) * size
-        bar = tqdm(
-            total=images,
-            desc="pretraining",
-            unit=" images",
-            mininterval=2.0,
-            smoothing=0.05,
-            disable=rank() > 0,
-        )
-
-        def catch_up(engine: Engine) -> None:
-            bar.update(engine.state.iteration * size - bar.n)
-
-        def advance(engine: Engine) -> None:
-            output: dict[str, Any] = engine.state.output
-            # Added up where they are: to look at one is to wait for the device.
-            for name in LOSSES:
-                self.sums[name] = self.sums.get(name, 0) + output[name].double()
-            for use, codes in zip(self.use_in_training, output["codes"], strict=True):
-                use.index_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
-            bar.update(size)
-
-        def end_epoch(_: Engine) -> None:
-            self.seconds = time.perf_counter() - self.started
-
-        trainer.add_event_handler(Events.STARTED, catch_up)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, advance)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, end_epoch)
-        trainer.add_event_handler(Events.COMPLETED, lambda _: bar.close())
-
-    def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
-        measured = evaluator.state.metrics
-        refuse_nan(measured["loss"], engine.state.epoch, self.config)
-        row = {"epoch": float(engine.state.epoch)}
-        sums = total(torch.stack([self.sums[name] for name in LOSSES])) / world()
-        row |= dict(zip(LOSSES, (sums / len(self.batches)).tolist(), strict=True))
-        row |= {
+    def _measures(self, measured: dict[str, float]) -> dict[str, float]:
+        return {
             "val_loss": measured["loss"],
             "val_mse": measured["reconstruction"],
             "val_psnr_db": -10 * math.log10(max(measured["mse"], 1e-12)),
             "val_ssim": measured["ssim"],
             "val_agreement": measured["agreement"],
             **self._health(),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": len(self.batches) * self.batches.batch_size / self.seconds,
         }
-        refuse_divergence(row, self.history, self.config)
-        refuse_collapse([total(u) for u in self.use_in_training], engine.state.epoch, self.config)
-        best = min((r["val_loss"] for r in self.history), default=math.inf)
-        self.history.append(row)
-        if rank() > 0:
-            return
-        if row["val_loss"] < best:
-            shape = architecture(self.config, *self.shape)
-            save_model(self.objective.network, shape, self.work.folder / FILE)
-            for level, use in enumerate(self.use):
-                np.save(self.work.folder / codebook_use_of(level), use.numpy())
-            self._save_reconstructions()
-        pd.DataFrame(self.history).to_csv(self.work.folder / "history.csv", index=False)
-        self.work.report({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
+
+    def _keep(self) -> None:
+        shape = architecture(self.config, *self.shape)
+        save_model(self.objective.network, shape, self.work.folder / FILE)
+        for level, use in enumerate(self.use):
+            np.save(self.work.folder / codebook_use_of(level), use.numpy())
+        self._save_reconstructions()
 
     def _health(self) -> dict[str, float]:
         """How many codes of each level the validation images use, and how evenly."""
@@ -344,22 +233,8 @@ class _Pretraining:
         images = images.reshape(original.shape)
         np.savez(self.work.folder / "reconstructions.npz", original=original, reconstruction=images)
 
-    def _resume(self, state: dict[str, Any]) -> None:
-        file = self.work.folder / _CHECKPOINT
-        if not file.exists():
-            return
-        try:
-            saved = torch.load(file, map_location=self.device, weights_only=True)
-            Checkpoint.load_objects(state, saved)
-        except Exception as error:
-            raise UserError(
-                f"{file} does not fit this configuration or is damaged; "
-                "delete its folder to start anew"
-            ) from error
-        tqdm.write(f"resuming after epoch {len(self.history)}")
-
     def _finish(self) -> dict[str, Any]:
-        best = min(self.history, key=lambda row: row["val_loss"])
+        best = self.best
         network, axes = self.objective.network, self.shape[1]
         codebook = [
             codebook_health(torch.from_numpy(np.load(self.work.folder / codebook_use_of(level))))
@@ -380,42 +255,6 @@ class _Pretraining:
         }
 
 
-def _parallel(objective: nn.Module, unused: bool) -> nn.Module:
-    """Gradients averaged over the processes; ``unused``: not every weight has one."""
-    with warnings.catch_warnings():
-        # The name that replaces broadcast_buffers is newer than the oldest torch that is supported.
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(
-            objective,
-            # Equal by construction: every process sees the statistics of all.
-            broadcast_buffers=False,
-            find_unused_parameters=unused,
-        )
-
-
-class _History:
-    """Lets the list of epochs travel in a checkpoint."""
-
-    def __init__(self, rows: list[dict[str, float]]) -> None:
-        self.rows = rows
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows[:] = state["rows"]
-
-
-class _Reiterable:
-    """A loader that begins anew at every iteration over it."""
-
-    def __init__(self, make: Any) -> None:
-        self.make = make
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return iter(self.make())
-
-
 def codebook_health(use: Tensor) -> dict[str, Any]:
     """Size of a codebook, how many of its codes are in use, and how evenly.
 
@@ -432,8 +271,3 @@ def codebook_use_of(level: int) -> str:
 
 def _suffix(level: int) -> str:
     return f"_{level}" if level else ""
-
-
-def checkpoint_of(folder: Path) -> Path:
-    """Where a run keeps its last epoch."""
-    return folder / _CHECKPOINT

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pipeline.config import PretrainConfig
 from pipeline.errors import UserError
@@ -36,7 +37,7 @@ def architecture(
     }
 
 
-def save_model(network: VQVAE, shape: dict[str, Any], file: Path) -> None:
+def save_model(network: nn.Module, shape: dict[str, Any], file: Path) -> None:
     """Write the weights aside and rename; ``shape`` are the arguments that built ``network``."""
     aside = file.with_name(f".{file.name}")
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

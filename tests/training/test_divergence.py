@@ -12,6 +12,8 @@ from pipeline.errors import UserError
 from pipeline.training.divergence import refuse_collapse, refuse_divergence, refuse_nan
 
 CONFIG = PretrainConfig(learning_rate=0.5)
+RATE = "pretrain.learning_rate=0.5"
+TERMS = ("reconstruction", "agreement", "commitment")
 
 
 def epoch(number: int, **terms: float) -> dict[str, float]:
@@ -22,16 +24,16 @@ def epoch(number: int, **terms: float) -> dict[str, float]:
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_is_refused(loss: float) -> None:
     with pytest.raises(UserError, match=r"epoch 3 \(the loss is .*learning_rate=0\.5"):
-        refuse_nan(loss, 3, CONFIG)
-    refuse_nan(1e30, 3, CONFIG)
+        refuse_nan(loss, 3, RATE)
+    refuse_nan(1e30, 3, RATE)
 
 
 def test_a_loss_of_ten_times_the_best_is_refused() -> None:
     before = [epoch(1), epoch(2, agreement=1.0), epoch(3)]
     # 17.5 is ten times the 1.75 of the second epoch.
-    refuse_divergence(epoch(4, commitment=15.0), before, CONFIG)
+    refuse_divergence(epoch(4, commitment=15.0), before, TERMS, RATE)
     with pytest.raises(UserError) as told:
-        refuse_divergence(epoch(4, commitment=16.0), before, CONFIG)
+        refuse_divergence(epoch(4, commitment=16.0), before, TERMS, RATE)
     assert str(told.value) == (
         "training diverged in epoch 4: the loss is 18.5 after 1.75 in epoch 2, and its commitment "
         "grew most; lower pretrain.learning_rate=0.5. The epochs before are kept"
@@ -39,7 +41,7 @@ def test_a_loss_of_ten_times_the_best_is_refused() -> None:
 
 
 def test_a_first_epoch_has_nothing_to_diverge_from() -> None:
-    refuse_divergence(epoch(1, reconstruction=1e6), [], CONFIG)
+    refuse_divergence(epoch(1, reconstruction=1e6), [], TERMS, RATE)
 
 
 # The perplexities of 10 and of 11 in 100 are 1.38 and 1.41.

@@ -27,8 +27,9 @@ from pipeline.errors import UserError
 from pipeline.models.vqvae import VQVAE
 from pipeline.stage import Artifact, Work
 from pipeline.training.batches import normalise, to_unit
+from pipeline.training.loop import checkpoint_of
 from pipeline.training.objective import Objective
-from pipeline.training.pretrain import checkpoint_of, pretrain
+from pipeline.training.pretrain import pretrain
 from pipeline.training.weights import FILE, architecture, load_model, save_model
 
 Report = Callable[[dict[str, float], int], None]
