@@ -113,7 +113,11 @@ class _Cache:
         self.block = block
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
-        self.context = context
+        self.above: tuple[Tensor, Tensor] | None = None
+        if context is not None:
+            cross = block.cross_attn
+            key, value = (cross.input_rearrange(p(context)) for p in (cross.to_k, cross.to_v))
+            self.above = (key, value)
 
     def __call__(self, features: Tensor) -> Tensor:
         block, attention = self.block, self.block.attn
@@ -126,7 +130,10 @@ class _Cache:
         self.values = value if self.values is None else torch.cat([self.values, value], 2)
         attended = F.scaled_dot_product_attention(query, self.keys, self.values)
         features = features + attention.out_proj(attention.out_rearrange(attended))
-        if self.context is not None:
-            features = features + block.cross_attn(block.norm_cross_attn(features), self.context)
+        if self.above is not None:
+            cross = block.cross_attn
+            query = cross.input_rearrange(cross.to_q(block.norm_cross_attn(features)))
+            attended = F.scaled_dot_product_attention(query, *self.above)
+            features = features + cross.out_proj(cross.out_rearrange(attended))
         out: Tensor = features + block.mlp(block.norm2(features))
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ from pipeline.models.transformer_prior import TransformerPrior
 
 SIZE = 5
 GRIDS = [(4, 5), (2, 3, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Of networks this small a second thread only waits: ten times the processor's time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def lived_in(prior: CodePrior) -> CodePrior:
@@ -97,6 +107,25 @@ def test_incremental_samples_are_those_of_whole_passes(prior: CodePrior) -> None
 
 
 @every
+def test_a_whole_sample_takes_the_work_of_one_pass(prior: CodePrior) -> None:
+    """Counted in outputs of layers, since a clock proves nothing; not of one pass for each code."""
+    above, outputs = upper(prior, 2), []
+
+    def count(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs.append(output.numel())
+
+    for module in prior.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        codes = prior.sample(torch.rand(2, *prior.shape), None, above).clone()
+    sampling = sum(outputs)
+    outputs.clear()
+    prior(codes.clone(), None, above)
+    assert sampling <= sum(outputs)
+
+
+@every
 def test_labels_and_the_level_above_are_heard(prior: CodePrior) -> None:
     codes = torch.randint(SIZE, (1, *prior.shape))
     above = upper(prior, 1)
@@ -141,7 +170,7 @@ def fresh(name: str, size: int, shape: tuple[int, ...]) -> CodePrior:
 @pytest.mark.parametrize("name", ["pixelcnn", "transformer"])
 def test_of_one_image_it_samples_that_image(name: str) -> None:
     image = torch.randint(8, (1, 4, 4), generator=torch.Generator().manual_seed(3))
-    prior = fit(fresh(name, 8, (4, 4)), [image.expand(4, 4, 4)] * 60, 1e-2)
+    prior = fit(fresh(name, 8, (4, 4)), [image.expand(4, 4, 4)] * 120, 1e-2)
     samples = prior.sample(torch.rand(16, 4, 4) * 0.98 + 0.01)
     assert torch.equal(samples, image.expand(16, 4, 4))
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import Config, PhantomSource, PriorConfig, SampleConfig
+from pipeline.cli import config_file
+from pipeline.config import Config, PhantomSource, PriorConfig, SampleConfig, load_config
 from pipeline.errors import UserError
 from pipeline.features.store import FEATURES, StoreWriter
 from pipeline.models.code_prior import UNKNOWN
@@ -248,3 +249,22 @@ def test_distances_to_features_are_the_textbooks() -> None:
     assert distance.mahalanobis(point)[0] == pytest.approx(6.0, rel=0.1)
     expected = np.linalg.norm(reference - point, axis=1).min()
     assert distance.to_neighbours(point)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("sample.number=0", "sample.number=0: Input should be greater than or equal to 1"),
+        ("sample.number=1e6", "sample.number=1000000.0: Input should be"),
+        ("sample.temperature=0", "sample.temperature=0: Input should be greater"),
+        ("sample.top_p=1.5", "sample.top_p=1.5: Input should be less than or equal to 1"),
+        ("prior.model=vae", "prior.model='vae': Input should be 'pixelcnn' or 'transformer'"),
+        ("prior.channels=90", "channels must be a multiple of heads"),
+        ("prior.layers=3", "no such key"),
+    ],
+)
+def test_what_is_out_of_range_is_told_in_one_line(override: str, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config(config_file("kermany"), (override,))
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
