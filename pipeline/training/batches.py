@@ -43,7 +43,8 @@ class Views(TypedDict):
     """A batch for training, each of shape (B, C, *spatial).
 
     ``first`` and ``second`` are what the network sees, normalised; ``target`` is ``first`` before
-    it was disturbed, in [0, 1]: what is to be reconstructed.
+    it was disturbed, in [0, 1]: what is to be reconstructed. Where views need not agree, ``second``
+    is ``first``.
     """
 
     first: Tensor
@@ -102,10 +103,14 @@ class ViewBatches:
     ) -> tuple[Tensor, Tensor, Tensor]:
         config, strength = self.config.augment, self.config.augment_strength
         images = to_unit(self.images[self.rows[chosen]])
-        others = self._second(images, chosen, generator)
+        agrees = self.config.agreement.weight > 0
+        others = self._second(images, chosen, generator) if agrees else images
         target = random_versions(images, config, strength, generator)
-        second = random_versions(others, config, strength, generator)
-        return disturb(target, generator, config), disturb(second, generator, config), target
+        second = random_versions(others, config, strength, generator) if agrees else target
+        if not self.config.disturb:
+            return target, second, target
+        first = disturb(target, generator, config)
+        return first, disturb(second, generator, config) if agrees else first, target
 
     def _second(
         self, images: Tensor, chosen: NDArray[np.intp], generator: torch.Generator
