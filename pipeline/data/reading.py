@@ -30,11 +30,10 @@ Bytes = NDArray[np.uint8]
 
 TIMEOUT = 300.0
 """Seconds after which reading an image is given up."""
-_VERSION = 1
+_VERSION = 2
 """Of what is read: raise it when the same file comes to give other bytes."""
 _PLAIN_PIXELS = 2**26
 _ORIENTATION = 0x0112
-_CHUNK = 1 << 20
 _BATCH = 4096
 
 
@@ -74,6 +73,8 @@ class Reader:
 
     def __call__(self, files: Files) -> Read:
         cv2.setNumThreads(1)
+        if plain := self._plain(files):
+            return plain
         digest = ""
         try:
             digest = combined([_sha256(path) for path in files.paths])
@@ -98,27 +99,32 @@ class Reader:
             image = np.repeat(volume, self.channels, axis=0)
         else:
             (path,) = files.paths
-            if (plain := self._plain(path)) is not None:
-                return plain
             image = read_image(path, self.channels, window)
         return fit(image, self.shape, self.how), image.shape[1:]
 
-    def _plain(self, path: Path) -> tuple[Bytes, tuple[int, ...]] | None:
-        """A large grey JPEG without leaving bytes, which is twice as fast; None for all others."""
-        if self.channels != 1 or self.how != "stretch" or len(self.shape) != 2:
+    def _plain(self, files: Files) -> Read | None:
+        """A large grey JPEG, read once and without leaving bytes; None for all others."""
+        if files.series or self.channels != 1 or self.how != "stretch" or len(self.shape) != 2:
             return None
+        (path,), (height, width) = files.paths, self.shape
         try:
-            with Pillow.open(path, formats=("JPEG",)) as opened:
-                shrinks = opened.height >= self.shape[0] and opened.width >= self.shape[1]
+            with path.open("rb") as stream, Pillow.open(stream, formats=("JPEG",)) as opened:
+                shrinks = opened.height >= height and opened.width >= width
                 plain = opened.mode == "L" and opened.getexif().get(_ORIENTATION, 1) == 1
-                if not (plain and shrinks) or opened.width * opened.height > _PLAIN_PIXELS:
+                largest = max(opened.height * opened.width, path.stat().st_size)
+                if not (plain and shrinks) or largest > _PLAIN_PIXELS:
                     return None
-                picture = np.asarray(opened)
-        except FileNotFoundError:
-            raise
+                stream.seek(0)
+                content = stream.read()
         except Exception:  # of dozens of types
             return None  # read_image knows what is wrong with it
-        return shrink_bytes(picture, (self.shape[0], self.shape[1]))[None], picture.shape
+        # The same pixels as Pillow's, sooner; and none, where those are not whole.
+        stored = np.frombuffer(content, np.uint8)
+        picture = cv2.imdecode(stored, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        if picture is None:
+            return None
+        digest = hashlib.sha256(content).hexdigest()
+        return Read(shrink_bytes(picture, (height, width))[None], digest, picture.shape)
 
 
 def read_all(listed: Sequence[Files], reader: Reader, cache: ReadCache) -> Iterator[Read]:
@@ -205,8 +211,5 @@ def _hash_with_status(path: Path) -> tuple[str, os.stat_result | None]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

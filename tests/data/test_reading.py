@@ -19,6 +19,7 @@ from pipeline.data.formats import read_image
 from pipeline.data.read_cache import FILE, ReadCache
 from pipeline.data.reading import Files, Read, Reader, read_all, sha256_of
 from pipeline.data.workers import map_in_processes
+from pipeline.errors import UnreadableImage
 
 READER = Reader((16, 24))
 
@@ -60,6 +61,30 @@ def test_images_are_what_the_formats_say(pictures: list[Path]) -> None:
         assert np.abs(found.image - expected.astype(int)).max() <= 1  # ties in rounding
         assert found.size == (60, 70)
         assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30}]
+)
+def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
+    file = tmp_path / "a.jpeg"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (90, 70), np.uint8)).save(file, **options)
+    whole = file.read_bytes()
+    reader = Reader((90, 70))  # of the same size: nothing is averaged
+    for end in range(len(whole), 300, -61):
+        # Cut off, and cut off but with the marker of an end.
+        for content in (whole[:end], whole[:end] + b"\xff\xd9"):
+            file.write_bytes(content)
+            found = reader(Files((file,)))
+            try:
+                expected = fit(read_image(file), (90, 70), "stretch")
+            except UnreadableImage as error:
+                assert found.reason == str(error)
+            else:
+                np.testing.assert_array_equal(found.image, expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
