@@ -1,5 +1,6 @@
 """Files read on all processors: what is set aside, what the cache knows, what it never tells."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -78,13 +79,14 @@ def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
         # Cut off, and cut off but with the marker of an end.
         for content in (whole[:end], whole[:end] + b"\xff\xd9"):
             file.write_bytes(content)
-            found = reader(Files((file,)))
-            try:
+            expected, reason = None, ""
+            with contextlib.suppress(UnreadableImage):
                 expected = fit(read_image(file), (90, 70), "stretch")
-            except UnreadableImage as error:
-                assert found.reason == str(error)
-            else:
-                np.testing.assert_array_equal(found.image, expected)  # type: ignore[arg-type]
+            if expected is None:
+                reason = "not a readable image (OSError)"
+            found = reader(Files((file,)))
+            assert found.reason == reason
+            np.testing.assert_array_equal(found.image, expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
