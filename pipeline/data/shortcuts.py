@@ -3,8 +3,8 @@
 Each measure is the AUROC of a logistic regression in cross-validation grouped by subject, so that
 no subject is judged by a model that saw another of its images. With more than two classes it is the
 mean over one class against the rest. Its interval takes the predictions as they stand and the
-subjects as drawn (DeLong's, with the images of a subject kept together [2]_). On the frame and the position of radiographs as a source of
-such shortcuts see [1]_.
+subjects as drawn (DeLong's, with the images of a subject kept together [2]_). On the frame and the
+position of radiographs as a source of such shortcuts see [1]_.
 
 References
 ----------
@@ -81,8 +81,9 @@ def told(
 def auroc(
     scores: NDArray[np.floating], positive: NDArray[np.bool_], subjects: NDArray[Any]
 ) -> tuple[float, tuple[float, float]]:
-    """Area under the ROC curve, and its 95% interval over subjects; all of shape (N,), or (N, K) for
-    the mean over K classes of each against the rest.
+    """Area under the ROC curve, and its 95% interval over subjects.
+
+    All of shape (N,), or (N, K) for the mean over K classes of each against the rest.
 
     Where every pair is told right there is no spread to tell the width of the interval from, and it
     is a point.
@@ -119,9 +120,7 @@ def _shares(
     return area, (right - area) / np.where(positive, positives, negatives)
 
 
-def _told(
-    table: pd.DataFrame, truth: NDArray[Any], subjects: NDArray[Any], folds: Folds
-) -> Told:
+def _told(table: pd.DataFrame, truth: NDArray[Any], subjects: NDArray[Any], folds: Folds) -> Told:
     table = table.loc[:, (table.nunique(dropna=False) > 1).to_numpy()]
     if table.shape[1] == 0:
         return Told(None, "the same for every image, or not known")
