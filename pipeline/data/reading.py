@@ -7,11 +7,13 @@ that crashes or hangs sets one file aside. What was read before comes from the c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +26,7 @@ from pipeline.data.fitting import fit, shrink_bytes
 from pipeline.data.formats import Window, read_image, read_series
 from pipeline.data.read_cache import ReadCache
 from pipeline.data.workers import Lost, map_in_processes, processors
-from pipeline.errors import UnreadableImage
+from pipeline.errors import UnreachableFile, UnreadableImage
 
 Bytes = NDArray[np.uint8]
 
@@ -34,6 +36,7 @@ _VERSION = 2
 """Of what is read: raise it when the same file comes to give other bytes."""
 _PLAIN_PIXELS = 2**26
 _ORIENTATION = 0x0112
+_DECODERS = ("pillow", "opencv-python-headless", "pydicom", "python-gdcm", "nibabel")
 _BATCH = 4096
 
 
@@ -47,12 +50,14 @@ class Read:
     sha256 : of the file, or of the checksums of the files of a series; empty where it vanished.
     size : along each spatial axis, before it was fitted.
     reason : why it was not read, for the quarantine.
+    lasting : whether that is so for any file of this content, and not of this moment.
     """
 
     image: Bytes | None
     sha256: str
     size: tuple[int, ...] = ()
     reason: str = ""
+    lasting: bool = False
 
 
 class Files(NamedTuple):
@@ -80,7 +85,8 @@ class Reader:
             digest = combined([_sha256(path) for path in files.paths])
             image, size = self._image(files)
         except UnreadableImage as error:
-            return Read(None, digest, reason=str(error))
+            lasting = not isinstance(error, UnreachableFile)
+            return Read(None, digest, reason=str(error), lasting=lasting)
         except FileNotFoundError:
             return Read(None, digest, reason="the file has vanished")
         except OSError as error:
@@ -89,7 +95,15 @@ class Reader:
 
     def key(self, files: Files, sha256: str) -> str:
         """Of the picture in the cache: its content, and all that its pixels depend on."""
-        how = (_VERSION, self.shape, self.channels, self.how, files.series, files.window)
+        how = (
+            _VERSION,
+            _decoders(),
+            self.shape,
+            self.channels,
+            self.how,
+            files.series,
+            files.window,
+        )
         return hashlib.sha256(f"{sha256} {how}".encode()).hexdigest()
 
     def _image(self, files: Files) -> tuple[Bytes, tuple[int, ...]]:
@@ -138,6 +152,9 @@ def read_all(listed: Sequence[Files], reader: Reader, cache: ReadCache) -> Itera
             if (found := cache.picture(key)) is not None:
                 yield Read(found[0], sha256, found[1])
                 continue
+            if reason := cache.refusal(key):
+                yield Read(None, sha256, reason=reason, lasting=True)
+                continue
             again = map_in_processes(reader, [files], processes=1, timeout=TIMEOUT)
             result = next(again)
         else:
@@ -147,6 +164,8 @@ def read_all(listed: Sequence[Files], reader: Reader, cache: ReadCache) -> Itera
             result = Read(None, sha256, reason=result.reason)
         if result.image is not None:
             cache.put_picture(reader.key(files, result.sha256), result.image, result.size)
+        elif result.lasting:
+            cache.put_refusal(reader.key(files, result.sha256), result.reason)
         yield result
 
 
@@ -160,9 +179,15 @@ def _known(
         whole = [checksum for checksum in sums if checksum]
         sha256 = combined(whole)
         key = reader.key(files, sha256)
-        found = len(whole) == len(sums) and cache.has_picture(key)
+        found = len(whole) == len(sums) and (cache.has_picture(key) or bool(cache.refusal(key)))
         known.append((key, sha256) if found else None)
     return known
+
+
+@functools.cache
+def _decoders() -> tuple[str, ...]:
+    """Versions of the libraries that decode: another may read what this one refused."""
+    return tuple(version(name) for name in _DECODERS)
 
 
 def sha256_of(paths: Iterable[Path], cache: ReadCache) -> list[str]:
