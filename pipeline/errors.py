@@ -11,3 +11,7 @@ class UnreadableImage(Exception):
 
 class UnreachableFile(UnreadableImage):
     """The disk did not hand the file over; another time it may, and the image may be fine."""
+
+
+class Notice(UserWarning):
+    """Something that the user should look at and that stops nothing; shown as one line."""
