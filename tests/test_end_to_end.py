@@ -54,7 +54,8 @@ def command(folder: Path, stage: str = "probe", *more: str) -> list[str]:
 
 def run(folder: Path) -> dict[str, Any]:
     """In a process of its own, as users do; the last line of its output."""
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    ours = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *command(folder)],
         capture_output=True,
