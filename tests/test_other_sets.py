@@ -110,7 +110,10 @@ def test_colour_of_three_classes_by_official_folds(
 
 
 def test_a_number_from_a_users_own_table_and_images_added_later(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    artifacts: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The number is the brightness of the picture; every tenth has none."""
     table = ["file;Age;subject"]
@@ -132,13 +135,13 @@ def test_a_number_from_a_users_own_table_and_images_added_later(
         "  alignment: {enabled: false}, swap: {enabled: false}}\n"
     )
     result = run(
-        tmp_path, str(config), capsys,
+        tmp_path, artifacts, str(config), capsys,
         "probe.label_fraction=1", "probe.regularisation=[1.0]", "extract.versions=0",
     )  # fmt: skip
     assert (result["headline"], result["task"]) == ("r2", "Age")
     pixels = next(row for row in result["rows"] if row["features"] == "raw_pixels")
     assert pixels["r2"]["mean"] > 0.95
-    manifest = pd.read_csv(tmp_path / "artifacts/own/ingest/latest/manifest.csv")
+    manifest = pd.read_csv(artifacts / "own/ingest/latest/manifest.csv")
     assert manifest["target"].isna().sum() == 12
     labelled = manifest[(manifest["split"] != "test") & manifest["target"].notna()]
     assert result["labels"] <= len(labelled)
@@ -162,7 +165,7 @@ def test_a_number_from_a_users_own_table_and_images_added_later(
     monkeypatch.setattr(reading, "_hash_with_status", hashing)
     monkeypatch.setattr(reading, "map_in_processes", mapping)
     sets = [part for override in SMALL for part in ("--set", override)]
-    places = ["--data-root", str(tmp_path), "--artifacts", str(tmp_path / "artifacts")]
+    places = ["--data-root", str(tmp_path), "--artifacts", str(artifacts)]
     again = ["ingest", "--config", str(config), *places, *sets]
     assert main(again) == 0
     assert (hashed, read) == ([], [])
