@@ -12,6 +12,7 @@ FORCE ?=
 JSON ?=
 QUICK ?=
 NPROC ?= 1
+PROBE ?=
 PYTHON ?= python3.11
 PORT ?= 5000
 
@@ -38,6 +39,7 @@ help: ## this text
 	@echo "Variables:"
 	@echo "  DATASET=kermany         a name in configs/, or a path to your own yaml"
 	@echo "  LABEL_FRACTION=0.05     share of the training subjects whose labels the probe may see"
+	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
 	@echo "  SEED=0                  of everything random"
 	@echo "  DEVICE=auto             auto, cpu or cuda"
@@ -72,7 +74,7 @@ extract-features: setup ## codes, histograms and embeddings into the feature sto
 	$(call RUN,extract,$(DATASET))
 
 linear-probe: setup ## classify with LABEL_FRACTION of the labels; judge on the test split
-	$(call RUN,probe,$(DATASET))
+	$(call RUN,$(if $(PROBE),evaluate,probe),$(DATASET)) $(if $(PROBE),--probe "$(PROBE)")
 
 mlflow-ui: setup ## compare runs in the browser, on this machine only
 	@echo "open http://127.0.0.1:$(PORT)/#/experiments"
