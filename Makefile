@@ -28,7 +28,7 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
-	evaluate-prior mlflow-ui benchmark benchmark-alignment benchmark-ingest \
+	evaluate-prior mlflow-ui notebook benchmark benchmark-alignment benchmark-ingest \
 	benchmark-reconstruction benchmark-speed test test-cuda lint format lock clean
 
 help: ## this text
@@ -96,6 +96,10 @@ mlflow-ui: setup ## compare runs in the browser, on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
 		--host 127.0.0.1 --port $(PORT) \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(ARTIFACTS))/mlflow.db}"
+
+notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFACTS/own_data.ipynb
+	mkdir -p "$(ARTIFACTS)"
+	$(BIN)/jupyter execute notebooks/own_data.ipynb --output="$(abspath $(ARTIFACTS))/own_data.ipynb"
 
 benchmark: setup ## the README's table: 1, 5, 10 and 100% of the labels (about 40 minutes)
 	$(BIN)/python -m benchmarks.label_efficiency --config "$(DATASET)" \

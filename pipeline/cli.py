@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from pipeline import __version__
 from pipeline.config import load_config
-from pipeline.errors import UserError
+from pipeline.errors import Notice, UserError
 from pipeline.flow import FLOW, Options, as_json, run
 from pipeline.processes import LOST, dismiss, follow, joined, launch, left_by_others, rank, started
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if parsed.processes > 1 and started() == 1:
             return launch(parsed.processes, arguments or sys.argv[1:], parsed.device)
-        with joined(parsed.device):
+        with joined(parsed.device), _notices():
             return _run(parsed)
     except UserError as error:
         message = str(error)
@@ -47,6 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rank() == 0:
         print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def _notices() -> Iterator[None]:
+    """Show each :class:`Notice` as one line, once; other warnings as ever."""
+    told: set[str] = set()
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: object) -> None:
+        if not issubclass(category, Notice):
+            usual(message, category, *where)  # type: ignore[arg-type]  # file, line and stream
+        elif str(message) not in told:
+            told.add(str(message))
+            print(f"medvq: {message}", file=sys.stderr)
+
+    # Not catch_warnings: it would forget the filters of modules that are first imported within.
+    warnings.simplefilter("always", Notice)
+    warnings.showwarning = show  # type: ignore[assignment]  # called by position
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _refused_write(error: Exception, folder: Path) -> str | None:

@@ -3,13 +3,15 @@
 import errno
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli import _notices, main
+from pipeline.errors import Notice
 from pipeline.flow import FLOW
 
 HEAVY = ("torch", "monai", "mlflow", "pandas", "cv2", "sklearn", "matplotlib")
@@ -203,3 +205,12 @@ def test_a_bug_is_not_passed_off_as_the_users(
     monkeypatch.setattr("pipeline.cli.run", run)
     with pytest.raises(ZeroDivisionError):
         main(["ingest", "--config", configure(tmp_path, "{kind: phantom}")])
+
+
+def test_a_notice_is_one_line_and_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    usual = warnings.showwarning
+    with _notices():
+        for message in ("look at this", "look at this", "and that"):
+            warnings.warn(Notice(message), stacklevel=1)
+    assert capsys.readouterr().err == "medvq: look at this\nmedvq: and that\n"
+    assert warnings.showwarning is usual

@@ -1,14 +1,18 @@
 """The whole flow on tiny copies of sets that are not grey pictures of two classes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from pipeline.cli import main
+from pipeline.data import reading
 
 SMALL = (
     "pretrain.widths=[8, 8]",
@@ -103,3 +107,69 @@ def test_colour_of_three_classes_by_official_folds(
     assert list(recall) == ["blue", "green", "red"]
     history = artifacts / "stl10/pretrain/latest/history.csv"
     assert history.read_text().count("\n") == 2
+
+
+def test_a_number_from_a_users_own_table_and_images_added_later(
+    tmp_path: Path,
+    artifacts: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number is the brightness of the picture; every tenth has none."""
+    table = ["file;Age;subject"]
+
+    def add(numbers: range) -> None:
+        for number in numbers:
+            age = 20 + number * 37 % 60
+            grey = np.random.default_rng(number).integers(0, 30, (16, 16)) + 2 * age
+            Image.fromarray(grey.astype(np.uint8)).save(tmp_path / f"{number:03d}.png")
+            table.append(f"{number:03d}.png;{age if number % 10 else ''};S{number // 2}")
+        (tmp_path / "labels.csv").write_text("\n".join(table))
+
+    add(range(120))
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"name: own\nsource: {{kind: image_folder, folder: {tmp_path},\n"
+        "  labels: {file: labels.csv, target: Age}}\n"
+        "ingest: {read_size: 16, image_size: 16, equalise: null,\n"
+        "  alignment: {enabled: false}, swap: {enabled: false}}\n"
+    )
+    result = run(
+        tmp_path, artifacts, str(config), capsys,
+        "probe.label_fraction=1", "probe.regularisation=[1.0]", "extract.versions=0",
+    )  # fmt: skip
+    assert (result["headline"], result["task"]) == ("r2", "Age")
+    pixels = next(row for row in result["rows"] if row["features"] == "raw_pixels")
+    assert pixels["r2"]["mean"] > 0.95
+    manifest = pd.read_csv(artifacts / "own/ingest/latest/manifest.csv")
+    assert manifest["target"].isna().sum() == 12
+    labelled = manifest[(manifest["split"] != "test") & manifest["target"].notna()]
+    assert result["labels"] <= len(labelled)
+
+    hashed: list[str] = []
+    read: list[str] = []
+    true_hash, true_map = reading._hash_with_status, reading.map_in_processes
+
+    def hashing(path: Path) -> object:
+        hashed.append(path.name)
+        return true_hash(path)
+
+    def mapping(function: object, items: Any, **options: Any) -> object:
+        def seen() -> Iterator[reading.Files]:
+            for item in items:
+                read.append(item.paths[0].name)
+                yield item
+
+        return true_map(function, seen(), **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reading, "_hash_with_status", hashing)
+    monkeypatch.setattr(reading, "map_in_processes", mapping)
+    sets = [part for override in SMALL for part in ("--set", override)]
+    places = ["--data-root", str(tmp_path), "--artifacts", str(artifacts)]
+    again = ["ingest", "--config", str(config), *places, *sets]
+    assert main(again) == 0
+    assert (hashed, read) == ([], [])
+    add(range(120, 123))
+    assert main(again) == 0
+    new = ["120.png", "121.png", "122.png"]
+    assert (sorted(hashed), sorted(read)) == (new, new)

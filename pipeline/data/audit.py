@@ -370,6 +370,7 @@ def _entry(result: Told, sentence: str, **named: str) -> dict[str, Any]:
     return {
         **named,
         "auroc": auroc,
+        "ci95": result.interval and [round(end, 4) for end in result.interval],
         "warning": _warns(result),
         "meaning": meaning,
     }

@@ -67,32 +67,25 @@ def shrink_bytes(picture: Bytes, shape: tuple[int, int]) -> Bytes:
     here, next_column, next_row, diagonal = (
         corners[start:].take(at) for start in (0, 1, width, width + 1)
     )
-    # Whole sums stay whole numbers; parts of a pixel are small enough for single precision.
-    across, below, both = (
-        change.astype(np.float32)
-        for change in (
-            next_column - here,
-            next_row - here,
-            diagonal - next_row - next_column + here,
-        )
-    )
-    parts = right * across + down[:, None] * (below + right * both)
-    means = (_cells(here) + _cells(parts)) * np.float32(shape[0] * shape[1] / picture.size)
+    diagonal -= next_column
+    diagonal -= next_row
+    diagonal += here
+    sums = right * diagonal
+    sums += next_row
+    sums -= here
+    sums *= down[:, None]
+    sums += right * (next_column - here)
+    sums += here
+    means = np.diff(np.diff(sums, axis=0), axis=1) * (shape[0] * shape[1] / picture.size)
     return np.asarray(np.rint(means), np.uint8)
 
 
-def _cells(integral: NDArray[Any]) -> NDArray[Any]:
-    """The sum over each cell: its corners' difference."""
-    rows: NDArray[Any] = np.diff(integral, axis=0)
-    return np.diff(rows, axis=1)
-
-
 @lru_cache(4096)
-def _edges(pixels: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+def _edges(pixels: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Where cells begin and end: whole pixels, and the part of the next one."""
     at = np.arange(cells + 1) * pixels / cells
     whole = np.minimum(at.astype(np.intp), pixels - 1)
-    return whole, (at - whole).astype(np.float32)
+    return whole, at - whole
 
 
 @cache

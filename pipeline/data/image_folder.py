@@ -20,7 +20,7 @@ from pipeline.data.formats import (
 from pipeline.data.labels import Label, named_split, read_labels
 from pipeline.data.manifest import SourceImage
 from pipeline.data.privacy import pseudonym, subject_key
-from pipeline.errors import UserError
+from pipeline.errors import Notice, UserError
 
 
 class _File(NamedTuple):
@@ -205,6 +205,6 @@ def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None
         raise UserError(f"the labels name no {join} of any image in the folder ({unknown} rows)")
     if unknown:
         warnings.warn(
-            f"{unknown} of {len(table)} rows of the labels name no {join} of any image",
+            Notice(f"{unknown} of {len(table)} rows of the labels name no {join} of any image"),
             stacklevel=3,
         )

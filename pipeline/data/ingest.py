@@ -188,11 +188,13 @@ def _refuse_too_many(
         counted = [row["reason"] for row in quarantine] if nothing_left else broken
         reasons = pd.Series(counted).value_counts()
         told = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-        raise UserError(
-            f"{len(counted)} of {total} files cannot be read, more than "
-            f"ingest.max_quarantined={config.max_quarantined:g}: {told} "
-            f"(table: {folder / 'quarantine.csv'})"
+        what = (
+            f"all {total} files were set aside"
+            if nothing_left
+            else f"{len(counted)} of {total} files cannot be read, more than "
+            f"ingest.max_quarantined={config.max_quarantined:g}"
         )
+        raise UserError(f"{what}: {told} (table: {folder / 'quarantine.csv'})")
 
 
 def _reads(

@@ -13,12 +13,13 @@ import codecs
 import csv
 import io
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from pipeline.config import Labels
-from pipeline.errors import UserError
+from pipeline.errors import Notice, UserError
 
 _COLUMNS = {"path": "file", "subject": "subject", "study": "study", "instance": "instance"}
 _SPLIT_NAMES: dict[str, Literal["train", "test"]] = {
@@ -82,6 +83,11 @@ def read_labels(folder: Path, labels: Labels) -> dict[str, Label]:
                 f"which has the same '{key}'"
             )
         first_line.setdefault(name, number)
+    if not rows:
+        raise UserError(f"{file} has a header line and no rows")
+    if not any(row.label or row.target is not None for row in rows.values()):
+        told = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
+        warnings.warn(Notice(f"{file} labels no image: no row has a {told}"), stacklevel=2)
     return rows
 
 
@@ -140,6 +146,8 @@ def _records(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str
 
 
 def _check_columns(file: Path, columns: list[str], wanted: list[str]) -> None:
+    if not columns:
+        raise UserError(f"{file} is empty")
     missing = [name for name in wanted if name not in columns]
     if missing:
         # Not shown: without a header line they would be the values of the first row.

@@ -1,4 +1,4 @@
-"""What is known of files already: their checksums, and what they looked like when they were read.
+"""What is known of files already: their checksums, how they look, and why some were refused.
 
 One SQLite file under the artifacts. A file's checksum is found by a keyed hash of its path, its
 size and its times, a picture by the checksum of its content and by how it was read; so data that
@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS files (
 CREATE TABLE IF NOT EXISTS pictures (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, shape TEXT, size TEXT, crc INTEGER, pixels BLOB
 );
+CREATE TABLE IF NOT EXISTS refusals (key TEXT PRIMARY KEY, reason TEXT) WITHOUT ROWID;
 """
 _COMMIT_EVERY = 256
 _PUT = "INSERT OR REPLACE INTO pictures (key, shape, size, crc, pixels) VALUES (?, ?, ?, ?, ?)"
@@ -106,6 +107,15 @@ class ReadCache:
         data = np.ascontiguousarray(pixels).tobytes()
         row = (key, json.dumps(pixels.shape), json.dumps(size), zlib.crc32(data), data)
         self._write(_PUT, row)
+
+    def refusal(self, key: str) -> str:
+        """Why the image is not read; empty where that is not known, or it is."""
+        query = "SELECT reason FROM refusals WHERE key=?"
+        row = self._try(lambda db: db.execute(query, (key,)).fetchone(), None)
+        return row[0] if row else ""
+
+    def put_refusal(self, key: str, reason: str) -> None:
+        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?)", (key, reason))
 
     def _entry(self, path: Path, status: os.stat_result) -> tuple[bytes, int, int, int]:
         name = hashlib.blake2b(os.fsencode(path.resolve()), key=self._key, digest_size=16).digest()

@@ -7,11 +7,13 @@ that crashes or hangs sets one file aside. What was read before comes from the c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,17 +26,17 @@ from pipeline.data.fitting import fit, shrink_bytes
 from pipeline.data.formats import Window, read_image, read_series
 from pipeline.data.read_cache import ReadCache
 from pipeline.data.workers import Lost, map_in_processes, processors
-from pipeline.errors import UnreadableImage
+from pipeline.errors import UnreachableFile, UnreadableImage
 
 Bytes = NDArray[np.uint8]
 
 TIMEOUT = 300.0
 """Seconds after which reading an image is given up."""
-_VERSION = 1
+_VERSION = 2
 """Of what is read: raise it when the same file comes to give other bytes."""
 _PLAIN_PIXELS = 2**26
 _ORIENTATION = 0x0112
-_CHUNK = 1 << 20
+_DECODERS = ("pillow", "opencv-python-headless", "pydicom", "python-gdcm", "nibabel")
 _BATCH = 4096
 
 
@@ -48,12 +50,14 @@ class Read:
     sha256 : of the file, or of the checksums of the files of a series; empty where it vanished.
     size : along each spatial axis, before it was fitted.
     reason : why it was not read, for the quarantine.
+    lasting : whether that is so for any file of this content, and not of this moment.
     """
 
     image: Bytes | None
     sha256: str
     size: tuple[int, ...] = ()
     reason: str = ""
+    lasting: bool = False
 
 
 class Files(NamedTuple):
@@ -74,12 +78,15 @@ class Reader:
 
     def __call__(self, files: Files) -> Read:
         cv2.setNumThreads(1)
+        if plain := self._plain(files):
+            return plain
         digest = ""
         try:
             digest = combined([_sha256(path) for path in files.paths])
             image, size = self._image(files)
         except UnreadableImage as error:
-            return Read(None, digest, reason=str(error))
+            lasting = not isinstance(error, UnreachableFile)
+            return Read(None, digest, reason=str(error), lasting=lasting)
         except FileNotFoundError:
             return Read(None, digest, reason="the file has vanished")
         except OSError as error:
@@ -88,7 +95,15 @@ class Reader:
 
     def key(self, files: Files, sha256: str) -> str:
         """Of the picture in the cache: its content, and all that its pixels depend on."""
-        how = (_VERSION, self.shape, self.channels, self.how, files.series, files.window)
+        how = (
+            _VERSION,
+            _decoders(),
+            self.shape,
+            self.channels,
+            self.how,
+            files.series,
+            files.window,
+        )
         return hashlib.sha256(f"{sha256} {how}".encode()).hexdigest()
 
     def _image(self, files: Files) -> tuple[Bytes, tuple[int, ...]]:
@@ -98,27 +113,32 @@ class Reader:
             image = np.repeat(volume, self.channels, axis=0)
         else:
             (path,) = files.paths
-            if (plain := self._plain(path)) is not None:
-                return plain
             image = read_image(path, self.channels, window)
         return fit(image, self.shape, self.how), image.shape[1:]
 
-    def _plain(self, path: Path) -> tuple[Bytes, tuple[int, ...]] | None:
-        """A large grey JPEG without leaving bytes, which is twice as fast; None for all others."""
-        if self.channels != 1 or self.how != "stretch" or len(self.shape) != 2:
+    def _plain(self, files: Files) -> Read | None:
+        """A large grey JPEG, read once and without leaving bytes; None for all others."""
+        if files.series or self.channels != 1 or self.how != "stretch" or len(self.shape) != 2:
             return None
+        (path,), (height, width) = files.paths, self.shape
         try:
-            with Pillow.open(path, formats=("JPEG",)) as opened:
-                shrinks = opened.height >= self.shape[0] and opened.width >= self.shape[1]
+            with path.open("rb") as stream, Pillow.open(stream, formats=("JPEG",)) as opened:
+                shrinks = opened.height >= height and opened.width >= width
                 plain = opened.mode == "L" and opened.getexif().get(_ORIENTATION, 1) == 1
-                if not (plain and shrinks) or opened.width * opened.height > _PLAIN_PIXELS:
+                largest = max(opened.height * opened.width, path.stat().st_size)
+                if not (plain and shrinks) or largest > _PLAIN_PIXELS:
                     return None
-                picture = np.asarray(opened)
-        except FileNotFoundError:
-            raise
+                stream.seek(0)
+                content = stream.read()
         except Exception:  # of dozens of types
             return None  # read_image knows what is wrong with it
-        return shrink_bytes(picture, (self.shape[0], self.shape[1]))[None], picture.shape
+        # The same pixels as Pillow's, sooner; and none, where those are not whole.
+        stored = np.frombuffer(content, np.uint8)
+        picture = cv2.imdecode(stored, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        if picture is None:
+            return None
+        digest = hashlib.sha256(content).hexdigest()
+        return Read(shrink_bytes(picture, (height, width))[None], digest, picture.shape)
 
 
 def read_all(listed: Sequence[Files], reader: Reader, cache: ReadCache) -> Iterator[Read]:
@@ -132,6 +152,9 @@ def read_all(listed: Sequence[Files], reader: Reader, cache: ReadCache) -> Itera
             if (found := cache.picture(key)) is not None:
                 yield Read(found[0], sha256, found[1])
                 continue
+            if reason := cache.refusal(key):
+                yield Read(None, sha256, reason=reason, lasting=True)
+                continue
             again = map_in_processes(reader, [files], processes=1, timeout=TIMEOUT)
             result = next(again)
         else:
@@ -141,6 +164,8 @@ def read_all(listed: Sequence[Files], reader: Reader, cache: ReadCache) -> Itera
             result = Read(None, sha256, reason=result.reason)
         if result.image is not None:
             cache.put_picture(reader.key(files, result.sha256), result.image, result.size)
+        elif result.lasting:
+            cache.put_refusal(reader.key(files, result.sha256), result.reason)
         yield result
 
 
@@ -154,9 +179,15 @@ def _known(
         whole = [checksum for checksum in sums if checksum]
         sha256 = combined(whole)
         key = reader.key(files, sha256)
-        found = len(whole) == len(sums) and cache.has_picture(key)
+        found = len(whole) == len(sums) and (cache.has_picture(key) or bool(cache.refusal(key)))
         known.append((key, sha256) if found else None)
     return known
+
+
+@functools.cache
+def _decoders() -> tuple[str, ...]:
+    """Versions of the libraries that decode: another may read what this one refused."""
+    return tuple(version(name) for name in _DECODERS)
 
 
 def sha256_of(paths: Iterable[Path], cache: ReadCache) -> list[str]:
@@ -205,8 +236,5 @@ def _hash_with_status(path: Path) -> tuple[str, os.stat_result | None]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

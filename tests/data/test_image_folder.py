@@ -13,7 +13,7 @@ from pipeline.config import FolderSource, Source
 from pipeline.data.image_folder import list_images
 from pipeline.data.manifest import SourceImage
 from pipeline.data.privacy import pseudonym, subject_key
-from pipeline.errors import UserError
+from pipeline.errors import Notice, UserError
 
 SOURCE: TypeAdapter[FolderSource] = TypeAdapter(Source)
 
@@ -141,7 +141,7 @@ def test_a_file_column_is_enough(folder: Path) -> None:
     ("table", "reason"),
     [
         ("image,label\na.png,ill\n", "must have a column 'file'; none of its 2 is called so"),
-        ("", "none of its 0 is called so"),
+        ("", "labels.csv is empty"),
         ("file,label\na.png,ill\ngone.png,well\n", "line 3: the file it names is not in"),
         ("label,file\nill,a.png\nwell\n", "line 3: the column 'file' is empty"),
         ("file\na.png\n/etc/hostname\n", "line 3: the file it names is not in"),
@@ -151,7 +151,7 @@ def test_a_file_column_is_enough(folder: Path) -> None:
         ('file,label\na.png,"ill\n', "line 2: not plain CSV"),
         ("file,label,label\na.png,ill,well\n", "the column 'label' more than once"),
         ("file,split\na.png,holdout\n", "its split is neither train nor test"),
-        ("file\n", "no image"),
+        ("file\n", "a header line and no rows"),
     ],
 )
 def test_a_table_that_cannot_be_followed(folder: Path, table: str, reason: str) -> None:
@@ -292,10 +292,16 @@ def test_where_no_split_is_told_a_share_of_the_subjects_is_for_the_test(tmp_path
     assert found == ["test", "train", "train"]
 
 
+def test_a_table_that_labels_nothing_is_told(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,diagnosis\na.png,ill\n")
+    with pytest.warns(Notice, match="labels no image: no row has a 'label'"):
+        assert [image.label for image in listed(folder, "labels.csv")] == [None]
+
+
 def test_ids_that_name_no_image(archive: Path) -> None:
     labels = {"file": "labels.csv", "join": "subject"}
     (archive / "labels.csv").write_text("subject,label\nAnn,ill\nCy,well\n")
-    with pytest.warns(UserWarning, match="1 of 2 rows of the labels name no subject of any image"):
+    with pytest.warns(Notice, match="1 of 2 rows of the labels name no subject of any image"):
         assert next(iter(in_archive(archive, labels))).label == "ill"
     (archive / "labels.csv").write_text("subject,label\nCy,well\n")
     with pytest.raises(UserError, match="name no subject of any image") as caught:

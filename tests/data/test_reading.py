@@ -1,5 +1,6 @@
 """Files read on all processors: what is set aside, what the cache knows, what it never tells."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import reading
+from pipeline.data import formats, reading
 from pipeline.data.fitting import fit
 from pipeline.data.formats import read_image
 from pipeline.data.read_cache import FILE, ReadCache
 from pipeline.data.reading import Files, Read, Reader, read_all, sha256_of
 from pipeline.data.workers import map_in_processes
+from pipeline.errors import UnreadableImage
 
 READER = Reader((16, 24))
 
@@ -46,7 +48,7 @@ def read(paths: Sequence[Path], folder: Path | None = None) -> list[Read]:
 
 def same(one: list[Read], two: list[Read]) -> bool:
     return all(
-        (a.sha256, a.size, a.reason) == (b.sha256, b.size, b.reason)
+        (a.sha256, a.size, a.reason, a.lasting) == (b.sha256, b.size, b.reason, b.lasting)
         and np.array_equal(a.image, b.image)  # type: ignore[arg-type]  # None equals None
         for a, b in zip(one, two, strict=True)
     )
@@ -60,6 +62,31 @@ def test_images_are_what_the_formats_say(pictures: list[Path]) -> None:
         assert np.abs(found.image - expected.astype(int)).max() <= 1  # ties in rounding
         assert found.size == (60, 70)
         assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30}]
+)
+def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
+    file = tmp_path / "a.jpeg"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (90, 70), np.uint8)).save(file, **options)
+    whole = file.read_bytes()
+    reader = Reader((90, 70))  # of the same size: nothing is averaged
+    for end in range(len(whole), 300, -61):
+        # Cut off, and cut off but with the marker of an end.
+        for content in (whole[:end], whole[:end] + b"\xff\xd9"):
+            file.write_bytes(content)
+            expected, reason = None, ""
+            with contextlib.suppress(UnreadableImage):
+                expected = fit(read_image(file), (90, 70), "stretch")
+            if expected is None:
+                reason = "not a readable image (OSError)"
+            found = reader(Files((file,)))
+            assert found.reason == reason
+            np.testing.assert_array_equal(found.image, expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -133,6 +160,43 @@ def test_again_nothing_is_read_or_hashed(
     sums = hashes(pictures, tmp_path / "cache")
     assert sums == [one.sha256 for one in first]
     assert names == []
+
+
+def test_what_was_refused_is_not_read_again(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures[0].write_bytes(pictures[0].read_bytes()[:500])
+    pictures[1].write_bytes(b"")
+    first = both(pictures, tmp_path / "cache")
+    assert [bool(one.reason) for one in first[:3]] == [True, True, False]
+    names = counted(monkeypatch)
+    assert same(both(pictures, tmp_path / "cache"), first)
+    assert names == []
+    # Another version of a decoder may know better.
+    monkeypatch.setattr(reading, "_decoders", lambda: ("newer",))
+    assert same(both(pictures, tmp_path / "cache"), first)
+    assert len(names) == len(pictures)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FileNotFoundError(2, "No such file"), "the file has vanished"),
+        (OSError(5, "Input/output error"), "the file cannot be read (Input/output error)"),
+        (OSError("broken"), "not a readable image (OSError)"),
+        (OSError(22, "Invalid argument"), "not a readable image (OSError)"),
+    ],
+)
+def test_a_disk_that_fails_says_nothing_of_the_content(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(formats, "read_picture", failing)
+    found = READER(Files((pictures[1],)))
+    assert found.reason == reason
+    assert found.lasting == reason.startswith("not a readable")
 
 
 def hashes(paths: list[Path], folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from pipeline.data.shortcuts import FEWEST_SUBJECTS, told
+from pipeline.data.shortcuts import auroc as area
 
 RNG = np.random.default_rng(0)
 N = 600
@@ -90,3 +91,36 @@ def test_what_cannot_be_computed_is_said() -> None:
     enough = np.minimum(EACH_ITS_OWN, N // 2 + FEWEST_SUBJECTS - 1)
     assert told({"": table}, LABELS, enough)[""].auroc is not None
     assert told({"": table}, np.full(N, "ill"), EACH_ITS_OWN)[""].auroc is None
+
+
+def test_the_area_is_scikit_learns_ties_included() -> None:
+    scores = RNG.integers(0, 6, (N, 3)).astype(float)
+    truth = RNG.integers(0, 3, N)[:, None] == np.arange(3)
+    assert area(scores, truth, EACH_ITS_OWN)[0] == pytest.approx(roc_auc_score(truth, scores))
+
+
+def test_an_image_shown_three_times_makes_no_interval_narrower() -> None:
+    scores, truth = RNG.standard_normal(N) + (LABELS == "ill"), LABELS == "ill"
+    once = area(scores, truth, EACH_ITS_OWN)
+    thrice = area(*(np.repeat(values, 3) for values in (scores, truth, EACH_ITS_OWN)))
+    np.testing.assert_allclose(thrice[1], once[1])
+
+
+def test_the_interval_is_as_wide_as_the_area_varies() -> None:
+    """Of two images each of 60 subjects, much alike, over 400 draws of subjects."""
+    truth, subjects = np.repeat([True, False], 60), np.arange(120) // 2
+    found = []
+    for _ in range(400):
+        of_subject = RNG.standard_normal(60)[subjects]
+        found.append(area(of_subject + 0.5 * RNG.standard_normal(120) + truth, truth, subjects))
+    areas, intervals = np.array([one[0] for one in found]), np.array([one[1] for one in found])
+    expected = norm.cdf(1 / np.sqrt(2 * 1.25))
+    assert areas.mean() == pytest.approx(expected, abs=0.01)
+    covered = (intervals[:, 0] < expected) & (expected < intervals[:, 1])
+    assert covered.mean() == pytest.approx(0.95, abs=0.03)
+    widths = intervals[:, 1] - intervals[:, 0]
+    assert np.median(widths) == pytest.approx(2 * 1.96 * areas.std(), rel=0.1)
+
+
+def test_what_is_told_for_certain_has_no_width() -> None:
+    assert area(np.arange(N), LABELS == "well", EACH_ITS_OWN) == (1, (1, 1))

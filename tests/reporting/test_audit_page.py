@@ -108,10 +108,12 @@ def test_what_a_user_named_is_text_and_no_markup(page: Page) -> None:
 
 def test_it_tells_what_was_found(page: Page) -> None:
     assert "90 images of 91 published" in page.text
-    told = r"the frame around the object 0\.9\d\d Warning\. The label can be told"
+    told = (
+        r"the frame around the object 0\.9\d\d 0\.\d{3} to [01]\.\d{3} Warning\. The label can be"
+    )
     assert re.search(told, page.text)
     assert "Not computed: the same for every image, or not known." in page.text
-    assert "2 files are byte-identical to another, in 1 groups; 0 groups cross" in page.text
+    assert "2 files are byte-identical to another, in 1 group; 0 of them across" in page.text
     assert "image04 image08 train; " in page.text
     assert "All pixels equal: 1 image17" in page.text
     assert "train 30 30 50%" in page.text

@@ -9,6 +9,7 @@ invert MONOCHROME1 and apply no VOI LUT, so MONAI's transforms start from here
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import warnings
@@ -22,7 +23,7 @@ import numpy as np
 from pipeline.data.formats.display import Image, Window
 from pipeline.data.formats.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti
 from pipeline.data.formats.picture import PICTURE_SUFFIXES, read_picture
-from pipeline.errors import UnreadableImage
+from pipeline.errors import UnreachableFile, UnreadableImage
 
 __all__ = [
     "DICOM_SUFFIXES",
@@ -46,6 +47,9 @@ IMAGE_SUFFIXES = PICTURE_SUFFIXES | DICOM_SUFFIXES
 warnings.filterwarnings("ignore", module=r"(pydicom|nibabel|PIL|pipeline\.data\.formats)(\.|$)")
 for _library in ("pydicom", "nibabel", "PIL"):
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
+
+# Of a disk or a share. Decoders raise others, and OSErrors without a number, about content.
+_UNREACHABLE = {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE}
 
 P = ParamSpec("P")
 
@@ -71,8 +75,11 @@ def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
         except (UnreadableImage, MemoryError, ImportError):
             raise
         except FileNotFoundError as error:
-            raise UnreadableImage("the file has vanished") from error
+            raise UnreachableFile("the file has vanished") from error
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _UNREACHABLE:
+                told = f"the file cannot be read ({error.strerror})"
+                raise UnreachableFile(told) from error
             raise UnreadableImage(f"not a readable image ({type(error).__name__})") from error
         if min(image.shape[-2:]) < 2:
             raise UnreadableImage(f"the image is only {image.shape[-1]}x{image.shape[-2]} pixels")
