@@ -7,6 +7,8 @@ from the generator alone, so a version is the same on every machine that draws t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -107,8 +109,47 @@ def random_versions(
     return change(images, changes)
 
 
+class Disturbances(NamedTuple):
+    """What :func:`disturb` does to each of B images.
+
+    Attributes
+    ----------
+    contrast, brightness : (B,), a factor around the mean of the image, and a term.
+    noise : (B,), the standard deviation.
+    sharpness : (B,), how far towards the blurred image, or below 0 away from it.
+    colours : (B, 3, 3), what colours are multiplied by.
+    corners : int64 (B, cut-outs, axes), the lowest corner of each box.
+    """
+
+    contrast: Tensor
+    brightness: Tensor
+    noise: Tensor
+    sharpness: Tensor
+    colours: Tensor
+    corners: Tensor
+
+
+def draw_disturbances(
+    shape: Sequence[int], config: AugmentConfig, generator: torch.Generator
+) -> Disturbances:
+    """Draw what disturbs images of ``shape`` (B, C, *spatial)."""
+    batch, channels, *spatial = shape
+    contrast = uniform((batch,), 0.6, 1.4, generator)
+    brightness = uniform((batch,), -0.15, 0.15, generator)
+    noise = uniform((batch,), 0.0, 0.05, generator)
+    sharpness = uniform((batch,), -config.blur / 2, config.blur, generator)
+    if channels == 3 and config.colour > 0:
+        colours = _draw_colours(batch, config.colour, generator)
+    else:
+        colours = torch.eye(3).expand(batch, 3, 3)
+    highest = torch.tensor([side - _wide(side) + 1 for side in spatial])
+    places = torch.rand((batch, config.cut_outs, len(spatial)), generator=generator)
+    corners = (places * highest).long()
+    return Disturbances(contrast, brightness, noise, sharpness, colours, corners)
+
+
 def disturb(
-    images: Tensor, generator: torch.Generator, config: AugmentConfig | None = None
+    images: Tensor, drawn: Disturbances, noise: Tensor, config: AugmentConfig | None = None
 ) -> Tensor:
     """Contrast, brightness, sharpness, noise and cut-outs: what a network should see through.
 
@@ -116,32 +157,43 @@ def disturb(
     by up to ``config.blur`` of the way, or by up to half of that away from it. Each cut-out sets a
     box of 22% of each side to the mean of its image. Colour images change their saturation and hue
     by ``config.colour`` too, and now and then lose their colour.
+
+    Parameters
+    ----------
+    images : (B, C, *spatial) in [0, 1].
+    drawn : see :func:`draw_disturbances`, on the same device.
+    noise : normal numbers of the shape of ``images``.
     """
     config = config or AugmentConfig()
-    batch, channels, *spatial = images.shape
-    per_image = (batch,) + (1,) * (images.ndim - 1)
+
+    def per_image(values: Tensor) -> Tensor:
+        return values.reshape(-1, *[1] * (images.ndim - 1))
+
     mean = images.mean(tuple(range(1, images.ndim)), keepdim=True)
-    contrast = uniform(per_image, 0.6, 1.4, generator)
-    brightness = uniform(per_image, -0.15, 0.15, generator)
-    noise = torch.randn(images.shape, generator=generator) * uniform(per_image, 0, 0.05, generator)
-    if channels == 3 and config.colour > 0:
-        images = _recolour(images, config.colour, generator)
-    disturbed = (images - mean) * contrast + mean + brightness
+    if images.shape[1] == 3 and config.colour > 0:
+        images = torch.einsum("bij,bj...->bi...", drawn.colours, images)
+    disturbed = (images - mean) * per_image(drawn.contrast) + mean + per_image(drawn.brightness)
     if config.blur > 0:
-        share = uniform(per_image, -config.blur / 2, config.blur, generator)
-        disturbed = disturbed.lerp(_blurred(disturbed), share)
-    disturbed = disturbed + noise
-    for _ in range(config.cut_outs):
-        inside = torch.ones(per_image, dtype=torch.bool)
-        for axis, side in enumerate(spatial, start=2):
-            wide = round(0.22 * side)
-            start = torch.randint(0, side - wide + 1, (batch, 1), generator=generator)
-            places = torch.arange(side)
-            along = (places >= start) & (places < start + wide)
-            shape = [batch if a == 0 else side if a == axis else 1 for a in range(images.ndim)]
-            inside = inside & along.reshape(shape)
-        disturbed = torch.where(inside, mean, disturbed)
+        disturbed = disturbed.lerp(_blurred(disturbed), per_image(drawn.sharpness))
+    disturbed = torch.addcmul(disturbed, noise, per_image(drawn.noise))
+    for corner in drawn.corners.unbind(1):
+        disturbed = torch.where(_boxes(corner, images.shape[2:]), mean, disturbed)
     return disturbed
+
+
+def _wide(side: int) -> int:
+    return round(0.22 * side)
+
+
+def _boxes(corners: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Bool (B, 1, *spatial): true inside the box at each of ``corners`` (B, axes)."""
+    inside = torch.ones((), dtype=torch.bool, device=corners.device)
+    for axis, side in enumerate(spatial):
+        start = corners[:, axis].reshape(-1, *[1] * (len(spatial) + 1))
+        shape = [side if a == axis else 1 for a in range(len(spatial))]
+        places = torch.arange(side, device=corners.device).reshape(shape)
+        inside = inside & (places >= start) & (places < start + _wide(side))
+    return inside
 
 
 def _blurred(images: Tensor) -> Tensor:
@@ -151,11 +203,10 @@ def _blurred(images: Tensor) -> Tensor:
     return pool(F.pad(images, (2, 2) * axes, mode="replicate"), 5, stride=1)
 
 
-def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Turn and stretch the colours around grey: hue and saturation, at 1 by up to 36 degrees and
-    80%; a fifth of the images become grey.
+def _draw_colours(batch: int, strength: float, generator: torch.Generator) -> Tensor:
+    """(B, 3, 3) that turn and stretch colours around grey: hue and saturation, at strength 1 by up
+    to 36 degrees and 80%; a fifth of them make grey.
     """
-    batch = len(images)
     angle = uniform((batch,), -math.pi / 5, math.pi / 5, generator) * strength
     saturation = 1 + uniform((batch,), -0.8, 0.8, generator) * strength
     saturation[torch.rand(batch, generator=generator) < _GREY_SHARE] = 0.0
@@ -163,5 +214,4 @@ def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Te
     axis = torch.full((batch, 3), 3**-0.5) * angle[:, None]
     luminance = torch.tensor(_LUMINANCE).expand(3, 3)
     colour = torch.eye(3) - luminance
-    matrix = luminance + saturation[:, None, None] * (_rotations(axis) @ colour)
-    return torch.einsum("bij,bj...->bi...", matrix, images)
+    return luminance + saturation[:, None, None] * (_rotations(axis) @ colour)

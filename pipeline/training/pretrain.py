@@ -48,6 +48,7 @@ from pipeline.errors import UserError
 from pipeline.models.collective import rank, total, world
 from pipeline.models.quantizer import perplexity
 from pipeline.models.vqvae import use_of_codes
+from pipeline.processes import keep_freed_memory
 from pipeline.stage import Work
 from pipeline.training.batches import GROUP, ViewBatches, ahead, epoch_seed, normalise, to_unit
 from pipeline.training.objective import LOSSES, Objective
@@ -55,10 +56,13 @@ from pipeline.training.weights import FILE, architecture, save_model
 
 _CHECKPOINT = "checkpoint.pt"
 _SHOWN = 12
+# Steps between two looks at the loss: to look at it is to wait for the device.
+_STEPS_UNSEEN = 50
 
 
 def pretrain(work: Work) -> dict[str, Any]:
     """Run the stage; return its summary."""
+    keep_freed_memory()
     return _Pretraining(work).run()
 
 
@@ -88,6 +92,7 @@ class _Pretraining:
             work.config.seed,
             rank=rank(),
             world=world(),
+            device=torch.device(work.device),
         )
         self._refuse_uneven_parts()
         self.history: list[dict[str, float]] = []
@@ -158,7 +163,8 @@ class _Pretraining:
             self.objective.train()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 losses: dict[str, Tensor] = self.step(**batch)
-            self._refuse_divergence(losses["loss"].item(), engine.state.epoch)
+            if engine.state.iteration % _STEPS_UNSEEN == 0:
+                self._refuse_divergence(losses["loss"].item(), engine.state.epoch)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             self.optimizer.step()
@@ -289,10 +295,11 @@ class _Pretraining:
 
     def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
         measured = evaluator.state.metrics
-        self._refuse_divergence(measured["loss"], engine.state.epoch)
         row = {"epoch": float(engine.state.epoch)}
         sums = total(torch.stack([self.sums[name] for name in LOSSES])) / world()
         row |= dict(zip(LOSSES, (sums / len(self.batches)).tolist(), strict=True))
+        for loss in (row["loss"], measured["loss"]):
+            self._refuse_divergence(loss, engine.state.epoch)
         row |= {
             "val_loss": measured["loss"],
             "val_mse": measured["reconstruction"],
