@@ -34,9 +34,9 @@ def main() -> None:
     """Run the study and write its page."""
     files = _files() * REPEATS
     ways = {
-        "MedVQ": _medvq,
-        "decoder alone": _decoder,
-        "MONAI": _monai,
+        "MedVQ": by_medvq,
+        "decoder alone": by_decoder,
+        "MONAI": by_monai,
     }
     for way in ways.values():
         way(files[:_CHUNK])  # what is imported and cached at first use
@@ -59,21 +59,24 @@ def decode(files: list[Path]) -> int:
     return sum(np.asarray(Image.open(file)).shape[0] for file in files)
 
 
-def _medvq(files: list[Path]) -> None:
+def by_medvq(files: list[Path]) -> None:
+    """As ingest reads."""
     listed = [Files((file,)) for file in files]
     for read in read_all(listed, Reader((SIDE, SIDE)), ReadCache(None)):
         if read.image is None:
             raise UserError(f"a file of the study cannot be read: {read.reason}")
 
 
-def _decoder(files: list[Path]) -> None:
+def by_decoder(files: list[Path]) -> None:
+    """:func:`decode` on all processors."""
     from benchmarks.ingest import decode  # by its module's name, since this one runs as __main__
 
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     list(map_in_processes(decode, chunks, processes=processors(), timeout=600))
 
 
-def _monai(files: list[Path]) -> None:
+def by_monai(files: list[Path]) -> None:
+    """MONAI's transforms in this process."""
     chain = _chain()
     for file in files:
         chain(file)
