@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--docs", type=Path, default=DOCS)
     parser.add_argument("--only", help="measure what has this in its name, write no page")
+    parser.add_argument("--without", default=" ", help="leave out what has this in its name")
     parser.add_argument("--peak", nargs=2, metavar=("WHAT", "KIND"), help=argparse.SUPPRESS)
     parser.add_argument("--extract", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--products", type=Path, help=argparse.SUPPRESS)
@@ -87,7 +88,8 @@ def main() -> None:
     rows: list[Row] = []
     # Compilation is a question of its own, and takes minutes to answer.
     for measure in (*MEASURES, measure_compilation) if parsed.only else MEASURES:
-        if parsed.only and parsed.only not in measure.__name__:
+        name = measure.__name__
+        if (parsed.only and parsed.only not in name) or parsed.without in name:
             continue
         found = measure(bench)
         print("\n".join(table(found)[2 if rows else 0 :]), flush=True)
