@@ -61,11 +61,11 @@ def _highest(step: Step, device: torch.device, above: bool) -> float:
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     done = threading.Event()
-    seen = [_anonymous()]
+    seen = [own_memory()]
 
     def watch() -> None:
         while not done.wait(0.001):
-            seen.append(_anonymous())
+            seen.append(own_memory())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -75,7 +75,7 @@ def _highest(step: Step, device: torch.device, above: bool) -> float:
     return max(seen) - (seen[0] if above else 0)
 
 
-def _anonymous() -> float:
+def own_memory() -> float:
     """MiB that are this process's own; pages of mapped files are the kernel's to drop."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
