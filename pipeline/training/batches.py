@@ -6,10 +6,11 @@ interrupted goes on as one that was not, and so that processes make their own pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from functools import cache
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from pipeline.config import PretrainConfig
 from pipeline.data.augment import (
     Disturbances,
     change,
+    changes_of,
     disturb,
-    draw_changes,
-    draw_disturbances,
+    disturbances_of,
+    numbers_for_changes,
+    numbers_for_disturbances,
 )
 
 # What a network sees: unit images with the mean and deviation of an equalised radiograph.
@@ -108,47 +111,62 @@ class ViewBatches:
         for number in range(len(self)):
             # Sorted, since a memory map is read faster in order, and a batch has none.
             chosen = np.sort(order[number * size : (number + 1) * size])
-            groups = []
+            parts = []
             for start in range(self.rank * own, (self.rank + 1) * own, GROUP):
                 generator.manual_seed(epoch_seed(self.seed, self.epoch, number, start))
-                groups.append(self._draw(chosen[start : start + GROUP], generator))
+                part = chosen[start : start + GROUP]
+                parts.append((part, *self._draw(len(part), generator)))
             if self.device.type != "cpu":
-                groups = [_Drawn.joined(groups)]
-            first, second, target = map(torch.cat, zip(*map(self._views, groups), strict=True))
+                rows, unit, noise = zip(*parts, strict=True)
+                parts = [(np.concatenate(rows), torch.cat(unit), torch.cat(noise, 1))]
+            views = [self._views(*part) for part in parts]
+            first, second, target = map(torch.cat, zip(*views, strict=True))
             yield {"first": normalise(first), "second": normalise(second), "target": target}
 
-    def _draw(self, chosen: NDArray[np.intp], generator: torch.Generator) -> _Drawn:
-        """Everything random about the views of ``chosen``."""
-        config, strength = self.config.augment, self.config.augment_strength
-        picture = self.images.shape[1:]
-        shape = (len(chosen), *((1, *picture) if len(picture) == 2 else picture))
-        copies = np.full(len(chosen), -1)
-        if len(self.swapped):
-            copy = torch.randint(len(self.swapped), (len(chosen),), generator=generator).numpy()
-            take = torch.rand(len(chosen), generator=generator).numpy()
-            copies = np.where(take < self.config.agreement.swapped_share, copy, -1)
-        changes, disturbances = [], []
-        for _ in range(2):
-            changes.append(draw_changes(len(chosen), config, strength, generator, len(shape) - 2))
-            disturbances.append(draw_disturbances(shape, config, generator))
-        return _Drawn(
-            chosen, copies, changes, disturbances, draw_noise((2, *shape), generator, self.device)
-        )
+    def _draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A row of uniform numbers for each of so many images, and the noise of both views."""
+        channels, spatial = self._picture
+        axes, config = len(spatial), self.config.augment
+        view = numbers_for_changes(axes) + numbers_for_disturbances(axes, config.cut_outs)
+        unit = torch.rand((number, 2 + 2 * view), generator=generator)
+        return unit, draw_noise((2, number, channels, *spatial), generator, self.device)
 
-    def _views(self, drawn: _Drawn) -> tuple[Tensor, Tensor, Tensor]:
-        images = self.images[self.rows[drawn.chosen]]
-        others = images
-        if (drawn.copies >= 0).any():
-            mask = (drawn.copies >= 0).reshape(-1, *[1] * (images.ndim - 1))
-            others = np.where(mask, self.swapped[drawn.copies, drawn.chosen], images)
-        versions, seen = [], []
-        for view, given in enumerate((images, others)):
-            changes = _send(drawn.changes[view], self.device)
-            disturbances = Disturbances(*(_send(v, self.device) for v in drawn.disturbances[view]))
-            versions.append(change(to_unit(given, self.device), changes))
-            noise = drawn.noise[view]
-            seen.append(disturb(versions[view], disturbances, noise, self.config.augment))
-        return seen[0], seen[1], versions[0]
+    @property
+    def _picture(self) -> tuple[int, tuple[int, ...]]:
+        shape = self.images.shape[1:]
+        return (1, shape) if len(shape) == 2 else (shape[0], shape[1:])
+
+    def _views(
+        self, chosen: NDArray[np.intp], unit: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        config, (channels, spatial) = self.config.augment, self._picture
+        second, first, other = unit.tensor_split((2, 1 + unit.shape[1] // 2), 1)
+        images = self.images[self.rows[chosen]]
+        views = []
+        for number, (given, numbers) in enumerate(
+            ((images, first), (self._second(images, chosen, second.numpy()), other))
+        ):
+            of_change, of_disturbance = numbers.tensor_split(
+                (numbers_for_changes(len(spatial)),), 1
+            )
+            changes = changes_of(of_change, config, self.config.augment_strength, len(spatial))
+            disturbances = disturbances_of(of_disturbance, config, channels, spatial)
+            version = change(to_unit(given, self.device), _send(changes, self.device))
+            sent = Disturbances(*(_send(values, self.device) for values in disturbances))
+            views.append((disturb(version, sent, noise[number], config), version))
+        return views[0][0], views[1][0], views[0][1]
+
+    def _second(
+        self, images: NDArray[np.uint8], chosen: NDArray[np.intp], unit: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """Of some images a swapped copy, of the others themselves."""
+        take = np.flatnonzero(unit[:, 1] < self.config.agreement.swapped_share)
+        if not len(self.swapped) or not len(take):
+            return images
+        copy = (unit[take, 0] * len(self.swapped)).astype(np.intp)
+        others = np.array(images)
+        others[take] = self.swapped[copy, chosen[take]]
+        return others
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
@@ -160,37 +178,11 @@ def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch
     return torch.randn(shape, generator=generator, device=device)
 
 
-class _Drawn(NamedTuple):
-    """What is random of B images: which copy each second view is of (or -1: the image itself), and,
-    for both views, the changes, the disturbances and the noise (2, B, C, *spatial).
-    """
-
-    chosen: NDArray[np.intp]
-    copies: NDArray[np.intp]
-    changes: list[Tensor]
-    disturbances: list[Disturbances]
-    noise: Tensor
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Drawn]) -> _Drawn:
-        views = range(2)
-        return cls(
-            np.concatenate([part.chosen for part in parts]),
-            np.concatenate([part.copies for part in parts]),
-            [torch.cat([part.changes[v] for part in parts]) for v in views],
-            [
-                Disturbances(*map(torch.cat, zip(*(p.disturbances[v] for p in parts), strict=True)))
-                for v in views
-            ],
-            torch.cat([part.noise for part in parts], 1),
-        )
-
-
 def ahead(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
     """The same batches, each made in a thread while the one before is used; on CUDA, in a stream of
     its own.
     """
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    stream = _stream(device) if device.type == "cuda" else None
     iterator = iter(batches)
 
     def make() -> tuple[Views | None, torch.cuda.Event | None]:
@@ -212,6 +204,12 @@ def ahead(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
                 for one in (batch["first"], batch["second"], batch["target"]):
                     one.record_stream(current)
             yield batch
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs, since libraries keep a workspace for every stream."""
+    return torch.cuda.Stream(device)
 
 
 def epoch_seed(seed: int, *of: int) -> int:

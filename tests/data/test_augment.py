@@ -8,10 +8,12 @@ from torch import Tensor
 
 from pipeline.config import AugmentConfig
 from pipeline.data.augment import (
+    Disturbances,
     change,
     disturb,
+    disturbances_of,
     draw_changes,
-    draw_disturbances,
+    numbers_for_disturbances,
     random_versions,
 )
 
@@ -24,6 +26,15 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def pictures(*shape: int) -> Tensor:
     return torch.rand(shape, generator=generator(9))
+
+
+def draw_disturbances(
+    shape: tuple[int, ...], config: AugmentConfig, chance: torch.Generator
+) -> Disturbances:
+    number, channels, *spatial = shape
+    width = numbers_for_disturbances(len(spatial), config.cut_outs)
+    unit = torch.rand((number, width), generator=chance)
+    return disturbances_of(unit, config, channels, spatial)
 
 
 def disturbed(images: Tensor, **options: float) -> Tensor:
