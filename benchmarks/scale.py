@@ -166,6 +166,7 @@ def network_rates(bench: Bench) -> dict[str, float | str]:
         "training_with_data": number / taken[f"{MEDVQ} epoch"],
         "extraction": config.batch_size / extraction,
         "weights_mb": weights,
+        "commit": commit() or "",
     }
 
 
@@ -209,7 +210,8 @@ def page(small: Simulated, large: Simulated, h100: dict[str, float | str]) -> st
         "",
         f"Made by `python -m benchmarks.scale --rows {large.rows}` ({platform.machine()}, "
         f"{os.cpu_count()} processors, commit `{commit()}`) from costs measured by it and, for the "
-        f"{h100['device']}, by `python -m benchmarks.scale --device cuda --rates` (h100.json). "
+        f"{h100['device']}, by `python -m benchmarks.scale --device cuda --rates` (h100.json, "
+        f"commit `{h100['commit']}`). "
         f"Nothing in the first table was run at that size. Assumed: {cores} processor cores, a "
         f"disk of {disk / 1e9:.0f} GB/s and a network of {network / 1e9:.0f} GB/s for each GPU, "
         "and that all of them scale.",
@@ -263,7 +265,7 @@ def _time(seconds: float) -> str:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the made-up store")
+    parser.add_argument("--rows", type=int, default=IMAGES, help="of the made-up store")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--rates", action="store_true", help="print what an image costs, and end")
     parsed = parser.parse_args()
