@@ -42,22 +42,23 @@ def features(folder: Path, cache: Path, trained: Path) -> None:
     test_extract.extract(Work(config, folder, inputs, Path("none"), None))
 
 
-def together(call: str) -> None:
-    """Run ``call`` of this module in two processes."""
+def started(call: str) -> subprocess.Popen[str]:
+    """``call`` of this module, begun in two processes of one thread."""
     script = (
         "from pipeline.processes import joined\nfrom pathlib import Path\nimport torch\n"
         "from tests.test_processes import *\ntorch.set_num_threads(1)\n"
         f"with joined('cpu'):\n    {call}\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "--no-python", sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*agent, "--no-python", sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def together(call: str) -> None:
+    """Run ``call`` of this module in two processes."""
+    process = started(call)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
 
 
 def test_training_is_that_of_one_process(tmp_path: Path) -> None:
@@ -74,6 +75,31 @@ def test_training_is_that_of_one_process(tmp_path: Path) -> None:
     assert first.keys() == second.keys()
     for name, values in first.items():
         torch.testing.assert_close(second[name], values, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    cache = test_pretrain.Cache.made_up()
+    for name in ("straight", "killed"):
+        cache.write(tmp_path / name / "ingest")
+    calls = {name: f"train(Path({str(tmp_path / name)!r}))" for name in ("straight", "killed")}
+    process = started(calls["killed"])
+    checkpoint = checkpoint_of(tmp_path / "killed" / "partial")
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(workers_of(process)[-1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    before = torch.load(checkpoint, weights_only=True)["history"]["rows"]
+    assert 1 <= len(before) < TRAINING["epochs"]
+    for call in calls.values():
+        together(call)
+    straight, resumed = (test_pretrain.Run(tmp_path / name / "partial") for name in calls)
+    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
+    first, second = (
+        torch.load(checkpoint_of(run.folder), weights_only=True)["objective"]
+        for run in (straight, resumed)
+    )
+    assert all(torch.equal(second[name], values) for name, values in first.items())
 
 
 def test_the_feature_store_is_that_of_one_process_byte_for_byte(
