@@ -91,7 +91,7 @@ benchmark-alignment: setup ## what the alignment gains, paired (trains a second 
 benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
 	$(BIN)/python -m benchmarks.ingest
 
-benchmark-speed: setup ## speed and memory against MONAI and others (about 15 minutes; QUICK=1: 5)
+benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json)
