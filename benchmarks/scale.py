@@ -188,8 +188,8 @@ _READING = [
     "",
     "## What follows",
     "",
-    "- The network is never the bottleneck of the whole: files are decoded once, on processors, and "
-    "that takes longer than two epochs on one H100. Ingest belongs on machines with many cores.",
+    "- The network is not the bottleneck: files are decoded once, on processors, which "
+    "takes longer than an epoch on one H100. Ingest belongs on machines with many cores.",
     "- Next come the views: they are made from a thread of one process, and the table says how far "
     "behind the network that is. More processes share it.",
     "- The cache fits on one disk and not in memory; it is mapped, and read once a view. With "
@@ -294,7 +294,7 @@ def main() -> None:
     if parsed.rows < 100 * _BATCH:
         parser.error(f"--rows must be at least {100 * _BATCH}, so that a tenth has its batches")
     with tempfile.TemporaryDirectory() as folder:
-        simulate(10 * _BATCH, Path(folder))  # what libraries take at first use is not the store's
+        simulate(10 * _BATCH, Path(folder))  # what libraries take is not the store's
         small, large = (simulate(n, Path(folder)) for n in (parsed.rows // 10, parsed.rows))
     text = page(small, large, json.loads(H100.read_text(encoding="utf-8")))
     (DOCS / "SCALE.md").write_text(text, encoding="utf-8")
