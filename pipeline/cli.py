@@ -71,6 +71,7 @@ def _run(parsed: argparse.Namespace) -> int:
         artifacts=parsed.artifacts,
         device=parsed.device,
         force=parsed.force,
+        probe=getattr(parsed, "probe", None),
     )
     result = run(parsed.stage, config, options)
     dismiss()
@@ -155,6 +156,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="that pretrain and extract together on this machine (default: %(default)s)",
         )
+        if stage.name == "evaluate":
+            command.add_argument(
+                "--probe",
+                type=Path,
+                help="the artifact of a fitted probe, e.g. artifacts/kermany/probe/latest",
+            )
         command.add_argument(
             "--force", action="store_true", help="run this stage although it is up to date"
         )

@@ -19,6 +19,7 @@ from typing import Any
 
 from pipeline import stage as artifacts
 from pipeline.config import Closed, Config
+from pipeline.errors import UserError
 from pipeline.processes import choose_device, load, together
 from pipeline.stage import Artifact, Work
 
@@ -84,6 +85,14 @@ FLOW = {
             "pipeline.reporting.figures:draw_probe",
             "fit the linear probe on a fraction of the labels and judge it on the test split",
         ),
+        Stage(
+            "evaluate",
+            ("extract",),
+            lambda config: config.probe,
+            "pipeline.probe.evaluate:evaluate",
+            "pipeline.reporting.figures:draw_evaluation",
+            "judge a fitted probe (--probe) on another data set, with nothing fitted anew",
+        ),
     )
 }
 CACHE = ".cache"
@@ -92,13 +101,23 @@ CACHE = ".cache"
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is told beside the configuration."""
+    """What a run is told beside the configuration.
+
+    Attributes
+    ----------
+    probe : the artifact of a fitted probe, for the stage that judges one on another data set.
+    """
 
     data_root: Path
     data_mirror: str | None
     artifacts: Path
     device: str = "auto"
     force: bool = False
+    probe: Path | None = None
+
+
+Given = dict[str, dict[str, Artifact]]
+"""By stage, inputs that it is given instead of what it would have made for itself."""
 
 
 def run(name: str, config: Config, options: Options) -> dict[str, Any]:
@@ -110,7 +129,10 @@ def run(name: str, config: Config, options: Options) -> dict[str, Any]:
         Anything that is the user's to mend.
     """
     started = time.perf_counter()
-    artifact, fresh = _ensure(name, config, options, options.force)
+    given: Given = {}
+    if name == "evaluate":
+        config, given = _as_trained(config, options.probe)
+    artifact, fresh = _ensure(name, config, options, options.force, given)
     seconds = artifact.record["seconds"] if not fresh else time.perf_counter() - started
     return {
         "stage": name,
@@ -123,10 +145,54 @@ def run(name: str, config: Config, options: Options) -> dict[str, Any]:
     }
 
 
-def _ensure(name: str, config: Config, options: Options, force: bool) -> tuple[Artifact, bool]:
+def _as_trained(config: Config, folder: Path | None) -> tuple[Config, Given]:
+    """The data set of ``config``, to be read, placed and encoded as the probe's own images were.
+
+    Nothing is swapped and no random version is made, since nothing is fitted.
+    """
+    if folder is None:
+        raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
+    if (probe := artifacts.find(folder.resolve())) is None or probe.record["stage"] != "probe":
+        raise UserError(f"{folder} is no finished artifact of the stage 'probe'")
+    extract = _beside(probe, "extract")
+    ingest, pretrain = _beside(extract, "ingest"), _beside(extract, "pretrain")
+    trained = Config.model_validate_json(json.dumps(probe.record["configuration"]))
+    swap = trained.ingest.swap.model_copy(update={"enabled": False})
+    changed = trained.model_copy(
+        update={
+            "name": config.name,
+            "description": config.description,
+            "source": config.source,
+            "ingest": trained.ingest.model_copy(update={"swap": swap}),
+            "extract": trained.extract.model_copy(update={"versions": 0}),
+        }
+    )
+    return changed, {
+        "ingest": {"reference": ingest},
+        "extract": {"pretrain": pretrain},
+        "evaluate": {"probe": probe, "reference": ingest},
+    }
+
+
+def _beside(artifact: Artifact, stage: str) -> Artifact:
+    """What ``artifact`` was made from, where all stages of a data set lie."""
+    folder = artifact.folder.parents[1] / stage / artifact.record["inputs"][stage]
+    if (found := artifacts.find(folder)) is None:
+        raise UserError(
+            f"the probe needs the artifact {folder} that it was made from: copy it there"
+        )
+    return found
+
+
+def _ensure(
+    name: str, config: Config, options: Options, force: bool, given: Given
+) -> tuple[Artifact, bool]:
     """The finished artifact of a stage, and whether it was made just now."""
     stage = FLOW[name]
-    inputs = {read: _ensure(read, config, options, False)[0] for read in stage.reads}
+    inputs = dict(given.get(name, {}))
+    for read in stage.reads:
+        if read not in inputs:
+            inputs[read] = _ensure(read, config, options, False, given)[0]
     reads = {read: artifact.fingerprint for read, artifact in inputs.items()}
     if name == "ingest":
         reads["files"] = _files(config, options)
@@ -171,9 +237,10 @@ def _make(
             report=tracking.report,
         )
         summary = together(stage.run, work) if stage.shared else load(stage.run)(work)
-        for artifact in inputs.values():
-            # No result is shown without what the data set itself gives away.
-            summary |= {k: v for k, v in artifact.summary.items() if k == "audit"}
+        # No result is shown without what the data set itself gives away.
+        for artifact in reversed(inputs.values()):
+            if "audit" in artifact.summary:
+                summary.setdefault("audit", artifact.summary["audit"])
         figures = partial / "figures"
         figures.mkdir(exist_ok=True)
         load(stage.draw)(partial, inputs, summary, figures)

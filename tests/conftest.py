@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-import torch
+# Threads cost more than they give on tiny images. Read when torch and the BLAS are loaded, and by
+# the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-torch.set_num_threads(2)
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pipeline.cli import main
 
@@ -54,7 +55,8 @@ def command(folder: Path, stage: str = "probe", *more: str) -> list[str]:
 
 def run(folder: Path) -> dict[str, Any]:
     """In a process of its own, as users do; the last line of its output."""
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    ours = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *command(folder)],
         capture_output=True,
@@ -163,3 +165,86 @@ def test_too_few_labels_for_a_class_is_one_line(ran: Ran, capsys: Captured) -> N
     assert "label_fraction=0.001" in line.lower()
     assert "Traceback" not in err
     assert sorted((folder / "artifacts" / "tiny" / "probe").rglob("stage.json")) == earlier
+
+
+@pytest.fixture(scope="module")
+def elsewhere(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom's test images and one of its training images, as the set of another site."""
+    _, folder = ran
+    (phantom,) = (folder / "data").glob("phantom-*")
+    site = tmp_path_factory.mktemp("site")
+    table = pd.read_csv(phantom / "labels.csv")
+    taken = pd.concat([table[table["split"] == "test"], table[table["split"] == "train"].head(1)])
+    for file in taken["file"]:
+        (site / file).parent.mkdir(exist_ok=True)
+        (site / file).write_bytes((phantom / file).read_bytes())
+    labels = taken.assign(label=taken["label"].str.upper(), split="test")
+    labels.to_csv(site / "labels.csv", index=False)
+    (site / "other.yaml").write_text(
+        f"name: other\nsource:\n  kind: dicom_folder\n  folder: {site}\n  labels: labels.csv\n"
+    )
+    return site
+
+
+def evaluate(ran: Ran, config: Path, *more: str) -> list[str]:
+    _, folder = ran
+    return [
+        "evaluate", "--config", str(config), "--device", "cpu", "--json",
+        "--artifacts", str(folder / "artifacts"), *more,
+    ]  # fmt: skip
+
+
+def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
+    ran: Ran, elsewhere: Path, capsys: Captured
+) -> None:
+    first, folder = ran
+    assert main(evaluate(ran, elsewhere / "other.yaml", "--probe", first["artifact"])) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    told = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
+    before = pd.read_parquet(Path(first["artifact"]) / "predictions.parquet")
+    before = before.query("features == 'medvq' and draw == 0").set_index("image_id")
+    assert (result["seen_in_training"], result["images"]) == (1, len(before))
+    told = told.set_index("image_id").loc[before.index]
+    assert told["probability"].to_numpy() == pytest.approx(before["probability"], abs=1e-4)
+    assert told["label"].tolist() == before["label"].tolist()
+    (row,) = result["rows"]
+    auroc = roc_auc_score(before["label"], before["probability"])
+    assert row["auroc"]["mean"] == pytest.approx(auroc, abs=1e-3)
+    assert row["auroc"]["ci95"][0] < auroc < row["auroc"]["ci95"][1]
+    # Nothing was fitted anew: the artifacts of the probe's own set are all that were read.
+    stages = {
+        path.parent.parent.name for path in (folder / "artifacts/other").glob("*/*/stage.json")
+    }
+    assert stages == {"ingest", "extract", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "told"),
+    [
+        ("", (), "evaluate needs --probe"),
+        ("", ("--probe", "{extract}"), "is no finished artifact of the stage 'probe'"),
+        ("NORMAL,", ("--probe", "{probe}"), "'HEALTHY' is none of them"),
+    ],
+)
+def test_a_probe_that_cannot_be_applied_is_one_line(
+    ran: Ran,
+    elsewhere: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    change: str,
+    more: tuple[str, ...],
+    told: str,
+) -> None:
+    first, folder = ran
+    config = elsewhere / "other.yaml"
+    if change:
+        labels = (elsewhere / "labels.csv").read_text().replace("NORMAL", "HEALTHY")
+        (elsewhere / "others.csv").write_text(labels)
+        config = tmp_path / "others.yaml"
+        text = (elsewhere / "other.yaml").read_text()
+        config.write_text(text.replace("labels.csv", "others.csv"))
+    places = {"probe": first["artifact"], "extract": folder / "artifacts/tiny/extract/latest"}
+    more = tuple(str(part).format(**places) for part in more)
+    assert main(evaluate(ran, config, *more)) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("medvq: "))
+    assert told in line

@@ -30,9 +30,15 @@ def _own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def run(folder: Path, config: str, capsys: Any, *overrides: str) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, since MLflow takes seconds to make its store."""
+    return tmp_path_factory.mktemp("artifacts")
+
+
+def run(folder: Path, artifacts: Path, config: str, capsys: Any, *overrides: str) -> dict[str, Any]:
     sets = [part for override in (*SMALL, *overrides) for part in ("--set", override)]
-    places = ["--data-root", str(folder), "--artifacts", str(folder / "artifacts")]
+    places = ["--data-root", str(folder), "--artifacts", str(artifacts)]
     assert main(["probe", "--config", config, "--device", "cpu", "--json", *places, *sets]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return result
@@ -42,7 +48,9 @@ def names(result: dict[str, Any]) -> list[str]:
     return [row["features"] for row in result["rows"]]
 
 
-def test_volumes_and_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_volumes_and_a_number(
+    tmp_path: Path, artifacts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The marked volume is a bright ball, which the image shows."""
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*[np.arange(16) - 7.5] * 3, indexing="ij"))
@@ -54,18 +62,20 @@ def test_volumes_and_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             nib.save(nib.Nifti1Image(volume, np.eye(4)), file)
     sizes = ("ingest.read_size=[16, 16, 16]", "ingest.image_size=[16, 16, 16]")
     regularisation = "probe.regularisation=[0.1]"
-    result = run(tmp_path, "hippocampus", capsys, *sizes, "extract.versions=1", regularisation)
+    result = run(
+        tmp_path, artifacts, "hippocampus", capsys, *sizes, "extract.versions=1", regularisation
+    )
     assert (result["headline"], result["task"]) == ("r2", "hippocampus_mm3")
     assert names(result)[:3] == ["medvq", "raw_pixels", "untrained_encoder"]
     assert not {"hog", "border_only"} & set(names(result))
     pixels = next(row for row in result["rows"] if row["features"] == "raw_pixels")
     assert pixels["r2"]["mean"] > 0.8
-    cache = np.load(tmp_path / "artifacts/hippocampus/ingest/latest/images.npy")
+    cache = np.load(artifacts / "hippocampus/ingest/latest/images.npy")
     assert cache.shape == (60, 1, 16, 16, 16)
 
 
 def test_colour_of_three_classes_by_official_folds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, artifacts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The class is the colour: raw pixels tell it, and grey could not."""
     folder = tmp_path / "stl10"
@@ -81,7 +91,7 @@ def test_colour_of_three_classes_by_official_folds(
     folds = [" ".join(map(str, range(start, start + 60))) for start in (0, 30)]
     (folder / "fold_indices.txt").write_text("\n".join(folds) + "\n")
     result = run(
-        tmp_path, "stl10", capsys, "ingest.read_size=16", "ingest.image_size=16",
+        tmp_path, artifacts, "stl10", capsys, "ingest.read_size=16", "ingest.image_size=16",
         "extract.grid=2", "extract.versions=0", "probe.label_fraction=0.5",
     )  # fmt: skip
     assert (result["labels"], result["repeats"], result["headline"]) == (60, 2, "accuracy")
@@ -91,5 +101,5 @@ def test_colour_of_three_classes_by_official_folds(
     assert accuracy["hog"] < 0.6
     recall = result["rows"][0]["recall"]
     assert list(recall) == ["blue", "green", "red"]
-    history = tmp_path / "artifacts/stl10/pretrain/latest/history.csv"
+    history = artifacts / "stl10/pretrain/latest/history.csv"
     assert history.read_text().count("\n") == 2

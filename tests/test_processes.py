@@ -42,48 +42,59 @@ def features(folder: Path, cache: Path, trained: Path) -> None:
     test_extract.extract(Work(config, folder, inputs, Path("none"), None))
 
 
-def started(call: str) -> subprocess.Popen[str]:
-    """``call`` of this module, begun in two processes of one thread."""
+def started(calls: str) -> subprocess.Popen[str]:
+    """``calls`` of this module, begun in two processes."""
     script = (
-        "from pipeline.processes import joined\nfrom pathlib import Path\nimport torch\n"
-        "from tests.test_processes import *\ntorch.set_num_threads(1)\n"
-        f"with joined('cpu'):\n    {call}\n"
+        "from pathlib import PosixPath\nfrom pipeline.processes import joined\n"
+        "from tests.test_processes import *\n"
+        f"with joined('cpu'):\n    {calls}\n"
     )
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*agent, "--no-python", sys.executable, "-c", script]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def together(call: str) -> None:
-    """Run ``call`` of this module in two processes."""
-    process = started(call)
+def together(calls: str) -> None:
+    """Run ``calls`` of this module in two processes."""
+    process = started(calls)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
 
 
-def test_training_is_that_of_one_process(tmp_path: Path) -> None:
-    cache = test_pretrain.Cache.made_up()
-    for name in ("one", "two"):
-        cache.write(tmp_path / name / "ingest")
-    train(tmp_path / "one")
-    together(f"train(Path({str(tmp_path / 'two')!r}))")
-    one, two = (test_pretrain.Run(tmp_path / name / "partial") for name in ("one", "two"))
-    pd.testing.assert_frame_equal(two.history, one.history, rtol=1e-3)
-    assert len(one.history) == 20
-    states = [torch.load(checkpoint_of(run.folder), weights_only=True) for run in (one, two)]
+@pytest.fixture(scope="module")
+def two(made: test_extract.Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes trained, and what they extracted with another model."""
+    folder = tmp_path_factory.mktemp("two")
+    trained, extracted = folder / "trained", folder / "extracted"
+    test_pretrain.Cache.made_up().write(trained / "ingest")
+    extracted.mkdir()
+    together(f"train({trained!r}); features({extracted!r}, *{inputs_of(made)!r})")
+    return folder
+
+
+def inputs_of(made: test_extract.Made) -> list[Path]:
+    return [made.inputs[stage].folder for stage in ("ingest", "pretrain")]
+
+
+def test_training_is_that_of_one_process(two: Path, tmp_path: Path) -> None:
+    test_pretrain.Cache.made_up().write(tmp_path / "ingest")
+    train(tmp_path)
+    alone, shared = (
+        test_pretrain.Run(folder / "partial") for folder in (tmp_path, two / "trained")
+    )
+    pd.testing.assert_frame_equal(shared.history, alone.history, rtol=1e-3)
+    assert len(alone.history) == 20
+    states = [torch.load(checkpoint_of(run.folder), weights_only=True) for run in (alone, shared)]
     first, second = (state["objective"] for state in states)
     assert first.keys() == second.keys()
     for name, values in first.items():
         torch.testing.assert_close(second[name], values, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    cache = test_pretrain.Cache.made_up()
-    for name in ("straight", "killed"):
-        cache.write(tmp_path / name / "ingest")
-    calls = {name: f"train(Path({str(tmp_path / name)!r}))" for name in ("straight", "killed")}
-    process = started(calls["killed"])
-    checkpoint = checkpoint_of(tmp_path / "killed" / "partial")
+def test_a_run_that_is_killed_goes_on_to_the_same_end(two: Path, tmp_path: Path) -> None:
+    test_pretrain.Cache.made_up().write(tmp_path / "ingest")
+    process = started(f"train({tmp_path!r})")
+    checkpoint = checkpoint_of(tmp_path / "partial")
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.01)
     os.kill(workers_of(process)[-1], signal.SIGKILL)
@@ -91,32 +102,21 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert process.returncode != 0
     before = torch.load(checkpoint, weights_only=True)["history"]["rows"]
     assert 1 <= len(before) < TRAINING["epochs"]
-    for call in calls.values():
-        together(call)
-    straight, resumed = (test_pretrain.Run(tmp_path / name / "partial") for name in calls)
-    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
-    first, second = (
-        torch.load(checkpoint_of(run.folder), weights_only=True)["objective"]
-        for run in (straight, resumed)
+    together(f"train({tmp_path!r})")
+    straight, resumed = (
+        test_pretrain.Run(folder / "partial") for folder in (two / "trained", tmp_path)
     )
-    assert all(torch.equal(second[name], values) for name, values in first.items())
+    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
+    assert resumed.weights == straight.weights
 
 
 def test_the_feature_store_is_that_of_one_process_byte_for_byte(
-    made: test_extract.Made, tmp_path: Path
+    made: test_extract.Made, two: Path, tmp_path: Path
 ) -> None:
-    folders = [made.inputs[stage].folder for stage in ("ingest", "pretrain")]
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    features(tmp_path / "one", *folders)
-    torch.set_num_threads(threads)
-    arguments = ", ".join(f"Path({str(folder)!r})" for folder in (tmp_path / "two", *folders))
-    together(f"features({arguments})")
-    assert {path.name for path in (tmp_path / "two").iterdir()} == {FEATURES, VERSIONS}
+    features(tmp_path, *inputs_of(made))
+    assert {path.name for path in (two / "extracted").iterdir()} == {FEATURES, VERSIONS}
     for file in (FEATURES, VERSIONS):
-        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+        assert (two / "extracted" / file).read_bytes() == (tmp_path / file).read_bytes()
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:

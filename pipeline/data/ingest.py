@@ -30,6 +30,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,16 @@ def ingest(work: Work) -> dict[str, Any]:
     config = work.config
     folder = sources.locate(config, work.data_root, work.data_mirror)
     listed = sources.list_images(config, folder)
+    frozen = "reference" in work.inputs
+    if frozen:
+        # Nothing will be fitted on these images, whatever split their source puts them in.
+        listed = [replace(item, split="test") for item in listed]
     manifest, originals, kept = _read_all(listed, config, work.folder, work.cache)
     official = isinstance(config.source, KermanySource)
-    manifest = check_manifest(manifest, official_crossing=official)
+    splits = ("test",) if frozen else SPLITS
+    manifest = check_manifest(manifest, official_crossing=official, splits=splits)
     manifest.to_csv(work.folder / "manifest.csv", index=False)
-    failed = _preprocess(manifest, originals, config, work.folder)
+    failed = _preprocess(manifest, originals, config, work.folder, _template(work))
     found = _audit(manifest, originals, kept, config, work.folder)
     quarantined = len(pd.read_csv(work.folder / "quarantine.csv"))
     return {
@@ -213,17 +219,34 @@ def _reads(
                 yield next(read)
 
 
-def _preprocess(manifest: pd.DataFrame, originals: Bytes, config: Config, folder: Path) -> int:
-    """Equalise, align, swap; write the cache; return how many images could not be placed."""
+def _template(work: Work) -> Alignment | None:
+    """The alignment of another data set, where one is given to be used as it is."""
+    if "reference" not in work.inputs or not work.config.ingest.alignment.enabled:
+        return None
+    template = np.load(work.inputs["reference"].folder / "template.npy")
+    return Alignment(torch.from_numpy(template)[None, None], work.config.ingest.alignment)
+
+
+def _preprocess(
+    manifest: pd.DataFrame,
+    originals: Bytes,
+    config: Config,
+    folder: Path,
+    alignment: Alignment | None,
+) -> int:
+    """Equalise, align (to a template of its own where none is given), swap; write the cache;
+    return how many images could not be placed.
+    """
     settings = config.ingest
     if not settings.alignment.enabled and not settings.swap.enabled:
         np.save(folder / "images.npy", _prepared(originals, settings))
         return 0
     equalised = _equalised(originals, settings)
     train = np.flatnonzero(manifest["split"] == "train")
-    alignment = None
     if settings.alignment.enabled:
-        alignment = Alignment.fit(equalised[torch.from_numpy(train)], settings.alignment)
+        alignment = alignment or Alignment.fit(
+            equalised[torch.from_numpy(train)], settings.alignment
+        )
         np.save(folder / "template.npy", alignment.template[0, 0].numpy())
     placed = _place(equalised, alignment, desc="aligning")
     np.save(folder / "images.npy", _cut(equalised, placed, settings))

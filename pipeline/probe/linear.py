@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 from pipeline.config import ProbeConfig
 from pipeline.errors import UserError
@@ -69,6 +70,8 @@ def _merit(task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | Non
     return CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * task.merit(truth, swapped)
 
 
+# On more threads these small matrices wait for each other: ten times slower where cores are shared.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def fit_probe(
     encoded: Encoded,
     truth: NDArray[Any],

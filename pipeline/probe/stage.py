@@ -54,6 +54,7 @@ from pipeline.stage import Work
 BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only")
 _CODE_SETS = ("histogram", "pyramid")
 MEDVQ = "medvq"
+PROBE = "probe.skops"
 _MOST_AT_ONCE = 10_000
 
 
@@ -117,7 +118,8 @@ def probe(work: Work) -> dict[str, Any]:
         predictions.append(_predictions(name, store.keys, images, predicted, config))
         if name == MEDVQ:
             model = make_pipeline(*(step for _, step in encoding.steps), fitted[0].classifier)
-            skops.io.dump(model, work.folder / "probe.skops")
+            skops.io.dump(model, work.folder / PROBE)
+            threshold = fitted[0].threshold
             _report_draws(work, over, draws)
     paired = {name: _paired(resampled[MEDVQ], resampled[name], repeats) for name in baselines}
     drawn = [len(d) for d in draws]
@@ -126,6 +128,8 @@ def probe(work: Work) -> dict[str, Any]:
         "labels": int(np.median(drawn)),
         "subjects": len(np.unique(images.subjects[draws[0]])),
         "repeats": len(draws),
+        "classes": store.metadata["classes"],
+        "threshold": threshold,
         "rows": rows,
         "medvq_minus": paired,
     }
@@ -156,7 +160,7 @@ class _Store:
         self, names: Sequence[str], config: ProbeConfig, seed: int, train: NDArray[np.intp]
     ) -> tuple[Pipeline, Encoded]:
         """Fit the encoding of a feature set on all training images, without labels; apply it."""
-        stored = ["codes_0" if name in _CODE_SETS else name for name in names]
+        stored = [stored_name(name) for name in names]
         images = [read_feature(self.folder / FEATURES, name) for name in stored]
         versions = [block[:0] for block in images]
         if len(self.version_keys):
@@ -201,6 +205,11 @@ class _Store:
             pca = PCA(components, svd_solver="randomized", random_state=seed)
             steps = [BlockScaler(widths), pca, _Stretch()]
         return make_pipeline(*steps)
+
+
+def stored_name(name: str) -> str:
+    """The column of the feature store that a feature set is made from."""
+    return "codes_0" if name in _CODE_SETS else name
 
 
 def _transformed(encoding: Pipeline, table: NDArray[Any]) -> NDArray[np.float64]:
@@ -395,14 +404,15 @@ def _predictions(
                 "image_id": test["image_id"].to_numpy(),
                 "subject_id": test["subject_id"].to_numpy(),
                 truth: images.truth[images.test],
-                **_columns(images.task, values),
+                **columns_of(images.task, values),
             }
         )
         for draw, values in enumerate(predicted)
     )
 
 
-def _columns(task: Task, predicted: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+def columns_of(task: Task, predicted: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """What a table of predictions tells of what a task predicts."""
     if isinstance(task, ManyClasses):
         return {"predicted": predicted.argmax(1), "probability": predicted.max(1)}
     return {"predicted" if isinstance(task, Number) else "probability": predicted}

@@ -58,6 +58,8 @@ def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: 
     before = np.load(folder / "originals.npy", mmap_mode="r")
     after = np.load(folder / "images.npy", mmap_mode="r")
     kept = np.flatnonzero(manifest["split"] != "test")
+    if not len(kept):
+        kept = np.arange(len(manifest))
     index = np.linspace(0, len(kept) - 1, 8).astype(int)
     rows = {
         "as read": [before[kept[i]] for i in index],
@@ -75,6 +77,8 @@ def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: 
             chosen = np.flatnonzero(
                 (manifest["split"] == split) & (manifest["label_name"] == label)
             )
+            if not len(chosen):
+                continue
             chosen = chosen[:: max(1, len(chosen) // 500)]
             means["as read"].append(before[chosen].mean(0))
             means["prepared"].append(after[chosen].mean(0))
@@ -140,6 +144,15 @@ def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: P
     draw_label_efficiency(_other_fractions(folder, inputs["extract"].fingerprint, summary), figures)
 
 
+def draw_evaluation(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
+    """ROC and calibration of a probe of two classes on another data set."""
+    if not summary["rows"] or summary["headline"] != "auroc":
+        return
+    predictions = pd.read_parquet(folder / "predictions.parquet").query("label >= 0")
+    told = {**summary, "repeats": 1}
+    _draw_roc(predictions.assign(features="medvq", draw=0), told, figures)
+
+
 def _draw_predictions(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path) -> None:
     ours = predictions[predictions["features"] == "medvq"]
     figure, axis = plt.subplots(figsize=(6, 5.4), layout="constrained")
@@ -186,6 +199,8 @@ def _draw_roc(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path)
     for name in ("medvq", "raw_pixels", "untrained_encoder"):
         colour, style, marker = _LINES[name]
         chosen = predictions[predictions["features"] == name]
+        if chosen.empty:
+            continue
         true, said = calibration_curve(chosen["label"], chosen["probability"], n_bins=10)
         right.plot(said, true, color=colour, ls=style, marker=marker, label=_NAMES[name])
     right.plot([0, 1], [0, 1], color="0.7", lw=0.8)

@@ -76,6 +76,22 @@ def _probe(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _evaluate(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  {result['images']} images, {result['labelled']} with a truth, "
+        f"{result['seen_in_training']} left out since training has seen them"
+    ]
+    for row in result["rows"]:
+        lines += [
+            f"  {metric:<19}{value['mean']:>7.3f} [{value['ci95'][0]:.3f}, {value['ci95'][1]:.3f}]"
+            for metric, value in row.items()
+            if metric != "features"
+        ]
+    if not result["rows"]:
+        lines.append("  nothing to judge by: the truth of these images is not known in two classes")
+    return lines
+
+
 def _audit(found: dict[str, Any]) -> list[str]:
     """What the data set itself gives away, shown with the results of every stage."""
     lines = []
@@ -92,4 +108,10 @@ def _audit(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-_TABLES = {"ingest": _ingest, "pretrain": _pretrain, "extract": _extract, "probe": _probe}
+_TABLES = {
+    "ingest": _ingest,
+    "pretrain": _pretrain,
+    "extract": _extract,
+    "probe": _probe,
+    "evaluate": _evaluate,
+}

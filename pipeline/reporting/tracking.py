@@ -77,6 +77,8 @@ class Tracking:
             self._finish_probe(summary)
         else:
             self._log(self.run_id, _numbers(summary), 0)
+            for row in summary.get("rows", []):
+                self._log(self.run_id, _row_metrics(row), 0)
         figures = folder / "figures"
         if any(figures.glob("*.png")):
             self.client.log_artifacts(self.run_id, str(figures), "figures")
@@ -163,7 +165,7 @@ def _row_metrics(row: dict[str, Any]) -> dict[str, float]:
             metrics[name] = value["mean"]
             metrics[f"{name}_std"] = value["std"]
             metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = value["ci95"]
-    known = {name: value for name, value in row["validation"].items() if value is not None}
+    known = {name: value for name, value in row.get("validation", {}).items() if value is not None}
     validation = {f"validation_{name}": value for name, value in known.items()}
     return metrics | validation
 

@@ -23,7 +23,7 @@ Images = list[NDArray[np.float32]]
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "set"
-    write_phantom(folder, train_subjects=120, test_subjects=80)
+    write_phantom(folder, train_subjects=80, test_subjects=40)
     return folder
 
 
@@ -98,7 +98,7 @@ def test_the_table_names_every_file_and_keeps_subjects_apart(
     by_subject = labels.groupby("subject")
     assert by_subject["split"].nunique().max() == by_subject["label"].nunique().max() == 1
     assert by_subject.size().between(1, 3).all()
-    assert labels.groupby("split")["subject"].nunique().to_dict() == {"train": 120, "test": 80}
+    assert labels.groupby("split")["subject"].nunique().to_dict() == {"train": 80, "test": 40}
 
 
 def test_the_scanner_goes_with_the_class_in_train_only(

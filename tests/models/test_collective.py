@@ -89,7 +89,6 @@ def compute() -> dict[str, State]:
 
 
 def work(number: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), WORLD)
     dist.init_process_group("gloo", store=store, rank=number, world_size=WORLD)
     torch.save(compute(), folder / f"{number}.pt")

@@ -24,7 +24,7 @@ from pipeline.stage import Artifact, Work
 ORDER = [MEDVQ, *BASELINES, "histogram", "pyramid", "latent", "embedding"]
 SUBJECTS = {"train": 60, "validation": 16, "test": 40}
 SIZE = 6
-METADATA = {"codebook_size": SIZE, "latent_shape": [4, 4], "grid": 2}
+METADATA = {"codebook_size": SIZE, "latent_shape": [4, 4], "grid": 2, "classes": ["0", "1"]}
 Features = dict[str, NDArray[Any]]
 
 
