@@ -42,6 +42,23 @@ MEASURES = (
 )
 
 
+TRIED = (
+    "",
+    "## Tried",
+    "",
+    "- Freed memory is kept between steps, in MedVQ's stages and in MedVQ's rows here; the others' "
+    "rows have glibc's own ceiling. It is a fifth of the 64-px step, which page faults took.",
+    "- `torch.compile` of encoder and decoder (`python -m benchmarks.speed --only compilation`): on "
+    "one thread of a busy machine 388 against 419 ms at 64 px, 1,071 against 975 at 128 px, after "
+    "75 s of compiling. It does not pay, so nothing is compiled.",
+    "- bfloat16 under autocast, with AVX512-BF16: 1,760 against 550 ms at 64 px. Lost.",
+    "- The first convolution as patches times a matrix, the last as sub-pixels: 5.9 against 4.3 ms "
+    "and 18.0 against 15.5. Lost.",
+    "- Two processes on two hardware threads of one core cannot be 1.7 times as fast as one: the "
+    "row of matrix products alone says what they can be.",
+)
+
+
 def table(rows: list[Row]) -> list[str]:
     """The rows as lines of Markdown."""
     lines = [
@@ -119,6 +136,7 @@ def _write(rows: list[Row], bench: Bench, docs: Path) -> None:
         "## Where the time of a training step goes",
         "",
         *profile(bench),
+        *(() if bench.cuda else TRIED),
     ]
     (docs / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
