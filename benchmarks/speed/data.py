@@ -24,7 +24,7 @@ def measure_reading(bench: Bench) -> list[Row]:
         return []
     from benchmarks import ingest
 
-    side, number = 1400, 48 if bench.quick else 160
+    side, number = 1400, 48 if bench.quick else 96
     with tempfile.TemporaryDirectory() as name:
         files = []
         for index, pixels in enumerate(_pictures(8, side)[:, 0]):

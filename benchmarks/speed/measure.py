@@ -52,7 +52,7 @@ class Bench:
     def __init__(self, device: str, quick: bool) -> None:
         self.device, self.quick = torch.device(device), quick
         self.cuda = self.device.type == "cuda"
-        self.rounds = 3 if quick else 7
+        self.rounds = 3 if quick else 5
 
     def seconds(self, steps: dict[str, Step], rounds: int | None = None) -> dict[str, float]:
         """The median of each, all in turn; only MedVQ keeps freed memory, as its stages do."""
