@@ -48,9 +48,9 @@ TRIED = (
     "",
     "- Freed memory is kept between steps, in MedVQ's stages and in MedVQ's rows here; the others' "
     "rows have glibc's own ceiling. It is a fifth of the 64-px step, which page faults took.",
-    "- `torch.compile` of encoder and decoder (`python -m benchmarks.speed --only compilation`), on "
-    "one thread, busy machine: 388 against 419 ms at 64 px, 1,071 against 975 at 128, after "
-    "75 s of compiling. It does not pay, so nothing is compiled.",
+    "- `torch.compile` of encoder and decoder (`python -m benchmarks.speed --only compilation`), "
+    "one thread of a busy machine: 388 against 419 ms at 64 px, 1,071 against 975 at 128, "
+    "after 75 s of compiling. It does not pay, so nothing is compiled.",
     "- bfloat16 under autocast, with AVX512-BF16: 1,760 against 550 ms at 64 px. Lost.",
     "- The first convolution as patches times a matrix, the last as sub-pixels: 5.9 against 4.3 ms "
     "and 18.0 against 15.5. Lost.",
