@@ -27,8 +27,9 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 	$(if $(FORCE),--force) $(if $(JSON),--json) $(if $(NPROC),--processes "$(NPROC)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain extract-features linear-probe mlflow-ui benchmark \
-	benchmark-alignment benchmark-ingest benchmark-speed test test-cuda lint format lock clean
+.PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
+	evaluate-prior mlflow-ui benchmark benchmark-alignment benchmark-ingest \
+	benchmark-reconstruction benchmark-speed test test-cuda lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -76,6 +77,20 @@ extract-features: setup ## codes, histograms and embeddings into the feature sto
 linear-probe: setup ## classify with LABEL_FRACTION of the labels; judge on the test split
 	$(call RUN,$(if $(PROBE),evaluate,probe),$(DATASET)) $(if $(PROBE),--probe "$(PROBE)")
 
+prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
+	$(call RUN,prior,$(DATASET))
+
+sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 TOP_K=0 TOP_P=1 SEED=0
+	$(call RUN,sample,$(DATASET)) $(if $(N),--set "sample.number=$(N)") \
+		$(if $(CLASS),--set "sample.class_name=$(CLASS)") \
+		$(if $(TEMPERATURE),--set "sample.temperature=$(TEMPERATURE)") \
+		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
+
+evaluate-prior: setup ## likelihood, samples, anomalies and the gate; writes docs/PRIOR-<data set>.md
+	$(BIN)/python -m benchmarks.prior --config "$(DATASET)" --device "$(DEVICE)" \
+		--data-root "$(DATA_ROOT)" $(if $(DATA_MIRROR),--data-mirror "$(DATA_MIRROR)") \
+		--artifacts "$(ARTIFACTS)" $(foreach pair,$(SET),--set "$(pair)") $(if $(JSON),--json)
+
 mlflow-ui: setup ## compare runs in the browser, on this machine only
 	@echo "open http://127.0.0.1:$(PORT)/#/experiments"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
@@ -92,6 +107,10 @@ benchmark-alignment: setup ## what the alignment gains, paired (trains a second 
 
 benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
 	$(BIN)/python -m benchmarks.ingest
+
+benchmark-reconstruction: setup ## two levels of codes against one, at equal bits (needs a GPU)
+	$(BIN)/python -m benchmarks.reconstruction --config kermany-reconstruction \
+		$(foreach pair,$(SET),--set "$(pair)")
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"

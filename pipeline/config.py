@@ -7,6 +7,7 @@ impossible value are refused with the key, the value and what is allowed.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -279,23 +280,17 @@ class AgreementConfig(Closed):
     """How many second views are acquisition-swapped copies."""
 
 
-class PretrainConfig(Closed):
-    """The VQ-VAE and its training."""
+class FinerCodes(Closed):
+    """A codebook at a shallower level than the deepest."""
 
-    widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] = (16, 64, 128, 256)
-    """Channels after each halving of the resolution."""
-    residual_levels: Annotated[int, Field(ge=0)] = 2
-    """How many of the deepest levels carry a residual block."""
-    decoder_widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = None
-    """Channels of the decoder, shallowest first; null mirrors the encoder."""
-    codebook_size: Annotated[int, Field(ge=2, le=65536)] = 512
-    codebook_dim: Positive = 64
-    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
-    commitment: Annotated[float, Field(ge=0.0)] = 0.25
-    reconstruction: Annotated[float, Field(ge=0.0)] = 0.3
-    agreement: AgreementConfig = AgreementConfig()
-    augment: AugmentConfig = AugmentConfig()
-    augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.25
+    halvings: Positive
+    """How often the image is halved before this level: its codes' grid."""
+    codebook_size: Annotated[int, Field(ge=2, le=65536)]
+
+
+class TrainingConfig(Closed):
+    """What every training has."""
+
     epochs: Positive = 18
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
@@ -305,13 +300,88 @@ class PretrainConfig(Closed):
     """Epochs without a better validation loss after which training stops."""
     amp: Literal["auto", "off", "bfloat16"] = "auto"
 
+
+class PretrainConfig(TrainingConfig):
+    """The VQ-VAE and its training."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] = (16, 64, 128, 256)
+    """Channels after each halving of the resolution."""
+    residual_levels: Annotated[int, Field(ge=0)] = 2
+    """How many of the deepest levels carry residual blocks."""
+    residual_blocks: Positive = 1
+    """How many each of them carries, and as many follow wherever codes are decoded."""
+    batch_norm: bool = True
+    decoder_widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = None
+    """Channels of the decoder, shallowest first; null mirrors the encoder."""
+    codebook_size: Annotated[int, Field(ge=2, le=65536)] = 512
+    codebook_dim: Positive = 64
+    finer: tuple[FinerCodes, ...] = ()
+    """More codebooks, coarsest first; each encodes what those before it leave unsaid."""
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+    commitment: Annotated[float, Field(ge=0.0)] = 0.25
+    reconstruction: Annotated[float, Field(ge=0.0)] = 0.3
+    agreement: AgreementConfig = AgreementConfig()
+    augment: AugmentConfig = AugmentConfig()
+    augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.25
+    disturb: bool = True
+    """Whether the network sees views with other contrast, noise and cut-outs; what it is to
+    reconstruct has none."""
+
     @model_validator(mode="after")
     def _decoder_mirrors_encoder(self) -> Self:
         if self.decoder_widths is not None and len(self.decoder_widths) != len(self.widths):
             raise ValueError("decoder_widths must have as many entries as widths")
         if self.residual_levels > len(self.widths):
             raise ValueError("residual_levels cannot exceed the number of widths")
+        halvings = [len(self.widths), *(codes.halvings for codes in self.finer)]
+        if any(fine >= coarse for coarse, fine in pairwise(halvings)):
+            raise ValueError(
+                f"finer: halvings must fall from level to level, from below the {len(self.widths)} "
+                "of widths"
+            )
         return self
+
+
+class PriorConfig(TrainingConfig):
+    """The model of the codes and its training."""
+
+    model: Literal["pixelcnn", "transformer"] = "transformer"
+    channels: Positive = 96
+    depth: Positive = 3
+    heads: Positive = 4
+    """Of the Transformer's attention."""
+    reach: Positive = 1
+    """How far a layer of the PixelCNN sees along each axis."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    withheld_labels: Share = 0.2
+    """How often a training image's label is withheld, so that the prior also stands without."""
+    only_class: str | None = None
+    """The name of the class whose images alone are trained on; null: all images."""
+    epochs: Positive = 7
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    patience: Positive = 3
+
+    @model_validator(mode="after")
+    def _heads_share_channels(self) -> Self:
+        if self.model == "transformer" and self.channels % self.heads:
+            raise ValueError("channels must be a multiple of heads")
+        return self
+
+
+class SampleConfig(Closed):
+    """Images drawn from the prior."""
+
+    number: Annotated[int, Field(ge=1, le=4096)] = 64
+    class_name: str | None = None
+    """Of this class; null: of any."""
+    temperature: Annotated[float, Field(ge=0.05, le=10.0)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Draw every code from so many of the likeliest; 0: from all."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Draw every code from the likeliest that together reach this probability."""
+    batch_size: Positive = 64
 
 
 class ExtractConfig(Closed):
@@ -357,6 +427,8 @@ class Config(Closed):
     ingest: IngestConfig = IngestConfig()
     pretrain: PretrainConfig = PretrainConfig()
     extract: ExtractConfig = ExtractConfig()
+    prior: PriorConfig = PriorConfig()
+    sample: SampleConfig = SampleConfig()
     probe: ProbeConfig = ProbeConfig()
 
     @model_validator(mode="after")

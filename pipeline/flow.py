@@ -78,6 +78,23 @@ FLOW = {
             shared=True,
         ),
         Stage(
+            "prior",
+            ("extract",),
+            lambda config: config.prior,
+            "pipeline.prior.stage:prior",
+            "pipeline.reporting.figures:draw_prior",
+            "train the model of the codes",
+            shared=True,
+        ),
+        Stage(
+            "sample",
+            ("ingest", "pretrain", "extract", "prior"),
+            lambda config: config.sample,
+            "pipeline.prior.sample:sample",
+            "pipeline.reporting.figures:draw_sample",
+            "draw images from the model of the codes",
+        ),
+        Stage(
             "probe",
             ("extract",),
             lambda config: config.probe,

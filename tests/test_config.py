@@ -93,6 +93,15 @@ def test_the_last_override_wins(file: Path) -> None:
         ("ingest.channels=3", ("colour images and volumes need equalise: null, alignment",)),
         ("pretrain.decoder_widths=[8]", ("pretrain", "decoder_widths", "as many entries")),
         ("pretrain.residual_levels=9", ("pretrain", "residual_levels")),
+        (
+            "pretrain.finer=[{halvings: 4, codebook_size: 8}]",
+            ("pretrain", "finer: halvings must fall", "below the 4 of widths"),
+        ),
+        (
+            "pretrain.finer=[{halvings: 2, codebook_size: 8}, {halvings: 2, codebook_size: 8}]",
+            ("pretrain", "finer: halvings must fall"),
+        ),
+        ("pretrain.finer=[{halvings: 2, size: 8}]", ("size", "halvings, codebook_size")),
         ("name=2020-01-01", ("date",)),
         *(
             (f"probe.label_fraction={v}", ("probe.label_fraction=", v))

@@ -17,7 +17,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.features.store import FEATURES, VERSIONS
 from pipeline.stage import Work
-from pipeline.training.pretrain import checkpoint_of
+from pipeline.training.loop import checkpoint_of
 from tests import test_end_to_end
 from tests.features import test_extract
 from tests.training import test_pretrain

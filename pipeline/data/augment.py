@@ -120,6 +120,8 @@ def random_versions(
     """One random version of each image (B, C, *spatial) in [0, 1]: rotation, scale in each axis,
     shift, gamma, and where configured a crop and a flip; see :func:`draw_changes`.
     """
+    if strength == 0:
+        return images
     changes = draw_changes(len(images), config, strength, generator, images.ndim - 2)
     return change(images, changes)
 

@@ -3,8 +3,10 @@
 Writes into its artifact:
 
 ===================== ==========================================================================
-``features.parquet``  one row per image, in the order of the manifest: code map, histogram,
-                      pyramid, embeddings, and the features of the baselines
+``features.parquet``  one row per image, in the order of the manifest: code maps, coarsest level
+                      first (``codes_0``, ``codes_1``, ...), histogram and pyramid of the coarsest,
+                      embeddings, latents of every level (``latent``, ``latent_1``, ...), and the
+                      features of the baselines
 ``versions.parquet``  the same (less histogram and pyramid, which follow from the codes) for random
                       versions of the training images and for the acquisition-swapped copies of the
                       training and validation images; the column ``version`` says which. Not
@@ -59,19 +61,25 @@ def extract(work: Work) -> dict[str, Any]:
     images = np.load(cache / "images.npy", mmap_mode="r")
     swaps = work.config.ingest.swap.enabled
     frame = np.load(cache / "frame.npy") if swaps else None
-    shape = [side // 2 ** len(model.encoder.levels) for side in work.config.ingest.image_shape]
+    sizes = [quantizer.size for quantizer in model.quantizers]
+    sides = work.config.ingest.image_shape
+    shapes = [[side // 2**halvings for side in sides] for halvings in model.halvings]
+    levels = [
+        {"codebook_size": size, "latent_shape": shape}
+        for size, shape in zip(sizes, shapes, strict=True)
+    ]
     names = manifest.drop_duplicates("label").dropna(subset="label").sort_values("label")
     metadata = {
         "model": work.inputs["pretrain"].fingerprint,
         "data": work.inputs["ingest"].fingerprint,
-        "codebook_size": model.quantizer.size,
-        "latent_shape": shape,
+        **levels[0],
+        **{f"codes_{number}": levels[number] for number in range(1, len(levels))},
         "grid": config.grid,
         "classes": names["label_name"].tolist(),
         "target": manifest["target_name"].iloc[0],
     }
-    histogram = CodeHistogram(model.quantizer.size, shape).fit([])
-    pyramid = CodeHistogram(model.quantizer.size, shape, pyramid_grids(config.grid)).fit([])
+    histogram = CodeHistogram(sizes[0], shapes[0]).fit([])
+    pyramid = CodeHistogram(sizes[0], shapes[0], pyramid_grids(config.grid)).fit([])
 
     started = time.perf_counter()
     done = 0
@@ -186,13 +194,21 @@ class _Features:
     def _networks(self, images: Tensor) -> Arrays:
         seen = normalise(images).to(self.device)
         encoded = self.model.features(seen)
-        codes = self.model.quantizer.encode(encoded.latent).flatten(1).cpu().numpy()
+        latents, codes = self.model.quantize(encoded)
+        finer = {
+            f"latent_{level}": baselines.pooled(latents[level], self.grid)
+            for level in range(1, len(latents))
+        }
         raw = self.untrained.encoder(seen)
         return {
-            "codes_0": codes.astype(np.uint16 if self.model.quantizer.size <= 65536 else np.int32),
+            **{
+                f"codes_{level}": grid.flatten(1).cpu().numpy().astype(np.uint16)
+                for level, grid in enumerate(codes)
+            },
             "embedding": baselines.pooled(encoded.levels[-1], self.grid),
             "embedding_fine": baselines.pooled(encoded.levels[-2], self.grid),
             "latent": baselines.pooled(encoded.latent, self.grid),
+            **finer,
             "untrained_encoder": np.concatenate(
                 [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1
             ),

@@ -1,24 +1,31 @@
-"""The vector-quantised autoencoder, 2-D and 3-D in one class.
+"""The vector-quantised autoencoder, flat or hierarchical, 2-D and 3-D in one class.
 
 The encoder halves the resolution at every level with 4x4 strided convolutions, the deepest levels
-carry a residual block, and the decoder mirrors it [1]_.
+carry residual blocks, and the decoder mirrors it [1]_. The deepest level is always quantized; a
+hierarchy quantizes shallower ones too. There the encoder's map is joined with what the decoder has
+made of the coarser codes, so that finer codes need not repeat what coarser ones say, and the
+decoder goes on from both [2]_.
 
 References
 ----------
 .. [1] van den Oord, Vinyals, Kavukcuoglu: Neural Discrete Representation Learning. NeurIPS 2017,
    arXiv 1711.00937.
+.. [2] Razavi, van den Oord, Vinyals: Generating Diverse High-Fidelity Images with VQ-VAE-2.
+   NeurIPS 2019, arXiv 1906.00446.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.collective import BatchNorm2d, BatchNorm3d
-from pipeline.models.quantizer import VectorQuantizer
+from pipeline.models.quantizer import Quantized, VectorQuantizer
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -46,27 +53,32 @@ class Reconstructed(NamedTuple):
     ----------
     images : the reconstruction, same shape as the input.
     encoded : see :class:`Encoded`.
-    codes : int64, the latent grid of code indices, (B, *latent).
-    loss : scalar, the quantizer's.
+    latents : what each codebook was given, coarsest first: (B, dim, *grid).
+    codes : int64, the grids of code indices, coarsest first: (B, *grid).
+    loss : scalar, the sum of the quantizers'.
     """
 
     images: Tensor
     encoded: Encoded
-    codes: Tensor
+    latents: list[Tensor]
+    codes: list[Tensor]
     loss: Tensor
 
 
 class ResidualBlock(nn.Module):
     """A bottleneck: normalise, 3x3 to ``hidden`` channels, normalise, 1x1 back, add."""
 
-    def __init__(self, spatial_dims: int, channels: int, hidden: int) -> None:
+    def __init__(
+        self, spatial_dims: int, channels: int, hidden: int, *, batch_norm: bool = True
+    ) -> None:
         super().__init__()
-        conv, norm = _CONVOLUTION[spatial_dims], _NORM[spatial_dims]
+        make = _Layers(spatial_dims, batch_norm)
+        conv = _CONVOLUTION[spatial_dims]
         self.branch = nn.Sequential(
-            norm(channels),
+            make.norm(channels),
             nn.ReLU(),
-            conv(channels, hidden, 3, padding=1, bias=False),
-            norm(hidden),
+            conv(channels, hidden, 3, padding=1, bias=not batch_norm),
+            make.norm(hidden),
             nn.ReLU(inplace=True),
             conv(hidden, channels, 1),
         )
@@ -77,26 +89,54 @@ class ResidualBlock(nn.Module):
         return out
 
 
+class _Layers(NamedTuple):
+    """Makes the parts of encoders and decoders, all of one kind."""
+
+    spatial_dims: int
+    batch_norm: bool
+    residual_blocks: int = 1
+
+    def norm(self, width: int) -> nn.Module:
+        return _NORM[self.spatial_dims](width) if self.batch_norm else nn.Identity()
+
+    def halve(self, before: int, after: int) -> list[nn.Module]:
+        conv = _CONVOLUTION[self.spatial_dims]
+        return self._then(conv(before, after, 4, 2, 1, bias=not self.batch_norm), after)
+
+    def double(self, before: int, after: int) -> list[nn.Module]:
+        conv = _TRANSPOSED[self.spatial_dims]
+        return self._then(conv(before, after, 4, 2, 1, bias=not self.batch_norm), after)
+
+    def mix(self, before: int, after: int) -> list[nn.Module]:
+        """For maps that lie side by side."""
+        conv = _CONVOLUTION[self.spatial_dims]
+        mixed = self._then(conv(before, after, 3, padding=1, bias=not self.batch_norm), after)
+        return mixed + self.residual(after)
+
+    def residual(self, width: int) -> list[nn.Module]:
+        hidden = max(width // 4, 32)
+        return [
+            ResidualBlock(self.spatial_dims, width, hidden, batch_norm=self.batch_norm)
+            for _ in range(self.residual_blocks)
+        ]
+
+    def _then(self, convolution: nn.Module, width: int) -> list[nn.Module]:
+        return [convolution, self.norm(width), nn.ReLU(inplace=True)]
+
+
 class Encoder(nn.Module):
     """Images to the feature maps of every level."""
 
     def __init__(
-        self, spatial_dims: int, channels: int, widths: Sequence[int], residual_levels: int
+        self, make: _Layers, channels: int, widths: Sequence[int], residual_levels: int
     ) -> None:
         super().__init__()
-        conv, norm = _CONVOLUTION[spatial_dims], _NORM[spatial_dims]
         self.levels = nn.ModuleList()
-        before = channels
-        for number, width in enumerate(widths):
-            level: list[nn.Module] = [
-                conv(before, width, 4, stride=2, padding=1, bias=False),
-                norm(width),
-                nn.ReLU(inplace=True),
-            ]
+        for number, (before, width) in enumerate(pairwise([channels, *widths])):
+            level = make.halve(before, width)
             if number >= len(widths) - residual_levels:
-                level.append(ResidualBlock(spatial_dims, width, max(width // 4, 32)))
+                level += make.residual(width)
             self.levels.append(nn.Sequential(*level))
-            before = width
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, channels, *spatial) to one map per level, halved each time."""
@@ -107,51 +147,85 @@ class Encoder(nn.Module):
         return maps
 
 
-class Decoder(nn.Module):
-    """Quantized latents back to images; ``widths`` are those of the encoder's levels."""
+class CodeLevel(nn.Module):
+    """One codebook: from a map of the encoder to codes, and from codes to a finer map.
 
-    def __init__(self, spatial_dims: int, channels: int, widths: Sequence[int], dim: int) -> None:
+    Every method takes ``coarser``: the map that the coarser codes were decoded to, in a list that
+    is empty at the coarsest level.
+
+    Parameters
+    ----------
+    width : channels of the encoder's map.
+    coarser : channels of the decoded coarser codes; 0 at the coarsest level.
+    decoder_widths : channels of the decoded map at this resolution and after each doubling, down to
+        where the next codebook stands; at the finest level those of the image are the last.
+    finest : whether what is decoded is the image.
+    size, dim, decay, commitment : see :class:`VectorQuantizer`.
+    """
+
+    def __init__(
+        self,
+        make: _Layers,
+        width: int,
+        coarser: int,
+        decoder_widths: Sequence[int],
+        *,
+        finest: bool,
+        size: int,
+        dim: int,
+        decay: float,
+        commitment: float,
+    ) -> None:
         super().__init__()
-        conv, norm = _CONVOLUTION[spatial_dims], _NORM[spatial_dims]
-        deepest = widths[-1]
-        layers: list[nn.Module] = [
-            conv(dim, deepest, 3, padding=1, bias=False),
-            norm(deepest),
-            nn.ReLU(inplace=True),
-            ResidualBlock(spatial_dims, deepest, max(deepest // 4, 32)),
-        ]
-        for before, width in zip(widths[::-1], widths[-2::-1], strict=False):
-            layers += [
-                _TRANSPOSED[spatial_dims](before, width, 4, stride=2, padding=1, bias=False),
-                norm(width),
-                nn.ReLU(inplace=True),
-            ]
-        layers.append(_TRANSPOSED[spatial_dims](widths[0], channels, 4, stride=2, padding=1))
-        self.layers = nn.Sequential(*layers)
+        joined = make.mix(width + coarser, width) if coarser else []
+        self.join = nn.Sequential(*joined)
+        self.project = _CONVOLUTION[make.spatial_dims](width, dim, 1)
+        self.quantizer = VectorQuantizer(size, dim, decay=decay, commitment=commitment)
+        layers = make.mix(dim + coarser, decoder_widths[0])
+        for before, after in pairwise(decoder_widths[:-1] if finest else decoder_widths):
+            layers += make.double(before, after)
+        if finest:
+            before, channels = decoder_widths[-2:]
+            layers.append(_TRANSPOSED[make.spatial_dims](before, channels, 4, 2, 1))
+        self.decoder = nn.Sequential(*layers)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Latents (B, dim, *latent) to images (B, channels, *spatial)."""
-        images: Tensor = self.layers(latent)
-        return images
+    def latent(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
+        """What is quantized, (B, dim, *grid), of the encoder's map (B, width, *grid)."""
+        latent: Tensor = self.project(self.join(torch.cat([features, *coarser], 1)))
+        return latent
+
+    def decode(self, values: Tensor, coarser: list[Tensor]) -> Tensor:
+        """Codebook vectors (B, dim, *grid) to the finer map, or to the image."""
+        decoded: Tensor = self.decoder(torch.cat([values, *coarser], 1))
+        return decoded
 
 
 class VQVAE(nn.Module):
-    """Encoder, quantizer and decoder.
+    """Encoder, quantizers and decoder; flat, or with ``finer`` codebooks a hierarchy.
 
     Parameters
     ----------
     spatial_dims : 2 or 3.
     channels : of the images.
     widths : channels of each level; the image is halved as often as there are entries.
-    residual_levels : how many of the deepest levels carry a residual block.
+    residual_levels : how many of the deepest levels carry residual blocks.
+    residual_blocks : how many each of them carries, and as many follow wherever codes are decoded.
+    batch_norm : whether convolutions are batch-normalised.
     decoder_widths : the decoder's, shallowest first as in ``widths``; None mirrors the encoder.
-    codebook_size, codebook_dim, decay, commitment : see :class:`VectorQuantizer`.
+    codebook_size : of the deepest level.
+    codebook_dim, decay, commitment : see :class:`VectorQuantizer`.
+    finer : (halvings, codebook size) of every other level that has codes, coarsest first: they lie
+        on the grid of the image halved so often.
 
     Examples
     --------
-    >>> net = VQVAE(codebook_size=16, codebook_dim=4, widths=(8, 8)).eval()
-    >>> net.encode(torch.zeros(1, 1, 16, 16)).shape
-    torch.Size([1, 4, 4])
+    >>> images = torch.zeros(1, 1, 16, 16)
+    >>> flat = VQVAE(codebook_size=16, codebook_dim=4, widths=(8, 8)).eval()
+    >>> [tuple(codes.shape) for codes in flat.encode(images)]
+    [(1, 4, 4)]
+    >>> two = VQVAE(codebook_size=16, codebook_dim=4, widths=(8, 8), finer=[(1, 4)]).eval()
+    >>> [tuple(codes.shape) for codes in two.encode(images)]
+    [(1, 4, 4), (1, 8, 8)]
     """
 
     def __init__(
@@ -161,46 +235,121 @@ class VQVAE(nn.Module):
         channels: int = 1,
         widths: Sequence[int] = (32, 64, 128, 256),
         residual_levels: int = 2,
+        residual_blocks: int = 1,
+        batch_norm: bool = True,
         decoder_widths: Sequence[int] | None = None,
         codebook_size: int = 512,
         codebook_dim: int = 64,
         decay: float = 0.99,
         commitment: float = 0.25,
+        finer: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims={spatial_dims} must be 2 or 3")
-        self.encoder = Encoder(spatial_dims, channels, widths, residual_levels)
-        self.project = _CONVOLUTION[spatial_dims](widths[-1], codebook_dim, 1)
-        self.quantizer = VectorQuantizer(
-            codebook_size, codebook_dim, decay=decay, commitment=commitment
+        self.halvings = [len(widths), *(halvings for halvings, _ in finer)]
+        if any(fine >= coarse for coarse, fine in pairwise([*self.halvings, 0])):
+            raise ValueError(f"halvings {self.halvings} must fall, and stay above 0")
+        make = _Layers(spatial_dims, batch_norm, residual_blocks)
+        self.encoder = Encoder(make, channels, widths, residual_levels)
+        made = [channels, *(decoder_widths or widths)]
+        sizes = [codebook_size, *(size for _, size in finer)]
+        self.code_levels = nn.ModuleList(
+            CodeLevel(
+                make,
+                widths[halvings - 1],
+                0 if halvings == len(widths) else made[halvings],
+                made[until : halvings + 1][::-1],
+                finest=until == 0,
+                size=size,
+                dim=codebook_dim,
+                decay=decay,
+                commitment=commitment,
+            )
+            for (halvings, until), size in zip(pairwise([*self.halvings, 0]), sizes, strict=True)
         )
-        self.decoder = Decoder(spatial_dims, channels, decoder_widths or widths, codebook_dim)
         # Convolutions and the quantizer alike then read the channels of a place side by side.
         # torch's types know the argument of tensors alone.
         self.to(memory_format=_LAYOUT[spatial_dims])  # type: ignore[call-overload]  # not in its stubs
 
+    @property
+    def quantizers(self) -> list[VectorQuantizer]:
+        """One for each level of codes, coarsest first."""
+        return [level.quantizer for level in self._levels]
+
     def features(self, images: Tensor) -> Encoded:
         """Everything before quantization, of images (B, channels, *spatial)."""
         levels = self.encoder(images)
-        return Encoded(levels, self.project(levels[-1]))
+        return Encoded(levels, self._levels[0].latent(levels[-1], []))
 
     def forward(self, images: Tensor) -> Reconstructed:
         """Encode, quantize, decode."""
         encoded = self.features(images)
-        quantized = self.quantizer(encoded.latent)
+        latents, quantized, coarser = self._quantize(encoded)
         return Reconstructed(
-            self.decoder(quantized.values), encoded, quantized.codes, quantized.loss
+            self._levels[-1].decode(quantized[-1].values, coarser),
+            encoded,
+            latents,
+            [one.codes for one in quantized],
+            torch.stack([one.loss for one in quantized]).sum(),
         )
 
-    def encode(self, images: Tensor) -> Tensor:
-        """The latent grid of code indices (B, *latent)."""
-        return self.quantizer.encode(self.features(images).latent)
+    def quantize(self, encoded: Encoded) -> tuple[list[Tensor], list[Tensor]]:
+        """What each level quantizes, (B, dim, *grid), and its codes (B, *grid), coarsest first."""
+        latents, quantized, _ = self._quantize(encoded)
+        return latents, [one.codes for one in quantized]
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images of a latent grid of code indices (B, *latent)."""
-        images: Tensor = self.decoder(self.quantizer.decode(codes))
-        return images
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The grids of code indices (B, *grid), coarsest first."""
+        return self.quantize(self.features(images))[1]
+
+    def decode(self, *codes: Tensor) -> Tensor:
+        """Images of the grids of code indices (B, *grid) of every level, coarsest first."""
+        coarser: list[Tensor] = []
+        for level, grid in zip(self._levels, codes, strict=True):
+            coarser = [level.decode(level.quantizer.decode(grid), coarser)]
+        return coarser[0]
+
+    def _quantize(self, encoded: Encoded) -> tuple[list[Tensor], list[Quantized], list[Tensor]]:
+        """Latents and what they become, and what all levels but the finest decode to."""
+        coarsest = self._levels[0]
+        latents, quantized = [encoded.latent], [coarsest.quantizer(encoded.latent)]
+        coarser: list[Tensor] = []
+        for (before, level), halvings in zip(
+            pairwise(self._levels), self.halvings[1:], strict=True
+        ):
+            coarser = [before.decode(quantized[-1].values, coarser)]
+            latents.append(level.latent(encoded.levels[halvings - 1], coarser))
+            quantized.append(level.quantizer(latents[-1]))
+        return latents, quantized, coarser
+
+    @property
+    def _levels(self) -> list[CodeLevel]:
+        return list(self.code_levels)  # type: ignore[arg-type]  # torch does not type its items
+
+
+def bits_per_position(
+    alphabets: Sequence[float], halvings: Sequence[int], spatial_dims: int
+) -> float:
+    """What the codes of an image take, in bits per pixel or voxel.
+
+    Parameters
+    ----------
+    alphabets : of each level, its codebook's size, which gives the nominal rate; or the perplexity
+        of its use, which gives the rate of an ideal entropy coder of single codes.
+    halvings : of each level, how often the image was halved.
+
+    Examples
+    --------
+    Three bits for every square of 2 x 2 pixels, and four for every square of 4 x 4:
+
+    >>> bits_per_position([16, 8], [2, 1], 2)
+    1.0
+    """
+    return sum(
+        math.log2(size) / (1 << halved * spatial_dims)
+        for size, halved in zip(alphabets, halvings, strict=True)
+    )
 
 
 def use_of_codes(codes: Tensor, size: int) -> Tensor:

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,15 @@ def draw_pretrain(folder: Path, inputs: Inputs, summary: dict[str, Any], figures
         axis.legend(frameon=False)
     axes[2].plot(history["epoch"], history["val_psnr_db"], color=BLUE)
     axes[2].set(xlabel="epoch", ylabel="validation PSNR (dB)")
-    axes[3].plot(history["epoch"], history["codes_used"], color=BLUE, label="codes in use")
-    axes[3].plot(history["epoch"], history["perplexity"], color=ORANGE, ls="--", label="perplexity")
+    books = summary["codebook"]
+    for level in range(len(books)):
+        suffix = f"_{level}" if level else ""
+        # The labels stand in the legend once.
+        used, even = ("codes in use", "perplexity") if not level else (None, None)
+        axes[3].plot(history["epoch"], history[f"codes_used{suffix}"], color=BLUE, label=used)
+        axes[3].plot(
+            history["epoch"], history[f"perplexity{suffix}"], color=ORANGE, ls="--", label=even
+        )
     axes[3].set(xlabel="epoch", ylabel="codes", ylim=(0, None))
     axes[3].legend(frameon=False)
     _save(figure, figures / "curves.png")
@@ -114,22 +122,67 @@ def draw_pretrain(folder: Path, inputs: Inputs, summary: dict[str, Any], figures
     rows = {"original": list(original), "reconstruction": list(made), "|error|": list(error)}
     _sheet(rows, figures / "reconstructions.png", "Validation images and their reconstructions")
 
-    use = np.sort(np.load(folder / "codebook_use.npy"))[::-1]
-    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    axis.bar(np.arange(len(use)), use / use.sum() * 100, width=1.0, color=BLUE)
-    axis.axhline(100 / len(use), color=ORANGE, ls="--", label="even use")
-    book = summary["codebook"][0]
-    axis.set(
-        xlabel="code, by frequency",
-        ylabel="share of positions (%)",
-        title=f"{book['used']} of {book['size']} codes in use, perplexity {book['perplexity']:.0f}",
+    figure, axes = plt.subplots(
+        1, len(books), figsize=(6 * len(books), 3.4), layout="constrained", squeeze=False
     )
-    axis.legend(frameon=False)
+    for level, (axis, book) in enumerate(zip(axes[0], books, strict=True)):
+        use = np.sort(np.load(folder / f"codebook_use{f'_{level}' if level else ''}.npy"))[::-1]
+        axis.bar(np.arange(len(use)), use / use.sum() * 100, width=1.0, color=BLUE)
+        axis.axhline(100 / len(use), color=ORANGE, ls="--", label="even use")
+        used = f"{book['used']} of {book['size']} codes in use"
+        axis.set(
+            xlabel="code, by frequency",
+            ylabel="share of positions (%)",
+            title=f"{used}, perplexity {book['perplexity']:.0f}",
+        )
+        axis.legend(frameon=False)
     _save(figure, figures / "codebook_use.png")
 
 
 def draw_extract(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
     """Nothing: features are looked at through the probe."""
+
+
+def draw_prior(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
+    """Bits per code in training and validation, beside the simple codings."""
+    history = pd.read_csv(folder / "history.csv")
+    figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    axis.plot(history["epoch"], history["bits_per_code"], color=ORANGE, ls="--", label="training")
+    axis.plot(history["epoch"], history["val_bits_per_code"], color=BLUE, label="validation")
+    for (name, bits), colour in zip(
+        summary["val_bits_of_simple_codings"].items(), (BLACK, RED, GREEN, PINK), strict=True
+    ):
+        axis.axhline(bits, color=colour, ls=":", label=name.replace("_", " "))
+    axis.set(xlabel="epoch", ylabel="bits per code", ylim=(0, None))
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, figures / "curves.png")
+
+
+def draw_sample(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
+    """Samples, real images, and images of codes drawn independently at each place."""
+    named = {
+        "real": "real",
+        "samples": "samples",
+        "histogram": "independent\ncodes",
+    }
+    with np.load(folder / "samples.npz") as made:
+        rows: dict[str, list[Any]] = {}
+        for key, name in named.items():
+            images = made[key][:16]
+            rows[name] = list(images[:8])
+            if len(images) == 16:
+                rows[f"{name} "] = list(images[8:])
+        every = made["samples"]
+    across = min(len(images) for images in rows.values())
+    shown = {name: images[:across] for name, images in rows.items()}
+    _sheet(shown, figures / "comparison.png", f"Of {summary['class'] or 'any class'}")
+    side = math.ceil(math.sqrt(len(every)))
+    grid = np.zeros((side * side, *_picture(every[0]).shape), np.uint8)
+    grid[: len(every)] = [_picture(image) for image in every]
+    height, width, *colours = grid.shape[1:]
+    tiled = grid.reshape(side, side, height, width, *colours).swapaxes(1, 2)
+    tiled = tiled.reshape(side * height, side * width, *colours)
+    plt.imsave(figures / "samples.png", tiled, cmap="gray", vmin=0, vmax=255)
 
 
 def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:

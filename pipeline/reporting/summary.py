@@ -54,6 +54,24 @@ def _extract(result: dict[str, Any]) -> list[str]:
     return [f"  {result['images']} images, {result['images_per_second']:g} images/s: {widths}"]
 
 
+def _prior(result: dict[str, Any]) -> list[str]:
+    others = result["val_bits_of_simple_codings"].items()
+    return [
+        f"  {result['epochs']} epochs on {result['images']} images; validation: "
+        f"{result['val_bits_per_code']:.2f} bits per code, given the label "
+        f"{result['val_bits_per_code_labelled']:.2f}; "
+        + ", ".join(f"{name} {bits:.2f}" for name, bits in others)
+    ]
+
+
+def _sample(result: dict[str, Any]) -> list[str]:
+    of = f" of {result['class']}" if result["class"] else ""
+    return [
+        f"  {result['samples']} samples{of} at temperature {result['temperature']:g}, "
+        f"{result['bits_per_code']:.2f} bits per code by the prior"
+    ]
+
+
 def _probe(result: dict[str, Any]) -> list[str]:
     headline = result.get("headline", "auroc")
     columns = _COLUMNS[headline]
@@ -112,6 +130,8 @@ _TABLES = {
     "ingest": _ingest,
     "pretrain": _pretrain,
     "extract": _extract,
+    "prior": _prior,
+    "sample": _sample,
     "probe": _probe,
     "evaluate": _evaluate,
 }

@@ -144,8 +144,7 @@ class Tracking:
         return f"probe {feature_set} {percent} {self.moment} {self.fingerprint[:6]}"
 
     def _parameters(self) -> dict[str, Any]:
-        section = {"ingest": "ingest", "pretrain": "pretrain", "extract": "extract"}
-        chosen = getattr(self.config, section.get(self.stage, "probe"))
+        chosen = getattr(self.config, self.stage)
         parameters = _flat(chosen.model_dump(mode="json")) | {"seed": self.config.seed}
         if self.stage == "probe":
             parameters["feature_set"] = "medvq"

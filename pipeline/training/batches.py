@@ -61,7 +61,8 @@ class Views(TypedDict):
     """A batch for training, each of shape (B, C, *spatial).
 
     ``first`` and ``second`` are what the network sees, normalised; ``target`` is ``first`` before
-    it was disturbed, in [0, 1]: what is to be reconstructed.
+    it was disturbed, in [0, 1]: what is to be reconstructed. Where views need not agree, ``second``
+    is ``first``.
     """
 
     first: Tensor
@@ -140,21 +141,26 @@ class ViewBatches:
         self, chosen: NDArray[np.intp], unit: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         config, (channels, spatial) = self.config.augment, self._picture
-        second, first, other = unit.tensor_split((2, 1 + unit.shape[1] // 2), 1)
+        second, *of_views = unit.tensor_split((2, 1 + unit.shape[1] // 2), 1)
         images = self.images[self.rows[chosen]]
-        views = []
-        for number, (given, numbers) in enumerate(
-            ((images, first), (self._second(images, chosen, second.numpy()), other))
-        ):
+        pictures = [images]
+        # Without agreement nobody looks at a second view.
+        if self.config.agreement.weight > 0:
+            pictures.append(self._second(images, chosen, second.numpy()))
+        views, versions = [], []
+        for number, (given, numbers) in enumerate(zip(pictures, of_views, strict=False)):
             of_change, of_disturbance = numbers.tensor_split(
                 (numbers_for_changes(len(spatial)),), 1
             )
             changes = changes_of(of_change, config, self.config.augment_strength, len(spatial))
-            disturbances = disturbances_of(of_disturbance, config, channels, spatial)
-            version = change(to_unit(given, self.device), _send(changes, self.device))
-            sent = Disturbances(*(_send(values, self.device) for values in disturbances))
-            views.append((disturb(version, sent, noise[number], config), version))
-        return views[0][0], views[1][0], views[0][1]
+            view = change(to_unit(given, self.device), _send(changes, self.device))
+            versions.append(view)
+            if self.config.disturb:
+                disturbances = disturbances_of(of_disturbance, config, channels, spatial)
+                sent = Disturbances(*(_send(values, self.device) for values in disturbances))
+                view = disturb(view, sent, noise[number], config)
+            views.append(view)
+        return views[0], views[-1], versions[0]
 
     def _second(
         self, images: NDArray[np.uint8], chosen: NDArray[np.intp], unit: NDArray[np.float32]

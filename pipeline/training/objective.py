@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,8 +29,8 @@ class Objective(nn.Module):
         widths = [*config.widths[-_AGREEING_LEVELS:], config.codebook_dim]
         self.agreement = Agreement(widths, config.agreement.grid, config.agreement.temperature)
 
-    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Losses and, for the validation, the reconstruction in [0, 1] and the codes."""
+    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Any]:
+        """Losses, the reconstruction in [0, 1], and the codes of each level."""
         out = self.network(first)
         images = out.images * 0.25 + 0.5
         mse = F.mse_loss(images.float(), target) / self.variance

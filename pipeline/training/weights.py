@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pipeline.config import PretrainConfig
 from pipeline.errors import UserError
@@ -25,15 +26,18 @@ def architecture(
         "channels": channels,
         "widths": list(config.widths),
         "residual_levels": config.residual_levels,
+        "residual_blocks": config.residual_blocks,
+        "batch_norm": config.batch_norm,
         "decoder_widths": list(config.decoder_widths or config.widths),
         "codebook_size": config.codebook_size,
         "codebook_dim": config.codebook_dim,
         "decay": config.decay,
         "commitment": config.commitment,
+        "finer": [[codes.halvings, codes.codebook_size] for codes in config.finer],
     }
 
 
-def save_model(network: VQVAE, shape: dict[str, Any], file: Path) -> None:
+def save_model(network: nn.Module, shape: dict[str, Any], file: Path) -> None:
     """Write the weights aside and rename; ``shape`` are the arguments that built ``network``."""
     aside = file.with_name(f".{file.name}")
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

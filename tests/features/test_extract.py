@@ -10,7 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import Config, ExtractConfig, IngestConfig, PhantomSource, PretrainConfig
+from pipeline.config import (
+    Config,
+    ExtractConfig,
+    FinerCodes,
+    IngestConfig,
+    PhantomSource,
+    PretrainConfig,
+)
 from pipeline.data.augment import random_versions
 from pipeline.data.manifest import COLUMNS
 from pipeline.features import extract as module
@@ -35,7 +42,7 @@ from pipeline.stage import Artifact, Work
 from pipeline.training.batches import normalise, to_unit
 from pipeline.training.weights import FILE, architecture, load_model, save_model
 
-SIDE, SIZE, GRID, FRAME = 16, 8, 4, 6
+SIDE, SIZE, FINER, GRID, FRAME = 16, 8, 5, 4, 6
 SPLITS = ["train", "test", "validation", "train", "train", "test", "train", "validation", "train"]
 
 
@@ -45,7 +52,11 @@ def configuration(batch_size: int = 4, versions: int = 2) -> Config:
         source=PhantomSource(kind="phantom"),
         ingest=IngestConfig(image_size=SIDE),
         pretrain=PretrainConfig(
-            widths=(8, 8), residual_levels=1, codebook_size=SIZE, codebook_dim=4
+            widths=(8, 8),
+            residual_levels=1,
+            codebook_size=SIZE,
+            codebook_dim=4,
+            finer=(FinerCodes(halvings=1, codebook_size=FINER),),
         ),
         extract=ExtractConfig(grid=GRID, versions=versions, batch_size=batch_size),
     )
@@ -124,11 +135,12 @@ def expected(model: VQVAE, images: Tensor) -> dict[str, NDArray[np.float32]]:
     bare = untrained(VQVAE, **architecture(configuration().pretrain))
     assert isinstance(bare, VQVAE)
     with torch.no_grad():
-        encoded, raw = model.features(seen), bare.encoder(seen)
+        encoded, raw, out = model.features(seen), bare.encoder(seen), model(seen)
     return {
         "embedding": pooled(encoded.levels[1], GRID),
         "embedding_fine": pooled(encoded.levels[0], GRID),
         "latent": pooled(encoded.latent, GRID),
+        "latent_1": pooled(out.latents[1], GRID),
         "raw_pixels": raw_pixels(images),
         "hog": histogram_of_oriented_gradients(images),
         "untrained_encoder": np.concatenate([pooled(level, GRID) for level in raw], axis=1),
@@ -143,9 +155,12 @@ def test_rows_are_those_of_the_manifest_in_order(store: Path, manifest: pd.DataF
 
 
 def test_codes_are_the_models(store: Path, made: Made, model: VQVAE) -> None:
-    codes = model.encode(normalise(to_unit(made.images))).flatten(1).numpy()
-    assert len(np.unique(codes)) > SIZE // 2
-    np.testing.assert_array_equal(read_feature(store / FEATURES, "codes_0"), codes)
+    codes = model.encode(normalise(to_unit(made.images)))
+    for level, (size, sides) in enumerate([(SIZE, (4, 4)), (FINER, (8, 8))]):
+        assert len(codes[level].unique()) > size // 2
+        assert codes[level].shape[1:] == sides
+        read = read_feature(store / FEATURES, f"codes_{level}")
+        np.testing.assert_array_equal(read, codes[level].flatten(1).numpy())
 
 
 def test_histogram_and_pyramid_are_of_the_codes(store: Path) -> None:
@@ -169,6 +184,7 @@ def test_metadata_names_the_making(store: Path) -> None:
         "data": "of ingest",
         "codebook_size": SIZE,
         "latent_shape": [4, 4],
+        "codes_1": {"codebook_size": FINER, "latent_shape": [8, 8]},
         "grid": GRID,
         "classes": ["normal", "ill"],
         "target": "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,18 +11,35 @@ from torch import Tensor, nn
 
 from pipeline.models.vqvae import VQVAE, ResidualBlock, use_of_codes
 
+SHAPE: dict[str, Any] = {
+    "channels": 2,
+    "widths": (6, 8),
+    "residual_levels": 1,
+    "codebook_size": 16,
+    "codebook_dim": 4,
+    "decay": 0.5,
+}
 
-@pytest.fixture
-def flat() -> VQVAE:
-    """A small 2-D network with lived-in batch norms and codebook."""
+
+def lived_in(**options: Any) -> VQVAE:
+    """A small network whose batch norms and codebooks have seen something."""
     torch.manual_seed(0)
-    network = VQVAE(
-        channels=2, widths=(6, 8), residual_levels=1, codebook_size=16, codebook_dim=4, decay=0.5
-    )
+    network = VQVAE(**SHAPE | options)
     with torch.no_grad():
         for _ in range(40):
             network(torch.randn(16, 2, 16, 16))
     return network.eval()
+
+
+@pytest.fixture(params=[(), ((1, 8),)], ids=["flat", "hierarchical"])
+def plane(request: pytest.FixtureRequest) -> VQVAE:
+    return lived_in(finer=request.param)
+
+
+@pytest.fixture
+def two() -> VQVAE:
+    """Codes of two levels: 4x4 of a 16-pixel image, and 8x8."""
+    return lived_in(finer=((1, 8),))
 
 
 def deepened(kernel: Tensor, *, transposed: bool) -> Tensor:
@@ -35,53 +54,51 @@ def deepened(kernel: Tensor, *, transposed: bool) -> Tensor:
 
 
 @pytest.fixture
-def solid(flat: VQVAE) -> VQVAE:
-    """The 3-D network that is ``flat`` in every slice."""
-    network = VQVAE(
-        spatial_dims=3,
-        channels=2,
-        widths=(6, 8),
-        residual_levels=1,
-        codebook_size=16,
-        codebook_dim=4,
-    )
+def solid(plane: VQVAE) -> VQVAE:
+    """The 3-D network that is ``plane`` in every slice."""
+    finer = [
+        (halvings, quantizer.size)
+        for halvings, quantizer in zip(plane.halvings, plane.quantizers, strict=True)
+    ]
+    network = VQVAE(**SHAPE, spatial_dims=3, finer=finer[1:])
     transposed = {
-        f"{name}.weight" for name, m in flat.named_modules() if isinstance(m, nn.ConvTranspose2d)
+        f"{name}.weight" for name, m in plane.named_modules() if isinstance(m, nn.ConvTranspose2d)
     }
     network.load_state_dict(
         {
             name: deepened(tensor, transposed=name in transposed) if tensor.ndim == 4 else tensor
-            for name, tensor in flat.state_dict().items()
+            for name, tensor in plane.state_dict().items()
         }
     )
     return network.eval()
 
 
-def test_three_dimensions_hold_two(flat: VQVAE, solid: VQVAE) -> None:
+def test_three_dimensions_hold_two(plane: VQVAE, solid: VQVAE) -> None:
     images = torch.randn(3, 2, 16, 24)
     volumes = images[:, :, None].expand(-1, -1, 4, -1, -1)
     with torch.no_grad():
-        two, three = flat(images), solid(volumes)
-    assert len(two.codes.unique()) > 4
+        two, three = plane(images), solid(volumes)
+    assert len(two.codes[0].unique()) > 4
     pairs = [
         *zip(two.encoded.levels, three.encoded.levels, strict=True),
-        (two.encoded.latent, three.encoded.latent),
+        *zip(two.latents, three.latents, strict=True),
         (two.images, three.images),
     ]
-    for plane, volume in pairs:
+    for slices, volume in pairs:
         torch.testing.assert_close(
-            volume, plane[:, :, None].expand_as(volume), rtol=1e-5, atol=1e-5
+            volume, slices[:, :, None].expand_as(volume), rtol=1e-5, atol=1e-5
         )
     assert three.images.shape == volumes.shape
-    assert torch.equal(three.codes, two.codes[:, None])
+    for codes, of_slices in zip(three.codes, two.codes, strict=True):
+        assert torch.equal(codes, of_slices[:, None].expand_as(codes))
     torch.testing.assert_close(three.loss, two.loss)
 
 
-def test_every_level_halves_the_image(flat: VQVAE) -> None:
+def test_every_level_halves_the_image(plane: VQVAE) -> None:
     images = torch.randn(1, 2, 64, 64)
     with torch.no_grad():
-        here = flat.features(images)
-        there = flat.features(images.roll((8, 4), (2, 3)))
+        here = plane.features(images)
+        there = plane.features(images.roll((8, 4), (2, 3)))
     for depth, (a, b) in enumerate(zip(here.levels, there.levels, strict=True), start=1):
         side = 64 // 2**depth
         assert a.shape[2:] == (side, side)
@@ -93,18 +110,19 @@ def test_every_level_halves_the_image(flat: VQVAE) -> None:
         )
 
 
-def test_decode_of_encode_is_the_reconstruction(flat: VQVAE) -> None:
+def test_decode_of_encode_is_the_reconstruction(plane: VQVAE) -> None:
     images = torch.randn(4, 2, 16, 16)
     with torch.no_grad():
-        out, codes = flat(images), flat.encode(images)
-        torch.testing.assert_close(flat.decode(codes), out.images, rtol=1e-5, atol=1e-5)
-    assert torch.equal(codes, out.codes)
+        out, codes = plane(images), plane.encode(images)
+        torch.testing.assert_close(plane.decode(*codes), out.images, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(*pair) for pair in zip(codes, out.codes, strict=True))
 
 
-def test_encode_does_not_depend_on_autocast_in_the_search(flat: VQVAE) -> None:
+def test_encode_does_not_depend_on_autocast_in_the_search(plane: VQVAE) -> None:
     images = torch.randn(16, 2, 16, 16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(flat.encode(images), flat(images).codes)
+        pairs = zip(plane.encode(images), plane(images).codes, strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
 
 
 def test_a_residual_block_adds_to_what_it_is_given() -> None:
@@ -117,19 +135,27 @@ def test_a_residual_block_adds_to_what_it_is_given() -> None:
     torch.testing.assert_close(block(features), given + 0.5)
 
 
-def test_the_gradient_reaches_every_parameter(flat: VQVAE) -> None:
-    out = flat.train()(torch.randn(8, 2, 16, 16))
+def test_the_gradient_reaches_every_parameter(plane: VQVAE) -> None:
+    out = plane.train()(torch.randn(8, 2, 16, 16))
     (out.images.square().mean() + out.loss).backward()
-    for name, parameter in flat.named_parameters():
+    for name, parameter in plane.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_it_learns_four_images_by_heart() -> None:
+@pytest.mark.parametrize(("finer", "batch_norm"), [((), True), (((1, 32),), False)])
+def test_it_learns_four_images_by_heart(finer: tuple[Any, ...], batch_norm: bool) -> None:
     torch.manual_seed(0)
     coarse = torch.randn(4, 1, 4, 4)
     images = F.interpolate(coarse, 16, mode="bilinear")
-    network = VQVAE(widths=(16, 16), decoder_widths=(12, 20), codebook_size=64, codebook_dim=8)
+    network = VQVAE(
+        widths=(16, 16),
+        decoder_widths=(12, 20),
+        codebook_size=64,
+        codebook_dim=8,
+        finer=finer,
+        batch_norm=batch_norm,
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(100):
         out = network(images)
@@ -138,6 +164,65 @@ def test_it_learns_four_images_by_heart() -> None:
         (error + out.loss).backward()
         optimizer.step()
     assert error < 0.1 * images.var()
+
+
+def test_one_level_is_the_flat_model() -> None:
+    flat = lived_in()
+    (level,) = flat.code_levels
+    images = torch.randn(4, 2, 16, 16)
+    with torch.no_grad():
+        out = flat(images)
+        latent = level.project(flat.encoder(images)[-1])
+        quantized = level.quantizer(latent)
+        torch.testing.assert_close(out.images, level.decoder(quantized.values))
+    assert torch.equal(out.latents[0], latent)
+    assert torch.equal(out.codes[0], quantized.codes)
+    assert torch.equal(out.loss, quantized.loss)
+
+
+def test_finer_codes_are_told_what_coarser_ones_say(two: VQVAE) -> None:
+    images = torch.randn(4, 2, 16, 16)
+    coarse, fine = two.code_levels
+    with torch.no_grad():
+        before = two(images)
+        coarse.quantizer.codebook += 1.0
+        after = two(images)
+        features = after.encoded.levels[0]
+        decoded = coarse.decode(coarse.quantizer.decode(after.codes[0]), [])
+        torch.testing.assert_close(after.latents[1], fine.latent(features, [decoded]))
+    assert torch.equal(features, before.encoded.levels[0])
+    assert torch.equal(after.latents[0], before.latents[0])
+    changed = (after.latents[1] - before.latents[1]).abs().amax(1)
+    assert (changed > 1e-3).all()
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_every_level_is_decoded(two: VQVAE, level: int) -> None:
+    codes = two.encode(torch.randn(2, 2, 16, 16))
+    other = [grid.clone() for grid in codes]
+    size = two.quantizers[level].size
+    other[level][0, 1, 2] = (other[level][0, 1, 2] + size // 2) % size
+    with torch.no_grad():
+        change = (two.decode(*other) - two.decode(*codes)).abs().amax(1)
+    # One code is about the pixels below it, and those its kernels reach.
+    below = 16 // codes[level].shape[1]
+    assert (change[0, below : 2 * below, 2 * below : 3 * below] > 0).any()
+    assert (change[1] == 0).all()
+
+
+def test_the_loss_is_that_of_all_levels(two: VQVAE) -> None:
+    out = two(torch.randn(4, 2, 16, 16))
+    away = [
+        F.mse_loss(latent, quantizer.decode(codes))
+        for latent, quantizer, codes in zip(out.latents, two.quantizers, out.codes, strict=True)
+    ]
+    torch.testing.assert_close(out.loss, 0.25 * (away[0] + away[1]))
+
+
+@pytest.mark.parametrize("halvings", [0, 2, 3])
+def test_levels_that_are_not_finer_are_refused(halvings: int) -> None:
+    with pytest.raises(ValueError, match="must fall"):
+        VQVAE(widths=(4, 4), finer=[(halvings, 8)])
 
 
 @pytest.mark.parametrize("spatial_dims", [1, 4])

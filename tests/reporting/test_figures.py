@@ -103,13 +103,17 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
         "val_psnr_db",
         "codes_used",
         "perplexity",
+        "codes_used_1",
+        "perplexity_1",
     )
     history = pd.DataFrame({"epoch": range(1, 6)} | {name: rng.random(5) for name in columns})
     history.to_csv(tmp_path / "history.csv", index=False)
     original, made = rng.integers(0, 256, (2, 8, 16, 16), np.uint8)
     np.savez(tmp_path / "reconstructions.npz", original=original, reconstruction=made)
     np.save(tmp_path / "codebook_use.npy", np.array([1, 6, 0, 3]))
-    summary = {"codebook": [{"used": 3, "size": 4, "perplexity": 2.4}]}
+    np.save(tmp_path / "codebook_use_1.npy", np.array([1, 1]))
+    books = [{"used": 3, "size": 4, "perplexity": 2.4}, {"used": 2, "size": 2, "perplexity": 2.0}]
+    summary = {"codebook": books}
     draw_pretrain(tmp_path, {}, summary, figures)
     assert names_of(figures) == {"curves.png", "reconstructions.png", "codebook_use.png"}
     assert len(np.unique(greys(figures / "reconstructions.png"))) > 100
@@ -119,8 +123,12 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
     np.testing.assert_array_equal(errors, np.abs(original.astype(float) - made))
     validation = kept_open["curves.png"].axes[0].lines[1]
     np.testing.assert_allclose(validation.get_ydata(), history["val_mse"])
-    bars = [bar.get_height() for bar in kept_open["codebook_use.png"].axes[0].patches]
-    assert bars == pytest.approx([60, 30, 10, 0])
+    for level, shares in enumerate(([60, 30, 10, 0], [50, 50])):
+        bars = [bar.get_height() for bar in kept_open["codebook_use.png"].axes[level].patches]
+        assert bars == pytest.approx(shares)
+    used = [line.get_ydata().tolist() for line in kept_open["curves.png"].axes[3].lines]
+    names = ("codes_used", "perplexity", "codes_used_1", "perplexity_1")
+    assert used == [history[name].tolist() for name in names]
 
 
 def probed(fraction: float, auroc: float = 0.8) -> dict[str, Any]:

@@ -196,3 +196,23 @@ def test_gamma_alone_is_one_exponent_for_each_image(textured: Tensor) -> None:
     )
     assert (exponents[:, 0].log().abs() <= 0.3 + 1e-3).all()
     assert len(exponents[:, 0].unique()) == 6
+
+
+def test_what_is_only_reconstructed_is_seen_as_it_is() -> None:
+    epoch = batches()
+    epoch.config = epoch.config.model_copy(
+        update={"disturb": False, "agreement": AgreementConfig(weight=0.0)}
+    )
+    for batch in epoch:
+        assert torch.equal(batch["first"], normalise(batch["target"]))
+        assert torch.equal(batch["second"], batch["first"])
+        assert set(greys(batch["first"])) <= set(range(5, 27))
+
+
+def test_disturbance_alone_can_be_left_out() -> None:
+    epoch = batches(share=1.0, copies=1)
+    epoch.config = epoch.config.model_copy(update={"disturb": False})
+    for batch in epoch:
+        assert torch.equal(batch["first"], normalise(batch["target"]))
+        # Image i is grey 5 + i, its copy 100 + i.
+        assert greys(batch["second"]) == [grey + 95 for grey in greys(batch["first"])]

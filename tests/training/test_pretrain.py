@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,22 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import AgreementConfig, Config, IngestConfig, PhantomSource, PretrainConfig
+from pipeline.config import (
+    AgreementConfig,
+    Config,
+    FinerCodes,
+    IngestConfig,
+    PhantomSource,
+    PretrainConfig,
+)
 from pipeline.data.manifest import COLUMNS
 from pipeline.errors import UserError
 from pipeline.models.vqvae import VQVAE
 from pipeline.stage import Artifact, Work
 from pipeline.training.batches import normalise, to_unit
-from pipeline.training.pretrain import checkpoint_of, pretrain
+from pipeline.training.loop import checkpoint_of
+from pipeline.training.objective import Objective
+from pipeline.training.pretrain import pretrain
 from pipeline.training.weights import FILE, architecture, load_model, save_model
 
 Report = Callable[[dict[str, float], int], None]
@@ -80,6 +89,7 @@ class Run:
     """A finished or broken run in its folder."""
 
     folder: Path
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -116,8 +126,8 @@ def run(
     artifact = Artifact(ingested, {}) if ingested.exists() else cache.write(ingested)
     work = Work(config, folder / "partial", {"ingest": artifact}, folder, None, device)
     work.folder.mkdir(exist_ok=True)
-    pretrain(replace(work, report=report) if report else work)
-    return Run(work.folder)
+    summary = pretrain(replace(work, report=report) if report else work)
+    return Run(work.folder, summary)
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +236,32 @@ def test_measures_are_those_of_the_model_that_was_kept(finished: Run, cache: Cac
     mse = float((out.images * 0.25 + 0.5).clamp(0, 1).sub(target).double().square().mean())
     best = finished.history.loc[finished.history["val_loss"].idxmin()]
     assert best["val_psnr_db"] == pytest.approx(-10 * np.log10(mse), rel=1e-4)
-    use = np.bincount(out.codes.flatten(), minlength=8)
+    use = np.bincount(out.codes[0].flatten(), minlength=8)
     assert np.load(finished.folder / "codebook_use.npy").tolist() == use.tolist()
     assert best["codes_used"] == (use > 0).sum()
+
+
+def test_every_level_of_codes_is_measured(cache: Cache, tmp_path: Path) -> None:
+    finer = (FinerCodes(halvings=1, codebook_size=6),)
+    made = run(tmp_path, cache, finer=finer, epochs=2)
+    network = load_model(made.folder / FILE)
+    images = to_unit(cache.images[cache.manifest["split"] == "validation"])
+    best = made.history.loc[made.history["val_loss"].idxmin()]
+    entropies = []
+    for level, codes in enumerate(network.encode(normalise(images))):
+        size, suffix = [(8, ""), (6, "_1")][level]
+        use = np.bincount(codes.flatten(), minlength=size)
+        assert np.load(made.folder / f"codebook_use{suffix}.npy").tolist() == use.tolist()
+        share = use[use > 0] / use.sum()
+        entropies.append(-(share * np.log2(share)).sum())
+        health = {"size": size, "used": (use > 0).sum(), "perplexity": 2 ** entropies[-1]}
+        assert made.summary["codebook"][level] == pytest.approx(health)
+        assert best[f"codes_used{suffix}"] == health["used"]
+        assert best[f"perplexity{suffix}"] == pytest.approx(health["perplexity"])
+    # A code for every 4 x 4 pixels, and one for every 2 x 2.
+    bits = made.summary["bits_per_position"], made.summary["entropy_bits_per_position"]
+    assert bits[0] == pytest.approx(3 / 16 + np.log2(6) / 4)
+    assert bits[1] == pytest.approx(entropies[0] / 16 + entropies[1] / 4)
 
 
 def _relabel(cache: Cache) -> None:
@@ -293,6 +326,47 @@ def test_divergence_is_told_once_in_one_line(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_a_collapse_is_told_once_and_what_was_is_kept(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: list[bytes] = []
+
+    def collapse(_: dict[str, float], epoch: int) -> None:
+        assert epoch == 1
+        first.append((tmp_path / "partial" / FILE).read_bytes())
+        monkeypatch.setattr(
+            "pipeline.models.quantizer.nearest_codes",
+            lambda vectors, _: torch.zeros(len(vectors), dtype=torch.int64),
+        )
+
+    with pytest.raises(UserError, match="level 0 collapsed in epoch 2: 1 of 8 codes") as told:
+        run(tmp_path, cache, report=collapse)
+    assert "\n" not in str(told.value)
+    left = Run(tmp_path / "partial")
+    assert [left.weights] == first
+    assert last_state(left)["history"]["rows"][-1]["epoch"] == 1
+
+
+def test_an_explosion_is_told_once_and_what_was_is_kept(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Objective.forward
+
+    def exploded(self: Objective, **views: torch.Tensor) -> dict[str, Any]:
+        out = forward(self, **views)
+        more = 100 * out["loss"]
+        return {**out, "loss": more, "commitment": out["commitment"] + more}
+
+    def explode(_: dict[str, float], epoch: int) -> None:
+        assert epoch == 1
+        monkeypatch.setattr(Objective, "forward", exploded)
+
+    with pytest.raises(UserError, match=r"diverged in epoch 2: .* its commitment grew") as told:
+        run(tmp_path, cache, report=explode)
+    assert "\n" not in str(told.value)
+    assert last_state(Run(tmp_path / "partial"))["history"]["rows"][-1]["epoch"] == 1
+
+
 def test_a_checkpoint_of_another_network_is_refused(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, cache, report=interrupt_at(2))
@@ -322,7 +396,7 @@ def test_a_saved_model_loads_as_it_was(tmp_path: Path) -> None:
         loaded = load_model(tmp_path / FILE)
         before, after = network.eval()(images), loaded(images)
     torch.testing.assert_close(after.images, before.images, rtol=1e-5, atol=1e-6)
-    assert torch.equal(after.codes, before.codes)
+    assert torch.equal(after.codes[0], before.codes[0])
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 

@@ -1,0 +1,128 @@
+"""Code maps as the feature store has them, and simple codings of them to compare a prior with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.features.store import FEATURES, read_feature, read_keys, read_metadata
+from pipeline.models.code_prior import UNKNOWN
+from pipeline.stage import Artifact
+
+_SMOOTHING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class CodeMaps:
+    """The codes of every image of a data set.
+
+    Attributes
+    ----------
+    keys : one row per image: ``image_id``, ``subject_id``, ``split``, ``label``.
+    codes : int64 (N, *grid).
+    labels : int64 (N,), :data:`UNKNOWN` where there is none.
+    size : of the codebook.
+    classes : names of the labels.
+    codebook : fingerprint of the model that made the codes.
+    """
+
+    keys: pd.DataFrame
+    codes: Tensor
+    labels: Tensor
+    size: int
+    classes: tuple[str, ...]
+    codebook: str
+
+    def rows(self, split: str, class_name: str | None = None) -> NDArray[np.intp]:
+        """Indices of the images of a split, and of a class where one is named.
+
+        Raises
+        ------
+        UserError
+            There is no such class.
+        """
+        chosen = (self.keys["split"] == split).to_numpy()
+        if class_name is not None:
+            chosen = chosen & (self.labels == self.label_of(class_name)).numpy()
+        return np.flatnonzero(chosen)
+
+    def label_of(self, class_name: str) -> int:
+        """The label of a class.
+
+        Raises
+        ------
+        UserError
+            There is no such class.
+        """
+        if class_name not in self.classes:
+            known = ", ".join(self.classes) or "none: the images have no labels"
+            raise UserError(f"there is no class '{class_name}'; known are: {known}")
+        return self.classes.index(class_name)
+
+
+def read_codes(extract: Artifact) -> CodeMaps:
+    """The code maps of an artifact of the stage ``extract``.
+
+    Raises
+    ------
+    UserError
+        They have several levels.
+    """
+    file = extract.folder / FEATURES
+    metadata, keys = read_metadata(file), read_keys(file)
+    if "codes_1" in metadata:
+        raise UserError("the prior is of one level of codes; train with pretrain.finer=[]")
+    codes = read_feature(file, "codes_0").astype(np.int64)
+    labels = np.array(keys["label"].fillna(UNKNOWN), np.int64)
+    return CodeMaps(
+        keys,
+        torch.from_numpy(codes).reshape(-1, *metadata["latent_shape"]),
+        torch.from_numpy(labels),
+        int(metadata["codebook_size"]),
+        tuple(metadata["classes"]),
+        str(metadata["model"]),
+    )
+
+
+def simple_codings(
+    train: NDArray[np.int64], validation: NDArray[np.int64], test: NDArray[np.int64], size: int
+) -> dict[str, float]:
+    """Bits per code that codings without a network take on ``test`` (N, places).
+
+    ``uniform``; ``global_frequency`` of each code; ``position_frequency`` of each code at each
+    place; ``markov``, of each code after each code before it in raster order. The smoothing of all
+    but the first is the one that serves ``validation`` best.
+    """
+    overall = np.bincount(train.ravel(), minlength=size) + 0.5
+    overall = overall / overall.sum()
+    places = train.shape[1]
+    position = np.stack([np.bincount(train[:, i], minlength=size) for i in range(places)])
+    pairs = train[:, :-1] * size + train[:, 1:]
+    markov = np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
+
+    def smoothed(counts: NDArray[np.intp], pseudo: float) -> NDArray[np.float64]:
+        table = counts + pseudo * size * overall
+        return np.asarray(table / table.sum(1, keepdims=True))
+
+    def by_position(codes: NDArray[np.int64], pseudo: float) -> float:
+        return float(-np.log2(smoothed(position, pseudo)[np.arange(places), codes]).mean())
+
+    def by_markov(codes: NDArray[np.int64], pseudo: float) -> float:
+        first = -np.log2(smoothed(position, pseudo)[0, codes[:, 0]])
+        after = -np.log2(smoothed(markov, pseudo)[codes[:, :-1], codes[:, 1:]])
+        return float((first.sum() + after.sum()) / codes.size)
+
+    bits = {
+        "uniform": float(np.log2(size)),
+        "global_frequency": float(-np.log2(overall[test]).mean()),
+    }
+    for name, coding in (("position_frequency", by_position), ("markov", by_markov)):
+        cost = {pseudo: coding(validation, pseudo) for pseudo in _SMOOTHING}
+        bits[name] = coding(test, min(cost, key=lambda pseudo: cost[pseudo]))
+    return bits

@@ -1,0 +1,108 @@
+"""How typical images are of the training images, by the prior and by simpler means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from pipeline.features.baselines import pooled
+from pipeline.models.code_prior import CodePrior
+from pipeline.models.vqvae import VQVAE
+from pipeline.training.batches import normalise, to_unit
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model and a prior make of images.
+
+    Attributes
+    ----------
+    codes : int64 (N, *grid).
+    surprise : (N, *grid), negative log-likelihood of every code in bits.
+    reconstruction : (N,), mean squared error, in squared units of [0, 1].
+    quantization : (N,), mean squared distance of the latents to their codes.
+    features : (N, width), the deepest feature map pooled to a grid.
+    """
+
+    codes: NDArray[np.int64]
+    surprise: Floats
+    reconstruction: Floats
+    quantization: Floats
+    features: Floats
+
+
+@torch.inference_mode()
+def look(
+    model: VQVAE, prior: CodePrior, images: NDArray[np.uint8], grid: int, batch: int = 64
+) -> Seen:
+    """Judge cached images, bytes (N, ...)."""
+    device = next(model.parameters()).device
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for start in range(0, len(images), batch):
+        target = to_unit(images[start : start + batch]).to(device)
+        encoded = model.features(normalise(target))
+        (quantizer,) = model.quantizers
+        codes = quantizer.encode(encoded.latent)
+        values = quantizer.decode(codes)
+        error = (model.decode(codes) * 0.25 + 0.5).clamp(0, 1) - target
+        parts.append(
+            (
+                codes.cpu().numpy(),
+                (-prior.log_likelihood(codes) / np.log(2)).cpu().numpy(),
+                error.square().flatten(1).mean(1).cpu().numpy(),
+                (encoded.latent - values).square().flatten(1).mean(1).cpu().numpy(),
+                pooled(encoded.levels[-1], grid),
+            )
+        )
+    return Seen(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+class FeatureDistance:
+    """How far features are from those of reference images: Mahalanobis and nearest neighbours.
+
+    Both after a projection to the principal components of the reference.
+    """
+
+    def __init__(self, reference: Floats, components: int = 64, neighbours: int = 5) -> None:
+        self.project = PCA(min(components, *reference.shape), random_state=0)
+        projected = self.project.fit_transform(reference)
+        self.covariance = LedoitWolf().fit(projected)
+        self.nearest = NearestNeighbors(n_neighbors=neighbours).fit(projected)
+
+    def mahalanobis(self, features: Floats) -> Floats:
+        """Squared, (N,)."""
+        return np.asarray(self.covariance.mahalanobis(self.project.transform(features)))
+
+    def to_neighbours(self, features: Floats) -> Floats:
+        """Mean distance to the nearest of the reference, (N,)."""
+        distance, _ = self.nearest.kneighbors(self.project.transform(features))
+        return np.asarray(distance.mean(1))
+
+
+class Gate:
+    """How untypical images are of reference images that the prior was not trained on.
+
+    The score is the mean surprise, in bits, of the quarter of the places that surprise most.
+
+    Attributes
+    ----------
+    threshold : beyond which an image is flagged: exceeded by ``false_alarms`` of the reference.
+    """
+
+    def __init__(self, reference: Seen, false_alarms: float = 0.01) -> None:
+        self.threshold = float(np.quantile(self.score(reference), 1 - false_alarms))
+
+    @staticmethod
+    def score(seen: Seen) -> Floats:
+        """Larger where an image is less typical, (N,)."""
+        surprise = np.sort(seen.surprise.reshape(len(seen.codes), -1), axis=1)
+        return np.asarray(surprise[:, -max(1, surprise.shape[1] // 4) :].mean(1))

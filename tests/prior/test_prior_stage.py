@@ -1,0 +1,270 @@
+"""Stages prior and sample: what is learnt, resumed, drawn and refused; codings; the gate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.cli import config_file
+from pipeline.config import Config, PhantomSource, PriorConfig, SampleConfig, load_config
+from pipeline.errors import UserError
+from pipeline.features.store import FEATURES, StoreWriter
+from pipeline.models.code_prior import UNKNOWN
+from pipeline.models.vqvae import VQVAE
+from pipeline.prior.codes import read_codes, simple_codings
+from pipeline.prior.sample import SAMPLES, draw, in_batches, independent, sample
+from pipeline.prior.stage import PRIOR, CodeBatches, load_prior, prior
+from pipeline.prior.typicality import FeatureDistance, Gate, Seen, look
+from pipeline.stage import Artifact, Work
+from pipeline.training.weights import FILE, save_model
+
+TINY = PriorConfig(channels=8, depth=1, heads=2, epochs=3, batch_size=40, warmup_steps=1)
+SIZE, SIDE = 4, 2
+MODEL = {"widths": [4, 4], "residual_levels": 1, "codebook_size": SIZE, "codebook_dim": 2}
+
+
+def store(folder: Path, model: str = "m1", seed: int = 0) -> Artifact:
+    """Code maps of two classes: of the first all codes are 0 or 1, of the second 2 or 3."""
+    rng = np.random.default_rng(seed)
+    split = np.array(["train", "test", "train", "validation", "train", "train"] * 50)
+    number = len(split)
+    label = np.arange(number) // 6 % 2
+    codes = (2 * label[:, None] + rng.integers(0, 2, (number, SIDE * SIDE))).astype(np.uint16)
+    # A test code that, were it read, would leave its trace.
+    codes[split == "test"] = 0
+    keys = pd.DataFrame(
+        {
+            "image_id": [f"{i:04x}" for i in range(number)],
+            "subject_id": [f"s{i}" for i in range(number)],
+            "split": split,
+            "label": label,
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "model": model,
+        "codebook_size": SIZE,
+        "latent_shape": [SIDE, SIDE],
+        "classes": ["NORMAL", "PNEUMONIA"],
+    }
+    with StoreWriter(folder / FEATURES, metadata) as writer:
+        writer.write(keys, {"codes_0": codes})
+    return Artifact(folder, {"fingerprint": "e", "summary": {}})
+
+
+def work(folder: Path, extract: Artifact, config: PriorConfig = TINY) -> Work:
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = Config(name="tiny", source=PhantomSource(kind="phantom"), prior=config)
+    return Work(whole, folder, {"extract": extract}, Path(), None)
+
+
+@pytest.fixture
+def extract(tmp_path: Path) -> Artifact:
+    return store(tmp_path / "extract")
+
+
+@pytest.mark.parametrize("model", ["pixelcnn", "transformer"])
+def test_a_class_is_learnt_and_drawn(tmp_path: Path, extract: Artifact, model: str) -> None:
+    config = TINY.model_copy(update={"model": model, "epochs": 16, "learning_rate": 2e-2})
+    summary = prior(work(tmp_path / "run", extract, config))
+    # Two codes are alike where the label is known, four where nothing is.
+    assert summary["val_bits_per_code_labelled"] == pytest.approx(1.0, abs=0.15)
+    assert summary["val_bits_per_code"] == pytest.approx(1.25, abs=0.15)
+    assert summary["val_bits_of_simple_codings"]["uniform"] == 2.0
+    network = load_prior(tmp_path / "run" / PRIOR, "m1")
+    drawn = draw(network, SampleConfig(number=60), seed=0, label=1)
+    assert (drawn >= 2).float().mean() > 0.95
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, extract: Artifact
+) -> None:
+    prior(work(tmp_path / "whole", extract))
+    broken = work(tmp_path / "broken", extract)
+
+    def stop(_: dict[str, float], epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prior(replace(broken, report=stop))
+    prior(broken)
+    whole, resumed = ((tmp_path / f / PRIOR).read_bytes() for f in ("whole", "broken"))
+    assert whole == resumed
+
+
+def test_neither_test_codes_nor_other_classes_are_read(tmp_path: Path, extract: Artifact) -> None:
+    maps = read_codes(extract)
+    only = TINY.model_copy(update={"only_class": "PNEUMONIA"})
+    prior(work(tmp_path / "a", extract, only))
+    network = load_prior(tmp_path / "a" / PRIOR, "m1")
+    frequency = network.frequency.flatten(1).exp()
+    assert frequency[:2].max() < 0.05
+    assert set(maps.rows("train", "PNEUMONIA")).isdisjoint(maps.rows("test"))
+    with pytest.raises(UserError, match="no class 'COVID'; known are: NORMAL, PNEUMONIA"):
+        maps.rows("train", "COVID")
+
+
+def test_labels_are_withheld_as_often_as_asked() -> None:
+    codes, labels = torch.zeros(4000, 1, 1, dtype=torch.int64), torch.ones(4000, dtype=torch.int64)
+    batches = CodeBatches(codes, labels, 100, 0.3, seed=0)
+    given = torch.cat([batch["labels"] for batch in batches])
+    assert (given == UNKNOWN).float().mean() == pytest.approx(0.3, abs=0.03)
+    batches.epoch = 1
+    assert not torch.equal(given, torch.cat([batch["labels"] for batch in batches]))
+
+
+def test_a_prior_of_another_codebook_is_refused(tmp_path: Path, extract: Artifact) -> None:
+    prior(work(tmp_path / "run", extract))
+    with pytest.raises(UserError, match=r"prior of the codes of model m1, and .* model m2"):
+        load_prior(tmp_path / "run" / PRIOR, "m2")
+    (tmp_path / "run" / PRIOR).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="FORCE=1"):
+        load_prior(tmp_path / "run" / PRIOR, "m1")
+
+
+def sampled(tmp_path: Path, extract: Artifact, **settings: Any) -> dict[str, NDArray[Any]]:
+    prior(work(tmp_path / "prior", extract))
+    torch.manual_seed(0)
+    (tmp_path / "pretrain").mkdir(exist_ok=True)
+    save_model(VQVAE(**MODEL), MODEL, tmp_path / "pretrain" / FILE)  # type: ignore[arg-type]
+    np.save(tmp_path / "images.npy", np.zeros((300, 8, 8), np.uint8))
+    inputs = {name: Artifact(tmp_path / name, {}) for name in ("pretrain", "prior")}
+    inputs |= {"extract": extract, "ingest": Artifact(tmp_path, {})}
+    made = tmp_path / f"sample{len(list(tmp_path.iterdir()))}"
+    task = work(made, extract)
+    config = task.config.model_copy(update={"sample": SampleConfig(**settings)})
+    sample(replace(task, config=config, inputs=inputs))
+    with np.load(made / SAMPLES) as found:
+        return dict(found)
+
+
+def test_samples_come_with_their_images_and_do_not_hang_on_how_many(
+    tmp_path: Path, extract: Artifact
+) -> None:
+    many = sampled(tmp_path, extract, number=9, batch_size=4)
+    few = sampled(tmp_path, extract, number=3, batch_size=2)
+    assert np.array_equal(many["codes"][:3], few["codes"])
+    assert many["samples"].shape == many["histogram"].shape == many["real"].shape == (9, 8, 8)
+    with pytest.raises(UserError, match="no class 'COVID'"):
+        sampled(tmp_path, extract, class_name="COVID")
+
+
+def test_where_memory_runs_out_batches_are_halved(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+
+    def make(part: Tensor) -> Tensor:
+        seen.append(len(part))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError
+        return part * 2
+
+    given = torch.arange(7)
+    assert torch.equal(in_batches(make, given, 8), given * 2)
+    assert seen == [7, 4, 2, 2, 2, 1]
+    assert "batches of 2" in capsys.readouterr().err
+
+    def never(_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(UserError, match="not enough memory"):
+        in_batches(never, given, 8)
+
+
+def test_independent_codes_keep_each_place_and_nothing_else() -> None:
+    codes = torch.tensor([[[0, 1]], [[2, 3]]])
+    drawn = independent(codes, 4000, np.random.default_rng(0)).flatten(1)
+    assert set(drawn[:, 0].tolist()) == {0, 2}
+    assert set(drawn[:, 1].tolist()) == {1, 3}
+    together = ((drawn[:, 0] == 0) & (drawn[:, 1] == 3)).float().mean()
+    assert together == pytest.approx(0.25, abs=0.03)
+
+
+def test_simple_codings_have_the_entropies_that_they_must() -> None:
+    rng = np.random.default_rng(0)
+    # A code at random, then the one before it plus one, so that order tells all but the first.
+    first = rng.integers(0, 4, (6000, 1))
+    chain = (first + np.arange(4)) % 4
+    parts = np.split(chain.astype(np.int64), [4000, 5000])
+    bits = simple_codings(parts[0], parts[1], parts[2], 4)
+    assert bits["uniform"] == 2.0
+    assert bits["global_frequency"] == pytest.approx(2.0, abs=0.01)
+    assert bits["position_frequency"] == pytest.approx(2.0, abs=0.01)
+    assert bits["markov"] == pytest.approx(0.5, abs=0.01)
+    fixed = np.tile(np.arange(4), (30, 1))
+    bits = simple_codings(fixed, fixed, fixed, 4)
+    assert bits["position_frequency"] < 0.01
+    assert bits["global_frequency"] == pytest.approx(2.0)
+
+
+def test_what_is_looked_at_is_what_model_and_prior_say(tmp_path: Path, extract: Artifact) -> None:
+    prior(work(tmp_path / "run", extract))
+    network = load_prior(tmp_path / "run" / PRIOR, "m1")
+    torch.manual_seed(0)
+    model = VQVAE(**MODEL).eval()  # type: ignore[arg-type]
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    seen = look(model, network, images, grid=1, batch=2)
+    unit = torch.from_numpy(images).float()[:, None] / 255
+    with torch.inference_mode():
+        out = model((unit - 0.5) / 0.25)
+        nats = network.log_likelihood(out.codes[0])
+    assert np.array_equal(seen.codes, out.codes[0].numpy())
+    np.testing.assert_allclose(2**-seen.surprise, nats.exp().numpy(), rtol=1e-4)
+    error = ((out.images * 0.25 + 0.5).clamp(0, 1) - unit).square().mean((1, 2, 3))
+    np.testing.assert_allclose(seen.reconstruction, error.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(
+        seen.features, out.encoded.levels[-1].mean((2, 3)).numpy(), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_the_gate_flags_as_many_of_the_reference_as_it_is_told_to() -> None:
+    rng = np.random.default_rng(0)
+
+    def seen(surprise: NDArray[np.float64]) -> Seen:
+        zeros = np.zeros(len(surprise))
+        return Seen(np.zeros(surprise.shape, np.int64), surprise, zeros, zeros, zeros[:, None])
+
+    gate = Gate(seen(rng.random((2000, 4, 4))), false_alarms=0.05)
+    fresh = gate.score(seen(rng.random((2000, 4, 4))))
+    assert (fresh > gate.threshold).mean() == pytest.approx(0.05, abs=0.02)
+    # Only the most surprising quarter of the places counts.
+    one = np.zeros((1, 4, 4))
+    one[0, 0] = [1, 2, 3, 4]
+    assert gate.score(seen(one)).tolist() == [2.5]
+
+
+def test_distances_to_features_are_the_textbooks() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(4000, 3)) * [1.0, 2.0, 3.0]
+    distance = FeatureDistance(reference, neighbours=1)
+    point = np.array([[2.0, 2.0, 3.0]])
+    assert distance.mahalanobis(point)[0] == pytest.approx(6.0, rel=0.1)
+    expected = np.linalg.norm(reference - point, axis=1).min()
+    assert distance.to_neighbours(point)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("sample.number=0", "sample.number=0: Input should be greater than or equal to 1"),
+        ("sample.number=1e6", "sample.number=1000000.0: Input should be"),
+        ("sample.temperature=0", "sample.temperature=0: Input should be greater"),
+        ("sample.top_p=1.5", "sample.top_p=1.5: Input should be less than or equal to 1"),
+        ("prior.model=vae", "prior.model='vae': Input should be 'pixelcnn' or 'transformer'"),
+        ("prior.channels=90", "channels must be a multiple of heads"),
+        ("prior.layers=3", "no such key"),
+    ],
+)
+def test_what_is_out_of_range_is_told_in_one_line(override: str, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config(config_file("kermany"), (override,))
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)

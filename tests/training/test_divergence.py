@@ -1,0 +1,71 @@
+"""What ends a training: losses that are no numbers or explode, and codebooks of a single code."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pipeline.config import AgreementConfig, PretrainConfig
+from pipeline.errors import UserError
+from pipeline.training.divergence import refuse_collapse, refuse_divergence, refuse_nan
+
+CONFIG = PretrainConfig(learning_rate=0.5)
+RATE = "pretrain.learning_rate=0.5"
+TERMS = ("reconstruction", "agreement", "commitment")
+
+
+def epoch(number: int, **terms: float) -> dict[str, float]:
+    losses = {"reconstruction": 0.5, "agreement": 2.0, "commitment": 0.25} | terms
+    return {"epoch": float(number), **losses, "loss": sum(losses.values())}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_refused(loss: float) -> None:
+    with pytest.raises(UserError, match=r"epoch 3 \(the loss is .*learning_rate=0\.5"):
+        refuse_nan(loss, 3, RATE)
+    refuse_nan(1e30, 3, RATE)
+
+
+def test_a_loss_of_ten_times_the_best_is_refused() -> None:
+    before = [epoch(1), epoch(2, agreement=1.0), epoch(3)]
+    # 17.5 is ten times the 1.75 of the second epoch.
+    refuse_divergence(epoch(4, commitment=15.0), before, TERMS, RATE)
+    with pytest.raises(UserError) as told:
+        refuse_divergence(epoch(4, commitment=16.0), before, TERMS, RATE)
+    assert str(told.value) == (
+        "training diverged in epoch 4: the loss is 18.5 after 1.75 in epoch 2, and its commitment "
+        "grew most; lower pretrain.learning_rate=0.5. The epochs before are kept"
+    )
+
+
+def test_a_first_epoch_has_nothing_to_diverge_from() -> None:
+    refuse_divergence(epoch(1, reconstruction=1e6), [], TERMS, RATE)
+
+
+# The perplexities of 10 and of 11 in 100 are 1.38 and 1.41.
+@pytest.mark.parametrize(("rest", "collapsed"), [(2, True), (10, True), (11, False)])
+def test_a_single_code_is_a_collapse(rest: int, collapsed: bool) -> None:
+    single, even = torch.zeros(16, dtype=torch.int64), torch.full((8,), 7)
+    single[3], single[5] = 100 - rest, rest
+    refuse_collapse([even], 2, CONFIG)
+    if not collapsed:
+        refuse_collapse([even, single], 2, CONFIG)
+        return
+    with pytest.raises(
+        UserError, match="codebook of level 1 collapsed in epoch 2: 2 of 16"
+    ) as told:
+        refuse_collapse([even, single], 2, CONFIG)
+    assert "lower pretrain.learning_rate=0.5" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_two_codes_are_no_collapse() -> None:
+    refuse_collapse([torch.tensor([5, 5])], 1, CONFIG)
+
+
+def test_a_training_towards_nothing_is_the_cause_that_is_named() -> None:
+    nothing = PretrainConfig(reconstruction=0.0, agreement=AgreementConfig(weight=0.0))
+    with pytest.raises(UserError, match=r"set pretrain\.reconstruction above 0"):
+        refuse_collapse([torch.tensor([0, 9])], 1, nothing)
