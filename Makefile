@@ -116,7 +116,7 @@ benchmark-reconstruction: setup ## two levels of codes against one, at equal bit
 	$(BIN)/python -m benchmarks.reconstruction --config kermany-reconstruction \
 		$(foreach pair,$(SET),--set "$(pair)")
 
-benchmark-speed: setup ## speed and memory against MONAI and others (about 15 minutes; QUICK=1: 5)
+benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json)

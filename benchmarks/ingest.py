@@ -34,10 +34,10 @@ def main() -> None:
     """Run the study and write its page."""
     files = _files() * REPEATS
     ways = {
-        "MedVQ": _medvq,
-        "OpenCV's decoder alone": _opencv,
-        "Pillow's decoder alone": _pillow,
-        "MONAI": _monai,
+        "MedVQ": by_medvq,
+        "OpenCV's decoder alone": by_opencv,
+        "Pillow's decoder alone": by_pillow,
+        "MONAI": by_monai,
     }
     for way in ways.values():
         way(files[:_CHUNK])  # what is imported and cached at first use
@@ -68,20 +68,23 @@ def decode_pillow(files: list[Path]) -> int:
     return sum(np.asarray(Image.open(file)).shape[0] for file in files)
 
 
-def _medvq(files: list[Path]) -> None:
+def by_medvq(files: list[Path]) -> None:
+    """As ingest reads."""
     listed = [Files((file,)) for file in files]
     for read in read_all(listed, Reader((SIDE, SIDE)), ReadCache(None)):
         if read.image is None:
             raise UserError(f"a file of the study cannot be read: {read.reason}")
 
 
-def _opencv(files: list[Path]) -> None:
+def by_opencv(files: list[Path]) -> None:
+    """:func:`decode_opencv` on all processors."""
     from benchmarks.ingest import decode_opencv  # by its module's name: this one runs as __main__
 
     _decode(decode_opencv, files)
 
 
-def _pillow(files: list[Path]) -> None:
+def by_pillow(files: list[Path]) -> None:
+    """:func:`decode_pillow` on all processors."""
     from benchmarks.ingest import decode_pillow  # as above
 
     _decode(decode_pillow, files)
@@ -92,7 +95,8 @@ def _decode(decode: Callable[[list[Path]], int], files: list[Path]) -> None:
     list(map_in_processes(decode, chunks, processes=processors(), timeout=600))
 
 
-def _monai(files: list[Path]) -> None:
+def by_monai(files: list[Path]) -> None:
+    """MONAI's transforms in this process."""
     chain = _chain()
     for file in files:
         chain(file)

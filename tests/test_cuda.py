@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pipeline.features.store import FEATURES, VERSIONS, feature_names, read_feature
 from pipeline.models.quantizer import VectorQuantizer, nearest_codes
-from pipeline.training.batches import ViewBatches, ahead
+from pipeline.training.batches import ViewBatches, ahead, draw_noise
 from pipeline.training.loop import checkpoint_of
+from pipeline.training.objective import Objective
 from tests.features import test_extract
 from tests.training import test_pretrain
 
@@ -73,7 +74,13 @@ def test_the_quantizer_stays_in_float32_under_autocast(lower: torch.dtype) -> No
     assert_nearest(out.codes.flatten(), vectors, codebook)
 
 
-def test_training_is_that_of_the_cpu(tmp_path: Path) -> None:
+def test_training_is_that_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The noise of a pixel is all that is drawn on the device.
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(
+        "pipeline.training.batches.draw_noise",
+        lambda shape, generator, device: draw_noise(shape, generator, cpu).to(device),
+    )
     cache = test_pretrain.Cache.made_up()
     one, two = (
         test_pretrain.run(tmp_path / device, cache, device=device, amp="off")
@@ -113,21 +120,60 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(resumed.history["loss"], straight.history["loss"], rtol=1e-3)
 
 
-def test_batches_copied_ahead_are_whole_when_they_are_used() -> None:
+def test_batches_made_ahead_are_whole_when_they_are_used() -> None:
     images = np.random.default_rng(0).integers(0, 256, (160, 32, 32), np.uint8)
     config = test_pretrain.TINY.model_copy(update={"batch_size": 16})
-    batches = ViewBatches(images, np.arange(160), images[:0, None], config, seed=0)
+    batches = ViewBatches(images, np.arange(160), images[:0, None], config, seed=0, device=CUDA)
     seen = []
     for batch in ahead(batches, CUDA):
-        # Keeps the device busy long after the next batches have been copied.
+        # Keeps the device busy long after the next batches have been made.
         torch.cuda._sleep(20_000_000)
         seen.append({name: value * 1 for name, value in batch.items()})
         del batch
     plain = list(batches)
     assert len(seen) == len(plain) == 10
-    for copied, own in zip(seen, plain, strict=True):
+    for made, own in zip(seen, plain, strict=True):
         for name, value in own.items():
-            assert torch.equal(copied[name].cpu(), value), name
+            assert torch.equal(made[name], value), name
+
+
+def test_views_are_those_of_the_cpu_but_for_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32), np.uint8)
+    swapped = 255 - images[None]
+    config = test_pretrain.TINY.model_copy(update={"batch_size": 32})
+    monkeypatch.setattr(
+        "pipeline.training.batches.draw_noise",
+        lambda shape, generator, device: torch.zeros(shape, device=device),
+    )
+    one, two = (
+        list(ViewBatches(images, np.arange(64), swapped, config, seed=0, device=device))
+        for device in (torch.device("cpu"), CUDA)
+    )
+    for own, other in zip(one, two, strict=True):
+        for name, value in own.items():
+            torch.testing.assert_close(other[name].cpu(), value, atol=1e-3, rtol=0, msg=name)
+
+
+def test_a_step_waits_for_nothing() -> None:
+    objective = Objective(test_pretrain.TINY, 1.0).to(CUDA)
+    optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32), np.uint8)
+    config = test_pretrain.TINY.model_copy(update={"batch_size": 16})
+    batches = ViewBatches(images, np.arange(64), images[:0, None], config, seed=0, device=CUDA)
+
+    def steps() -> None:
+        for batch in batches:
+            loss = objective(**batch)["loss"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    steps()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_memory_is_returned(tmp_path: Path) -> None:

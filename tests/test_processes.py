@@ -42,22 +42,23 @@ def features(folder: Path, cache: Path, trained: Path) -> None:
     test_extract.extract(Work(config, folder, inputs, Path("none"), None))
 
 
-def together(calls: str) -> None:
-    """Run ``calls`` of this module in two processes."""
+def started(calls: str) -> subprocess.Popen[str]:
+    """``calls`` of this module, begun in two processes."""
     script = (
         "from pathlib import PosixPath\nfrom pipeline.processes import joined\n"
         "from tests.test_processes import *\n"
         f"with joined('cpu'):\n    {calls}\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "--no-python", sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*agent, "--no-python", sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def together(calls: str) -> None:
+    """Run ``calls`` of this module in two processes."""
+    process = started(calls)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,25 @@ def test_training_is_that_of_one_process(two: Path, tmp_path: Path) -> None:
     assert first.keys() == second.keys()
     for name, values in first.items():
         torch.testing.assert_close(second[name], values, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_end(two: Path, tmp_path: Path) -> None:
+    test_pretrain.Cache.made_up().write(tmp_path / "ingest")
+    process = started(f"train({tmp_path!r})")
+    checkpoint = checkpoint_of(tmp_path / "partial")
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(workers_of(process)[-1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    before = torch.load(checkpoint, weights_only=True)["history"]["rows"]
+    assert 1 <= len(before) < TRAINING["epochs"]
+    together(f"train({tmp_path!r})")
+    straight, resumed = (
+        test_pretrain.Run(folder / "partial") for folder in (two / "trained", tmp_path)
+    )
+    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
+    assert resumed.weights == straight.weights
 
 
 def test_the_feature_store_is_that_of_one_process_byte_for_byte(

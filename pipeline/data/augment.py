@@ -7,6 +7,8 @@ from the generator alone, so a version is the same on every machine that draws t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,31 +20,33 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 _GREY_SHARE = 0.2
 
 
-def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [low, high)."""
-    return torch.rand(shape, generator=generator) * (high - low) + low
+def spread(unit: Tensor, low: float, high: float) -> Tensor:
+    """Numbers in [0, 1) to [low, high)."""
+    return unit * (high - low) + low
 
 
-def draw_changes(
-    number: int,
-    config: AugmentConfig,
-    strength: float,
-    generator: torch.Generator,
-    spatial_dims: int = 2,
+def numbers_for_changes(spatial_dims: int = 2) -> int:
+    """How many random numbers :func:`changes_of` takes for each image."""
+    return (1 if spatial_dims == 2 else 3) + 4 * spatial_dims + 3
+
+
+def changes_of(
+    unit: Tensor, config: AugmentConfig, strength: float, spatial_dims: int = 2
 ) -> Tensor:
-    """Draw what makes ``number`` random versions.
+    """What makes random versions, of random numbers.
 
     Parameters
     ----------
+    unit : (B, :func:`numbers_for_changes`), uniform in [0, 1).
     config : the ranges at strength 1.
     strength : multiplies every range; at 0 nothing changes. Flips and crops, which have no range
         around nothing, are made as configured at any strength above 0.
 
     Returns
     -------
-    Shape (number, 6 + 1) in 2-D: angle (radians), logarithms of the scales in x and y, shifts in x
+    Shape (B, 6 + 1) in 2-D: angle (radians), logarithms of the scales in x and y, shifts in x
     and y in halves of the side, logarithm of gamma, and -1 where mirrored, else 1. Shape
-    (number, 10 + 1) in 3-D: three angles about x, y and z, then three scales, three shifts and the
+    (B, 10 + 1) in 3-D: three angles about x, y and z, then three scales, three shifts and the
     rest. The ranges are uniform and symmetric around 0.
     """
     n = spatial_dims
@@ -52,19 +56,32 @@ def draw_changes(
         *[config.shift] * n,
         config.log_gamma,
     )
-    drawn = [uniform((number,), -one * strength, one * strength, generator) for one in limits]
-    changes = torch.stack([*drawn, torch.ones(number)], 1)
+    drawn, flip, share, aspect, place = unit.split([len(limits), 1, 1, n, n], 1)
+    limit = torch.tensor(limits) * strength
+    changes = torch.cat([(2 * drawn - 1) * limit, torch.ones(len(unit), 1)], 1)
     if strength > 0 and config.smallest_crop < 1:
         scales = slice(changes.shape[1] - 2 - 2 * n, changes.shape[1] - 2 - n)
         shifts = slice(scales.stop, scales.stop + n)
-        share = uniform((number, 1), config.smallest_crop, 1.0, generator)
-        aspect = uniform((number, n), -0.14, 0.14, generator)
+        share = spread(share, config.smallest_crop, 1.0)
+        aspect = spread(aspect, -0.14, 0.14)
         log_side = (share.log() / n + aspect - aspect.mean(1, keepdim=True)).clamp_max(0.0)
         changes[:, scales] += log_side
-        changes[:, shifts] += uniform((number, n), -1, 1, generator) * (1 - log_side.exp())
+        changes[:, shifts] += spread(place, -1, 1) * (1 - log_side.exp())
     if strength > 0 and config.flip:
-        changes[:, -1] = 1.0 - 2.0 * torch.randint(2, (number,), generator=generator)
+        changes[:, -1:] = 1.0 - 2.0 * (flip < 0.5)
     return changes
+
+
+def draw_changes(
+    number: int,
+    config: AugmentConfig,
+    strength: float,
+    generator: torch.Generator,
+    spatial_dims: int = 2,
+) -> Tensor:
+    """:func:`changes_of` the next numbers of ``generator``, for ``number`` images."""
+    unit = torch.rand((number, numbers_for_changes(spatial_dims)), generator=generator)
+    return changes_of(unit, config, strength, spatial_dims)
 
 
 def change(images: Tensor, changes: Tensor) -> Tensor:
@@ -109,8 +126,57 @@ def random_versions(
     return change(images, changes)
 
 
+class Disturbances(NamedTuple):
+    """What :func:`disturb` does to each of B images.
+
+    Attributes
+    ----------
+    contrast, brightness : (B,), a factor around the mean of the image, and a term.
+    noise : (B,), the standard deviation.
+    sharpness : (B,), how far towards the blurred image, or below 0 away from it.
+    colours : (B, 3, 3), what colours are multiplied by.
+    corners : int64 (B, cut-outs, axes), the lowest corner of each box.
+    """
+
+    contrast: Tensor
+    brightness: Tensor
+    noise: Tensor
+    sharpness: Tensor
+    colours: Tensor
+    corners: Tensor
+
+
+def numbers_for_disturbances(spatial_dims: int, cut_outs: int) -> int:
+    """How many random numbers :func:`disturbances_of` takes for each image."""
+    return 7 + spatial_dims * cut_outs
+
+
+def disturbances_of(
+    unit: Tensor, config: AugmentConfig, channels: int, spatial: Sequence[int]
+) -> Disturbances:
+    """What disturbs images (B, channels, *spatial), of random numbers.
+
+    ``unit`` is (B, :func:`numbers_for_disturbances`), uniform in [0, 1).
+    """
+    contrast, brightness, noise, sharpness, angle, saturation, grey = unit[:, :7].unbind(1)
+    if channels == 3 and config.colour > 0:
+        colours = _colours(angle, saturation, grey, config.colour)
+    else:
+        colours = torch.eye(3).expand(len(unit), 3, 3)
+    highest = torch.tensor([side - _wide(side) + 1 for side in spatial])
+    places = unit[:, 7:].reshape(len(unit), config.cut_outs, len(spatial))
+    return Disturbances(
+        spread(contrast, 0.6, 1.4),
+        spread(brightness, -0.15, 0.15),
+        spread(noise, 0.0, 0.05),
+        spread(sharpness, -config.blur / 2, config.blur),
+        colours,
+        (places * highest).long(),
+    )
+
+
 def disturb(
-    images: Tensor, generator: torch.Generator, config: AugmentConfig | None = None
+    images: Tensor, drawn: Disturbances, noise: Tensor, config: AugmentConfig | None = None
 ) -> Tensor:
     """Contrast, brightness, sharpness, noise and cut-outs: what a network should see through.
 
@@ -118,32 +184,43 @@ def disturb(
     by up to ``config.blur`` of the way, or by up to half of that away from it. Each cut-out sets a
     box of 22% of each side to the mean of its image. Colour images change their saturation and hue
     by ``config.colour`` too, and now and then lose their colour.
+
+    Parameters
+    ----------
+    images : (B, C, *spatial) in [0, 1].
+    drawn : see :func:`disturbances_of`, on the same device.
+    noise : normal numbers of the shape of ``images``.
     """
     config = config or AugmentConfig()
-    batch, channels, *spatial = images.shape
-    per_image = (batch,) + (1,) * (images.ndim - 1)
+
+    def per_image(values: Tensor) -> Tensor:
+        return values.reshape(-1, *[1] * (images.ndim - 1))
+
     mean = images.mean(tuple(range(1, images.ndim)), keepdim=True)
-    contrast = uniform(per_image, 0.6, 1.4, generator)
-    brightness = uniform(per_image, -0.15, 0.15, generator)
-    noise = torch.randn(images.shape, generator=generator) * uniform(per_image, 0, 0.05, generator)
-    if channels == 3 and config.colour > 0:
-        images = _recolour(images, config.colour, generator)
-    disturbed = (images - mean) * contrast + mean + brightness
+    if images.shape[1] == 3 and config.colour > 0:
+        images = torch.einsum("bij,bj...->bi...", drawn.colours, images)
+    disturbed = (images - mean) * per_image(drawn.contrast) + mean + per_image(drawn.brightness)
     if config.blur > 0:
-        share = uniform(per_image, -config.blur / 2, config.blur, generator)
-        disturbed = disturbed.lerp(_blurred(disturbed), share)
-    disturbed = disturbed + noise
-    for _ in range(config.cut_outs):
-        inside = torch.ones(per_image, dtype=torch.bool)
-        for axis, side in enumerate(spatial, start=2):
-            wide = round(0.22 * side)
-            start = torch.randint(0, side - wide + 1, (batch, 1), generator=generator)
-            places = torch.arange(side)
-            along = (places >= start) & (places < start + wide)
-            shape = [batch if a == 0 else side if a == axis else 1 for a in range(images.ndim)]
-            inside = inside & along.reshape(shape)
-        disturbed = torch.where(inside, mean, disturbed)
+        disturbed = disturbed.lerp(_blurred(disturbed), per_image(drawn.sharpness))
+    disturbed = torch.addcmul(disturbed, noise, per_image(drawn.noise))
+    for corner in drawn.corners.unbind(1):
+        disturbed = torch.where(_boxes(corner, images.shape[2:]), mean, disturbed)
     return disturbed
+
+
+def _wide(side: int) -> int:
+    return round(0.22 * side)
+
+
+def _boxes(corners: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Bool (B, 1, *spatial): true inside the box at each of ``corners`` (B, axes)."""
+    inside = torch.ones((), dtype=torch.bool, device=corners.device)
+    for axis, side in enumerate(spatial):
+        start = corners[:, axis].reshape(-1, *[1] * (len(spatial) + 1))
+        shape = [side if a == axis else 1 for a in range(len(spatial))]
+        places = torch.arange(side, device=corners.device).reshape(shape)
+        inside = inside & (places >= start) & (places < start + _wide(side))
+    return inside
 
 
 def _blurred(images: Tensor) -> Tensor:
@@ -153,17 +230,15 @@ def _blurred(images: Tensor) -> Tensor:
     return pool(F.pad(images, (2, 2) * axes, mode="replicate"), 5, stride=1)
 
 
-def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Turn and stretch the colours around grey: hue and saturation, at 1 by up to 36 degrees and
-    80%; a fifth of the images become grey.
+def _colours(angle: Tensor, saturation: Tensor, grey: Tensor, strength: float) -> Tensor:
+    """(B, 3, 3) that turn and stretch colours around grey: hue and saturation, at strength 1 by up
+    to 36 degrees and 80%; a fifth of them make grey. Of numbers (B,) in [0, 1).
     """
-    batch = len(images)
-    angle = uniform((batch,), -math.pi / 5, math.pi / 5, generator) * strength
-    saturation = 1 + uniform((batch,), -0.8, 0.8, generator) * strength
-    saturation[torch.rand(batch, generator=generator) < _GREY_SHARE] = 0.0
+    angle = spread(angle, -math.pi / 5, math.pi / 5) * strength
+    saturation = 1 + spread(saturation, -0.8, 0.8) * strength
+    saturation = torch.where(grey < _GREY_SHARE, 0.0, saturation)
     # About the grey axis, as in the YIQ space of colour television.
-    axis = torch.full((batch, 3), 3**-0.5) * angle[:, None]
+    axis = 3**-0.5 * angle[:, None].expand(-1, 3)
     luminance = torch.tensor(_LUMINANCE).expand(3, 3)
     colour = torch.eye(3) - luminance
-    matrix = luminance + saturation[:, None, None] * (_rotations(axis) @ colour)
-    return torch.einsum("bij,bj...->bi...", matrix, images)
+    return luminance + saturation[:, None, None] * (_rotations(axis) @ colour)

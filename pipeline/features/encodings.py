@@ -72,8 +72,9 @@ class CodeHistogram(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
             share = (1 / np.bincount(cells))[cells].astype(np.float32)
             shares.append(np.broadcast_to(share, codes.shape))
             offset += grid ** len(self.shape) * self.size
-        rows = np.repeat(np.arange(len(codes)), codes.shape[1] * len(self.grids))
-        index = (rows, np.concatenate(columns, axis=1).ravel())
+        rows = np.repeat(np.arange(len(codes), dtype=np.int32), codes.shape[1] * len(self.grids))
+        # With indices of 64 bits some estimators, and all that stream, take no sparse matrix.
+        index = (rows, np.concatenate(columns, axis=1).ravel().astype(np.int32))
         histogram = csr_array(
             (np.concatenate(shares, axis=1).ravel(), index), shape=(len(codes), offset)
         )

@@ -35,6 +35,7 @@ from pipeline.features.encodings import CodeHistogram, pyramid_grids
 from pipeline.features.store import FEATURES, KEYS, MORE_KEYS, VERSIONS, StoreWriter, feature_names
 from pipeline.models.collective import rank
 from pipeline.models.vqvae import VQVAE
+from pipeline.processes import keep_freed_memory
 from pipeline.stage import Work
 from pipeline.training.batches import normalise, to_unit
 from pipeline.training.weights import FILE, architecture, load_model
@@ -51,6 +52,7 @@ def augmented(number: int) -> str:
 
 def extract(work: Work) -> dict[str, Any]:
     """Run the stage; return its summary."""
+    keep_freed_memory()
     config = work.config.extract
     cache = work.inputs["ingest"].folder
     manifest = read_manifest(cache / "manifest.csv")

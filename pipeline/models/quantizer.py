@@ -11,7 +11,8 @@ References
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,13 @@ from pipeline.models.collective import rank, total, world
 
 # Elements of the matrix of distances that are held at once: what a core's cache holds, and on a GPU
 # what keeps it busy.
-_TILE = {"cpu": 1 << 19, "cuda": 1 << 26}
+_TILE = {"cpu": 1 << 19, "cuda": 1 << 25}
 _SMALLEST_CHUNK = 128
 _BLOCK = 16
+# A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
+# steps of it, modulo any smaller number, reach every place once before they reach one twice, and
+# never neighbours in turn.
+_STRIDE = 2_654_435_761
 
 
 class Quantized(NamedTuple):
@@ -46,9 +51,9 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest codebook vector (Euclidean; the lowest index at a tie).
 
     |v - e|^2 is smallest where v.e - |e|^2 / 2 is largest: a matrix product per chunk of vectors,
-    small enough to stay in cache. Its largest column is found in two steps, since a maximum over
-    blocks is as fast as memory and a search for its place is not: first the best of blocks of 16
-    codes, then the best code of that block.
+    small enough to stay in cache. On a processor its largest column is found in two steps, since a
+    maximum over blocks is as fast as memory and a search for its place is not: first the best of
+    blocks of 16 codes, then the best code of that block.
 
     Parameters
     ----------
@@ -59,24 +64,39 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     -------
     int64, (N,).
     """
+    offsets = codebook.square().sum(1) / -2
+    tile = _TILE.get(vectors.device.type, _TILE["cpu"])
+    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    search = _search_blocks if vectors.is_cpu else _search
+    chunk = max(_SMALLEST_CHUNK, tile // len(codebook))
+    search(vectors.split(chunk), codebook, offsets, codes.split(chunk))
+    return codes
+
+
+def _search(
+    chunks: Sequence[Tensor], codebook: Tensor, offsets: Tensor, codes: Sequence[Tensor]
+) -> None:
+    for vectors, out in zip(chunks, codes, strict=True):
+        torch.argmax(torch.addmm(offsets, vectors, codebook.T), 1, out=out)
+
+
+def _search_blocks(
+    chunks: Sequence[Tensor], codebook: Tensor, offsets: Tensor, codes: Sequence[Tensor]
+) -> None:
     size = len(codebook)
     blocks = -(-size // _BLOCK)
     # Codes that fill the last block are infinitely far.
     padding = blocks * _BLOCK - size
-    offsets = F.pad(codebook.square().sum(1) / -2, (0, padding), value=float("-inf"))
+    offsets = F.pad(offsets, (0, padding), value=float("-inf"))
     # Transposed, so that the maximum over a block runs over contiguous rows of blocks.
     offsets = offsets.view(blocks, _BLOCK).T.reshape(-1)
     padded = F.pad(codebook, (0, 0, 0, padding))
     columns = padded.view(blocks, _BLOCK, -1).transpose(0, 1).reshape(blocks * _BLOCK, -1).T
-    chunk = max(_SMALLEST_CHUNK, _TILE.get(vectors.device.type, _TILE["cpu"]) // len(offsets))
-    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    for start in range(0, len(vectors), chunk):
-        scores = torch.addmm(offsets, vectors[start : start + chunk], columns)
-        scores = scores.view(-1, _BLOCK, blocks)
+    for vectors, out in zip(chunks, codes, strict=True):
+        scores = torch.addmm(offsets, vectors, columns).view(-1, _BLOCK, blocks)
         block = scores.amax(1).argmax(1)
         inside = scores.gather(2, block[:, None, None].expand(-1, _BLOCK, 1))[..., 0].argmax(1)
-        codes[start : start + chunk] = block * _BLOCK + inside
-    return codes
+        torch.add(inside, block, alpha=_BLOCK, out=out)
 
 
 class VectorQuantizer(nn.Module):
@@ -126,14 +146,19 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("counts", torch.ones(size))
         self.register_buffer("sums", start.detach().clone())
         self.register_buffer("initialised", torch.tensor(False))
+        # What ``initialised`` is known to be: to look at it is to wait for the device.
+        self._known_initialised = False
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]  # torch's
 
     def forward(self, features: Tensor) -> Quantized:
         """Quantize ``features`` of shape (B, D, *spatial)."""
         with torch.autocast(features.device.type, enabled=False):
             channels_last = features.float().movedim(1, -1)
             vectors = channels_last.reshape(-1, self.dim)
-            if self.training and not self.initialised:
-                self._initialise(vectors.detach())
+            if self.training and not self._known_initialised:
+                if not self.initialised:
+                    self._initialise(vectors.detach())
+                self._known_initialised = True
             codes = nearest_codes(vectors.detach(), self.codebook.detach())
             nearest = F.embedding(codes, self.codebook)
             loss = self.commitment * F.mse_loss(vectors, nearest.detach())
@@ -174,20 +199,32 @@ class VectorQuantizer(nn.Module):
             used = used[:, 0]
         self.counts.lerp_(used, 1 - self.decay)
         self.sums.lerp_(assigned, 1 - self.decay)
-        fair = len(vectors) * world() / self.size
-        dead = self.counts < self.restart_below * fair
-        if dead.any():
-            fresh = _random_rows(vectors, int(dead.sum()))
-            # Twice what is dead: time to win vectors, and little weight against those it wins.
-            granted = 2 * self.restart_below * fair
-            self.counts[dead] = granted
-            self.sums[dead] = fresh * granted
-            if self.learn == "gradient":
-                self.codebook[dead] = fresh
+        self._restart(vectors)
         if self.learn == "ema":
             # The averages of a code long out of use vanish from float32, and 0 / 0 is no vector.
             known = (self.counts > 1e-20)[:, None]
             self.codebook.copy_(torch.where(known, self.sums / self.counts[:, None], self.codebook))
+
+    def _restart(self, vectors: Tensor) -> None:
+        fair = len(vectors) * world() / self.size
+        dead = self.counts < self.restart_below * fair
+        # Drawn in any case, so that chance takes the same course on every device; there a GPU is
+        # not waited for to learn whether any code is dead.
+        start = int(torch.randint(len(vectors) * world(), ()))
+        if dead.is_cpu and not dead.any():
+            return
+        places = start + (dead.cumsum(0) - 1) * _STRIDE
+        fresh = _rows(vectors, places % (len(vectors) * world()))
+        # Twice what is dead: time to win vectors, and little weight against those it wins.
+        granted = 2 * self.restart_below * fair
+        self.counts.masked_fill_(dead, granted)
+        self.sums.copy_(torch.where(dead[:, None], fresh * granted, self.sums))
+        if self.learn == "gradient":
+            self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
+
+
+def _forget(quantizer: VectorQuantizer, _: Any) -> None:
+    quantizer._known_initialised = False
 
 
 def _random_rows(vectors: Tensor, number: int) -> Tensor:
@@ -200,9 +237,14 @@ def _random_rows(vectors: Tensor, number: int) -> Tensor:
         chosen = torch.randperm(own * world())[:number]
     else:
         chosen = torch.randint(own * world(), (number,))
-    chosen = chosen.to(vectors.device) - rank() * own
-    mine = (chosen >= 0) & (chosen < own)
-    return total(vectors[chosen.clamp(0, own - 1)] * mine[:, None])
+    return _rows(vectors, chosen.to(vectors.device))
+
+
+def _rows(vectors: Tensor, chosen: Tensor) -> Tensor:
+    """The ``chosen`` rows of all processes' vectors, one process after another."""
+    chosen = chosen - rank() * len(vectors)
+    mine = (chosen >= 0) & (chosen < len(vectors))
+    return total(vectors[chosen.clamp(0, len(vectors) - 1)] * mine[:, None])
 
 
 def perplexity(counts: Tensor) -> float:

@@ -44,9 +44,9 @@ def nt_xent(
     # One process after another, each with its first views and then its second.
     every = gathered(views.transpose(0, 1)).transpose(0, 1) if everywhere else views
     similarity = views @ every.transpose(1, 2) / temperature
-    own = torch.arange(number, device=views.device)
-    itself = own + (rank() * number if everywhere else 0)
-    similarity[:, own, itself] = float("-inf")
+    itself = torch.arange(number, device=views.device) + (rank() * number if everywhere else 0)
+    places = torch.arange(every.shape[1], device=views.device)
+    similarity = similarity.masked_fill(places == itself[:, None], float("-inf"))
     return F.cross_entropy(similarity.flatten(0, 1), itself.roll(number // 2).repeat(groups))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TypedDict
 
 import numpy as np
@@ -17,12 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import PretrainConfig
-from pipeline.data.augment import disturb, random_versions
+from pipeline.data.augment import (
+    Disturbances,
+    change,
+    changes_of,
+    disturb,
+    disturbances_of,
+    numbers_for_changes,
+    numbers_for_disturbances,
+)
 
 # What a network sees: unit images with the mean and deviation of an equalised radiograph.
 _MEAN, _DEVIATION = 0.5, 0.25
-# Images that are made together: few enough to stay in cache, and what processes share batches by.
+# Images that are drawn together, since processes share batches by them, and on a processor made
+# together: few enough to stay in cache.
 GROUP = 8
+_CPU = torch.device("cpu")
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -31,12 +42,19 @@ def normalise(images: Tensor) -> Tensor:
     return ((images - _MEAN) / _DEVIATION).contiguous(memory_format=layout)
 
 
-def to_unit(images: NDArray[np.uint8]) -> Tensor:
-    """Cached bytes to (B, C, *spatial) float32 in [0, 1]: (B, height, width) of grey pictures, or
-    (B, C, *spatial) of anything else.
+def to_unit(images: NDArray[np.uint8], device: torch.device = _CPU) -> Tensor:
+    """Cached bytes to (B, C, *spatial) float32 in [0, 1] on ``device``: (B, height, width) of grey
+    pictures, or (B, C, *spatial) of anything else.
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).float() / 255.0
+    tensor = _send(torch.from_numpy(np.ascontiguousarray(images)), device).float() / 255.0
     return tensor[:, None] if tensor.ndim == 3 else tensor
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Without waiting for the copy: out of pinned memory it follows in the stream."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Views(TypedDict):
@@ -65,6 +83,8 @@ class ViewBatches:
     seed : of the whole run.
     epoch : which epoch the next iteration is; set by the trainer.
     rank, world : which part of every batch is made here, of how many equal ones.
+    device : where images are made; what is random is drawn on the CPU whichever it is, but for the
+        noise of every pixel.
     """
 
     images: NDArray[np.uint8]
@@ -75,6 +95,7 @@ class ViewBatches:
     epoch: int = 0
     rank: int = 0
     world: int = 1
+    device: torch.device = _CPU
 
     @property
     def batch_size(self) -> int:
@@ -91,73 +112,110 @@ class ViewBatches:
         for number in range(len(self)):
             # Sorted, since a memory map is read faster in order, and a batch has none.
             chosen = np.sort(order[number * size : (number + 1) * size])
-            groups = []
+            parts = []
             for start in range(self.rank * own, (self.rank + 1) * own, GROUP):
                 generator.manual_seed(epoch_seed(self.seed, self.epoch, number, start))
-                groups.append(self._views(chosen[start : start + GROUP], generator))
-            first, second, target = map(torch.cat, zip(*groups, strict=True))
+                part = chosen[start : start + GROUP]
+                parts.append((part, *self._draw(len(part), generator)))
+            if self.device.type != "cpu":
+                rows, unit, noise = zip(*parts, strict=True)
+                parts = [(np.concatenate(rows), torch.cat(unit), torch.cat(noise, 1))]
+            views = [self._views(*part) for part in parts]
+            first, second, target = map(torch.cat, zip(*views, strict=True))
             yield {"first": normalise(first), "second": normalise(second), "target": target}
 
+    def _draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A row of uniform numbers for each of so many images, and the noise of both views."""
+        channels, spatial = self._picture
+        axes, config = len(spatial), self.config.augment
+        view = numbers_for_changes(axes) + numbers_for_disturbances(axes, config.cut_outs)
+        unit = torch.rand((number, 2 + 2 * view), generator=generator)
+        return unit, draw_noise((2, number, channels, *spatial), generator, self.device)
+
+    @property
+    def _picture(self) -> tuple[int, tuple[int, ...]]:
+        shape = self.images.shape[1:]
+        return (1, shape) if len(shape) == 2 else (shape[0], shape[1:])
+
     def _views(
-        self, chosen: NDArray[np.intp], generator: torch.Generator
+        self, chosen: NDArray[np.intp], unit: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        config, strength = self.config.augment, self.config.augment_strength
-        images = to_unit(self.images[self.rows[chosen]])
-        agrees = self.config.agreement.weight > 0
-        others = self._second(images, chosen, generator) if agrees else images
-        target = random_versions(images, config, strength, generator)
-        second = random_versions(others, config, strength, generator) if agrees else target
-        if not self.config.disturb:
-            return target, second, target
-        first = disturb(target, generator, config)
-        return first, disturb(second, generator, config) if agrees else first, target
+        config, (channels, spatial) = self.config.augment, self._picture
+        second, *of_views = unit.tensor_split((2, 1 + unit.shape[1] // 2), 1)
+        images = self.images[self.rows[chosen]]
+        pictures = [images]
+        # Without agreement nobody looks at a second view.
+        if self.config.agreement.weight > 0:
+            pictures.append(self._second(images, chosen, second.numpy()))
+        views, versions = [], []
+        for number, (given, numbers) in enumerate(zip(pictures, of_views, strict=False)):
+            of_change, of_disturbance = numbers.tensor_split(
+                (numbers_for_changes(len(spatial)),), 1
+            )
+            changes = changes_of(of_change, config, self.config.augment_strength, len(spatial))
+            view = change(to_unit(given, self.device), _send(changes, self.device))
+            versions.append(view)
+            if self.config.disturb:
+                disturbances = disturbances_of(of_disturbance, config, channels, spatial)
+                sent = Disturbances(*(_send(values, self.device) for values in disturbances))
+                view = disturb(view, sent, noise[number], config)
+            views.append(view)
+        return views[0], views[-1], versions[0]
 
     def _second(
-        self, images: Tensor, chosen: NDArray[np.intp], generator: torch.Generator
-    ) -> Tensor:
-        if not len(self.swapped):
+        self, images: NDArray[np.uint8], chosen: NDArray[np.intp], unit: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """Of some images a swapped copy, of the others themselves."""
+        take = np.flatnonzero(unit[:, 1] < self.config.agreement.swapped_share)
+        if not len(self.swapped) or not len(take):
             return images
-        copy = torch.randint(len(self.swapped), (len(chosen),), generator=generator).numpy()
-        take = torch.rand(len(chosen), generator=generator) < self.config.agreement.swapped_share
-        mask = take.reshape(-1, *[1] * (images.ndim - 1))
-        return torch.where(mask, to_unit(self.swapped[copy, chosen]), images)
+        copy = (unit[take, 0] * len(self.swapped)).astype(np.intp)
+        others = np.array(images)
+        others[take] = self.swapped[copy, chosen[take]]
+        return others
+
+
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Normal numbers: on the CPU the next of ``generator``; elsewhere as many as pixels are not
+    drawn here and sent, but drawn there, from its seed.
+    """
+    if device.type != "cpu":
+        generator = torch.Generator(device).manual_seed(generator.initial_seed())
+    return torch.randn(shape, generator=generator, device=device)
 
 
 def ahead(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
-    """The same batches on ``device``, each made in a thread while the one before is used.
-
-    On CUDA they are copied in a stream of their own, out of pinned memory.
+    """The same batches, each made in a thread while the one before is used; on CUDA, in a stream of
+    its own.
     """
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    stream = _stream(device) if device.type == "cuda" else None
     iterator = iter(batches)
 
     def make() -> tuple[Views | None, torch.cuda.Event | None]:
-        batch = next(iterator, None)
-        if batch is None or stream is None:
-            return batch, None
+        if stream is None:
+            return next(iterator, None), None
         with torch.cuda.stream(stream):
-            first, second, target = (
-                one.pin_memory().to(device, non_blocking=True) for one in _tensors(batch)
-            )
-            return {"first": first, "second": second, "target": target}, stream.record_event()
+            return next(iterator, None), stream.record_event()
 
     with ThreadPoolExecutor(1, "batches") as thread:
         coming = thread.submit(make)
         while True:
-            batch, copied = coming.result()
+            batch, made = coming.result()
             if batch is None:
                 return
             coming = thread.submit(make)
-            if copied is not None:
+            if made is not None:
                 current = torch.cuda.current_stream(device)
-                current.wait_event(copied)
-                for one in _tensors(batch):
+                current.wait_event(made)
+                for one in (batch["first"], batch["second"], batch["target"]):
                     one.record_stream(current)
             yield batch
 
 
-def _tensors(batch: Views) -> tuple[Tensor, Tensor, Tensor]:
-    return batch["first"], batch["second"], batch["target"]
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs, since libraries keep a workspace for every stream."""
+    return torch.cuda.Stream(device)
 
 
 def epoch_seed(seed: int, *of: int) -> int:

@@ -38,6 +38,7 @@ from pipeline.errors import UserError
 from pipeline.models.collective import rank, total, world
 from pipeline.models.quantizer import perplexity
 from pipeline.models.vqvae import bits_per_position, use_of_codes
+from pipeline.processes import keep_freed_memory
 from pipeline.stage import Work
 from pipeline.training.batches import (
     GROUP,
@@ -58,6 +59,7 @@ _SHOWN = 12
 
 def pretrain(work: Work) -> dict[str, Any]:
     """Run the stage; return its summary."""
+    keep_freed_memory()
     return _Pretraining(work).run()
 
 
@@ -93,6 +95,7 @@ class _Pretraining(Loop):
             work.config.seed,
             rank=rank(),
             world=world(),
+            device=torch.device(work.device),
         )
         self._refuse_uneven_parts()
         torch.manual_seed(work.config.seed)

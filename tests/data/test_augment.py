@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from pipeline.config import AugmentConfig
-from pipeline.data.augment import change, disturb, draw_changes, random_versions
+from pipeline.data.augment import (
+    Disturbances,
+    change,
+    disturb,
+    disturbances_of,
+    draw_changes,
+    numbers_for_disturbances,
+    random_versions,
+)
 
 NOTHING = AugmentConfig(rotation_degrees=0, log_scale=0, shift=0, log_gamma=0)
 
@@ -18,6 +26,21 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def pictures(*shape: int) -> Tensor:
     return torch.rand(shape, generator=generator(9))
+
+
+def draw_disturbances(
+    shape: tuple[int, ...], config: AugmentConfig, chance: torch.Generator
+) -> Disturbances:
+    number, channels, *spatial = shape
+    width = numbers_for_disturbances(len(spatial), config.cut_outs)
+    unit = torch.rand((number, width), generator=chance)
+    return disturbances_of(unit, config, channels, spatial)
+
+
+def disturbed(images: Tensor, **options: float) -> Tensor:
+    config, chance = AugmentConfig(**options), generator()
+    drawn = draw_disturbances(images.shape, config, chance)
+    return disturb(images, drawn, torch.randn(images.shape, generator=chance), config)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 12, 12), (3, 3, 12, 10), (3, 1, 8, 12, 10)])
@@ -71,10 +94,8 @@ def test_a_quarter_turn_about_the_long_axis_of_a_volume() -> None:
 
 def test_grey_stays_grey_and_luminance_stays_where_colours_change() -> None:
     grey = pictures(20, 1, 6, 6).expand(-1, 3, -1, -1)
-    quiet = {"cut_outs": 0, "colour": 1.0}
-    coloured = AugmentConfig(**quiet)
-    made = disturb(grey, generator(), coloured)
-    without = disturb(grey, generator(), AugmentConfig(cut_outs=0))
+    made = disturbed(grey, cut_outs=0, colour=1.0)
+    without = disturbed(grey, cut_outs=0)
     assert made.shape == without.shape
     noise = 0.05 * 5
     assert float((made - made.mean(1, keepdim=True)).abs().max()) < noise
@@ -82,10 +103,43 @@ def test_grey_stays_grey_and_luminance_stays_where_colours_change() -> None:
 
 def test_cut_outs_are_boxes_of_the_mean() -> None:
     volume = pictures(2, 1, 10, 20, 20)
-    one = disturb(volume, generator(), AugmentConfig(cut_outs=1))
-    none = disturb(volume, generator(), AugmentConfig(cut_outs=0))
+    drawn = draw_disturbances(volume.shape, AugmentConfig(), generator())
+    noise = torch.randn(volume.shape, generator=generator())
+    one, none = (
+        disturb(volume, drawn._replace(corners=drawn.corners[:, :number]), noise)
+        for number in (1, 0)
+    )
     differs = (one != none).flatten(1)
     assert differs.sum(1).tolist() == [2 * 4 * 4] * 2
     values = one.flatten(1)
     for row, where, image in zip(values, differs, volume, strict=True):
         torch.testing.assert_close(row[where], image.mean().expand(32))
+
+
+def test_disturbances_are_what_they_say() -> None:
+    images = pictures(2, 1, 16, 16)
+    drawn = draw_disturbances(images.shape, AugmentConfig(cut_outs=0), generator())
+    noise = torch.randn(images.shape, generator=generator(1))
+    for image, made, one in zip(
+        images, disturb(images, drawn, noise), range(len(images)), strict=True
+    ):
+        mean = image.mean()
+        plain = (image - mean) * drawn.contrast[one] + mean + drawn.brightness[one]
+        blurred = torch.stack(
+            [
+                plain[0, [min(max(y + i, 0), 15) for i in range(-2, 3)]][
+                    :, [min(max(x + i, 0), 15) for i in range(-2, 3)]
+                ].mean()
+                for y in range(16)
+                for x in range(16)
+            ]
+        ).reshape(1, 16, 16)
+        expected = plain + drawn.sharpness[one] * (blurred - plain) + drawn.noise[one] * noise[one]
+        torch.testing.assert_close(made, expected)
+
+
+def test_cut_outs_reach_every_place_alike() -> None:
+    corners = draw_disturbances((6000, 1, 8, 8), AugmentConfig(cut_outs=2), generator()).corners
+    # Boxes of 2 of 8 pixels have 7 places along each axis.
+    used = torch.stack([(corners == place).float().mean((0, 1)) for place in range(7)])
+    torch.testing.assert_close(used, torch.full((7, 2), 1 / 7), atol=0.015, rtol=0)
