@@ -288,17 +288,32 @@ class FinerCodes(Closed):
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
 
 
+_EPOCHS = 18
+_LEAST_STEPS = 600
+
+
 class TrainingConfig(Closed):
     """What every training has."""
 
-    epochs: Positive = 18
+    epochs: Positive | None = None
+    """null: 18, and of a small set as many as make 600 steps."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     patience: Positive = 10
-    """Epochs without a better validation loss after which training stops."""
+    """Epochs without a better validation loss after which training stops; where ``epochs`` is
+    null, at least half of all epochs."""
     amp: Literal["auto", "off", "bfloat16"] = "auto"
+
+    def epochs_of(self, batches: int) -> int:
+        """How many epochs of so many batches the training has."""
+        return self.epochs or max(_EPOCHS, -(-_LEAST_STEPS // batches))
+
+    def patience_of(self, batches: int) -> int:
+        """After how many epochs of so many batches, none of them better, the training stops."""
+        half = 0 if self.epochs else self.epochs_of(batches) // 2
+        return max(self.patience, half)
 
 
 class PretrainConfig(TrainingConfig):

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.cli import CONFIGS
-from pipeline.config import Config, load_config
+from pipeline.config import Config, PretrainConfig, load_config
 from pipeline.errors import UserError
 
 MINIMAL = "name: tiny\nsource:\n  kind: phantom\n"
@@ -166,3 +166,20 @@ def test_nothing_changes_after_reading(file: Path) -> None:
     for section, key in ((config, "seed"), (config.ingest, "read_size"), (config.source, "size")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, key, 128)
+
+
+@pytest.mark.parametrize(
+    ("given", "batches", "epochs", "patience"),
+    [
+        ({}, 35, 18, 10),
+        ({}, 7, 86, 43),
+        ({}, 1000, 18, 10),
+        ({"epochs": 3}, 7, 3, 10),
+        ({"epochs": 40, "patience": 2}, 7, 40, 2),
+    ],
+)
+def test_small_sets_are_passed_over_until_600_steps_unless_told(
+    given: dict[str, int], batches: int, epochs: int, patience: int
+) -> None:
+    config = PretrainConfig(**given)
+    assert (config.epochs_of(batches), config.patience_of(batches)) == (epochs, patience)

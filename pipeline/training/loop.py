@@ -84,7 +84,8 @@ class Loop(ABC):
         self.step: nn.Module = objective
         if world() > 1:
             self.step = _parallel(objective, unused)
-        steps = len(self.batches) * config.epochs
+        self.epochs = config.epochs_of(len(self.batches))
+        steps = len(self.batches) * self.epochs
         self.schedule = WarmupCosineSchedule(
             self.optimizer, warmup_steps=min(config.warmup_steps, steps // 4), t_total=steps
         )
@@ -118,9 +119,8 @@ class Loop(ABC):
         """Train; go on where a run that was interrupted stopped."""
         trainer, evaluator = self._trainer(), self._evaluator()
         evaluator.logger.setLevel("CRITICAL")
-        stopping = EarlyStopping(
-            self.training.patience, lambda _: -self.history[-1]["val_loss"], trainer
-        )
+        patience = self.training.patience_of(len(self.batches))
+        stopping = EarlyStopping(patience, lambda _: -self.history[-1]["val_loss"], trainer)
         state = {
             "objective": self.trained,
             "optimizer": self.optimizer,
@@ -140,8 +140,8 @@ class Loop(ABC):
         if rank() == 0:
             trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
         self._resume(state)
-        stopped = stopping.counter >= self.training.patience
-        if trainer.state.epoch < self.training.epochs and not stopped:
+        stopped = stopping.counter >= patience
+        if trainer.state.epoch < self.epochs and not stopped:
             trainer.run()
 
     @property
@@ -165,7 +165,7 @@ class Loop(ABC):
 
         trainer = SupervisedTrainer(
             device=self.device,
-            max_epochs=self.training.epochs,
+            max_epochs=self.epochs,
             train_data_loader=Reiterable(self._loaded),
             epoch_length=len(self.batches),
             network=self.trained,
@@ -193,7 +193,7 @@ class Loop(ABC):
 
     def _attach_progress(self, trainer: SupervisedTrainer) -> None:
         size = self.batches.batch_size
-        images = self.training.epochs * len(self.batches) * size
+        images = self.epochs * len(self.batches) * size
         bar = tqdm(
             total=images,
             desc=self.doing,
