@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.speed.data import measure_alignment, measure_probe, measure_reading
 from benchmarks.speed.measure import Bench, Row
-from benchmarks.speed.memory import measure_pretraining_memory, peak
+from benchmarks.speed.memory import measure_pretraining_memory, measure_quantizer_memory, peak
 from benchmarks.speed.quantizer import measure_quantizer
 from benchmarks.speed.scaling import draw, scaling
 from benchmarks.speed.stages import (
@@ -31,6 +31,7 @@ from pipeline.processes import choose_device
 DOCS = Path(__file__).parents[2] / "docs"
 MEASURES = (
     measure_quantizer,
+    measure_quantizer_memory,
     measure_training,
     measure_loader,
     measure_reading,
@@ -49,11 +50,8 @@ TRIED = (
     "- Freed memory is kept between steps, in MedVQ's stages and in MedVQ's rows here; the others' "
     "rows have glibc's own ceiling. It is a fifth of the 64-px step, which page faults took.",
     "- `torch.compile` of encoder and decoder (`python -m benchmarks.speed --only compilation`), "
-    "one thread of a busy machine: 388 against 419 ms at 64 px, 1,071 against 975 at 128, "
-    "after 75 s of compiling. It does not pay, so nothing is compiled.",
-    "- bfloat16 under autocast, with AVX512-BF16: 1,760 against 550 ms at 64 px. Lost.",
-    "- The first convolution as patches times a matrix, the last as sub-pixels: 5.9 against 4.3 ms "
-    "and 18.0 against 15.5. Lost.",
+    "gains little at 64 px, loses at 128, and takes more than a minute: nothing is compiled.",
+    "- bfloat16 under autocast, and the first convolution as patches times a matrix, are slower.",
     "- Two processes on two hardware threads of one core cannot be 1.7 times as fast as one: the "
     "row of matrix products alone says what they can be.",
 )

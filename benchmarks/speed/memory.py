@@ -12,8 +12,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed.measure import Bench, Row, Step, within
+from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, Step, within
+from benchmarks.speed.quantizer import quantizer_step
 from pipeline.config import PretrainConfig
+
+
+def measure_quantizer_memory(bench: Bench) -> list[Row]:
+    """Peak of a step of the quantizer above its input, against MONAI's."""
+    own, other = (peak_of("quantizer", kind, bench) for kind in (MEDVQ, MONAI))
+    figure = "quantizer peak memory above input, K=8,192"
+    return [within(figure, f"{MONAI} EMAQuantizer", own, other, 0.1, "MiB")]
 
 
 def measure_pretraining_memory(bench: Bench) -> list[Row]:
@@ -37,8 +45,6 @@ def peak_of(what: str, kind: str, bench: Bench) -> float:
 def peak(what: str, kind: str, device: torch.device) -> float:
     """Peak memory of a step of the quantizer above its input, or of a whole pretraining, in MiB."""
     if what == "quantizer":
-        from benchmarks.speed.quantizer import quantizer_step
-
         step = quantizer_step(kind, 16_384, 64, 8192, device)
         small = quantizer_step(kind, 256, 64, 16, device)
         small()

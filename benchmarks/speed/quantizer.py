@@ -15,7 +15,6 @@ from benchmarks.speed.measure import (
     matrix_product,
     within,
 )
-from benchmarks.speed.memory import peak_of
 from pipeline.models.quantizer import VectorQuantizer
 
 
@@ -50,7 +49,7 @@ def quantizer_step(kind: str, number: int, dim: int, size: int, device: torch.de
 
 
 def measure_quantizer(bench: Bench) -> list[Row]:
-    """Time and memory of the quantizer."""
+    """Time of the quantizer."""
     rows = []
     for number, size, must in (
         (32_768, 1024, (5.0, 4.0, 2.0)),
@@ -69,7 +68,4 @@ def measure_quantizer(bench: Bench) -> list[Row]:
             within(figure, "the matrix product alone", taken[MEDVQ], taken["product"], must[2]),
         ]
         del steps
-    own, other = (peak_of("quantizer", kind, bench) for kind in (MEDVQ, MONAI))
-    figure = "quantizer peak memory above input, K=8,192"
-    rows.append(within(figure, f"{MONAI} EMAQuantizer", own, other, 0.1, "MiB"))
     return rows

@@ -118,7 +118,7 @@ def read_image(path: Path, channels: int = 1, window: Window | None = None) -> I
     if not is_dicom(path):
         return read_picture(path, channels)
     # pydicom takes a third of a second to import, which folders of pictures need not pay.
-    from pipeline.data.formats.dicom import read_dicom
+    from pipeline.data.formats.series import read_dicom
 
     return read_dicom(path, channels, window)
 

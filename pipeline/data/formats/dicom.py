@@ -23,7 +23,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut
+from pydicom.pixels import apply_modality_lut
 from pydicom.pixels.processing import apply_voi
 
 from pipeline.data.formats.codestream import coded_size, run_length_pixels
@@ -34,7 +34,6 @@ from pipeline.data.formats.display import (
     check_size,
     robust_range,
     stretch,
-    to_channels,
 )
 from pipeline.errors import UnreadableImage
 
@@ -131,32 +130,6 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage("a DICOM object without pixel data")
     return header
-
-
-def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image:
-    """(channels, height, width) in [0, 1], or (channels, depth, height, width) for a volume.
-
-    Several frames are a volume where each states its place in space (PS3.3 C.7.6.16).
-
-    Raises
-    ------
-    UnreadableImage
-        No image, no pixel data, pixels that cannot be decoded, frames in time.
-    """
-    from pipeline.data.formats.series import assemble
-
-    header = read_header(path, pixels=True)
-    stored = decode(header)
-    if (header.get("NumberOfFrames") or 1) > 1:
-        return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
-    if int(header.SamplesPerPixel) == 3:
-        shown = stretch(stored, 0, 2 ** int(header.BitsStored) - 1)
-        return to_channels(shown, channels, colour=True)
-    if header.PhotometricInterpretation == "PALETTE COLOR":
-        colours = apply_color_lut(stored, header)
-        shown = stretch(colours, 0, 256**colours.dtype.itemsize - 1)
-        return to_channels(shown, channels, colour=True)
-    return to_channels(show_picture(Slice(header, stored), window), channels, colour=False)
 
 
 def decode(header: Dataset) -> Values:

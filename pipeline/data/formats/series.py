@@ -1,4 +1,6 @@
-"""A CT or MR series as one volume: slices ordered by their place in space (PS3.3 C.7.6.2)."""
+"""DICOM files to images: one file, or a CT or MR series as one volume, its slices ordered by their
+place in space (PS3.3 C.7.6.2).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut
 
-from pipeline.data.formats.dicom import Slice, decode, read_header, show_volume
-from pipeline.data.formats.display import Image, Window, check_size
+from pipeline.data.formats.dicom import (
+    Slice,
+    decode,
+    read_header,
+    show_picture,
+    show_volume,
+    split_frames,
+)
+from pipeline.data.formats.display import Image, Window, check_size, stretch, to_channels
 from pipeline.data.formats.volume import to_anatomical
 from pipeline.errors import UnreadableImage
 
@@ -18,6 +28,30 @@ from pipeline.errors import UnreadableImage
 # millimetre or so.
 _SPACING_TOLERANCE = 0.05
 _ANGLE_TOLERANCE = 1e-3
+
+
+def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image:
+    """(channels, height, width) in [0, 1], or (channels, depth, height, width) for a volume.
+
+    Several frames are a volume where each states its place in space (PS3.3 C.7.6.16).
+
+    Raises
+    ------
+    UnreadableImage
+        No image, no pixel data, pixels that cannot be decoded, frames in time.
+    """
+    header = read_header(path, pixels=True)
+    stored = decode(header)
+    if (header.get("NumberOfFrames") or 1) > 1:
+        return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
+    if int(header.SamplesPerPixel) == 3:
+        shown = stretch(stored, 0, 2 ** int(header.BitsStored) - 1)
+        return to_channels(shown, channels, colour=True)
+    if header.PhotometricInterpretation == "PALETTE COLOR":
+        colours = apply_color_lut(stored, header)
+        shown = stretch(colours, 0, 256**colours.dtype.itemsize - 1)
+        return to_channels(shown, channels, colour=True)
+    return to_channels(show_picture(Slice(header, stored), window), channels, colour=False)
 
 
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
