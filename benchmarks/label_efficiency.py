@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import arguments, configuration, provenance
-from pipeline.flow import run
+from pipeline.flow import made_from, run
+from pipeline.stage import find
 
 FRACTIONS = (0.01, 0.05, 0.10, 1.0)
 NAMES = {"auroc": "AUROC", "accuracy": "Accuracy", "r2": "R^2"}
@@ -42,6 +43,17 @@ def main() -> None:
     print(page)
 
 
+def _training(result: dict[str, Any]) -> str:
+    """One line on what trained the model that a probe stands on."""
+    probe = find(Path(result["artifact"]))
+    assert probe is not None
+    made = made_from(made_from(probe, "extract"), "pretrain").record
+    return (
+        f"The model was trained in {made['seconds'] / 60:.1f} min on {made['device']} "
+        f"({made['machine']}), commit `{made['commit']}`."
+    )
+
+
 def _redraw(results: list[dict[str, Any]], latest: Path, picture: Path) -> None:
     from pipeline.reporting.figures import draw_label_efficiency
 
@@ -54,7 +66,7 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
     lines = [
         f"# Results: {name}",
         "",
-        f"Made by `make benchmark DATASET={name}`. {made_on}",
+        f"Made by `make benchmark DATASET={name}`. {made_on} {_training(results[0])}",
         "",
         "Test split, read once per row; mean over label draws "
         f"({results[0]['repeats']}; at 100% there is only one) with the 95% interval of a "

@@ -171,8 +171,8 @@ def _as_trained(config: Config, folder: Path | None) -> tuple[Config, Given]:
         raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
     if (probe := artifacts.find(folder.resolve())) is None or probe.record["stage"] != "probe":
         raise UserError(f"{folder} is no finished artifact of the stage 'probe'")
-    extract = _beside(probe, "extract")
-    ingest, pretrain = _beside(extract, "ingest"), _beside(extract, "pretrain")
+    extract = made_from(probe, "extract")
+    ingest, pretrain = made_from(extract, "ingest"), made_from(extract, "pretrain")
     trained = Config.model_validate_json(json.dumps(probe.record["configuration"]))
     swap = trained.ingest.swap.model_copy(update={"enabled": False})
     changed = trained.model_copy(
@@ -191,12 +191,18 @@ def _as_trained(config: Config, folder: Path | None) -> tuple[Config, Given]:
     }
 
 
-def _beside(artifact: Artifact, stage: str) -> Artifact:
-    """What ``artifact`` was made from, where all stages of a data set lie."""
+def made_from(artifact: Artifact, stage: str) -> Artifact:
+    """The artifact of ``stage`` that ``artifact`` was made from, which lies beside it.
+
+    Raises
+    ------
+    UserError
+        It is not there.
+    """
     folder = artifact.folder.parents[1] / stage / artifact.record["inputs"][stage]
     if (found := artifacts.find(folder)) is None:
         raise UserError(
-            f"the probe needs the artifact {folder} that it was made from: copy it there"
+            f"{artifact.folder} needs the artifact {folder} that it was made from: copy it there"
         )
     return found
 
