@@ -144,7 +144,8 @@ class Tracking:
         return f"probe {feature_set} {percent} {self.moment} {self.fingerprint[:6]}"
 
     def _parameters(self) -> dict[str, Any]:
-        chosen = getattr(self.config, self.stage)
+        # A probe that is judged elsewhere has no settings of its own.
+        chosen = getattr(self.config, "probe" if self.stage == "evaluate" else self.stage)
         parameters = _flat(chosen.model_dump(mode="json")) | {"seed": self.config.seed}
         if self.stage == "probe":
             parameters["feature_set"] = "medvq"
