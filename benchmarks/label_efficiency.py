@@ -37,8 +37,9 @@ def main() -> None:
     page = DOCS / f"RESULTS{name}.md"
     picture = DOCS / f"label_efficiency{name}.png"
     latest = Path(results[-1]["artifact"])
-    # The last probe has seen all the others, if none was up to date: draw once more from them all.
-    _redraw(results, latest, picture)
+    if len(results) > 1:
+        # Only the last probe has seen all the others: draw once more from them all.
+        _redraw(results, latest, picture)
     page.write_text(_page(results, config.name, provenance(config), picture.name), encoding="utf-8")
     print(page)
 
@@ -72,8 +73,7 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
         f"({results[0]['repeats']}; at 100% there is only one) with the 95% interval of a "
         "bootstrap over test subjects crossed with draws.",
         "",
-        f"![label efficiency]({picture})",
-        "",
+        *([f"![label efficiency]({picture})", ""] if len(results) > 1 else []),
         f"## {NAMES[headline]}",
         "",
         _row(
