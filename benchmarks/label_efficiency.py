@@ -29,6 +29,8 @@ def main() -> None:
     """Run the study and write its page."""
     parsed, options = arguments(main.__doc__ or "")
     given = configuration(parsed).probe
+    # Before anything is written: the pages themselves would make the commit a dirty one.
+    made_on = provenance(configuration(parsed))
     results = []
     for fraction in (given.label_fraction,) if given.draws == "official" else FRACTIONS:
         config = configuration(parsed, f"probe.label_fraction={fraction}")
@@ -40,7 +42,7 @@ def main() -> None:
     if len(results) > 1:
         # Only the last probe has seen all the others: draw once more from them all.
         _redraw(results, latest, picture)
-    page.write_text(_page(results, config.name, provenance(config), picture.name), encoding="utf-8")
+    page.write_text(_page(results, config.name, made_on, picture.name), encoding="utf-8")
     print(page)
 
 
