@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from pipeline import __version__
 from pipeline.config import load_config
@@ -57,16 +57,23 @@ def _notices() -> Iterator[None]:
     told: set[str] = set()
     usual = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: object) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if not issubclass(category, Notice):
-            usual(message, category, *where)  # type: ignore[arg-type]  # file, line and stream
+            usual(message, category, filename, lineno, file, line)
         elif str(message) not in told:
             told.add(str(message))
             print(f"medvq: {message}", file=sys.stderr)
 
     # Not catch_warnings: it would forget the filters of modules that are first imported within.
     warnings.simplefilter("always", Notice)
-    warnings.showwarning = show  # type: ignore[assignment]  # called by position
+    warnings.showwarning = show
     try:
         yield
     finally:

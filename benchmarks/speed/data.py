@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, Step, faster, within
+from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, faster, within
 from pipeline.config import AlignmentConfig, ProbeConfig
 from pipeline.data.alignment import Alignment, Placed, warp
 
@@ -134,7 +134,9 @@ def measure_probe(bench: Bench) -> list[Row]:
         search = GridSearchCV(model, grid, cv=folds, scoring="neg_log_loss").fit(table, truth)
         CalibratedClassifierCV(search.best_estimator_, cv=folds).fit(table, truth)
 
-    own: Step = lambda: fit_probe(encoded, truth, subjects, np.arange(number), config)  # noqa: E731
+    def own() -> None:
+        fit_probe(encoded, truth, subjects, np.arange(number), config)
+
     taken = bench.seconds({MEDVQ: own, "plain": plain}, 3)
     figure = f"probe on {number} labels, {width} features"
     against = "GridSearchCV and CalibratedClassifierCV of scikit-learn"

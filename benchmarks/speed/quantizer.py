@@ -25,24 +25,24 @@ def quantizer_step(kind: str, number: int, dim: int, size: int, device: torch.de
     if kind == MEDVQ:
         own = VectorQuantizer(size, dim).to(device)
         features = features.contiguous(memory_format=torch.channels_last)
-        forward = lambda x: own(x)[::2]  # noqa: E731  # one of three
+        network, kept = own, slice(0, 3, 2)
     elif kind == MONAI:
         from monai.networks.layers.vector_quantizer import EMAQuantizer
 
         monai = EMAQuantizer(2, size, dim, ddp_sync=False).to(device)
-        forward = lambda x: monai(x)[:2]  # noqa: E731  # one of three
+        network, kept = monai, slice(0, 2)
     else:
         from vector_quantize_pytorch import VectorQuantize
 
         peer = VectorQuantize(
             dim, size, decay=0.99, commitment_weight=0.25, accept_image_fmap=True
         ).to(device)
-        forward = lambda x: peer(x)[::2]  # noqa: E731  # one of three
+        network, kept = peer, slice(0, 3, 2)
     features.requires_grad_()
 
     def step() -> None:
         features.grad = None
-        values, loss = forward(features)
+        values, loss = network(features)[kept]
         (values.mean() + loss.sum()).backward()
 
     return step

@@ -230,8 +230,8 @@ def extract_part(folder: Path) -> None:
     from pipeline.features.extract import extract
 
     with joined("cpu"):
-        # Written a moment ago by the process that started this one.
-        work = Work(**pickle.loads((folder / "work.pickle").read_bytes()))  # noqa: S301 - our own
+        told = (folder / "work.pickle").read_bytes()
+        work = Work(**pickle.loads(told))  # noqa: S301  # written just now by the process above
         extract(work)  # until everything is loaded
         rate = extract(work)["images_per_second"]
     if rank() == 0:

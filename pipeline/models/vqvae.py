@@ -325,7 +325,7 @@ class VQVAE(nn.Module):
 
     @property
     def _levels(self) -> list[CodeLevel]:
-        return list(self.code_levels)  # type: ignore[arg-type]  # torch does not type its items
+        return [level for level in self.code_levels if isinstance(level, CodeLevel)]
 
 
 def bits_per_position(

@@ -340,4 +340,4 @@ def _first(value: object) -> float | None:
     """The first of one value or several as a number."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = value[0] if value else None
-    return None if value is None or value == "" else float(value)  # type: ignore[arg-type]  # pydicom's numbers
+    return None if value is None or value == "" else float(str(value))
