@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.speed.measure import MONAI, Bench, matrix_product
 from benchmarks.speed.quantizer import quantizer_step
-from benchmarks.speed.stages import epoch_seconds
+from benchmarks.speed.stages import epoch_seconds, extraction_by_processes
 from benchmarks.speed.training import training_step
 
 Curves = dict[str, tuple[list[int], dict[str, list[float]]]]
@@ -56,6 +56,10 @@ def scaling(bench: Bench) -> Curves:
     numbers = [256, 1024, 4096] if not bench.cuda else [1024, 4096, 16_384]
     points = [1e3 * epoch_seconds(bench, number) / number for number in numbers]
     curves["an image in an epoch (ms) by images in the set"] = (numbers, {"medvq": points})
+    if not bench.cuda:
+        seconds = extraction_by_processes(bench, 1024)
+        series = {name: [1e3 * value for value in values] for name, values in seconds.items()}
+        curves["an image's extraction, a product (ms) by processes"] = ([1, 2], series)
     return curves
 
 
@@ -67,7 +71,9 @@ def draw(curves: Curves, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
-    for axis, (title, (values, series)) in zip(axes.flat, curves.items(), strict=True):
+    for axis in axes.flat[len(curves) :]:
+        axis.remove()
+    for axis, (title, (values, series)) in zip(axes.flat, curves.items(), strict=False):
         for name, points in series.items():
             axis.loglog(values, points, marker="o", label=name)
         axis.set_title(title, fontsize=10)
