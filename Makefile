@@ -80,10 +80,11 @@ linear-probe: setup ## classify with LABEL_FRACTION of the labels; judge on the 
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
 	$(call RUN,prior,$(DATASET))
 
-sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 TOP_K=0 TOP_P=1 SEED=0
+sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_K=0 TOP_P=1
 	$(call RUN,sample,$(DATASET)) $(if $(N),--set "sample.number=$(N)") \
 		$(if $(CLASS),--set "sample.class_name=$(CLASS)") \
 		$(if $(TEMPERATURE),--set "sample.temperature=$(TEMPERATURE)") \
+		$(if $(GUIDANCE),--set "sample.guidance=$(GUIDANCE)") \
 		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
 
 evaluate-prior: setup ## likelihood, samples, anomalies and the gate; writes docs/PRIOR-<data set>.md

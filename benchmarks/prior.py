@@ -8,37 +8,29 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, roc_auc_score
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics import roc_auc_score
 
+from benchmarks import prior_samples
 from benchmarks.command_line import provenance
+from benchmarks.prior_study import Row, Study
 from pipeline.cli import config_file
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.data.alignment import Alignment
 from pipeline.data.manifest import read_manifest
 from pipeline.data.transforms import Equalise, cut_out
 from pipeline.errors import UserError
-from pipeline.features.store import FEATURES, read_feature
 from pipeline.flow import Options, run
 from pipeline.models.code_prior import CodePrior
 from pipeline.models.vqvae import VQVAE
-from pipeline.prior.codes import CodeMaps, read_codes, simple_codings
-from pipeline.prior.sample import decoded, draw, independent
-from pipeline.prior.stage import PRIOR, load_prior
+from pipeline.prior.codes import CodeMaps
 from pipeline.prior.typicality import FeatureDistance, Gate, Seen, look
-from pipeline.stage import find
-from pipeline.training.weights import FILE, load_model
 
 DOCS = Path(__file__).parent.parent / "docs"
 PIXELCNN = (
@@ -50,60 +42,11 @@ PIXELCNN = (
     "prior.epochs=5",
 )
 NORMAL = "NORMAL"
-_PER_CLASS = 256
+ABOUT = {
+    "Likelihood": "Bits per pixel are those of all codes of an image over its pixels.",
+    "Samples": prior_samples.ABOUT,
+}
 _OTHERS = 300
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure, and what it is to reach, where anything."""
-
-    figure: str
-    value: float
-    must_reach: float | None = None
-    lower_is_better: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """As ``JSON=1`` prints it."""
-        return {**vars(self), "value": round(self.value, 4)}
-
-
-@dataclass(frozen=True)
-class Study:
-    """The configuration, and the artifacts that all figures are made of."""
-
-    config: Config
-    overrides: tuple[str, ...]
-    name: str
-    options: Options
-
-    def prior(self, *overrides: str) -> tuple[CodePrior, dict[str, Any]]:
-        """A trained prior and its stage's result."""
-        config = load_config(config_file(self.name), (*self.overrides, *overrides))
-        result = run("prior", config, self.options)
-        return load_prior(Path(result["artifact"]) / PRIOR, self.maps.codebook), result
-
-    @property
-    def ingest(self) -> Path:
-        """The folder of the cache."""
-        return Path(run("ingest", self.config, self.options)["artifact"])
-
-    @property
-    def extract(self) -> Path:
-        """The folder of the feature store."""
-        return Path(run("extract", self.config, self.options)["artifact"])
-
-    @property
-    def maps(self) -> CodeMaps:
-        """The codes of all images."""
-        artifact = find(self.extract)
-        assert artifact is not None
-        return read_codes(artifact)
-
-    @property
-    def model(self) -> VQVAE:
-        """The trained VQ-VAE."""
-        return load_model(Path(run("pretrain", self.config, self.options)["artifact"]) / FILE)
 
 
 def main() -> None:
@@ -122,122 +65,30 @@ def main() -> None:
     study = Study(
         load_config(config_file(parsed.config), overrides), overrides, parsed.config, options
     )
-    rows = evaluate(study)
-    page = _page(study, rows)
+    groups = evaluate(study)
+    page = _page(study, groups)
     (DOCS / f"PRIOR-{study.config.name}.md").write_text(page, encoding="utf-8")
     print(page)
     if parsed.json:
-        print(json.dumps({"rows": [row.as_dict() for row in rows]}, allow_nan=False))
+        rows = [row.as_dict() for rows in groups.values() for row in rows]
+        print(json.dumps({"rows": rows}, allow_nan=False))
 
 
-def evaluate(study: Study) -> list[Row]:
-    """All figures that the data set allows."""
-    prior, trained = study.prior()
-    maps, model = study.maps, study.model
-    rows = _likelihood(maps, prior, trained, study.config.prior.model)
+def evaluate(study: Study) -> dict[str, list[Row]]:
+    """All figures that the data set allows, by what they are about."""
+    trained = study.priors()
+    trainings = [trained]
     if study.config.prior.model != "pixelcnn":
-        rows += _likelihood(maps, *study.prior(*PIXELCNN), "pixelcnn")
-    rows += _samples(study, maps, model, prior)
+        trainings.append(study.priors(*PIXELCNN))
+    maps, priors = study.maps, trained[0]
+    groups = {"Likelihood": prior_samples.likelihood(study, *trainings)}
+    if len(maps.classes) > 1:
+        groups["Samples"] = prior_samples.Samples(study, priors).rows()
     if NORMAL in maps.classes:
-        rows += _anomaly(study, maps, model)
+        groups["Anomalies"] = _anomaly(study, maps, study.model)
     if study.config.ingest.alignment.enabled:
-        rows += _gate(study, maps, model, prior)
-    return rows
-
-
-def _likelihood(maps: CodeMaps, prior: CodePrior, trained: dict[str, Any], name: str) -> list[Row]:
-    train, validation, test = (
-        maps.codes[maps.rows(split)].flatten(1).numpy() for split in ("train", "validation", "test")
-    )
-    simple = trained["val_bits_of_simple_codings"]
-    found = trained["val_bits_per_code"]
-    rows = [
-        Row(f"{name}: bits per code, validation", found, None, True),
-        Row(f"{name}: share of global frequency", found / simple["global_frequency"], 0.75, True),
-        Row(
-            f"{name}: share of position frequency", found / simple["position_frequency"], 0.92, True
-        ),
-        Row(f"{name}: bits per code, test", _bits(prior, maps, "test"), None, True),
-        Row(f"{name}: minutes of training", trained["seconds"] / 60, 40, True),
-    ]
-    if name == "pixelcnn":
-        return rows
-    codings = simple_codings(train, validation, test, maps.size)
-    rows += [Row(f"{k.replace('_', ' ')}: bits, test", v, None, True) for k, v in codings.items()]
-    return rows
-
-
-@torch.inference_mode()
-def _bits(prior: CodePrior, maps: CodeMaps, split: str) -> float:
-    parts = maps.codes[maps.rows(split)].split(256)
-    nats = torch.cat([-prior.log_likelihood(part).flatten(1).mean(1) for part in parts])
-    return float(nats.mean() / np.log(2))
-
-
-def _probe() -> Any:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=300))
-
-
-def _samples(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[Row]:
-    grid, seed = study.config.extract.grid, study.config.seed
-    embedding = read_feature(study.extract / FEATURES, "embedding")
-    sampling = study.config.sample.model_copy(update={"number": _PER_CLASS})
-    wanted = range(len(maps.classes))
-    codes = torch.cat([draw(prior, sampling, seed + label, label) for label in wanted])
-    labels = np.repeat(list(wanted), _PER_CLASS)
-    made = look(model, prior, decoded(model, codes), grid).features
-    train, test = maps.rows("train"), maps.rows("test")
-    truth = maps.labels.numpy()
-    from_real = _probe().fit(embedding[train], truth[train])
-    from_samples = _probe().fit(made, labels)
-    rows = []
-    if len(wanted) == 2:
-        real = from_real.predict_proba(made)[:, 1]
-        rows.append(Row("samples: AUROC between classes", roc_auc_score(labels, real), 0.95))
-        other = from_samples.predict_proba(embedding[test])[:, 1]
-        rows.append(Row("probe of samples alone: AUROC on test", roc_auc_score(truth[test], other)))
-    else:
-        rows.append(
-            Row("samples: recognised", accuracy_score(labels, from_real.predict(made)), 0.95)
-        )
-        seen = accuracy_score(truth[test], from_samples.predict(embedding[test]))
-        rows.append(Row("probe of samples alone: accuracy on test", seen))
-    return rows + _resemblance(maps, codes, model, prior, grid, seed)
-
-
-def _resemblance(
-    maps: CodeMaps, codes: torch.Tensor, model: VQVAE, prior: CodePrior, grid: int, seed: int
-) -> list[Row]:
-    train, test = maps.codes[maps.rows("train")], maps.codes[maps.rows("test")]
-    rng = np.random.default_rng(seed)
-    shown = torch.from_numpy(rng.choice(len(test), min(len(test), len(codes)), replace=False))
-    loose = independent(train, len(shown), rng)
-    # Of one mixture of classes, and all through the decoder, whose blur would tell them apart.
-    anyhow = codes[torch.from_numpy(rng.permutation(len(codes))[: len(shown)])]
-    rows = [
-        Row("different codes to nearest training image: samples", _nearest(codes, train)),
-        Row("the same: test images", _nearest(test[shown], train)),
-    ]
-    real = look(model, prior, decoded(model, test[shown]), grid).features
-    for name, given in (("samples", anyhow), ("independent codes", loose)):
-        made = look(model, prior, decoded(model, given), grid).features
-        truth = np.repeat([0, 1], [len(real), len(made)])
-        told = cross_val_predict(
-            _probe(), np.concatenate([real, made]), truth, cv=5, method="predict_proba"
-        )[:, 1]
-        rows.append(
-            Row(f"{name} told from test images: AUROC", roc_auc_score(truth, told), None, True)
-        )
-    return rows
-
-
-def _nearest(codes: torch.Tensor, train: torch.Tensor) -> float:
-    """Median over ``codes`` of the share of codes that differ from the nearest of ``train``."""
-    flat, known = codes.flatten(1), train.flatten(1)
-    least = [
-        float((known != one).double().mean(1).min()) for one in flat[:: max(1, len(flat) // 256)]
-    ]
-    return float(np.median(least))
+        groups["Gate"] = _gate(study, maps, study.model, priors[0])
+    return groups
 
 
 def _anomaly(study: Study, maps: CodeMaps, model: VQVAE) -> list[Row]:
@@ -323,21 +174,22 @@ def _greys(name: str, options: Options, shape: tuple[int, ...]) -> NDArray[np.ui
     return np.stack([cv2.resize(image, (width, height)) for image in images])
 
 
-def _page(study: Study, rows: list[Row]) -> str:
+def _page(study: Study, groups: dict[str, list[Row]]) -> str:
     lines = [
         f"# The model of the codes: {study.config.name}",
         "",
         f"Made by `make evaluate-prior DATASET={study.config.name}`. {provenance(study.config)}",
         "",
         "Scores, sizes and epochs were chosen on validation images. Likelihoods are without label.",
-        "",
-        "| figure | value | to reach |",
-        "|---|---|---|",
     ]
-    for row in rows:
-        sign = "at most" if row.lower_is_better else "at least"
-        must = "" if row.must_reach is None else f"{sign} {row.must_reach:g}"
-        lines.append(f"| {row.figure} | {row.value:.4g} | {must} |")
+    for name, rows in groups.items():
+        lines += ["", f"## {name}", ""]
+        lines += [ABOUT[name], ""] if name in ABOUT else []
+        lines += ["| figure | value | to reach |", "|---|---|---|"]
+        for row in rows:
+            sign = "at most" if row.lower_is_better else "at least"
+            must = "" if row.must_reach is None else f"{sign} {row.must_reach:g}"
+            lines.append(f"| {row.figure} | {row.value:.4g} | {must} |")
     return "\n".join(lines) + "\n"
 
 

@@ -361,6 +361,11 @@ class PriorConfig(TrainingConfig):
     """The model of the codes and its training."""
 
     model: Literal["pixelcnn", "transformer"] = "transformer"
+    """Of the coarsest codes."""
+    finer_model: Literal["pixelcnn", "transformer"] = "pixelcnn"
+    """Of every finer level of ``pretrain.finer``, each given the codes of the level above it. What
+    a Transformer attends to grows with the square of the grid: 16x16 codes are as many as it should
+    be given."""
     channels: Positive = 96
     depth: Positive = 3
     heads: Positive = 4
@@ -380,7 +385,7 @@ class PriorConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _heads_share_channels(self) -> Self:
-        if self.model == "transformer" and self.channels % self.heads:
+        if "transformer" in (self.model, self.finer_model) and self.channels % self.heads:
             raise ValueError("channels must be a multiple of heads")
         return self
 
@@ -396,6 +401,9 @@ class SampleConfig(Closed):
     """Draw every code from so many of the likeliest; 0: from all."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw every code from the likeliest that together reach this probability."""
+    guidance: Annotated[float, Field(ge=0.0, le=20.0)] = 1.0
+    """How much more than the prior has learnt speaks for ``class_name``: logits are those without
+    a label, and this many times what the label adds to them; 1: as learnt."""
     batch_size: Positive = 64
 
 
@@ -461,6 +469,15 @@ class Config(Closed):
             if any(side % grid for side in latent):
                 sides = "x".join(map(str, dict.fromkeys(latent)))
                 raise ValueError(f"{key}={grid} must divide the latent grid of {sides}")
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_has_both_conditionals(self) -> Self:
+        if self.sample.guidance != 1 and not self.prior.withheld_labels:
+            raise ValueError(
+                f"sample.guidance={self.sample.guidance:g} needs a prior that was trained without "
+                "labels too, and prior.withheld_labels=0"
+            )
         return self
 
 

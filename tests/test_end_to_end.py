@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -153,6 +154,38 @@ def test_the_same_seed_elsewhere_gives_the_same_to_the_bit(ran: Ran, tmp_path: P
     assert {k: v for k, v in second.items() if k not in changing} == {
         k: v for k, v in first.items() if k not in changing
     }
+
+
+TWO_LEVELS = (
+    "pretrain.finer=[{halvings: 2, codebook_size: 8}]",
+    "extract.versions=0",
+    "prior.channels=8",
+    "prior.depth=1",
+    "prior.epochs=1",
+    "sample.number=5",
+    "sample.class_name=OPACITY",
+    "sample.guidance=2",
+)
+
+
+def test_two_levels_of_codes_are_learnt_drawn_and_decoded(ran: Ran, capsys: Captured) -> None:
+    _, folder = ran
+    assert main(command(folder, "sample", *TWO_LEVELS)) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["samples"], result["class"], result["guidance"]) == (5, "OPACITY", 2.0)
+    with np.load(Path(result["artifact"]) / "samples.npz") as made:
+        assert made["codes_0"].shape == (5, 4, 4)
+        assert made["codes_1"].shape == (5, 8, 8)
+        assert made["codes_1"].max() < 8
+        assert made["samples"].shape == (5, 32, 32)
+    learnt = folder / "artifacts" / "tiny" / "prior" / "latest"
+    summary = json.loads((learnt / "stage.json").read_text())["summary"]
+    (finer,) = summary["finer"]
+    bits = 16 * summary["val_bits_per_code"] + 64 * finer["val_bits_per_code"]
+    assert summary["val_bits_per_image"] == pytest.approx(bits)
+    assert finer["val_bits_per_code"] < 3
+    for file in ("prior.safetensors", "level_1/prior.safetensors", "level_1/history.csv"):
+        assert (learnt / file).exists()
 
 
 def test_too_few_labels_for_a_class_is_one_line(ran: Ran, capsys: Captured) -> None:

@@ -1,13 +1,15 @@
 """What every model of the codes has in common: exact likelihood, sampling, completion.
 
 A prior factorises the distribution of a grid of codes in raster order, ``p(c | y, t) = prod_i
-p(c_i | c_1 .. c_{i-1}, y, t)``, on a label ``y`` where one is known and, for the lower level of a
-hierarchical model, on the codes ``t`` of the level above [1]_.
+p(c_i | c_1 .. c_{i-1}, y, t)``, on a label ``y`` where one is known and, for the finer levels of a
+hierarchical model, on all codes ``t`` of the level above [1]_. One that knows the conditionals with
+and without a label can be driven towards the label beyond what it has learnt [2]_.
 
 References
 ----------
 .. [1] Razavi, van den Oord, Vinyals: Generating Diverse High-Fidelity Images with VQ-VAE-2.
    NeurIPS 2019, arXiv 1906.00446.
+.. [2] Ho, Salimans: Classifier-Free Diffusion Guidance. 2022, arXiv 2207.12598.
 """
 
 from __future__ import annotations
@@ -36,11 +38,15 @@ class Sampling:
     temperature : logits are divided by it; towards 0 the likeliest code is taken.
     top_k : only so many of the likeliest codes; 0 leaves all.
     top_p : only the likeliest codes that together reach this probability; 1 leaves all.
+    guidance : ``w`` in ``unlabelled + w (labelled - unlabelled)``, the logits that are drawn from:
+        1 those of the label, 0 those without, beyond 1 what the label speaks for, the more. Where
+        there is no label it says nothing. (In [2]_ ``w`` is one less.)
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    guidance: float = 1.0
 
     def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """One code for each row of ``logits`` (B, K) by inverting its distribution function.
@@ -159,11 +165,16 @@ class CodePrior(nn.Module, ABC):
         sampling = sampling or Sampling()
         codes = codes.clone()
 
-        def whole(codes: Tensor, index: Index) -> Tensor:
-            logits: Tensor = self(codes, labels, above)
-            return logits.flatten(2)[:, :, int(np.ravel_multi_index(index, self.shape))]
+        def given(labels: Tensor | None) -> Step:
+            def whole(codes: Tensor, index: Index) -> Tensor:
+                logits: Tensor = self(codes, labels, above)
+                return logits.flatten(2)[:, :, int(np.ravel_multi_index(index, self.shape))]
 
-        step = self.steps(len(codes), labels, above) if incremental else whole
+            return self.steps(len(codes), labels, above) if incremental else whole
+
+        step = given(labels)
+        if labels is not None and sampling.guidance != 1:
+            step = _guided(step, given(None), sampling.guidance)
         for index in progress(list(np.ndindex(*self.shape))):
             here: Any = (..., *index)
             drawn = sampling.draw(step(codes, index), uniforms[here].to(codes.device))
@@ -192,3 +203,24 @@ class CodePrior(nn.Module, ABC):
         if labels is None:
             return torch.full((batch,), self.classes, device=device)
         return torch.where(labels < 0, self.classes, labels)
+
+
+def log_likelihoods(
+    priors: Sequence[CodePrior], levels: Sequence[Tensor], labels: Tensor | None = None
+) -> list[Tensor]:
+    """Of the codes of every level (B, *grid), coarsest first, given the level above, in nats.
+
+    The sum of them all is the image's. A level hangs on the one above it alone.
+    """
+    return [
+        prior.log_likelihood(codes, labels, above)
+        for prior, codes, above in zip(priors, levels, [None, *levels[:-1]], strict=True)
+    ]
+
+
+def _guided(labelled: Step, unlabelled: Step, guidance: float) -> Step:
+    def step(codes: Tensor, index: Index) -> Tensor:
+        without = unlabelled(codes, index)
+        return without + guidance * (labelled(codes, index) - without)
+
+    return step

@@ -189,7 +189,9 @@ class GatedPixelCNN(CodePrior):
             return condition
         if above is None:
             raise ValueError("this prior is conditioned on the codes of the level above")
-        read = self.read_above(self.codes_above(above).movedim(-1, 1))
+        embedded = self.codes_above(above).movedim(-1, 1)
+        # Residual, as in VQ-VAE-2: through the network alone they are hardly heard for epochs.
+        read = embedded + self.read_above(embedded)
         return condition + F.interpolate(read, size=self.shape)
 
     def steps(self, batch: int, labels: Tensor | None = None, above: Tensor | None = None) -> Step:

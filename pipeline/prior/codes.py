@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.features.store import FEATURES, read_feature, read_keys, read_metadata
-from pipeline.models.code_prior import UNKNOWN
+from pipeline.models.code_prior import UNKNOWN, CodePrior, log_likelihoods
 from pipeline.stage import Artifact
 
 _SMOOTHING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -25,19 +27,29 @@ class CodeMaps:
     Attributes
     ----------
     keys : one row per image: ``image_id``, ``subject_id``, ``split``, ``label``.
-    codes : int64 (N, *grid).
+    levels : of every level of codes, coarsest first, int64 (N, *grid).
     labels : int64 (N,), :data:`UNKNOWN` where there is none.
-    size : of the codebook.
+    sizes : of the codebooks.
     classes : names of the labels.
     codebook : fingerprint of the model that made the codes.
     """
 
     keys: pd.DataFrame
-    codes: Tensor
+    levels: tuple[Tensor, ...]
     labels: Tensor
-    size: int
+    sizes: tuple[int, ...]
     classes: tuple[str, ...]
     codebook: str
+
+    @property
+    def codes(self) -> Tensor:
+        """Those of the coarsest level."""
+        return self.levels[0]
+
+    @property
+    def size(self) -> int:
+        """Of the coarsest level's codebook."""
+        return self.sizes[0]
 
     def rows(self, split: str, class_name: str | None = None) -> NDArray[np.intp]:
         """Indices of the images of a split, and of a class where one is named.
@@ -51,6 +63,13 @@ class CodeMaps:
         if class_name is not None:
             chosen = chosen & (self.labels == self.label_of(class_name)).numpy()
         return np.flatnonzero(chosen)
+
+    def given(self, level: int, rows: NDArray[np.intp] | Tensor) -> dict[str, Tensor]:
+        """Of images, what the prior of a level is of: ``codes``, ``labels`` and, but for the
+        coarsest level, those of the level ``above``.
+        """
+        given = {"codes": self.levels[level][rows], "labels": self.labels[rows]}
+        return given | ({"above": self.levels[level - 1][rows]} if level else {})
 
     def label_of(self, class_name: str) -> int:
         """The label of a class.
@@ -67,27 +86,49 @@ class CodeMaps:
 
 
 def read_codes(extract: Artifact) -> CodeMaps:
-    """The code maps of an artifact of the stage ``extract``.
-
-    Raises
-    ------
-    UserError
-        They have several levels.
-    """
+    """The code maps of an artifact of the stage ``extract``."""
     file = extract.folder / FEATURES
     metadata, keys = read_metadata(file), read_keys(file)
-    if "codes_1" in metadata:
-        raise UserError("the prior is of one level of codes; train with pretrain.finer=[]")
-    codes = read_feature(file, "codes_0").astype(np.int64)
+    # The store says of the coarsest level outright what it says of the others by their names.
+    books = {"codes_0": metadata} | {k: v for k, v in metadata.items() if k.startswith("codes_")}
+    levels = [
+        torch.from_numpy(read_feature(file, name).astype(np.int64)).unflatten(
+            1, book["latent_shape"]
+        )
+        for name, book in books.items()
+    ]
     labels = np.array(keys["label"].fillna(UNKNOWN), np.int64)
     return CodeMaps(
         keys,
-        torch.from_numpy(codes).reshape(-1, *metadata["latent_shape"]),
+        tuple(levels),
         torch.from_numpy(labels),
-        int(metadata["codebook_size"]),
+        tuple(int(book["codebook_size"]) for book in books.values()),
         tuple(metadata["classes"]),
         str(metadata["model"]),
     )
+
+
+def level_folder(folder: Path, level: int) -> Path:
+    """Where in an artifact the prior of a level is: of the coarsest, in the artifact itself."""
+    return folder / f"level_{level}" if level else folder
+
+
+@torch.inference_mode()
+def bits_per_code(
+    priors: Sequence[CodePrior],
+    levels: Sequence[Tensor],
+    labels: Tensor | None = None,
+    batch: int = 128,
+) -> list[float]:
+    """Mean bits that priors take for the codes (N, *grid) of each level, given the level above."""
+    device = next(priors[0].parameters()).device
+    nats = torch.zeros(len(priors), dtype=torch.float64)
+    for rows in torch.arange(len(levels[0])).split(batch):
+        told = None if labels is None else labels[rows].to(device)
+        found = log_likelihoods(priors, [codes[rows].to(device) for codes in levels], told)
+        nats -= torch.stack([part.double().sum().cpu() for part in found])
+    codes = torch.tensor([level.numel() for level in levels])
+    return [float(bits) for bits in nats / codes / np.log(2)]
 
 
 def simple_codings(

@@ -1,14 +1,15 @@
 """The stage ``sample``: images drawn from the prior, beside real ones and a trivial sampler's.
 
-Writes into its artifact ``samples.npz``: ``codes`` int64 (N, *grid), and as bytes ``samples`` (N,
-...), ``histogram`` (images of codes drawn at each place by their frequency there, independently)
-and ``real`` (training images of the class, as cached).
+Writes into its artifact ``samples.npz``: of every level of codes, coarsest first, ``codes_0``,
+``codes_1``, ... int64 (N, *grid), and as bytes ``samples`` (N, ...), ``histogram`` (images of codes
+drawn at each place by their frequency there, independently) and ``real`` (training images of the
+class, as cached).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from pipeline.config import SampleConfig
 from pipeline.errors import UserError
 from pipeline.models.code_prior import CodePrior, Sampling
 from pipeline.models.vqvae import VQVAE
-from pipeline.prior.codes import read_codes
-from pipeline.prior.stage import PRIOR, load_prior
+from pipeline.prior.codes import bits_per_code, read_codes
+from pipeline.prior.stage import load_priors
 from pipeline.stage import Work
 from pipeline.training.weights import FILE, load_model
 
@@ -34,52 +35,67 @@ def sample(work: Work) -> dict[str, Any]:
     config = work.config.sample
     maps = read_codes(work.inputs["extract"])
     label = None if config.class_name is None else maps.label_of(config.class_name)
-    prior = load_prior(work.inputs["prior"].folder / PRIOR, maps.codebook).to(work.device)
+    priors = [prior.to(work.device) for prior in load_priors(work.inputs["prior"].folder, maps)]
     model = load_model(work.inputs["pretrain"].folder / FILE).to(work.device)
-    codes = draw(prior, config, work.config.seed, label)
+    drawn = draw(priors, config, work.config.seed, label)
     train = maps.rows("train", config.class_name)
     rng = np.random.default_rng(work.config.seed)
-    histogram = independent(maps.codes[train], config.number, rng)
+    histogram = [independent(codes[train], config.number, rng) for codes in maps.levels]
     images = np.load(work.inputs["ingest"].folder / "images.npy", mmap_mode="r")
     real = np.sort(rng.choice(train, min(config.number, len(train)), replace=False))
-    np.savez(
-        work.folder / SAMPLES,
-        codes=codes.numpy(),
-        samples=decoded(model, codes),
-        histogram=decoded(model, histogram),
-        real=images[real],
-    )
-    with torch.inference_mode():
-        told = None if label is None else torch.full((len(codes),), label, device=work.device)
-        likely = prior.log_likelihood(codes.to(work.device), told).mean() / np.log(2)
+    arrays: dict[str, Any] = {
+        "samples": decoded(model, *drawn),
+        "histogram": decoded(model, *histogram),
+        "real": images[real],
+        **{f"codes_{level}": codes.numpy() for level, codes in enumerate(drawn)},
+    }
+    np.savez(work.folder / SAMPLES, **arrays)
+    labels = None if label is None else torch.full((config.number,), label)
+    bits = bits_per_code(priors, drawn, labels)
     return {
         "samples": config.number,
         "class": config.class_name,
         "temperature": config.temperature,
-        "bits_per_code": -float(likely),
+        "guidance": config.guidance,
+        "bits_per_code": float(np.average(bits, weights=[codes[0].numel() for codes in drawn])),
     }
 
 
-def draw(prior: CodePrior, config: SampleConfig, seed: int, label: int | None = None) -> Tensor:
-    """Code grids (N, *grid); the first of many samples are the same as of few."""
+def draw(
+    priors: Sequence[CodePrior], config: SampleConfig, seed: int, label: int | None = None
+) -> list[Tensor]:
+    """Code grids (N, *grid) of every level; the first of many samples are the same as of few."""
     generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(config.number, *prior.shape, generator=generator, dtype=torch.float64)
-    sampling = Sampling(config.temperature, config.top_k, config.top_p)
+    places = [int(np.prod(prior.shape)) for prior in priors]
+    uniforms = torch.rand(config.number, sum(places), generator=generator, dtype=torch.float64)
+    drawn: list[Tensor] = []
+    for prior, part in zip(priors, uniforms.split(places, 1), strict=True):
+        above = drawn[-1] if drawn else None
+        drawn.append(_draw_level(prior, part.unflatten(1, prior.shape), above, config, label))
+    return drawn
+
+
+def _draw_level(
+    prior: CodePrior,
+    uniforms: Tensor,
+    above: Tensor | None,
+    config: SampleConfig,
+    label: int | None,
+) -> Tensor:
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.guidance)
     device = next(prior.parameters()).device
 
-    def make(part: Tensor) -> Tensor:
-        labels = None if label is None else torch.full((len(part),), label, device=device)
-        bar = tqdm(total=int(np.prod(prior.shape)), desc="sampling", unit=" codes", mininterval=1.0)
+    def progress(places: Any) -> Any:
+        yield from tqdm(places, desc="sampling", unit=" codes", mininterval=1.0)
 
-        def progress(places: Any) -> Any:
-            with bar:
-                for place in places:
-                    yield place
-                    bar.update()
+    def make(rows: Tensor) -> Tensor:
+        labels = None if label is None else torch.full((len(rows),), label, device=device)
+        over = None if above is None else above[rows].to(device)
+        return prior.sample(
+            uniforms[rows], labels, over, sampling=sampling, progress=progress
+        ).cpu()
 
-        return prior.sample(part, labels, sampling=sampling, progress=progress).cpu()
-
-    return in_batches(make, uniforms, config.batch_size)
+    return in_batches(make, torch.arange(len(uniforms)), config.batch_size)
 
 
 def in_batches(make: Callable[[Tensor], Tensor], given: Tensor, size: int) -> Tensor:
@@ -119,9 +135,15 @@ def independent(codes: Tensor, number: int, rng: np.random.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def decoded(model: VQVAE, codes: Tensor, size: int = 64) -> NDArray[np.uint8]:
-    """Images of code grids as the cache has them: bytes, (N, height, width) of grey pictures."""
+def decoded(model: VQVAE, *levels: Tensor, size: int = 64) -> NDArray[np.uint8]:
+    """Images of the code grids of every level as the cache has them: bytes, (N, height, width) of
+    grey pictures.
+    """
     device = next(model.parameters()).device
-    images = in_batches(lambda part: model.decode(part.to(device)).cpu(), codes, size)
+
+    def make(rows: Tensor) -> Tensor:
+        return model.decode(*(codes[rows].to(device) for codes in levels)).cpu()
+
+    images = in_batches(make, torch.arange(len(levels[0])), size)
     bytes_ = ((images * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().numpy()
     return bytes_[:, 0] if bytes_.ndim == 4 and bytes_.shape[1] == 1 else bytes_

@@ -1,5 +1,8 @@
 """The stage ``prior``: a distribution over the code maps of the training images.
 
+Of several levels of codes each has a prior of its own, those but the coarsest conditioned on the
+codes of the level above.
+
 Labels are given to it as a condition, never as something to predict, and are withheld from a share
 of the images, so that its likelihood without a label is exact too. Test images are never read.
 
@@ -9,6 +12,7 @@ Writes into its artifact:
 ``prior.safetensors``  the weights of the best epoch, see :func:`load_prior`
 ``history.csv``        one row per epoch: bits per code in training and validation
 ``checkpoint.pt``      the last epoch, to go on from
+``level_1/``           the same of the next finer level of codes, and so on, where there are more
 =====================  ========================================================================
 """
 
@@ -17,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,7 @@ from pipeline.models.code_prior import UNKNOWN, CodePrior
 from pipeline.models.collective import rank, world
 from pipeline.models.pixelcnn import GatedPixelCNN
 from pipeline.models.transformer_prior import TransformerPrior
-from pipeline.prior.codes import CodeMaps, read_codes, simple_codings
+from pipeline.prior.codes import CodeMaps, level_folder, read_codes, simple_codings
 from pipeline.stage import Work
 from pipeline.training.batches import epoch_seed
 from pipeline.training.loop import Loop, Reiterable
@@ -47,23 +51,32 @@ _MODELS: dict[str, type[CodePrior]] = {"pixelcnn": GatedPixelCNN, "transformer":
 
 
 def prior(work: Work) -> dict[str, Any]:
-    """Run the stage; return its summary."""
-    return _PriorTraining(work).run()
+    """Run the stage; return its summary: that of the coarsest level, and a list of the others."""
+    maps = read_codes(work.inputs["extract"])
+    found = [_PriorTraining(work, maps, level).run() for level in range(len(maps.levels))]
+    if rank() > 0:
+        return {}
+    coarsest, *finer = found
+    bits = sum(level["val_bits_per_code"] * level["codes_per_image"] for level in found)
+    return {**coarsest, "finer": finer, "val_bits_per_image": bits}
 
 
-def architecture(config: PriorConfig, maps: CodeMaps) -> dict[str, Any]:
-    """What :func:`build` needs for a prior of these codes."""
+def architecture(config: PriorConfig, maps: CodeMaps, level: int) -> dict[str, Any]:
+    """What :func:`build` needs for a prior of the codes of a level."""
+    model = config.finer_model if level else config.model
+    above = [maps.sizes[level - 1], list(maps.levels[level - 1].shape[1:])] if level else None
     own = {"pixelcnn": {"reach": config.reach}, "transformer": {"heads": config.heads}}
     return {
-        "model": config.model,
+        "model": model,
         "codebook": maps.codebook,
-        "size": maps.size,
-        "shape": list(maps.codes.shape[1:]),
+        "size": maps.sizes[level],
+        "shape": list(maps.levels[level].shape[1:]),
         "classes": len(maps.classes),
+        "above": above,
         "channels": config.channels,
         "depth": config.depth,
         "dropout": config.dropout,
-        **own[config.model],
+        **own[model],
     }
 
 
@@ -101,6 +114,14 @@ def load_prior(file: Path, codebook: str) -> CodePrior:
     return network.eval()
 
 
+def load_priors(folder: Path, maps: CodeMaps) -> list[CodePrior]:
+    """The priors of an artifact, one for each level of codes; raises as :func:`load_prior`."""
+    return [
+        load_prior(level_folder(folder, level) / PRIOR, maps.codebook)
+        for level in range(len(maps.levels))
+    ]
+
+
 class Objective(nn.Module):
     """The loss of a prior: nats per code."""
 
@@ -108,9 +129,11 @@ class Objective(nn.Module):
         super().__init__()
         self.prior = prior
 
-    def forward(self, codes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, codes: Tensor, labels: Tensor, above: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The mean over all codes, in nats and in bits."""
-        loss = -self.prior.log_likelihood(codes, labels).mean()
+        loss = -self.prior.log_likelihood(codes, labels, above).mean()
         return {"loss": loss, "bits_per_code": loss / math.log(2)}
 
 
@@ -120,15 +143,14 @@ class CodeBatches:
 
     Attributes
     ----------
-    codes, labels : of the training images.
+    given : of the training images, see :meth:`CodeMaps.given`.
     size : images in a batch.
     withheld : how often a label is replaced by :data:`UNKNOWN`.
     seed : of the whole run.
     epoch : which epoch the next iteration is; set by the trainer.
     """
 
-    codes: Tensor
-    labels: Tensor
+    given: dict[str, Tensor]
     size: int
     withheld: float
     seed: int
@@ -137,20 +159,25 @@ class CodeBatches:
     @property
     def batch_size(self) -> int:
         """Images in a batch, of all processes together."""
-        return min(self.size, len(self.codes))
+        return min(self.size, self.images)
+
+    @property
+    def images(self) -> int:
+        """Of an epoch."""
+        return len(self.given["codes"])
 
     def __len__(self) -> int:
-        return len(self.codes) // self.batch_size
+        return self.images // self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order = torch.randperm(len(self.codes), generator=generator)
-        kept = torch.rand(len(self.codes), generator=generator) >= self.withheld
+        order = torch.randperm(self.images, generator=generator)
+        kept = torch.rand(self.images, generator=generator) >= self.withheld
         for number in range(len(self)):
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
             own = chosen[rank() :: world()]
-            labels = torch.where(kept[own], self.labels[own], UNKNOWN)
-            yield {"codes": self.codes[own], "labels": labels}
+            batch = {name: values[own] for name, values in self.given.items()}
+            yield batch | {"labels": torch.where(kept[own], batch["labels"], UNKNOWN)}
 
 
 class _PriorTraining(Loop):
@@ -161,28 +188,24 @@ class _PriorTraining(Loop):
     losses = ("loss", "bits_per_code")
     batches: CodeBatches
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, maps: CodeMaps, level: int) -> None:
         config = work.config.prior
-        super().__init__(work, config)
-        self.maps = read_codes(work.inputs["extract"])
-        train = self.maps.rows("train", config.only_class)
-        self.validation = self.maps.rows("validation", config.only_class)
+        super().__init__(_of_level(work, level), config)
+        self.maps, self.level = maps, level
+        self.validation = maps.rows("validation", config.only_class)
+        train = maps.given(level, maps.rows("train", config.only_class))
         self.batches = CodeBatches(
-            self.maps.codes[train],
-            self.maps.labels[train],
-            config.batch_size,
-            config.withheld_labels,
-            work.config.seed,
+            train, config.batch_size, config.withheld_labels, work.config.seed
         )
         if self.batches.batch_size % world():
             raise UserError(
                 f"a batch of {self.batches.batch_size} images cannot be shared by NPROC={world()} "
                 "processes; set prior.batch_size to a multiple"
             )
-        self.shape = architecture(config, self.maps)
+        self.shape = architecture(config, maps, level)
         torch.manual_seed(work.config.seed)
         network = build(self.shape)
-        network.start_from(self.maps.codes[train])
+        network.start_from(train["codes"])
         self.objective = Objective(network).to(self.device)
         self._prepare(self.objective, unused=True)
 
@@ -190,19 +213,15 @@ class _PriorTraining(Loop):
         self.fit()
         if rank() > 0:
             return {}
-        parts = [
-            self.maps.codes[rows].flatten(1).numpy()
-            for rows in (
-                self.maps.rows("train", self.work.config.prior.only_class),
-                self.validation,
-                self.validation,
-            )
-        ]
-        bits = simple_codings(parts[0], parts[1], parts[2], self.maps.size)
+        train = self.batches.given["codes"].flatten(1).numpy()
+        validation = self.maps.levels[self.level][self.validation].flatten(1).numpy()
+        bits = simple_codings(train, validation, validation, self.maps.sizes[self.level])
         return {
+            "model": self.shape["model"],
             "epochs": len(self.history),
             "best_epoch": int(self.best["epoch"]),
-            "images": len(self.batches.codes),
+            "images": self.batches.images,
+            "codes_per_image": train.shape[1],
             "parameters": sum(p.numel() for p in self.objective.parameters()),
             "val_bits_per_code": self.best["val_bits_per_code"],
             "val_bits_per_code_labelled": self.best["val_bits_per_code_labelled"],
@@ -216,13 +235,13 @@ class _PriorTraining(Loop):
     def _evaluator(self) -> SupervisedEvaluator:
         def step(_: Engine, rows: Tensor) -> dict[str, Tensor]:
             self.objective.eval()
-            codes, labels = (
-                values[rows].to(self.device) for values in (self.maps.codes, self.maps.labels)
-            )
+            prior, given = self.objective.prior, self.maps.given(self.level, rows)
+            given = {name: values.to(self.device) for name, values in given.items()}
+            unlabelled = given | {"labels": torch.full_like(given["labels"], UNKNOWN)}
             with torch.inference_mode():
                 return {
-                    "loss": -self.objective.prior.log_likelihood(codes).flatten(1),
-                    "labelled": -self.objective.prior.log_likelihood(codes, labels).flatten(1),
+                    "loss": -prior.log_likelihood(**unlabelled).flatten(1),
+                    "labelled": -prior.log_likelihood(**given).flatten(1),
                 }
 
         def mean_of(name: str) -> IgniteMetricHandler:
@@ -252,3 +271,15 @@ class _PriorTraining(Loop):
 
     def _keep(self) -> None:
         save_model(self.objective.prior, self.shape, self.work.folder / PRIOR)
+
+
+def _of_level(work: Work, level: int) -> Work:
+    """With a folder and names of metrics of the level's own."""
+    folder = level_folder(work.folder, level)
+    folder.mkdir(exist_ok=True)
+    suffix = f"_{level}" if level else ""
+
+    def report(metrics: dict[str, float], step: int) -> None:
+        work.report({f"{name}{suffix}": value for name, value in metrics.items()}, step)
+
+    return replace(work, folder=folder, report=report)

@@ -26,7 +26,7 @@ class Seen:
 
     Attributes
     ----------
-    codes : int64 (N, *grid).
+    codes : int64 (N, *grid), of the coarsest level.
     surprise : (N, *grid), negative log-likelihood of every code in bits.
     reconstruction : (N,), mean squared error, in squared units of [0, 1].
     quantization : (N,), mean squared distance of the latents to their codes.
@@ -50,10 +50,9 @@ def look(
     for start in range(0, len(images), batch):
         target = to_unit(images[start : start + batch]).to(device)
         encoded = model.features(normalise(target))
-        (quantizer,) = model.quantizers
-        codes = quantizer.encode(encoded.latent)
-        values = quantizer.decode(codes)
-        error = (model.decode(codes) * 0.25 + 0.5).clamp(0, 1) - target
+        codes, *finer = model.quantize(encoded)[1]
+        values = model.quantizers[0].decode(codes)
+        error = (model.decode(codes, *finer) * 0.25 + 0.5).clamp(0, 1) - target
         parts.append(
             (
                 codes.cpu().numpy(),

@@ -19,6 +19,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from pipeline.data.manifest import read_manifest
+from pipeline.prior.codes import level_folder
 from pipeline.stage import RECORD, Artifact
 
 matplotlib.use("Agg")
@@ -144,17 +145,23 @@ def draw_extract(folder: Path, inputs: Inputs, summary: dict[str, Any], figures:
 
 
 def draw_prior(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
-    """Bits per code in training and validation, beside the simple codings."""
-    history = pd.read_csv(folder / "history.csv")
-    figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
-    axis.plot(history["epoch"], history["bits_per_code"], color=ORANGE, ls="--", label="training")
-    axis.plot(history["epoch"], history["val_bits_per_code"], color=BLUE, label="validation")
-    for (name, bits), colour in zip(
-        summary["val_bits_of_simple_codings"].items(), (BLACK, RED, GREEN, PINK), strict=True
-    ):
-        axis.axhline(bits, color=colour, ls=":", label=name.replace("_", " "))
-    axis.set(xlabel="epoch", ylabel="bits per code", ylim=(0, None))
-    axis.legend(frameon=False, fontsize=8)
+    """Bits per code of every level in training and validation, beside the simple codings."""
+    levels = [summary, *summary["finer"]]
+    figure, axes = plt.subplots(
+        1, len(levels), figsize=(6 * len(levels), 3.8), layout="constrained", squeeze=False
+    )
+    for number, (axis, level) in enumerate(zip(axes[0], levels, strict=True)):
+        history = pd.read_csv(level_folder(folder, number) / "history.csv")
+        epochs = history["epoch"]
+        axis.plot(epochs, history["bits_per_code"], color=ORANGE, ls="--", label="training")
+        axis.plot(epochs, history["val_bits_per_code"], color=BLUE, label="validation")
+        for (name, bits), colour in zip(
+            level["val_bits_of_simple_codings"].items(), (BLACK, RED, GREEN, PINK), strict=True
+        ):
+            axis.axhline(bits, color=colour, ls=":", label=name.replace("_", " "))
+        axis.set(xlabel="epoch", ylabel="bits per code", ylim=(0, None))
+        axis.set_title(f"{level['model']}, {level['codes_per_image']} codes per image")
+        axis.legend(frameon=False, fontsize=8)
     _save(figure, figures / "curves.png")
 
 

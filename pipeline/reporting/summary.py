@@ -55,19 +55,20 @@ def _extract(result: dict[str, Any]) -> list[str]:
 
 
 def _prior(result: dict[str, Any]) -> list[str]:
-    others = result["val_bits_of_simple_codings"].items()
     return [
-        f"  {result['epochs']} epochs on {result['images']} images; validation: "
-        f"{result['val_bits_per_code']:.2f} bits per code, given the label "
-        f"{result['val_bits_per_code_labelled']:.2f}; "
-        + ", ".join(f"{name} {bits:.2f}" for name, bits in others)
+        f"  {level['model']}, {level['epochs']} epochs on {level['images']} images; validation: "
+        f"{level['val_bits_per_code']:.2f} bits per code, given the label "
+        f"{level['val_bits_per_code_labelled']:.2f}; "
+        + ", ".join(f"{k} {bits:.2f}" for k, bits in level["val_bits_of_simple_codings"].items())
+        for level in (result, *result["finer"])
     ]
 
 
 def _sample(result: dict[str, Any]) -> list[str]:
     of = f" of {result['class']}" if result["class"] else ""
     return [
-        f"  {result['samples']} samples{of} at temperature {result['temperature']:g}, "
+        f"  {result['samples']} samples{of} at temperature {result['temperature']:g} "
+        f"and guidance {result['guidance']:g}, "
         f"{result['bits_per_code']:.2f} bits per code by the prior"
     ]
 

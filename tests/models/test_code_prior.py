@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from monai.inferers import VQVAETransformerInferer
 from monai.utils.ordering import Ordering
 from torch import Tensor, nn
 
-from pipeline.models.code_prior import UNKNOWN, CodePrior, Sampling
+from pipeline.models.code_prior import UNKNOWN, CodePrior, Sampling, Step, log_likelihoods
 from pipeline.models.pixelcnn import CausalConvolution, GatedPixelCNN
 from pipeline.models.transformer_prior import TransformerPrior
 
@@ -107,6 +107,47 @@ def test_incremental_samples_are_those_of_whole_passes(prior: CodePrior) -> None
 
 
 @every
+def test_guided_samples_are_those_of_whole_passes(prior: CodePrior) -> None:
+    uniforms, labels = torch.rand(3, *prior.shape), torch.tensor([0, UNKNOWN, 1])
+    above = upper(prior, 3)
+
+    def drawn(guidance: float, given: Tensor | None = labels, **how: bool) -> Tensor:
+        return prior.sample(uniforms, given, above, sampling=Sampling(guidance=guidance), **how)
+
+    guided, plain = drawn(20.0), drawn(1.0)
+    assert torch.equal(guided, drawn(20.0, incremental=False))
+    assert torch.equal(plain, prior.sample(uniforms, labels, above))
+    assert torch.equal(drawn(0.0), drawn(1.0, None)), "nothing of the label is left"
+    # Where no label is known there is nothing to guide.
+    assert torch.equal(guided[1], plain[1])
+    assert not torch.equal(guided, plain)
+
+
+class _TwoCoins(CodePrior):
+    """One code of two: p(1) is .6 for label 1, .3 where there is none."""
+
+    def forward(
+        self, codes: Tensor, labels: Tensor | None = None, above: Tensor | None = None
+    ) -> Tensor:
+        p = torch.where(self._label_index(labels, len(codes)) == 1, 0.6, 0.3)
+        return torch.stack([1 - p, p], 1).log()[:, :, None, None]
+
+    def steps(self, batch: int, labels: Tensor | None = None, above: Tensor | None = None) -> Step:
+        return lambda codes, _: self(codes, labels, above).flatten(1)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_guidance_raises_the_ratio_that_the_label_makes_to_its_power(guidance: float) -> None:
+    prior = _TwoCoins(2, (1, 1), classes=2)
+    prior.place = nn.Parameter(torch.zeros(1))
+    uniforms = ((torch.arange(10000) + 0.5) / 10000).view(-1, 1, 1)
+    labels = torch.ones(10000, dtype=torch.int64)
+    found = prior.sample(uniforms, labels, sampling=Sampling(guidance=guidance)).float().mean()
+    likely = [p * (q / p) ** guidance for p, q in ((0.7, 0.4), (0.3, 0.6))]
+    assert found == pytest.approx(likely[1] / sum(likely), abs=2e-4)
+
+
+@every
 def test_a_whole_sample_takes_the_work_of_one_pass(prior: CodePrior) -> None:
     """Counted in outputs of layers, since a clock proves nothing; not of one pass for each code."""
     above, outputs = upper(prior, 2), []
@@ -138,6 +179,40 @@ def test_labels_and_the_level_above_are_heard(prior: CodePrior) -> None:
         assert not torch.allclose(unknown, other)
         with pytest.raises(ValueError, match="level above"):
             prior(codes)
+
+
+@pytest.mark.parametrize("shape", GRIDS)
+@pytest.mark.parametrize("make", [pixelcnn, transformer])
+def test_the_first_code_hears_codes_above_it_that_come_later(
+    make: Callable[..., CodePrior], shape: tuple[int, ...]
+) -> None:
+    prior = make(shape, above=True)
+    codes, above = torch.zeros((1, *shape), dtype=torch.int64), upper(prior, 1)
+    assert above is not None
+    changed = above.clone()
+    later = (0, *(min(1, side - 1) for side in above.shape[1:]))
+    changed[later] = (changed[later] + 1) % 7
+    first, moved = (prior(codes, None, given).flatten(2)[..., 0] for given in (above, changed))
+    assert not torch.equal(first, moved)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("model", [GatedPixelCNN, TransformerPrior])
+def test_of_all_codes_of_all_levels_the_likelihoods_sum_to_one(
+    model: Callable[..., CodePrior], dims: int
+) -> None:
+    grids = [(1,) * dims, (1,) * (dims - 2) + (1, 2), (2,) * 2 + (1,) * (dims - 2)]
+    priors, above = [], None
+    for grid in grids:
+        priors.append(lived_in(model(2, grid, 0, above, channels=8, depth=2)))
+        above = (2, grid)
+    every = torch.cartesian_prod(*[torch.arange(2)] * 7).split([1, 2, 4], 1)
+    levels = [codes.unflatten(1, grid) for codes, grid in zip(every, grids, strict=True)]
+    found = log_likelihoods(priors, levels)
+    assert [part.shape for part in found] == [codes.shape for codes in levels]
+    likelihood = torch.cat([part.flatten(1) for part in found], 1).double().sum(1).exp()
+    assert likelihood.sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert likelihood.std() > 0.001
 
 
 @pytest.mark.parametrize("make", [pixelcnn, transformer])

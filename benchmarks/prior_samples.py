@@ -1,0 +1,378 @@
+"""How likely codes are to a prior, and what its samples are worth beside real images.
+
+Samples are judged as they are drawn from what was learnt, and at the guidance and temperature that
+:func:`choose` takes by training and validation images. All have gone through the decoder, whose
+blur alone would tell them from images; so real images go through it too, wherever samples stand
+beside them.
+
+References
+----------
+.. [1] Kynkäänniemi, Karras, Laine, Lehtinen, Aila: Improved Precision and Recall Metric for
+   Assessing Generative Models. NeurIPS 2019, arXiv 1904.06991.
+.. [2] Lopez-Paz, Oquab: Revisiting Classifier Two-Sample Tests. ICLR 2017, arXiv 1610.06545.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from benchmarks.prior_study import Row, Study
+from pipeline.config import SampleConfig
+from pipeline.features.baselines import pooled
+from pipeline.features.store import FEATURES, read_feature
+from pipeline.models.code_prior import CodePrior
+from pipeline.models.vqvae import VQVAE
+from pipeline.prior.codes import bits_per_code, simple_codings
+from pipeline.prior.sample import decoded, draw, independent
+from pipeline.training.batches import epoch_seed, normalise, to_unit
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.uint16]
+SPLITS = ("train", "validation", "test")
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
+TEMPERATURE = (1.0, 0.85, 0.7)
+NEIGHBOURS = 5
+_PER_CLASS = 256
+ABOUT = (
+    f"Of every class {_PER_CLASS} samples, of what was learnt as it is (guidance and temperature "
+    "1) and as chosen: of several guidances and temperatures those whose samples a probe of the "
+    "training images tells apart as well as it does validation images, and which vary most within "
+    "a class (where none do so well, those told apart best). "
+    "Wherever real images stand beside samples, they have gone through their codes too. Precision "
+    f"and recall (Kynkäänniemi et al. 2019, {NEIGHBOURS} neighbours, MedVQ's embedding) are of the "
+    "images named against test images; independent codes are drawn at each place from those of the "
+    "class's training images there."
+)
+_PER_CLASS_TO_CHOOSE_BY = 128
+_JUDGED_BY = 10_000
+_SHOWN = 8
+
+
+def likelihood(study: Study, *trainings: tuple[Sequence[CodePrior], dict[str, Any]]) -> list[Row]:
+    """Bits of every level of codes, and of all per pixel, beside those of simple codings.
+
+    ``trainings``: the priors of all levels, with the result of the stage that trained them.
+    """
+    maps, pixels = study.maps, int(np.prod(study.config.ingest.image_shape))
+    tested = [codes[maps.rows("test")] for codes in maps.levels]
+    named = [f" of level {level}" * (len(tested) > 1) for level in range(len(tested))]
+    rows, coded = [], dict[str, list[float]]()
+    for priors, trained in trainings:
+        model = trained["model"]
+        coded[model] = bits_per_code(priors, tested)
+        for name, level in zip(named, [trained, *trained["finer"]], strict=True):
+            found, simple = level["val_bits_per_code"], level["val_bits_of_simple_codings"]
+            rows.append(Row(f"{model}: bits per code{name}, validation", found, None, True))
+            for coding, must in (("global_frequency", 0.75), ("position_frequency", 0.92)):
+                share = f"{model}: share of {coding.replace('_', ' ')}{name}, validation"
+                rows.append(Row(share, found / simple[coding], must, True))
+        rows.append(Row(f"{model}: minutes of training", trained["seconds"] / 60, 40, True))
+    for codes, size in zip(maps.levels, maps.sizes, strict=True):
+        train, validation, test = (codes[maps.rows(split)].flatten(1).numpy() for split in SPLITS)
+        for coding, bits in simple_codings(train, validation, test, size).items():
+            coded.setdefault(coding.replace("_", " "), []).append(bits)
+    for coding, levels in coded.items():
+        for name, bits in zip(named, levels, strict=True):
+            rows.append(Row(f"{coding}: bits per code{name}, test", bits, None, True))
+    for coding, levels in coded.items():
+        taken = sum(bits * codes[0].numel() for bits, codes in zip(levels, tested, strict=True))
+        rows.append(Row(f"{coding}: bits per pixel, test", taken / pixels, None, True))
+    return rows
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of known classes, made of codes.
+
+    Attributes
+    ----------
+    name : what they are.
+    codes : of all levels, (N, places).
+    labels : (N,).
+    images : bytes, see :func:`decoded`.
+    features : (N, width), MedVQ's own: the deepest feature map, pooled.
+    """
+
+    name: str
+    codes: Codes
+    labels: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    features: Floats
+
+    def of_each_class(self) -> list[NDArray[np.intp]]:
+        """Rows of the images of every class."""
+        return [np.flatnonzero(self.labels == label) for label in np.unique(self.labels)]
+
+
+class Samples:
+    """Draws samples of every class of a data set, and judges them.
+
+    Attributes
+    ----------
+    judge : a probe of the training images and their labels.
+    """
+
+    def __init__(self, study: Study, priors: Sequence[CodePrior]) -> None:
+        self.study, self.priors = study, priors
+        self.maps, self.model = study.maps, study.model
+        self.plain = study.config.sample.model_copy(update={"guidance": 1.0, "temperature": 1.0})
+        self.truth = self.maps.labels.numpy()
+        self.embedding = read_feature(study.extract / FEATURES, "embedding")
+        train = self.maps.rows("train")
+        few = train[:: max(1, len(train) // _JUDGED_BY)]
+        self.judge = _probe().fit(self.embedding[few], self.truth[few])
+
+    def rows(self) -> list[Row]:
+        """All figures; writes a sheet of pictures beside the artifacts."""
+        train, validation, test = (self.real(split) for split in SPLITS)
+        chosen = self.chosen()
+        learnt = self.drawn("samples as learnt", self.plain, _PER_CLASS)
+        best = self.drawn("samples as chosen", chosen, _PER_CLASS)
+        loose = self.independent()
+        sheet = self.study.options.artifacts / self.study.config.name / "prior_samples.png"
+        draw_sheet([train, learnt, best, loose], self.maps.classes, sheet)
+        known = _flat([codes[self.maps.rows("train")] for codes in self.maps.levels])
+        every = [learnt, best, loose, validation]
+        return [
+            Row("samples as chosen: guidance", chosen.guidance),
+            Row("samples as chosen: temperature", chosen.temperature),
+            *self._recognised(every),
+            *(Row(f"codes that differ in a class: {p.name}", variety(p)) for p in [*every, train]),
+            *memorised([*every, test], test, known),
+            *lifelike(every, test),
+        ]
+
+    def chosen(self) -> SampleConfig:
+        """The settings that :func:`choose` takes; no test image has a part in it."""
+        validation = self.maps.rows("validation")
+        bar = recognised(self.judge, self.embedding[validation], self.truth[validation])
+
+        def tried(settings: SampleConfig) -> tuple[float, float]:
+            made = self.drawn("tried", settings, _PER_CLASS_TO_CHOOSE_BY, seed=1)
+            return recognised(self.judge, made.features, made.labels), variety(made)
+
+        return choose(self.plain, tried, bar)
+
+    def drawn(self, name: str, settings: SampleConfig, number: int, seed: int = 0) -> Pictures:
+        """So many samples of every class; those of another ``seed`` are others."""
+        settings = settings.model_copy(update={"number": number})
+        labels = range(len(self.maps.classes))
+        seeds = [epoch_seed(self.study.config.seed, seed, label) for label in labels]
+        parts = [draw(self.priors, settings, s, of) for s, of in zip(seeds, labels, strict=True)]
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        return self._pictures(name, levels, np.repeat(labels, number))
+
+    def independent(self) -> Pictures:
+        """Codes drawn at each place from those of the class's training images there."""
+        rng = np.random.default_rng(self.study.config.seed)
+        known = [self.maps.rows("train", name) for name in self.maps.classes]
+        levels = [
+            torch.cat([independent(codes[rows], _PER_CLASS, rng) for rows in known])
+            for codes in self.maps.levels
+        ]
+        labels = np.repeat(range(len(known)), _PER_CLASS)
+        return self._pictures("independent codes", levels, labels)
+
+    def real(self, split: str) -> Pictures:
+        """Some images of every class of a split."""
+        rng = np.random.default_rng(self.study.config.seed)
+        every = [rng.permutation(self.maps.rows(split, name)) for name in self.maps.classes]
+        rows = np.concatenate([of[:_PER_CLASS] for of in every])
+        name = {"train": "training images"}.get(split, f"{split} images")
+        return self._pictures(name, [codes[rows] for codes in self.maps.levels], self.truth[rows])
+
+    def _pictures(self, name: str, levels: list[Tensor], labels: NDArray[np.int64]) -> Pictures:
+        images = decoded(self.model, *levels)
+        features = embedded(self.model, images, self.study.config.extract.grid)
+        return Pictures(name, _flat(levels), labels, images, features)
+
+    def _recognised(self, sets: Sequence[Pictures]) -> list[Row]:
+        """By a probe of real images; and what a probe of nothing but them makes of real ones."""
+        what = "AUROC" if len(self.maps.classes) == 2 else "accuracy"
+        test = self.maps.rows("test")
+        told, telling = [], []
+        for given in sets:
+            must = 0.95 if given.name == "samples as chosen" else None
+            found = recognised(self.judge, given.features, given.labels)
+            told.append(
+                Row(
+                    f"classes told apart by a probe of real images, {what}: {given.name}",
+                    found,
+                    must,
+                )
+            )
+            probe = _probe().fit(given.features, given.labels)
+            found = recognised(probe, self.embedding[test], self.truth[test])
+            telling.append(
+                Row(
+                    f"test images told apart by a probe of these alone, {what}: {given.name}", found
+                )
+            )
+        return told + telling
+
+
+def choose(
+    plain: SampleConfig, tried: Callable[[SampleConfig], tuple[float, float]], bar: float
+) -> SampleConfig:
+    """The most varied samples of those that are recognised as well as real images are.
+
+    Where none are, those that are recognised best.
+
+    Parameters
+    ----------
+    tried : what samples at a guidance and a temperature reach: recognition, variety.
+    bar : recognition of real images.
+    """
+    settings = [
+        plain.model_copy(update={"guidance": guidance, "temperature": temperature})
+        for guidance, temperature in product(GUIDANCE, TEMPERATURE)
+    ]
+    reached = [tried(one) for one in settings]
+    ranks = [(min(recognition, bar), varied) for recognition, varied in reached]
+    return settings[ranks.index(max(ranks))]
+
+
+@torch.inference_mode()
+def embedded(model: VQVAE, images: NDArray[np.uint8], grid: int, batch: int = 64) -> Floats:
+    """MedVQ's features of images, bytes (N, ...)."""
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, len(images), batch):
+        seen = normalise(to_unit(images[start : start + batch])).to(device)
+        parts.append(pooled(model.features(seen).levels[-1], grid))
+    return np.concatenate(parts)
+
+
+def recognised(probe: Any, features: Floats, labels: NDArray[np.int64]) -> float:
+    """AUROC of a probe of two classes, accuracy of one of more."""
+    if len(probe.classes_) == 2:
+        return float(roc_auc_score(labels, probe.predict_proba(features)[:, 1]))
+    return float(accuracy_score(labels, probe.predict(features)))
+
+
+def variety(given: Pictures) -> float:
+    """The share of codes that differ between two images of a class, the mean over all pairs."""
+    shares = []
+    for rows in given.of_each_class():
+        pairs = len(rows) * (len(rows) - 1)
+        counts = [np.unique(place, return_counts=True)[1] for place in given.codes[rows].T]
+        shares.append(1 - np.mean([(count * (count - 1)).sum() / pairs for count in counts]))
+    return float(np.mean(shares))
+
+
+def to_nearest(codes: Codes, known: Codes) -> Floats:
+    """The share of ``codes`` (N, places) unlike those of the nearest of ``known``, (N,)."""
+    return np.array([(known != one).mean(1).min() for one in codes])
+
+
+def memorised(sets: Sequence[Pictures], test: Pictures, known: Codes) -> list[Row]:
+    """How far images are from the nearest training image, and how many are nearer than test images.
+
+    ``known``: codes of the training images.
+    """
+    usual = np.percentile(to_nearest(test.codes, known), 1)
+    away = {given.name: to_nearest(given.codes, known) for given in sets}
+    what = "codes unlike the nearest training image's"
+    return [
+        *(Row(f"{what}, 5th percentile: {k}", float(np.percentile(v, 5))) for k, v in away.items()),
+        *(Row(f"{what}, median: {k}", float(np.median(v))) for k, v in away.items()),
+        *(
+            Row(
+                f"nearer to one than 99% of test images: {k}", float((v < usual).mean()), None, True
+            )
+            for k, v in away.items()
+        ),
+    ]
+
+
+def precision_and_recall(real: Floats, made: Floats, k: int = NEIGHBOURS) -> tuple[float, float]:
+    """How many of ``made`` lie among ``real``, and how many of ``real`` among ``made`` [1]_.
+
+    A point lies among others where it is no farther from one of them than the ``k``-th neighbour of
+    that one is.
+    """
+
+    def share(points: Floats, others: Floats) -> float:
+        reach = np.sort(euclidean_distances(others), 1)[:, k]
+        return float((euclidean_distances(points, others) <= reach).any(1).mean())
+
+    return share(made, real), share(real, made)
+
+
+def lifelike(sets: Sequence[Pictures], test: Pictures) -> list[Row]:
+    """How images resemble test images, of every class as many."""
+    number = min(len(rows) for given in (*sets, test) for rows in given.of_each_class())
+
+    def some(given: Pictures) -> Floats:
+        return given.features[np.concatenate([rows[:number] for rows in given.of_each_class()])]
+
+    real, names = some(test), [given.name for given in sets]
+    near = [precision_and_recall(real, some(given)) for given in sets]
+    told = [two_samples(real, some(given)) for given in sets]
+    return [
+        *(Row(f"precision: {k}", found) for k, (found, _) in zip(names, near, strict=True)),
+        *(Row(f"recall: {k}", found) for k, (_, found) in zip(names, near, strict=True)),
+        *(
+            Row(f"told from test images, AUROC: {k}", found, None, True)
+            for k, found in zip(names, told, strict=True)
+        ),
+    ]
+
+
+def two_samples(real: Floats, made: Floats) -> float:
+    """AUROC of a classifier of which images are real, on images that it was not fitted on [2]_."""
+    features = np.concatenate([real, made])
+    truth = np.repeat([0, 1], [len(real), len(made)])
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    told = cross_val_predict(_probe(), features, truth, cv=folds, method="predict_proba")
+    return float(roc_auc_score(truth, told[:, 1]))
+
+
+def draw_sheet(sets: Sequence[Pictures], classes: Sequence[str], file: Path) -> None:
+    """The first images of each class, a row for each of ``sets``; volumes by their middle slice."""
+    rows = {
+        f"{classes[label]}\n{given.name}": given.images[chosen[:_SHOWN]]
+        for label in range(len(classes))
+        for given in sets
+        for chosen in [given.of_each_class()[label]]
+    }
+    figure, axes = plt.subplots(
+        len(rows), _SHOWN, figsize=(_SHOWN, len(rows)), layout="constrained"
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+        for axis, image in zip(line, images, strict=False):
+            axis.imshow(_picture(image), cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def _picture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    while image.ndim > 3:
+        image = image[:, image.shape[1] // 2]
+    return image if image.ndim == 2 else np.moveaxis(image, 0, -1)
+
+
+def _flat(levels: Sequence[Tensor]) -> Codes:
+    return torch.cat([codes.flatten(1) for codes in levels], 1).numpy().astype(np.uint16)
+
+
+def _probe() -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=300))
