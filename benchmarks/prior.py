@@ -42,10 +42,6 @@ PIXELCNN = (
     "prior.epochs=5",
 )
 NORMAL = "NORMAL"
-ABOUT = {
-    "Likelihood": "Bits per pixel are those of all codes of an image over its pixels.",
-    "Samples": prior_samples.ABOUT,
-}
 _OTHERS = 300
 
 
@@ -83,7 +79,7 @@ def evaluate(study: Study) -> dict[str, list[Row]]:
     maps, priors = study.maps, trained[0]
     groups = {"Likelihood": prior_samples.likelihood(study, *trainings)}
     if len(maps.classes) > 1:
-        groups["Samples"] = prior_samples.Samples(study, priors).rows()
+        groups |= prior_samples.Samples(study, priors).groups()
     if NORMAL in maps.classes:
         groups["Anomalies"] = _anomaly(study, maps, study.model)
     if study.config.ingest.alignment.enabled:
@@ -184,7 +180,7 @@ def _page(study: Study, groups: dict[str, list[Row]]) -> str:
     ]
     for name, rows in groups.items():
         lines += ["", f"## {name}", ""]
-        lines += [ABOUT[name], ""] if name in ABOUT else []
+        lines += [prior_samples.ABOUT[name], ""] if name in prior_samples.ABOUT else []
         lines += ["| figure | value | to reach |", "|---|---|---|"]
         for row in rows:
             sign = "at most" if row.lower_is_better else "at least"

@@ -49,16 +49,18 @@ GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
 TEMPERATURE = (1.0, 0.85, 0.7)
 NEIGHBOURS = 5
 _PER_CLASS = 256
-ABOUT = (
-    f"Of every class {_PER_CLASS} samples, of what was learnt as it is (guidance and temperature "
-    "1) and as chosen: of several guidances and temperatures those whose samples a probe of the "
-    "training images tells apart as well as it does validation images, and which vary most within "
-    "a class (where none do so well, those told apart best). "
-    "Wherever real images stand beside samples, they have gone through their codes too. Precision "
-    f"and recall (Kynkäänniemi et al. 2019, {NEIGHBOURS} neighbours, MedVQ's embedding) are of the "
-    "images named against test images; independent codes are drawn at each place from those of the "
-    "class's training images there."
-)
+ABOUT = {
+    "Likelihood": "Bits per pixel are those of all codes of an image over its pixels.",
+    "Samples of a class": f"Of every class {_PER_CLASS} samples: as learnt, with guidance and "
+    "temperature 1; and as chosen, with those, of several, whose samples vary most among those "
+    "that a probe of the training images tells apart as well as it does validation images (where none "
+    "do, that it tells apart best). All that is judged is decoded codes, the real images too. "
+    "Independent codes are drawn at each place from those of the class's training images there.",
+    "Samples learnt by heart": "The distance of two images is the share of codes that differ.",
+    "Samples beside test images": "Of every class as many, in MedVQ's embedding. Precision is the "
+    "share of these images that lie among test images, recall the share of test images that lie "
+    f"among these (Kynkäänniemi et al. 2019, {NEIGHBOURS} neighbours).",
+}
 _PER_CLASS_TO_CHOOSE_BY = 128
 _JUDGED_BY = 10_000
 _SHOWN = 8
@@ -138,8 +140,8 @@ class Samples:
         few = train[:: max(1, len(train) // _JUDGED_BY)]
         self.judge = _probe().fit(self.embedding[few], self.truth[few])
 
-    def rows(self) -> list[Row]:
-        """All figures; writes a sheet of pictures beside the artifacts."""
+    def groups(self) -> dict[str, list[Row]]:
+        """All figures by what they are about; writes a sheet of pictures beside the artifacts."""
         train, validation, test = (self.real(split) for split in SPLITS)
         chosen = self.chosen()
         learnt = self.drawn("samples as learnt", self.plain, _PER_CLASS)
@@ -149,14 +151,19 @@ class Samples:
         draw_sheet([train, learnt, best, loose], self.maps.classes, sheet)
         known = _flat([codes[self.maps.rows("train")] for codes in self.maps.levels])
         every = [learnt, best, loose, validation]
-        return [
-            Row("samples as chosen: guidance", chosen.guidance),
-            Row("samples as chosen: temperature", chosen.temperature),
-            *self._recognised(every),
-            *(Row(f"codes that differ in a class: {p.name}", variety(p)) for p in [*every, train]),
-            *memorised([*every, test], test, known),
-            *lifelike(every, test),
-        ]
+        return {
+            "Samples of a class": [
+                Row("samples as chosen: guidance", chosen.guidance),
+                Row("samples as chosen: temperature", chosen.temperature),
+                *self._recognised(every),
+                *(
+                    Row(f"codes that differ between two of a class: {given.name}", variety(given))
+                    for given in [*every, train]
+                ),
+            ],
+            "Samples learnt by heart": memorised([*every, test], test, known),
+            "Samples beside test images": lifelike(every, test),
+        }
 
     def chosen(self) -> SampleConfig:
         """The settings that :func:`choose` takes; no test image has a part in it."""
@@ -288,13 +295,16 @@ def memorised(sets: Sequence[Pictures], test: Pictures, known: Codes) -> list[Ro
     """
     usual = np.percentile(to_nearest(test.codes, known), 1)
     away = {given.name: to_nearest(given.codes, known) for given in sets}
-    what = "codes unlike the nearest training image's"
+    what = "distance to the nearest training image"
     return [
         *(Row(f"{what}, 5th percentile: {k}", float(np.percentile(v, 5))) for k, v in away.items()),
         *(Row(f"{what}, median: {k}", float(np.median(v))) for k, v in away.items()),
         *(
             Row(
-                f"nearer to one than 99% of test images: {k}", float((v < usual).mean()), None, True
+                f"nearer to a training image than 99% of test images: {k}",
+                float((v < usual).mean()),
+                None,
+                True,
             )
             for k, v in away.items()
         ),
@@ -360,7 +370,7 @@ def draw_sheet(sets: Sequence[Pictures], classes: Sequence[str], file: Path) -> 
         for axis, image in zip(line, images, strict=False):
             axis.imshow(_picture(image), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=100)
     plt.close(figure)
 
 

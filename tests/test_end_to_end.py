@@ -12,7 +12,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.cli import main
+from benchmarks import prior_samples
+from benchmarks.prior_study import Study
+from pipeline.cli import config_file, main
+from pipeline.config import load_config
+from pipeline.flow import Options
 
 SMALLEST = (
     "name=tiny",
@@ -186,6 +190,34 @@ def test_two_levels_of_codes_are_learnt_drawn_and_decoded(ran: Ran, capsys: Capt
     assert finer["val_bits_per_code"] < 3
     for file in ("prior.safetensors", "level_1/prior.safetensors", "level_1/history.csv"):
         assert (learnt / file).exists()
+
+
+def test_a_study_of_two_levels_of_codes_says_what_its_parts_say(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = ran
+    for name, value in (
+        ("GUIDANCE", (1.0, 2.0)),
+        ("TEMPERATURE", (1.0,)),
+        ("_PER_CLASS", 8),
+        ("_PER_CLASS_TO_CHOOSE_BY", 4),
+    ):
+        monkeypatch.setattr(prior_samples, name, value)
+    options = Options(folder / "data", None, folder / "artifacts", "cpu")
+    overrides = (*SMALLEST, *TWO_LEVELS)
+    config = load_config(config_file("phantom"), overrides)
+    study = Study(config, overrides, "phantom", options)
+    priors, trained = study.priors()
+    found = {row.figure: row.value for row in prior_samples.likelihood(study, (priors, trained))}
+    levels = [found[f"transformer: bits per code of level {level}, test"] for level in (0, 1)]
+    per_pixel = found["transformer: bits per pixel, test"]
+    assert per_pixel == pytest.approx((levels[0] * 16 + levels[1] * 64) / 32**2)
+    assert found["uniform: bits per pixel, test"] == pytest.approx((4 * 16 + 3 * 64) / 32**2)
+    groups = prior_samples.Samples(study, priors).groups()
+    figures = [row.figure for rows in groups.values() for row in rows]
+    assert len(figures) == len(set(figures)) > 30
+    assert set(groups) | {"Likelihood"} == set(prior_samples.ABOUT)
+    assert (folder / "artifacts" / "tiny" / "prior_samples.png").exists()
 
 
 def test_too_few_labels_for_a_class_is_one_line(ran: Ran, capsys: Captured) -> None:

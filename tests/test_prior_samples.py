@@ -74,10 +74,10 @@ def test_memorised_images_are_nearer_than_others() -> None:
     learnt = pictures(known.tolist(), [0] * 200, "learnt")
     half = pictures([*known[:100].tolist(), *fresh.codes[:100].tolist()], [0] * 200, "half")
     found = {row.figure: row.value for row in memorised([fresh, learnt, half], fresh, known)}
-    assert found["codes unlike the nearest training image's, median: learnt"] == 0
-    assert found["codes unlike the nearest training image's, median: fresh"] >= 0.5
-    assert found["codes unlike the nearest training image's, 5th percentile: half"] == 0
-    nearer = "nearer to one than 99% of test images: "
+    assert found["distance to the nearest training image, median: learnt"] == 0
+    assert found["distance to the nearest training image, median: fresh"] >= 0.5
+    assert found["distance to the nearest training image, 5th percentile: half"] == 0
+    nearer = "nearer to a training image than 99% of test images: "
     assert found[f"{nearer}learnt"] == 1.0
     assert found[f"{nearer}half"] == pytest.approx(0.5, abs=0.02)
     assert found[f"{nearer}fresh"] <= 0.01
