@@ -14,10 +14,11 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -36,7 +37,7 @@ from benchmarks.prior_study import Row, Study
 from pipeline.config import SampleConfig
 from pipeline.features.baselines import pooled
 from pipeline.features.store import FEATURES, read_feature
-from pipeline.models.code_prior import CodePrior
+from pipeline.models.code_prior import UNKNOWN, CodePrior
 from pipeline.models.vqvae import VQVAE
 from pipeline.prior.codes import bits_per_code, simple_codings
 from pipeline.prior.sample import decoded, draw, independent
@@ -53,9 +54,9 @@ ABOUT = {
     "Likelihood": "Bits per pixel are those of all codes of an image over its pixels.",
     "Samples of a class": f"Of every class {_PER_CLASS} samples: as learnt, with guidance and "
     "temperature 1; and as chosen, with those, of several, whose samples vary most among those "
-    "that a probe of the training images tells apart as well as it does validation images (where none "
-    "do, that it tells apart best). All that is judged is decoded codes, the real images too. "
-    "Independent codes are drawn at each place from those of the class's training images there.",
+    "that a probe of the training images tells apart as well as it does validation images (where "
+    "none do, that it tells apart best). What is judged is decoded from codes, the real images "
+    "too. Independent codes are drawn at each place from those of the class's training images.",
     "Samples learnt by heart": "The distance of two images is the share of codes that differ.",
     "Samples beside test images": "Of every class as many, in MedVQ's embedding. Precision is the "
     "share of these images that lie among test images, recall the share of test images that lie "
@@ -133,48 +134,55 @@ class Samples:
     def __init__(self, study: Study, priors: Sequence[CodePrior]) -> None:
         self.study, self.priors = study, priors
         self.maps, self.model = study.maps, study.model
-        self.plain = study.config.sample.model_copy(update={"guidance": 1.0, "temperature": 1.0})
         self.truth = self.maps.labels.numpy()
         self.embedding = read_feature(study.extract / FEATURES, "embedding")
-        train = self.maps.rows("train")
+        train = self._labelled("train")
         few = train[:: max(1, len(train) // _JUDGED_BY)]
         self.judge = _probe().fit(self.embedding[few], self.truth[few])
 
     def groups(self) -> dict[str, list[Row]]:
         """All figures by what they are about; writes a sheet of pictures beside the artifacts."""
         train, validation, test = (self.real(split) for split in SPLITS)
-        chosen = self.chosen()
-        learnt = self.drawn("samples as learnt", self.plain, _PER_CLASS)
+        bar = self.of_real(self.judge, "validation")
+        chosen = choose(self.tried, bar)
+        learnt = self.drawn("samples as learnt", SampleConfig(), _PER_CLASS)
         best = self.drawn("samples as chosen", chosen, _PER_CLASS)
         loose = self.independent()
         sheet = self.study.options.artifacts / self.study.config.name / "prior_samples.png"
         draw_sheet([train, learnt, best, loose], self.maps.classes, sheet)
         known = _flat([codes[self.maps.rows("train")] for codes in self.maps.levels])
         every = [learnt, best, loose, validation]
+        told = {p.name: recognised(self.judge, p.features, p.labels) for p in every}
+        alone = {p.name: self.of_real(_probe().fit(p.features, p.labels), "test") for p in every}
+        what = "AUROC" if len(self.maps.classes) == 2 else "accuracy"
         return {
             "Samples of a class": [
                 Row("samples as chosen: guidance", chosen.guidance),
                 Row("samples as chosen: temperature", chosen.temperature),
-                *self._recognised(every),
-                *(
-                    Row(f"codes that differ between two of a class: {given.name}", variety(given))
-                    for given in [*every, train]
+                *_rows(
+                    f"{what} of a probe of real images",
+                    {**told, "validation images, not decoded": bar},
+                    must_reach={best.name: 0.95},
+                ),
+                *_rows(f"{what} on test images of a probe of these alone", alone),
+                *_rows(
+                    "codes that differ between two of a class",
+                    {p.name: variety(p) for p in [*every, train]},
                 ),
             ],
             "Samples learnt by heart": memorised([*every, test], test, known),
             "Samples beside test images": lifelike(every, test),
         }
 
-    def chosen(self) -> SampleConfig:
-        """The settings that :func:`choose` takes; no test image has a part in it."""
-        validation = self.maps.rows("validation")
-        bar = recognised(self.judge, self.embedding[validation], self.truth[validation])
+    def tried(self, settings: SampleConfig) -> tuple[float, float]:
+        """How well samples are recognised, and how they vary; none of them is judged again."""
+        made = self.drawn("tried", settings, _PER_CLASS_TO_CHOOSE_BY, seed=1)
+        return recognised(self.judge, made.features, made.labels), variety(made)
 
-        def tried(settings: SampleConfig) -> tuple[float, float]:
-            made = self.drawn("tried", settings, _PER_CLASS_TO_CHOOSE_BY, seed=1)
-            return recognised(self.judge, made.features, made.labels), variety(made)
-
-        return choose(self.plain, tried, bar)
+    def of_real(self, probe: Any, split: str) -> float:
+        """How well a probe recognises the images of a split, as they are."""
+        rows = self._labelled(split)
+        return recognised(probe, self.embedding[rows], self.truth[rows])
 
     def drawn(self, name: str, settings: SampleConfig, number: int, seed: int = 0) -> Pictures:
         """So many samples of every class; those of another ``seed`` are others."""
@@ -209,34 +217,12 @@ class Samples:
         features = embedded(self.model, images, self.study.config.extract.grid)
         return Pictures(name, _flat(levels), labels, images, features)
 
-    def _recognised(self, sets: Sequence[Pictures]) -> list[Row]:
-        """By a probe of real images; and what a probe of nothing but them makes of real ones."""
-        what = "AUROC" if len(self.maps.classes) == 2 else "accuracy"
-        test = self.maps.rows("test")
-        told, telling = [], []
-        for given in sets:
-            must = 0.95 if given.name == "samples as chosen" else None
-            found = recognised(self.judge, given.features, given.labels)
-            told.append(
-                Row(
-                    f"classes told apart by a probe of real images, {what}: {given.name}",
-                    found,
-                    must,
-                )
-            )
-            probe = _probe().fit(given.features, given.labels)
-            found = recognised(probe, self.embedding[test], self.truth[test])
-            telling.append(
-                Row(
-                    f"test images told apart by a probe of these alone, {what}: {given.name}", found
-                )
-            )
-        return told + telling
+    def _labelled(self, split: str) -> NDArray[np.intp]:
+        rows = self.maps.rows(split)
+        return rows[self.truth[rows] != UNKNOWN]
 
 
-def choose(
-    plain: SampleConfig, tried: Callable[[SampleConfig], tuple[float, float]], bar: float
-) -> SampleConfig:
+def choose(tried: Callable[[SampleConfig], tuple[float, float]], bar: float) -> SampleConfig:
     """The most varied samples of those that are recognised as well as real images are.
 
     Where none are, those that are recognised best.
@@ -247,7 +233,7 @@ def choose(
     bar : recognition of real images.
     """
     settings = [
-        plain.model_copy(update={"guidance": guidance, "temperature": temperature})
+        SampleConfig(guidance=guidance, temperature=temperature)
         for guidance, temperature in product(GUIDANCE, TEMPERATURE)
     ]
     reached = [tried(one) for one in settings]
@@ -296,18 +282,13 @@ def memorised(sets: Sequence[Pictures], test: Pictures, known: Codes) -> list[Ro
     usual = np.percentile(to_nearest(test.codes, known), 1)
     away = {given.name: to_nearest(given.codes, known) for given in sets}
     what = "distance to the nearest training image"
+    nearest = {name: float(np.percentile(far, 5)) for name, far in away.items()}
+    median = {name: float(np.median(far)) for name, far in away.items()}
+    nearer = {name: float((far < usual).mean()) for name, far in away.items()}
     return [
-        *(Row(f"{what}, 5th percentile: {k}", float(np.percentile(v, 5))) for k, v in away.items()),
-        *(Row(f"{what}, median: {k}", float(np.median(v))) for k, v in away.items()),
-        *(
-            Row(
-                f"nearer to a training image than 99% of test images: {k}",
-                float((v < usual).mean()),
-                None,
-                True,
-            )
-            for k, v in away.items()
-        ),
+        *_rows(f"{what}, 5th percentile", nearest),
+        *_rows(f"{what}, median", median),
+        *_rows("nearer to one than 99% of test images are", nearer, lower_is_better=True),
     ]
 
 
@@ -332,16 +313,13 @@ def lifelike(sets: Sequence[Pictures], test: Pictures) -> list[Row]:
     def some(given: Pictures) -> Floats:
         return given.features[np.concatenate([rows[:number] for rows in given.of_each_class()])]
 
-    real, names = some(test), [given.name for given in sets]
-    near = [precision_and_recall(real, some(given)) for given in sets]
-    told = [two_samples(real, some(given)) for given in sets]
+    real = some(test)
+    near = {given.name: precision_and_recall(real, some(given)) for given in sets}
+    told = {given.name: two_samples(real, some(given)) for given in sets}
     return [
-        *(Row(f"precision: {k}", found) for k, (found, _) in zip(names, near, strict=True)),
-        *(Row(f"recall: {k}", found) for k, (_, found) in zip(names, near, strict=True)),
-        *(
-            Row(f"told from test images, AUROC: {k}", found, None, True)
-            for k, found in zip(names, told, strict=True)
-        ),
+        *_rows("precision", {name: precision for name, (precision, _) in near.items()}),
+        *_rows("recall", {name: recall for name, (_, recall) in near.items()}),
+        *_rows("told from test images, AUROC", told, lower_is_better=True),
     ]
 
 
@@ -357,10 +335,9 @@ def two_samples(real: Floats, made: Floats) -> float:
 def draw_sheet(sets: Sequence[Pictures], classes: Sequence[str], file: Path) -> None:
     """The first images of each class, a row for each of ``sets``; volumes by their middle slice."""
     rows = {
-        f"{classes[label]}\n{given.name}": given.images[chosen[:_SHOWN]]
-        for label in range(len(classes))
+        f"{name}\n{given.name}": given.images[given.of_each_class()[label][:_SHOWN]]
+        for label, name in enumerate(classes)
         for given in sets
-        for chosen in [given.of_each_class()[label]]
     }
     figure, axes = plt.subplots(
         len(rows), _SHOWN, figsize=(_SHOWN, len(rows)), layout="constrained"
@@ -382,6 +359,20 @@ def _picture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _flat(levels: Sequence[Tensor]) -> Codes:
     return torch.cat([codes.flatten(1) for codes in levels], 1).numpy().astype(np.uint16)
+
+
+def _rows(
+    what: str,
+    found: Mapping[str, float],
+    *,
+    must_reach: Mapping[str, float] = MappingProxyType({}),
+    lower_is_better: bool = False,
+) -> list[Row]:
+    """One measure of several sets of images, by their names."""
+    return [
+        Row(f"{what}: {name}", value, must_reach.get(name), lower_is_better)
+        for name, value in found.items()
+    ]
 
 
 def _probe() -> Any:
