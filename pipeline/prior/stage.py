@@ -7,6 +7,7 @@ Writes into its artifact:
 
 =====================  ========================================================================
 ``prior.safetensors``  the weights of the best epoch, see :func:`load_prior`
+``gate.json``          what is typical of the validation images, see :mod:`pipeline.prior.gate`
 ``history.csv``        one row per epoch: bits per code in training and validation
 ``checkpoint.pt``      the last epoch, to go on from
 =====================  ========================================================================
@@ -37,6 +38,7 @@ from pipeline.models.collective import rank, world
 from pipeline.models.pixelcnn import GatedPixelCNN
 from pipeline.models.transformer_prior import TransformerPrior
 from pipeline.prior.codes import CodeMaps, read_codes, simple_codings
+from pipeline.prior.gate import Gate, surprise
 from pipeline.stage import Work
 from pipeline.training.batches import epoch_seed
 from pipeline.training.loop import Loop, Reiterable
@@ -199,6 +201,8 @@ class _PriorTraining(Loop):
             )
         ]
         bits = simple_codings(parts[0], parts[1], parts[2], self.maps.size)
+        gate = self._gate()
+        gate.write(self.work.folder)
         return {
             "epochs": len(self.history),
             "best_epoch": int(self.best["epoch"]),
@@ -207,7 +211,13 @@ class _PriorTraining(Loop):
             "val_bits_per_code": self.best["val_bits_per_code"],
             "val_bits_per_code_labelled": self.best["val_bits_per_code_labelled"],
             "val_bits_of_simple_codings": bits,
+            "gate_threshold": gate.threshold,
         }
+
+    def _gate(self) -> Gate:
+        """Of the best epoch's weights, which are those that are kept."""
+        best = load_prior(self.work.folder / PRIOR, self.maps.codebook).to(self.device)
+        return Gate.calibrate(surprise(best, self.maps.codes[self.validation]))
 
     def _loaded(self) -> Iterable[dict[str, Tensor]]:
         for batch in self.batches:
