@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -211,7 +211,7 @@ def draw_evaluation(folder: Path, inputs: Inputs, summary: dict[str, Any], figur
 def _draw_gate(folder: Path, inputs: Inputs, figures: Path) -> None:
     told = pd.read_parquet(folder / "predictions.parquet")
     gate = Gate.read(inputs["prior"].folder)
-    shown = {
+    shown: dict[str, tuple[NDArray[Any], str, Literal["bar", "step"]]] = {
         "validation images of the training set": (np.array(gate.scores), SKY, "bar"),
         "these images": (told["surprise"].to_numpy(), RED, "step"),
     }
@@ -219,7 +219,9 @@ def _draw_gate(folder: Path, inputs: Inputs, figures: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for name, (score, colour, kind) in shown.items():
         weights = np.full(len(score), 100 / len(score))
-        axis.hist(score, edges, weights=weights, color=colour, histtype=kind, lw=1.5, label=name)
+        axis.hist(
+            score, edges.tolist(), weights=weights, color=colour, histtype=kind, lw=1.5, label=name
+        )
     axis.axvline(gate.threshold, color=BLACK, ls="--", label="threshold")
     axis.set(
         xlabel="surprise, mean of the most surprising quarter (bits per code)",
