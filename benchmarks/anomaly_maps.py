@@ -53,6 +53,6 @@ def draw_maps(
             figure.colorbar(shown, ax=line, fraction=0.02)
     for axis, column in zip(axes[0], chosen, strict=True):
         axis.set_title("other" if ill[column] else "normal", fontsize=8)
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=72)
     plt.close(figure)
     print(f"maps: {file}")
