@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import prior_samples
+from benchmarks.anomaly_maps import draw_maps
 from benchmarks.command_line import provenance
+from benchmarks.lesions import LESIONS, found_lesions
 from benchmarks.prior_study import Row, Study
 from pipeline.cli import config_file
 from pipeline.config import load_config
@@ -30,7 +32,9 @@ from pipeline.flow import Options, run
 from pipeline.models.code_prior import CodePrior
 from pipeline.models.vqvae import VQVAE
 from pipeline.prior.codes import CodeMaps
-from pipeline.prior.typicality import FeatureDistance, Gate, Seen, look
+from pipeline.prior.gate import Gate, surprise
+from pipeline.prior.restoration import limits, restoration
+from pipeline.prior.typicality import FeatureDistance, Seen, look
 
 DOCS = Path(__file__).parent.parent / "docs"
 PIXELCNN = (
@@ -43,6 +47,12 @@ PIXELCNN = (
 )
 NORMAL = "NORMAL"
 _OTHERS = 300
+# Of the surprise at a place, the share of normal validation images beyond it: chosen on all.
+_IMPROBABLE = 0.005
+_ABOUT = prior_samples.ABOUT | {
+    "Gate": "No lateral view is among the data at hand, so none was shown to the gate.",
+    "Lesions": LESIONS,
+}
 
 
 def main() -> None:
@@ -84,6 +94,8 @@ def evaluate(study: Study) -> dict[str, list[Row]]:
         groups["Anomalies"] = _anomaly(study, maps, study.model)
     if study.config.ingest.alignment.enabled:
         groups["Gate"] = _gate(study, maps, study.model, priors[0])
+    if len(study.config.ingest.image_shape) == 3:
+        groups["Lesions"] = _lesions(study, maps, study.model, priors[0])
     return groups
 
 
@@ -95,16 +107,19 @@ def _anomaly(study: Study, maps: CodeMaps, model: VQVAE) -> list[Row]:
     unlabelled, _ = study.prior("prior.withheld_labels=1.0")
     reference = look(model, normal, images[maps.rows("train", NORMAL)], grid)
     distance = FeatureDistance(reference.features)
+    beyond = limits(surprise(normal, maps.codes[maps.rows("validation", NORMAL)]), _IMPROBABLE)
     rows = []
     for split in ("validation", "test"):
         chosen = maps.rows(split)
         ill = maps.labels.numpy()[chosen] != maps.label_of(NORMAL)
         seen = look(model, normal, images[chosen], grid)
         background = look(model, unlabelled, images[chosen], grid)
+        restored = restoration(model, normal, seen.codes, seen.surprise > beyond)
         scores = {
             "surprise less that of a prior of all images, unlabelled": _total(seen)
             - _total(background),
             "surprise": _total(seen),
+            "restoration": restored.difference.mean((1, 2)).numpy(),
             "reconstruction error": seen.reconstruction,
             "Mahalanobis distance": distance.mahalanobis(seen.features),
             "nearest neighbours": distance.to_neighbours(seen.features),
@@ -117,6 +132,19 @@ def _anomaly(study: Study, maps: CodeMaps, model: VQVAE) -> list[Row]:
             ours, *_ = found.values()
             gain = ours - found["reconstruction error"]
             rows.append(Row("anomaly: above reconstruction error", gain, 0.05))
+            file = study.options.artifacts / study.config.name / "anomaly_maps.png"
+            draw_maps(images[chosen], ill, seen.surprise, restored, file)
+    return rows
+
+
+def _lesions(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[Row]:
+    images = np.load(study.ingest / "images.npy", mmap_mode="r")
+    reference = surprise(prior, maps.codes[maps.rows("validation")])
+    rows = []
+    for split in ("validation", "test"):
+        volumes = images[maps.rows(split)]
+        found = found_lesions(model, prior, volumes, reference, study.config.seed)
+        rows += [Row(f"lesions: {name}, AUROC, {split}", value) for name, value in found.items()]
     return rows
 
 
@@ -126,9 +154,8 @@ def _total(seen: Seen) -> NDArray[np.float64]:
 
 def _gate(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[Row]:
     grid, folder, config = study.config.extract.grid, study.ingest, study.config.ingest
-    cached = np.load(folder / "images.npy", mmap_mode="r")
     originals = np.load(folder / "originals.npy", mmap_mode="r")
-    gate = Gate(look(model, prior, cached[maps.rows("validation")], grid))
+    gate = Gate.calibrate(surprise(prior, maps.codes[maps.rows("validation")]))
     template = torch.from_numpy(np.load(folder / "template.npy"))[None, None]
     alignment = Alignment(template, config.alignment)
 
@@ -139,17 +166,17 @@ def _gate(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[
         return cut_out(batch, placed, config.image_shape)[:, 0].numpy()
 
     test = maps.rows("test")
-    typical = gate.score(look(model, prior, cached[test], grid))
+    typical = gate.score(surprise(prior, maps.codes[test]))
     some = test[:: max(1, len(test) // _OTHERS)]
     others = {"inverted": 255 - originals[some], "upside down": originals[some][:, ::-1].copy()}
-    for name in ("mnist", "stl10"):
+    for name, what in (("mnist", "mnist"), ("stl10", "stl10"), ("hippocampus", "slices of MR")):
         try:
-            others[name] = _greys(name, study.options, config.read_shape)
+            others[what] = _greys(name, study.options, config.read_shape)
         except UserError as error:
             print(f"left out: {error}")
     rows = [Row("gate: test images flagged", float((typical > gate.threshold).mean()), None, True)]
     for name, raw in others.items():
-        score = gate.score(look(model, prior, prepared(raw), grid))
+        score = gate.score(look(model, prior, prepared(raw), grid).surprise)
         truth = np.repeat([0, 1], [len(typical), len(score)])
         value = float(roc_auc_score(truth, np.concatenate([typical, score])))
         rows.append(Row(f"gate: {name}, AUROC", value, 0.99))
@@ -158,12 +185,14 @@ def _gate(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[
 
 
 def _greys(name: str, options: Options, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Test images of another data set, grey and of the size that images are read at."""
+    """Test images of another data set, of volumes the middle slice, grey and of this size."""
     config = load_config(config_file(name))
     folder = Path(run("ingest", config, replace(options, force=False))["artifact"])
     split = read_manifest(folder / "manifest.csv")["split"]
     test = np.flatnonzero(split == "test")
     images = np.load(folder / "images.npy", mmap_mode="r")[test[:: max(1, len(test) // _OTHERS)]]
+    if images.ndim == 5:
+        images = images[:, :, images.shape[2] // 2]
     if images.ndim == 4:
         images = np.rint(images.mean(1)).astype(np.uint8)
     height, width = shape
@@ -180,7 +209,7 @@ def _page(study: Study, groups: dict[str, list[Row]]) -> str:
     ]
     for name, rows in groups.items():
         lines += ["", f"## {name}", ""]
-        lines += [prior_samples.ABOUT[name], ""] if name in prior_samples.ABOUT else []
+        lines += [_ABOUT[name], ""] if name in _ABOUT else []
         lines += ["| figure | value | to reach |", "|---|---|---|"]
         for row in rows:
             sign = "at most" if row.lower_is_better else "at least"

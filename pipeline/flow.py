@@ -104,7 +104,7 @@ FLOW = {
         ),
         Stage(
             "evaluate",
-            ("extract",),
+            ("ingest", "extract"),
             lambda config: config.probe,
             "pipeline.probe.evaluate:evaluate",
             "pipeline.reporting.figures:draw_evaluation",
@@ -148,7 +148,7 @@ def run(name: str, config: Config, options: Options) -> dict[str, Any]:
     started = time.perf_counter()
     given: Given = {}
     if name == "evaluate":
-        config, given = _as_trained(config, options.probe)
+        config, given = _as_trained(config, options)
     artifact, fresh = _ensure(name, config, options, options.force, given)
     seconds = artifact.record["seconds"] if not fresh else time.perf_counter() - started
     return {
@@ -162,12 +162,13 @@ def run(name: str, config: Config, options: Options) -> dict[str, Any]:
     }
 
 
-def _as_trained(config: Config, folder: Path | None) -> tuple[Config, Given]:
-    """The data set of ``config``, to be read, placed and encoded as the probe's own images were.
+def _as_trained(config: Config, options: Options) -> tuple[Config, Given]:
+    """The data set of ``config``, read, placed and encoded as the probe's own images were.
 
-    Nothing is swapped and no random version is made, since nothing is fitted.
+    Nothing is swapped and no random version is made, since nothing is fitted on it. What is typical
+    of the probe's own images, a prior of their codes says, made where there is none.
     """
-    if folder is None:
+    if (folder := options.probe) is None:
         raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
     if (probe := artifacts.find(folder.resolve())) is None or probe.record["stage"] != "probe":
         raise UserError(f"{folder} is no finished artifact of the stage 'probe'")
@@ -184,11 +185,21 @@ def _as_trained(config: Config, folder: Path | None) -> tuple[Config, Given]:
             "extract": trained.extract.model_copy(update={"versions": 0}),
         }
     )
-    return changed, {
-        "ingest": {"reference": ingest},
-        "extract": {"pretrain": pretrain},
-        "evaluate": {"probe": probe, "reference": ingest},
-    }
+    given: Given = {"ingest": {"reference": ingest}, "extract": {"pretrain": pretrain}}
+    # First, since what is wrong with the new images should be told before minutes of training.
+    new, _ = _ensure("extract", changed, options, False, given)
+    prior = _prior_of(extract, trained, options)
+    given["evaluate"] = {"probe": probe, "reference": ingest, "prior": prior}
+    given["evaluate"] |= {"ingest": made_from(new, "ingest"), "extract": new}
+    return changed, given
+
+
+def _prior_of(extract: Artifact, trained: Config, options: Options) -> Artifact:
+    """The prior of all training images of ``extract``, made where there is none."""
+    every = trained.prior.model_copy(update={"only_class": None})
+    config = trained.model_copy(update={"prior": every})
+    why = f"what is typical of {trained.name} is learnt from its stored codes: minutes, this once"
+    return _ensure("prior", config, options, False, {"prior": {"extract": extract}}, why)[0]
 
 
 def made_from(artifact: Artifact, stage: str) -> Artifact:
@@ -208,9 +219,9 @@ def made_from(artifact: Artifact, stage: str) -> Artifact:
 
 
 def _ensure(
-    name: str, config: Config, options: Options, force: bool, given: Given
+    name: str, config: Config, options: Options, force: bool, given: Given, why: str = ""
 ) -> tuple[Artifact, bool]:
-    """The finished artifact of a stage, and whether it was made just now."""
+    """The finished artifact of a stage, and whether it was made just now, telling ``why``."""
     stage = FLOW[name]
     inputs = dict(given.get(name, {}))
     for read in stage.reads:
@@ -228,6 +239,8 @@ def _ensure(
     if found is not None and not force:
         artifacts.point_latest(folder)
         return found, False
+    if why:
+        print(why, file=sys.stderr)
     with artifacts.partial(folder) as partial:
         record = {"stage": name, "dataset": config.name, "fingerprint": print_hash, "inputs": reads}
         record |= {"configuration": config.model_dump(mode="json"), **_provenance()}

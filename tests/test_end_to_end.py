@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import prior_samples
@@ -29,6 +30,8 @@ SMALLEST = (
     "pretrain.widths=[8, 8, 8]",
     "pretrain.decoder_widths=null",
     "pretrain.residual_levels=1",
+    # Its averages take more steps than there are to settle, and all codes would be the same.
+    "pretrain.batch_norm=false",
     "pretrain.codebook_size=16",
     "pretrain.codebook_dim=8",
     "pretrain.batch_size=32",
@@ -276,6 +279,15 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     auroc = roc_auc_score(before["label"], before["probability"])
     assert row["auroc"]["mean"] == pytest.approx(auroc, abs=1e-3)
     assert row["auroc"]["ci95"][0] < auroc < row["auroc"]["ci95"][1]
+    # What is typical was learnt from the training alone, and most of these images are.
+    prior = folder / "artifacts/tiny/prior/latest/stage.json"
+    extract = (folder / "artifacts/tiny/extract/latest").resolve().name
+    assert json.loads(prior.read_text())["inputs"] == {"extract": extract}
+    gate = result["gate"]
+    assert gate["images"] == result["images"]
+    assert gate["flagged"] == told["untypical"].sum() < 0.3 * len(told)
+    assert (told["untypical"] == (told["surprise"] > gate["threshold"])).all()
+    assert (Path(result["artifact"]) / "figures/gate.png").exists()
     # Nothing was fitted anew: the artifacts of the probe's own set are all that were read.
     stages = {
         path.parent.parent.name for path in (folder / "artifacts/other").glob("*/*/stage.json")
@@ -313,3 +325,28 @@ def test_a_probe_that_cannot_be_applied_is_one_line(
     assert main(evaluate(ran, config, *more)) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("medvq: "))
     assert told in line
+
+
+def test_images_unlike_the_training_are_flagged_and_none_is_dropped(
+    ran: Ran, tmp_path: Path, capsys: Captured
+) -> None:
+    """Inverted, and upside down."""
+    first, folder = ran
+    greys = np.load(folder / "artifacts/tiny/ingest/latest/originals.npy")[-12:]
+    for number, grey in enumerate(greys):
+        strange = 255 - grey if number % 2 else np.flipud(grey)
+        Image.fromarray(np.ascontiguousarray(strange)).save(tmp_path / f"{number:02d}.png")
+    (tmp_path / "labels.csv").write_text("file\n" + "".join(f"{n:02d}.png\n" for n in range(12)))
+    config = tmp_path / "strange.yaml"
+    config.write_text(
+        "name: strange\nsource:\n  kind: image_folder\n"
+        f"  folder: {tmp_path}\n  labels: labels.csv\n"
+    )
+    assert main(evaluate(ran, config, "--probe", first["artifact"])) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out.splitlines()[-1])
+    told = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
+    assert (len(told), result["labelled"], result["rows"]) == (12, 0, [])
+    assert told["untypical"].mean() == result["gate"]["share"] > 0.8
+    assert f"{told['untypical'].sum()} of 12 images" in err
+    assert (Path(result["artifact"]) / "figures/untypical.png").exists()

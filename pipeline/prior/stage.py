@@ -10,6 +10,7 @@ Writes into its artifact:
 
 =====================  ========================================================================
 ``prior.safetensors``  the weights of the best epoch, see :func:`load_prior`
+``gate.json``          what is typical of the validation images, see :mod:`pipeline.prior.gate`
 ``history.csv``        one row per epoch: bits per code in training and validation
 ``checkpoint.pt``      the last epoch, to go on from
 ``level_1/``           the same of the next finer level of codes, and so on, where there are more
@@ -41,6 +42,7 @@ from pipeline.models.collective import rank, world
 from pipeline.models.pixelcnn import GatedPixelCNN
 from pipeline.models.transformer_prior import TransformerPrior
 from pipeline.prior.codes import CodeMaps, level_folder, read_codes, simple_codings
+from pipeline.prior.gate import Gate, surprise
 from pipeline.stage import Work
 from pipeline.training.batches import epoch_seed
 from pipeline.training.loop import Loop, Reiterable
@@ -56,9 +58,19 @@ def prior(work: Work) -> dict[str, Any]:
     found = [_PriorTraining(work, maps, level).run() for level in range(len(maps.levels))]
     if rank() > 0:
         return {}
+    gate = _calibrated(work, maps)
+    gate.write(work.folder)
     coarsest, *finer = found
     bits = sum(level["val_bits_per_code"] * level["codes_per_image"] for level in found)
-    return {**coarsest, "finer": finer, "val_bits_per_image": bits}
+    summary = {**coarsest, "finer": finer, "val_bits_per_image": bits}
+    return summary | {"gate_threshold": gate.threshold}
+
+
+def _calibrated(work: Work, maps: CodeMaps) -> Gate:
+    """The gate of the coarsest codes and of the weights that were kept."""
+    best = load_prior(work.folder / PRIOR, maps.codebook).to(work.device)
+    validation = maps.rows("validation", work.config.prior.only_class)
+    return Gate.calibrate(surprise(best, maps.codes[validation]))
 
 
 def architecture(config: PriorConfig, maps: CodeMaps, level: int) -> dict[str, Any]:

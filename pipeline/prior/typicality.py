@@ -15,9 +15,8 @@ from sklearn.neighbors import NearestNeighbors
 from pipeline.features.baselines import pooled
 from pipeline.models.code_prior import CodePrior
 from pipeline.models.vqvae import VQVAE
+from pipeline.prior.gate import Floats, surprise
 from pipeline.training.batches import normalise, to_unit
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def look(
         parts.append(
             (
                 codes.cpu().numpy(),
-                (-prior.log_likelihood(codes) / np.log(2)).cpu().numpy(),
+                surprise(prior, codes, batch),
                 error.square().flatten(1).mean(1).cpu().numpy(),
                 (encoded.latent - values).square().flatten(1).mean(1).cpu().numpy(),
                 pooled(encoded.levels[-1], grid),
@@ -85,23 +84,3 @@ class FeatureDistance:
         """Mean distance to the nearest of the reference, (N,)."""
         distance, _ = self.nearest.kneighbors(self.project.transform(features))
         return np.asarray(distance.mean(1))
-
-
-class Gate:
-    """How untypical images are of reference images that the prior was not trained on.
-
-    The score is the mean surprise, in bits, of the quarter of the places that surprise most.
-
-    Attributes
-    ----------
-    threshold : beyond which an image is flagged: exceeded by ``false_alarms`` of the reference.
-    """
-
-    def __init__(self, reference: Seen, false_alarms: float = 0.01) -> None:
-        self.threshold = float(np.quantile(self.score(reference), 1 - false_alarms))
-
-    @staticmethod
-    def score(seen: Seen) -> Floats:
-        """Larger where an image is less typical, (N,)."""
-        surprise = np.sort(seen.surprise.reshape(len(seen.codes), -1), axis=1)
-        return np.asarray(surprise[:, -max(1, surprise.shape[1] // 4) :].mean(1))

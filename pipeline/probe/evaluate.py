@@ -2,13 +2,15 @@
 
 The images are placed by the template that the probe's own training images were placed by, encoded
 by the model that encoded them, and classified by the saved probe, threshold and calibration with
-it. Images whose pixels the training has seen are left out and counted.
+it. Images whose pixels the training has seen are left out and counted. The gate of the prior of the
+training images (:mod:`pipeline.prior.gate`) flags what is unlike them and drops nothing.
 
 Writes into its artifact:
 
 ======================= ========================================================================
-``predictions.parquet`` one row per image: what the probe says, and the truth where it is known
-``metrics.json``        the metrics over all images with a known truth
+``predictions.parquet`` one row per image: what the probe says, the truth where it is known, the
+                        gate's score (``surprise``, bits per code) and what it flags (``untypical``)
+``metrics.json``        the metrics over all images with a known truth, and what the gate says
 ======================= ========================================================================
 """
 
@@ -21,11 +23,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import skops.io
+import torch
 from numpy.typing import NDArray
 
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import UserError
 from pipeline.features.store import FEATURES, read_feature, read_keys, read_metadata
+from pipeline.prior.codes import read_codes
+from pipeline.prior.gate import Gate, surprise
+from pipeline.prior.stage import PRIOR, load_prior
 from pipeline.probe import metrics
 from pipeline.probe.stage import MEDVQ, PROBE, columns_of, stored_name
 from pipeline.probe.tasks import ManyClasses, Number, Task, TwoClasses
@@ -52,9 +58,13 @@ def evaluate(work: Work) -> dict[str, Any]:
     table = np.concatenate([read_feature(store, stored_name(name)) for name in names], axis=1)
     predicted = task.predict(load_probe(fitted.folder), table[new])
     truth = _truth(task, keys[new], read_metadata(store)["classes"], fitted.summary["classes"])
+    gate = Gate.read(work.inputs["prior"].folder)
+    scores = _scores(work, new)
     told = keys.loc[new, ["image_id", "subject_id"]].assign(
         **{"target" if isinstance(task, Number) else "label": truth},
         **columns_of(task, predicted),
+        surprise=scores,
+        untypical=scores > gate.threshold,
     )
     told.to_parquet(work.folder / "predictions.parquet", index=False)
     known = np.isfinite(truth) if isinstance(task, Number) else truth >= 0
@@ -65,6 +75,7 @@ def evaluate(work: Work) -> dict[str, Any]:
         "seen_in_training": int((~new).sum()),
         "label_fraction": fitted.summary["label_fraction"],
         "headline": task.headline,
+        "gate": gate.judge(scores),
         "rows": [],
     }
     if len(np.unique(truth[known])) > 1:
@@ -86,6 +97,13 @@ def evaluate(work: Work) -> dict[str, Any]:
         ]
     (work.folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     return summary
+
+
+def _scores(work: Work, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How untypical these images are of those that the prior was trained on, (rows,)."""
+    maps = read_codes(work.inputs["extract"])
+    prior = load_prior(work.inputs["prior"].folder / PRIOR, maps.codebook).to(work.device)
+    return Gate.score(surprise(prior, maps.codes[torch.from_numpy(rows)]))
 
 
 def load_probe(folder: Path) -> Any:

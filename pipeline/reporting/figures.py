@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -20,6 +20,7 @@ from sklearn.metrics import roc_curve
 
 from pipeline.data.manifest import read_manifest
 from pipeline.prior.codes import level_folder
+from pipeline.prior.gate import Gate
 from pipeline.stage import RECORD, Artifact
 
 matplotlib.use("Agg")
@@ -205,12 +206,52 @@ def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: P
 
 
 def draw_evaluation(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
-    """ROC and calibration of a probe of two classes on another data set."""
+    """How typical the images are; ROC and calibration of a probe of two classes on them."""
+    _draw_gate(folder, inputs, figures)
     if not summary["rows"] or summary["headline"] != "auroc":
         return
     predictions = pd.read_parquet(folder / "predictions.parquet").query("label >= 0")
     told = {**summary, "repeats": 1}
     _draw_roc(predictions.assign(features="medvq", draw=0), told, figures)
+
+
+def _draw_gate(folder: Path, inputs: Inputs, figures: Path) -> None:
+    told = pd.read_parquet(folder / "predictions.parquet")
+    gate = Gate.read(inputs["prior"].folder)
+    shown: dict[str, tuple[NDArray[Any], str, Literal["bar", "step"]]] = {
+        "validation images of the training set": (np.array(gate.scores), SKY, "bar"),
+        "these images": (told["surprise"].to_numpy(), RED, "step"),
+    }
+    edges = np.histogram_bin_edges(np.concatenate([score for score, *_ in shown.values()]), 40)
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for name, (score, colour, kind) in shown.items():
+        weights = np.full(len(score), 100 / len(score))
+        axis.hist(
+            score, edges.tolist(), weights=weights, color=colour, histtype=kind, lw=1.5, label=name
+        )
+    axis.axvline(gate.threshold, color=BLACK, ls="--", label="threshold")
+    axis.set(
+        xlabel="surprise, mean of the most surprising quarter (bits per code)",
+        ylabel="share of images (%)",
+        title=f"{told['untypical'].sum()} of {len(told)} images are flagged",
+    )
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, figures / "gate.png")
+    strange = told[told["untypical"]].nlargest(8, "surprise")
+    if len(strange):
+        _draw_untypical(strange, inputs["ingest"].folder, figures)
+
+
+def _draw_untypical(strange: pd.DataFrame, ingest: Path, figures: Path) -> None:
+    known = pd.Index(read_manifest(ingest / "manifest.csv")["image_id"])
+    places = known.get_indexer(strange["image_id"])
+    rows = {
+        name: list(np.load(ingest / file, mmap_mode="r")[places])
+        for name, file in (("as read", "originals.npy"), ("prepared", "images.npy"))
+    }
+    named = zip(strange["image_id"], strange["surprise"], strict=True)
+    heads = [f"{image}\n{bits:.1f} bits" for image, bits in named]
+    _sheet(rows, figures / "untypical.png", "The least typical images", heads)
 
 
 def _draw_predictions(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path) -> None:

@@ -108,7 +108,14 @@ def _evaluate(result: dict[str, Any]) -> list[str]:
         ]
     if not result["rows"]:
         lines.append("  nothing to judge by: the truth of these images is not known in two classes")
-    return lines
+    gate = result["gate"]
+    return [
+        *lines,
+        f"  {gate['flagged']} of {gate['images']} images ({gate['share']:.1%}) are unlike the "
+        f"training images; of {gate['reference_images']} held back from those, "
+        f"{gate['reference_share']:.1%} are (median surprise {gate['median']:.2f} against "
+        f"{gate['reference_median']:.2f} bits per code)",
+    ]
 
 
 def _audit(found: dict[str, Any]) -> list[str]:

@@ -21,9 +21,10 @@ from pipeline.features.store import FEATURES, StoreWriter
 from pipeline.models.code_prior import UNKNOWN
 from pipeline.models.vqvae import VQVAE
 from pipeline.prior.codes import bits_per_code, read_codes, simple_codings
+from pipeline.prior.gate import Gate
 from pipeline.prior.sample import SAMPLES, decoded, draw, in_batches, independent, sample
 from pipeline.prior.stage import PRIOR, CodeBatches, load_prior, load_priors, prior
-from pipeline.prior.typicality import FeatureDistance, Gate, Seen, look
+from pipeline.prior.typicality import FeatureDistance, look
 from pipeline.stage import Artifact, Work
 from pipeline.training.weights import FILE, load_model, save_model
 
@@ -285,20 +286,18 @@ def test_what_is_looked_at_is_what_model_and_prior_say(tmp_path: Path, extract: 
     )
 
 
-def test_the_gate_flags_as_many_of_the_reference_as_it_is_told_to() -> None:
-    rng = np.random.default_rng(0)
-
-    def seen(surprise: NDArray[np.float64]) -> Seen:
-        zeros = np.zeros(len(surprise))
-        return Seen(np.zeros(surprise.shape, np.int64), surprise, zeros, zeros, zeros[:, None])
-
-    gate = Gate(seen(rng.random((2000, 4, 4))), false_alarms=0.05)
-    fresh = gate.score(seen(rng.random((2000, 4, 4))))
-    assert (fresh > gate.threshold).mean() == pytest.approx(0.05, abs=0.02)
-    # Only the most surprising quarter of the places counts.
-    one = np.zeros((1, 4, 4))
-    one[0, 0] = [1, 2, 3, 4]
-    assert gate.score(seen(one)).tolist() == [2.5]
+def test_the_gate_is_of_the_validation_images_and_of_the_weights_that_are_kept(
+    tmp_path: Path, extract: Artifact
+) -> None:
+    summary = prior(work(tmp_path / "run", extract))
+    maps, network = read_codes(extract), load_prior(tmp_path / "run" / PRIOR, "m1")
+    gate = Gate.read(tmp_path / "run")
+    with torch.inference_mode():
+        nats = -network.log_likelihood(maps.codes[maps.rows("validation")]).flatten(1)
+    scores = nats.numpy().max(1) / np.log(2)
+    np.testing.assert_allclose(gate.scores, np.sort(scores), rtol=1e-5)
+    assert gate.images == 50
+    assert summary["gate_threshold"] == gate.threshold == pytest.approx(scores.max())
 
 
 def test_distances_to_features_are_the_textbooks() -> None:

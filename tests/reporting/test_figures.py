@@ -13,8 +13,15 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from pipeline.data.manifest import COLUMNS
+from pipeline.prior.gate import Gate
 from pipeline.reporting import figures as module
-from pipeline.reporting.figures import draw_extract, draw_ingest, draw_pretrain, draw_probe
+from pipeline.reporting.figures import (
+    draw_evaluation,
+    draw_extract,
+    draw_ingest,
+    draw_pretrain,
+    draw_probe,
+)
 from pipeline.stage import RECORD, Artifact
 
 NAMES = ("medvq", "raw_pixels", "hog", "untrained_encoder", "border_only", "histogram")
@@ -195,3 +202,43 @@ def test_figures_are_closed(tmp_path: Path, figures: Path, predictions: pd.DataF
 def test_extract_draws_nothing(tmp_path: Path, figures: Path) -> None:
     draw_extract(tmp_path, {}, {}, figures)
     assert names_of(figures) == set()
+
+
+@pytest.mark.parametrize("flagged", [0, 3])
+def test_evaluation_shows_how_typical_the_images_are(
+    tmp_path: Path, figures: Path, kept_open: dict[str, Any], flagged: int
+) -> None:
+    rng = np.random.default_rng(0)
+    ingest, prior = tmp_path / "ingest", tmp_path / "prior"
+    ingest.mkdir()
+    prior.mkdir()
+    names = [f"{number:016x}" for number in range(20)]
+    manifest = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(20)).assign(image_id=names)
+    manifest.to_csv(ingest / "manifest.csv", index=False)
+    images = rng.integers(0, 256, (20, 16, 16), np.uint8)
+    np.save(ingest / "images.npy", images)
+    np.save(ingest / "originals.npy", rng.integers(0, 256, (20, 24, 24), np.uint8))
+    Gate(9.0, 100, tuple(np.linspace(4, 9.1, 100).tolist())).write(prior)
+    surprise = np.linspace(5, 6, 20)
+    surprise[[4, 2, 9][:flagged]] = [12, 11, 10][:flagged]
+    told = pd.DataFrame({"image_id": names, "surprise": surprise, "untypical": surprise > 9})
+    # Of images that the training has seen there is no row.
+    told.drop(index=0).to_parquet(tmp_path / "predictions.parquet")
+    inputs = {"ingest": Artifact(ingest, {}), "prior": Artifact(prior, {})}
+    draw_evaluation(tmp_path, inputs, {"rows": []}, figures)
+    (axis,) = kept_open["gate.png"].axes
+    assert axis.get_title() == f"{flagged} of 19 images are flagged"
+    assert "bits per code" in axis.get_xlabel()
+    assert axis.lines[0].get_xdata() == [9.0, 9.0]
+    heights = [bar.get_height() for bar in axis.patches[:40]]
+    assert sum(heights) == pytest.approx(100)
+    assert ("untypical.png" in names_of(figures)) == bool(flagged)
+    if flagged:
+        shown = kept_open["untypical.png"].axes
+        assert [cell.get_title() for cell in shown[:3]] == [
+            f"{names[4]}\n12.0 bits",
+            f"{names[2]}\n11.0 bits",
+            f"{names[9]}\n10.0 bits",
+        ]
+        prepared = [cell.images[0].get_array() for cell in shown[3:]]
+        np.testing.assert_array_equal(prepared, images[[4, 2, 9]])

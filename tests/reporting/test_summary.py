@@ -134,3 +134,15 @@ def test_columns_of_the_probe_stand_under_their_heads(probed: dict[str, Any]) ->
     assert len(head) == len(medvq)
     start = head.index("auroc") + len("auroc")
     assert medvq[:start].endswith("0.800 [0.70,0.89]")
+
+
+def test_what_is_untypical_of_another_set_is_one_line() -> None:
+    gate = {
+        "images": 300, "flagged": 17, "share": 17 / 300, "median": 5.214, "threshold": 7.0,
+        "reference_images": 612, "reference_share": 0.0098, "reference_median": 4.871,
+    }  # fmt: skip
+    told = {"images": 300, "labelled": 0, "seen_in_training": 0, "rows": [], "gate": gate}
+    assert show(result("evaluate", **told)).splitlines()[-1] == (
+        "  17 of 300 images (5.7%) are unlike the training images; of 612 held back from those, "
+        "1.0% are (median surprise 5.21 against 4.87 bits per code)"
+    )
