@@ -275,7 +275,8 @@ def to_nearest(codes: Codes, known: Codes) -> Floats:
 
 
 def memorised(sets: Sequence[Pictures], test: Pictures, known: Codes) -> list[Row]:
-    """How far images are from the nearest training image, and how many are nearer than test images.
+    """How far images are from the nearest training image, and how many are as near as few test
+    images are.
 
     ``known``: codes of the training images.
     """
@@ -284,11 +285,11 @@ def memorised(sets: Sequence[Pictures], test: Pictures, known: Codes) -> list[Ro
     what = "distance to the nearest training image"
     nearest = {name: float(np.percentile(far, 5)) for name, far in away.items()}
     median = {name: float(np.median(far)) for name, far in away.items()}
-    nearer = {name: float((far < usual).mean()) for name, far in away.items()}
+    nearer = {name: float((far <= usual).mean()) for name, far in away.items()}
     return [
         *_rows(f"{what}, 5th percentile", nearest),
         *_rows(f"{what}, median", median),
-        *_rows("nearer to one than 99% of test images are", nearer, lower_is_better=True),
+        *_rows("as near to one as the nearest 1% of test images", nearer, lower_is_better=True),
     ]
 
 

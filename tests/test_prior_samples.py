@@ -77,10 +77,10 @@ def test_memorised_images_are_nearer_than_others() -> None:
     assert found["distance to the nearest training image, median: learnt"] == 0
     assert found["distance to the nearest training image, median: fresh"] >= 0.5
     assert found["distance to the nearest training image, 5th percentile: half"] == 0
-    nearer = "nearer to one than 99% of test images are: "
+    nearer = "as near to one as the nearest 1% of test images: "
     assert found[f"{nearer}learnt"] == 1.0
-    assert found[f"{nearer}half"] == pytest.approx(0.5, abs=0.02)
-    assert found[f"{nearer}fresh"] <= 0.01
+    assert found[f"{nearer}fresh"] < 0.1
+    assert found[f"{nearer}half"] == pytest.approx(0.5 + found[f"{nearer}fresh"] / 2, abs=0.03)
 
 
 def test_images_are_compared_with_as_many_test_images_of_every_class() -> None:
