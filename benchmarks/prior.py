@@ -114,16 +114,21 @@ def _anomaly(study: Study, maps: CodeMaps, model: VQVAE) -> list[Row]:
         ill = maps.labels.numpy()[chosen] != maps.label_of(NORMAL)
         seen = look(model, normal, images[chosen], grid)
         background = look(model, unlabelled, images[chosen], grid)
-        restored = restoration(model, normal, seen.codes, seen.surprise > beyond)
         scores = {
             "surprise less that of a prior of all images, unlabelled": _total(seen)
             - _total(background),
             "surprise": _total(seen),
-            "restoration": restored.difference.mean((1, 2)).numpy(),
             "reconstruction error": seen.reconstruction,
             "Mahalanobis distance": distance.mahalanobis(seen.features),
             "nearest neighbours": distance.to_neighbours(seen.features),
         }
+        # Of several levels, the images would need finer codes that go with the restored ones.
+        if len(model.quantizers) == 1:
+            restored = restoration(model, normal, seen.codes, seen.surprise > beyond)
+            scores["restoration"] = restored.difference.mean((1, 2)).numpy()
+            if split == "test":
+                file = study.options.artifacts / study.config.name / "anomaly_maps.png"
+                draw_maps(images[chosen], ill, seen.surprise, restored, file)
         found = {name: float(roc_auc_score(ill, score)) for name, score in scores.items()}
         for number, (name, value) in enumerate(found.items()):
             must = 0.80 if number == 0 and split == "test" else None
@@ -132,8 +137,6 @@ def _anomaly(study: Study, maps: CodeMaps, model: VQVAE) -> list[Row]:
             ours, *_ = found.values()
             gain = ours - found["reconstruction error"]
             rows.append(Row("anomaly: above reconstruction error", gain, 0.05))
-            file = study.options.artifacts / study.config.name / "anomaly_maps.png"
-            draw_maps(images[chosen], ill, seen.surprise, restored, file)
     return rows
 
 

@@ -89,7 +89,7 @@ class Restored(NamedTuple):
 
 @torch.inference_mode()
 def decode_restored(model: VQVAE, codes: Tensor, restored: Tensor, batch: int = 64) -> Restored:
-    """Images of ``codes`` (N, *grid) and of what :func:`restore` made of them."""
+    """Images of ``codes`` (N, *grid) of a single level and of what :func:`restore` made of them."""
     device = next(model.parameters()).device
 
     def image(grids: Tensor) -> Tensor:
