@@ -54,7 +54,7 @@ def evaluate(work: Work) -> dict[str, Any]:
     truth = _truth(task, keys[new], read_metadata(store)["classes"], fitted.summary["classes"])
     told = keys.loc[new, ["image_id", "subject_id"]].assign(
         **{"target" if isinstance(task, Number) else "label": truth},
-        **columns_of(task, predicted),
+        **columns_of(task, predicted, fitted.summary["threshold"]),
     )
     told.to_parquet(work.folder / "predictions.parquet", index=False)
     known = np.isfinite(truth) if isinstance(task, Number) else truth >= 0

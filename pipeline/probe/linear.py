@@ -89,7 +89,7 @@ def fit_probe(
     """
     task = task or TwoClasses()
     strata = np.zeros(len(truth), np.int64) if isinstance(task, Number) else truth
-    folds = _folds(strata[rows], subjects[rows], config.folds)
+    folds = grouped_folds(strata[rows], subjects[rows], config.folds)
     shrink = 1 - 1 / len(folds)
     if len(rows) > _MANY:
         # With so many labels one fold held out says enough, in a quarter of the time.
@@ -127,9 +127,16 @@ def _held_out(
     return scores
 
 
-def _folds(
+def grouped_folds(
     labels: NDArray[np.int64], subjects: NDArray[np.str_], folds: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows to fit on and rows held out, no subject in both; of fewer subjects fewer folds.
+
+    Raises
+    ------
+    UserError
+        A class has too few subjects.
+    """
     classes = np.unique(labels)
     fewest = min(len(np.unique(subjects[labels == label])) for label in classes)
     if fewest < 2:

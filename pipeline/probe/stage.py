@@ -4,9 +4,9 @@ Writes into its artifact:
 
 ====================== =========================================================================
 ``metrics.json``       the rows of the contract, and MedVQ's differences to each baseline
-``predictions.parquet`` one row per test image, feature set and draw: the probability of class 1;
-                       of more classes the class that is called and its probability; of a number
-                       the number
+``predictions.parquet`` one row per test image, feature set and draw: the probability of class 1
+                       and the threshold, which is the drawn prevalence; of more classes the class
+                       that is called and its probability; of a number the number
 ``probe.skops``        encoding and classifier of the first draw, from features to probability
 ====================== =========================================================================
 
@@ -46,7 +46,7 @@ from pipeline.features.store import (
     read_metadata,
 )
 from pipeline.probe import metrics
-from pipeline.probe.draws import draw_labels
+from pipeline.probe.draws import repeated_draws
 from pipeline.probe.linear import CLEAN_WEIGHT, Encoded, Fitted, fit_probe
 from pipeline.probe.tasks import ManyClasses, Number, Task, TwoClasses
 from pipeline.stage import Work
@@ -115,7 +115,7 @@ def probe(work: Work) -> dict[str, Any]:
         if isinstance(task, ManyClasses):
             rows[-1]["recall"] = _recall(images, predicted, store.metadata["classes"])
         resampled[name] = over[task.headline]
-        predictions.append(_predictions(name, store.keys, images, predicted, config))
+        predictions.append(_predictions(name, store.keys, images, predicted, fitted, config))
         if name == MEDVQ:
             model = make_pipeline(*(step for _, step in encoding.steps), fitted[0].classifier)
             skops.io.dump(model, work.folder / PROBE)
@@ -304,13 +304,10 @@ def _draws(images: _Images, config: ProbeConfig, seed: int) -> list[NDArray[np.i
     fraction = config.label_fraction
     if config.draws == "official":
         return _official_draws(images, fraction)
-    repeats = 1 if fraction == 1.0 else config.repeats
     subjects, truth = images.subjects[images.train], images.truth[images.train]
     labels = np.zeros(len(truth), np.int64) if isinstance(images.task, Number) else truth
-    return [
-        images.train[draw_labels(subjects, labels, fraction, 1000 * seed + number)]
-        for number in range(repeats)
-    ]
+    drawn = repeated_draws(subjects, labels, fraction, config.repeats, seed)
+    return [images.train[rows] for rows in drawn]
 
 
 def _official_draws(images: _Images, fraction: float) -> list[NDArray[np.intp]]:
@@ -391,6 +388,7 @@ def _predictions(
     keys: pd.DataFrame,
     images: _Images,
     predicted: list[NDArray[np.float64]],
+    fitted: list[Fitted],
     config: ProbeConfig,
 ) -> pd.DataFrame:
     test = keys.iloc[images.test]
@@ -404,18 +402,22 @@ def _predictions(
                 "image_id": test["image_id"].to_numpy(),
                 "subject_id": test["subject_id"].to_numpy(),
                 truth: images.truth[images.test],
-                **columns_of(images.task, values),
+                **columns_of(images.task, values, probe.threshold),
             }
         )
-        for draw, values in enumerate(predicted)
+        for draw, (values, probe) in enumerate(zip(predicted, fitted, strict=True))
     )
 
 
-def columns_of(task: Task, predicted: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+def columns_of(
+    task: Task, predicted: NDArray[np.float64], threshold: float
+) -> dict[str, NDArray[Any] | float]:
     """What a table of predictions tells of what a task predicts."""
     if isinstance(task, ManyClasses):
         return {"predicted": predicted.argmax(1), "probability": predicted.max(1)}
-    return {"predicted" if isinstance(task, Number) else "probability": predicted}
+    if isinstance(task, Number):
+        return {"predicted": predicted}
+    return {"probability": predicted, "threshold": threshold}
 
 
 def _report_draws(
