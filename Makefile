@@ -28,8 +28,9 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
-	evaluate-prior mlflow-ui notebook benchmark benchmark-alignment benchmark-ingest \
-	benchmark-reconstruction benchmark-speed benchmark-supervised test test-cuda lint format lock clean
+	evaluate-prior mlflow-ui notebook benchmark benchmark-alignment benchmark-calibration \
+	benchmark-ingest benchmark-reconstruction benchmark-speed benchmark-supervised test test-cuda \
+	lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -108,6 +109,11 @@ benchmark: setup ## the README's table: 1 to 100% of the labels, and how far to 
 benchmark-alignment: setup ## what the alignment gains, paired (trains a second model)
 	$(BIN)/python -m benchmarks.alignment --config "$(DATASET)" \
 		$(foreach pair,$(SET),--set "$(pair)")
+
+benchmark-calibration: setup ## which images calibrate, and a shifted prevalence, on validation
+	$(BIN)/python -m benchmarks.calibration --config "$(DATASET)" --device "$(DEVICE)" \
+		$(foreach pair,$(SET),--set "$(pair)") \
+		$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
 
 benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
 	$(BIN)/python -m benchmarks.ingest

@@ -42,7 +42,7 @@ from pipeline.data.manifest import read_manifest
 from pipeline.flow import made_from, run
 from pipeline.probe import metrics
 from pipeline.probe.draws import repeated_draws
-from pipeline.probe.linear import CLEAN_WEIGHT, grouped_folds
+from pipeline.probe.linear import calibrate, grouped_folds, merit
 from pipeline.probe.tasks import TwoClasses
 from pipeline.processes import choose_device
 from pipeline.stage import Artifact, find, fingerprint
@@ -168,8 +168,8 @@ def train(
             F.cross_entropy(network(seen), truth).backward()
             optimiser.step()
             schedule.step()
-        scores, truths, weights = _held_out(network, given, held_out, recipe)
-        found = float(np.average(-_loss(truths, scores), weights=weights))
+        clean, swapped = _held_out(network, given, held_out, recipe)
+        found = merit(_TASK, given.truth[held_out], clean, swapped)
         if found > best:
             best, kept, at = found, copy.deepcopy(network.state_dict()), epoch
         elif epoch - at >= recipe.patience_of(batches):
@@ -179,8 +179,8 @@ def train(
     calibration = LogisticRegression()
     calibration.classes_ = np.array([0, 1])
     calibration.coef_, calibration.intercept_ = np.ones((1, 1)), np.zeros(1)
-    scores, truths, weights = _held_out(network, given, held_out, recipe)
-    _TASK.calibrate(calibration, truths, scores, weights)
+    clean, swapped = _held_out(network, given, held_out, recipe)
+    calibrate(_TASK, calibration, given.truth[held_out], clean, swapped)
     return Classifier(network, recipe, calibration, _TASK.threshold(given.truth), epoch + 1, at + 1)
 
 
@@ -190,20 +190,12 @@ def _rate(step: int, warmup: int, steps: int) -> float:
     return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def _loss(truth: NDArray[np.int64], scores: Floats) -> Floats:
-    return np.asarray(np.logaddexp(0, np.where(truth == 1, -scores, scores)))
-
-
 def _held_out(
     network: nn.Module, given: Labelled, rows: NDArray[np.intp], recipe: Recipe
-) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Scores, truth and weights of held-out images: as they are and, at a third of it, swapped."""
+) -> tuple[Floats, Floats | None]:
+    """Scores of held-out images, as they are and swapped."""
     clean = _scores(network, given.images[rows], recipe)
-    if given.swapped is None:
-        return clean, given.truth[rows], np.ones(len(rows))
-    swapped = _scores(network, given.swapped[rows], recipe)
-    weights = np.repeat([CLEAN_WEIGHT, 1 - CLEAN_WEIGHT], len(rows))
-    return np.concatenate([clean, swapped]), np.tile(given.truth[rows], 2), weights
+    return clean, None if given.swapped is None else _scores(network, given.swapped[rows], recipe)
 
 
 def _view(

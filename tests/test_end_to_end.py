@@ -17,7 +17,7 @@ from pipeline.cli import config_file, main
 from pipeline.config import load_config
 from pipeline.data.manifest import read_manifest
 from pipeline.flow import Options
-from pipeline.probe.stage import _draws, _images, _Store
+from pipeline.probe.stage import Store, images_of, label_draws
 
 SMALLEST = (
     "name=tiny",
@@ -177,7 +177,7 @@ def test_the_benchmark_tells_subgroups_and_finds_nothing_in_shuffled_labels(
         "## Subgroups of the test split",
         "## Permutation check",
     ]
-    (made,) = (folder / "artifacts" / "tiny-shuffled" / "probe").glob("*/stage.json")
+    made = folder / "artifacts/tiny-shuffled/probe/latest/stage.json"
     shuffled = json.loads(made.read_text())["summary"]["rows"]
     assert [row["features"] for row in shuffled] == [row["features"] for row in first["rows"]]
     chance = [row["auroc"]["ci95"][0] <= 0.5 <= row["auroc"]["ci95"][1] for row in shuffled]
@@ -194,9 +194,9 @@ def test_a_supervised_network_is_given_the_draws_of_the_probe(ran: Ran) -> None:
     _, folder = ran
     config = load_config(config_file("phantom"), SMALLEST)
     ingest, extract = (folder / "artifacts/tiny" / s / "latest" for s in ("ingest", "extract"))
-    images = _images(_Store(extract))
+    images = images_of(Store(extract))
     theirs = draws_of(Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True), config)
-    for rows, other in zip(_draws(images, config.probe, config.seed), theirs, strict=True):
+    for rows, other in zip(label_draws(images, config.probe, config.seed), theirs, strict=True):
         assert rows.tolist() == other.tolist()
 
 
