@@ -1,10 +1,10 @@
 """A ResNet-18 trained from scratch on the very labels that the probe is fitted on.
 
 The same draws, aligned images, test images, metrics and bootstrap; the lead of MedVQ is paired over
-draws and subjects. What the network is given: the random versions and disturbances of pretraining,
+draws and subjects. What the network is given: random versions and disturbances as pretraining's,
 acquisition-swapped copies as often as pretraining's second views, and a part of the drawn subjects
-held out for early stopping and calibration, which are judged as the probe's C is: three parts on
-images as they are, one part on swapped ones. See :class:`Recipe`.
+held out for early stopping, which is judged as the probe's C is (three parts on images as they are,
+one part on swapped ones), and for calibration. See :class:`Recipe`.
 
 Writes ``docs/SUPERVISED-<data set>.md``. Every draw's predictions are kept, so that an interrupted
 study goes on with the next.
@@ -78,6 +78,9 @@ class Recipe(TrainingConfig):
     folds: int = 5
     """One of so many parts of the drawn subjects is held out."""
     batch_size: int = 32
+    augment_strength: float = 0.6
+    """Of the random views: that of the probe's versions, which validation prefers to the milder
+    ones of pretraining."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_steps: int = 30
@@ -212,7 +215,7 @@ def _view(
     if len(given.copies) and len(take):
         images[take] = given.copies[(unit[take, 0] * len(given.copies)).astype(int), rows[take]]
     seen = _resized(images, recipe)
-    seen = random_versions(seen, views.augment, views.augment_strength, generator)
+    seen = random_versions(seen, views.augment, recipe.augment_strength, generator)
     if views.disturb:
         number = numbers_for_disturbances(2, views.augment.cut_outs)
         unit_of = torch.rand((len(seen), number), generator=generator)
@@ -428,8 +431,8 @@ def _page(
         f"pixels, AdamW at {recipe.learning_rate:g} (weight decay {recipe.weight_decay:g}), "
         f"batches of {recipe.batch_size}, a cosine after {recipe.warmup_steps} steps of warm-up, "
         f"at least 600 steps, the best epoch by one in {recipe.folds} drawn subjects held out; "
-        f"pretraining's random views; {seconds:.0f} s a draw. AUROC on validation images: "
-        f"{validation}.",
+        f"random views as pretraining's, at strength {recipe.augment_strength:g}; {seconds:.0f} s "
+        f"a draw. AUROC on validation images: {validation}.",
         "",
         _row("features", METRICS),
         _row("---", ["---"] * len(METRICS)),
