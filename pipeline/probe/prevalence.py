@@ -2,8 +2,9 @@
 
 A calibrated probability holds for images of which as many are positive as of those it was learnt
 from. Where that share is another and nothing else is (each class looks as it did), Bayes' rule
-carries the probabilities over, and the share itself can be found from them: by expectation and
-maximisation, which climbs to its greatest likelihood.
+carries the probabilities over, and the share itself can be found from them: it is the likeliest
+one. The likelihood has one maximum. Expectation and maximisation, as in the paper, climbs to it, in
+hundreds of steps where the classes look alike; here it is found by halving.
 
 Saerens, Latinne, Decaestecker, Adjusting the Outputs of a Classifier to New a Priori
 Probabilities: A Simple Procedure, Neural Computation 14 (2002) 21.
@@ -15,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_ROUNDS = 500
-_CLOSE = 1e-6
-_LEAST = 1e-6
+_HALVINGS = 20
 
 
 def at_prevalence(probability: Floats, learnt: float, prevalence: float | Floats) -> Floats:
@@ -45,12 +44,12 @@ def estimated_prevalence(probability: Floats, learnt: float, weights: Floats) ->
     -------
     Shape (B,), inside (0, 1).
     """
-    total = weights.sum(1)
-    found = np.full(len(weights), learnt)
-    for _ in range(_ROUNDS):
-        carried = at_prevalence(probability, learnt, found[:, None])
-        before, found = found, np.einsum("bn,bn->b", weights, carried) / total
-        found = found.clip(_LEAST, 1 - _LEAST)
-        if np.abs(found - before).max() < _CLOSE:
-            break
-    return found
+    negative = (1 - probability) / (1 - learnt)
+    difference = probability / learnt - negative
+    low, high = np.zeros(len(weights)), np.ones(len(weights))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        likelihood = negative + middle[:, None] * difference
+        rises = np.einsum("bn,bn->b", weights, difference / likelihood) > 0
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    return (low + high) / 2

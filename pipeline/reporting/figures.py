@@ -275,7 +275,7 @@ def _draw_roc(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path)
     right.set(
         xlabel="probability said",
         ylabel="share of positives found",
-        title="Calibration: below the diagonal the probabilities are too high",
+        title="Calibration: below the diagonal, too high",
     )
     right.legend(frameon=False, fontsize=8)
     _save(figure, figures / "roc_and_calibration.png")
