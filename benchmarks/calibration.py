@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from benchmarks.command_line import arguments, configuration, provenance
 from pipeline.config import Config
-from pipeline.flow import made_from, run
+from pipeline.flow import run
 from pipeline.probe import metrics
 from pipeline.probe.linear import CLEAN_WEIGHT, Encoded, Uncalibrated, choose
 from pipeline.probe.prevalence import at_prevalence
 from pipeline.probe.stage import Images, Store, images_of, label_draws
 from pipeline.probe.tasks import TwoClasses
-from pipeline.stage import find
 
 DOCS = Path(__file__).parent.parent / "docs"
 # By name, the weight of images as they are beside their swapped copies.
@@ -49,9 +48,7 @@ def main() -> None:
     parsed, options = arguments(main.__doc__ or "")
     config = configuration(parsed)
     made_on = provenance(config)
-    probe = find(Path(run("probe", config, options)["artifact"]))
-    assert probe is not None
-    store = Store(made_from(probe, "extract").folder)
+    store = Store(Path(run("extract", config, options)["artifact"]))
     images = images_of(store)
     draws = label_draws(images, config.probe, config.seed)
     features = config.probe.features
