@@ -235,7 +235,8 @@ def _permutation(shuffled: dict[str, Any]) -> list[str]:
         "",
         "The same probe after the label of every subject, of all splits, was dealt to another: "
         f"AUROC at {100 * FEW:g}% of the labels. There is nothing to find, so that an interval "
-        "without .50 would tell of a leak, or of chance once in twenty rows.",
+        "without .50 would tell of a leak (a subject of two splits has one label in both), or of "
+        "chance once in twenty rows.",
         "",
         _row("features", ["AUROC", "holds .50"]),
         _row("---", ["---", "---"]),
