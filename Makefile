@@ -28,8 +28,9 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
-	evaluate-prior mlflow-ui notebook benchmark benchmark-alignment benchmark-ingest \
-	benchmark-reconstruction benchmark-speed test test-cuda lint format lock clean
+	evaluate-prior mlflow-ui notebook benchmark benchmark-alignment benchmark-calibration \
+	benchmark-ingest benchmark-reconstruction benchmark-speed benchmark-supervised test test-cuda \
+	lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -102,13 +103,18 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 	mkdir -p "$(ARTIFACTS)"
 	$(BIN)/jupyter execute notebooks/own_data.ipynb --output="$(abspath $(ARTIFACTS))/own_data.ipynb"
 
-benchmark: setup ## the README's table: 1, 5, 10 and 100% of the labels (about 40 minutes)
-	$(BIN)/python -m benchmarks.label_efficiency --config "$(DATASET)" \
+benchmark: setup ## the README's table: 1 to 100% of the labels, and how far to trust it (hours)
+	$(BIN)/python -m benchmarks.label_efficiency --config "$(DATASET)" --device "$(DEVICE)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 
 benchmark-alignment: setup ## what the alignment gains, paired (trains a second model)
 	$(BIN)/python -m benchmarks.alignment --config "$(DATASET)" \
 		$(foreach pair,$(SET),--set "$(pair)")
+
+benchmark-calibration: setup ## which images calibrate, and a shifted prevalence, on validation
+	$(BIN)/python -m benchmarks.calibration --config "$(DATASET)" --device "$(DEVICE)" \
+		$(foreach pair,$(SET),--set "$(pair)") \
+		$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
 
 benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
 	$(BIN)/python -m benchmarks.ingest
@@ -116,6 +122,11 @@ benchmark-ingest: setup ## how fast files are read, against MONAI and the bare d
 benchmark-reconstruction: setup ## two levels of codes against one, at equal bits (needs a GPU)
 	$(BIN)/python -m benchmarks.reconstruction --config kermany-reconstruction \
 		$(foreach pair,$(SET),--set "$(pair)")
+
+benchmark-supervised: setup ## a ResNet-18 from scratch on the same LABEL_FRACTION of the labels
+	$(BIN)/python -m benchmarks.supervised --config "$(DATASET)" --device "$(DEVICE)" \
+		$(foreach pair,$(SET),--set "$(pair)") \
+		$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"

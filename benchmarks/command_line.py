@@ -13,16 +13,21 @@ from pipeline.flow import Options, commit
 
 
 def arguments(description: str) -> tuple[argparse.Namespace, Options]:
-    """Parse ``--config`` and ``--set``; folders come from the environment, as make gives them."""
+    """Parse ``--config``, ``--device`` and ``--set``; folders come from the environment, as make
+    gives them.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", default="kermany")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parsed = parser.parse_args()
     options = Options(
         data_root=Path(os.environ.get("DATA_ROOT") or "data"),
         data_mirror=os.environ.get("DATA_MIRROR") or None,
         artifacts=Path(os.environ.get("ARTIFACTS") or "artifacts"),
+        device=parsed.device,
     )
-    return parser.parse_args(), options
+    return parsed, options
 
 
 def configuration(parsed: argparse.Namespace, *overrides: str) -> Config:

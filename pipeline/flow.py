@@ -137,8 +137,9 @@ Given = dict[str, dict[str, Artifact]]
 """By stage, inputs that it is given instead of what it would have made for itself."""
 
 
-def run(name: str, config: Config, options: Options) -> dict[str, Any]:
-    """Run the stage ``name`` and what it needs; return its line for ``JSON=1``.
+def run(name: str, config: Config, options: Options, inputs: Given | None = None) -> dict[str, Any]:
+    """Run the stage ``name`` and what it needs beside the ``inputs``; return its line for
+    ``JSON=1``.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def run(name: str, config: Config, options: Options) -> dict[str, Any]:
         Anything that is the user's to mend.
     """
     started = time.perf_counter()
-    given: Given = {}
+    given: Given = inputs or {}
     if name == "evaluate":
         config, given = _as_trained(config, options)
     artifact, fresh = _ensure(name, config, options, options.force, given)

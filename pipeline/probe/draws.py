@@ -57,6 +57,20 @@ def draw_labels(
     return np.flatnonzero(np.isin(owner, np.concatenate(drawn)))
 
 
+def repeated_draws(
+    subjects: NDArray[np.str_],
+    labels: NDArray[np.int64],
+    fraction: float,
+    repeats: int,
+    seed: int,
+) -> list[NDArray[np.intp]]:
+    """The draws of a probe, each as :func:`draw_labels`; of all labels there is only one."""
+    return [
+        draw_labels(subjects, labels, fraction, 1000 * seed + number)
+        for number in range(1 if fraction == 1.0 else repeats)
+    ]
+
+
 def _round_up(value: float) -> float:
     """To two significant digits, upwards: just above half a subject."""
     step = 10.0 ** (np.floor(np.log10(value)) - 1)

@@ -62,7 +62,7 @@ def evaluate(work: Work) -> dict[str, Any]:
     scores = _scores(work, new)
     told = keys.loc[new, ["image_id", "subject_id"]].assign(
         **{"target" if isinstance(task, Number) else "label": truth},
-        **columns_of(task, predicted),
+        **columns_of(task, predicted, fitted.summary["threshold"]),
         surprise=scores,
         untypical=scores > gate.threshold,
     )

@@ -4,7 +4,8 @@ Each drawn image is shown to the model as it is and in a few random versions. C 
 cross-validation grouped by subject inside the draw, by the merit of the task (for two classes the
 log loss): 3/4 that of the images as they are and 1/4 that of their acquisition-swapped copies,
 since on images as they are alone, whatever reads the equipment wins. Where acquisitions are not
-swapped it is that of the images as they are. The same held-out scores calibrate the probabilities.
+swapped it is that of the images as they are. The same held-out scores calibrate the probabilities,
+there the swapped copies weighing half (``make benchmark-calibration``).
 """
 
 from __future__ import annotations
@@ -44,6 +45,28 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Uncalibrated:
+    """A linear model of all drawn images, and scores of theirs by models not fitted on them.
+
+    Attributes
+    ----------
+    model : of the task; its probabilities are not calibrated.
+    truth : (M,), of the held-out images.
+    clean, swapped : their scores, (M, ...), as they are and swapped; the latter None where
+        acquisitions are not.
+    regularisation : the chosen C.
+    inner_merit : the cross-validated merit that chose it.
+    """
+
+    model: Any
+    truth: NDArray[Any]
+    clean: Floats
+    swapped: Floats | None
+    regularisation: float
+    inner_merit: float
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A calibrated probe.
 
@@ -62,7 +85,7 @@ class Fitted:
     inner_merit: float
 
 
-def _merit(task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | None) -> float:
+def merit(task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | None) -> float:
     """3/4 the task's merit on images as they are, 1/4 on their swapped copies where there are."""
     on_clean = task.merit(truth, clean)
     if swapped is None:
@@ -70,8 +93,6 @@ def _merit(task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | Non
     return CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * task.merit(truth, swapped)
 
 
-# On more threads these small matrices wait for each other: ten times slower where cores are shared.
-@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def fit_probe(
     encoded: Encoded,
     truth: NDArray[Any],
@@ -80,7 +101,7 @@ def fit_probe(
     config: ProbeConfig,
     task: Task | None = None,
 ) -> Fitted:
-    """Fit on the images in ``rows``; no other label is looked at.
+    """Fit on the images in ``rows`` and calibrate; no other label is looked at.
 
     Raises
     ------
@@ -88,8 +109,31 @@ def fit_probe(
         A class has too few subjects in the draw to cross-validate.
     """
     task = task or TwoClasses()
+    chosen = choose(encoded, truth, subjects, rows, config, task)
+    calibrate(task, chosen.model, chosen.truth, chosen.clean, chosen.swapped)
+    threshold = task.threshold(truth[rows])
+    return Fitted(chosen.model, threshold, chosen.regularisation, chosen.inner_merit)
+
+
+# On more threads these small matrices wait for each other: ten times slower where cores are shared.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
+def choose(
+    encoded: Encoded,
+    truth: NDArray[Any],
+    subjects: NDArray[np.str_],
+    rows: NDArray[np.intp],
+    config: ProbeConfig,
+    task: Task,
+) -> Uncalibrated:
+    """Fit on the images in ``rows`` with the C that cross-validation among them prefers.
+
+    Raises
+    ------
+    UserError
+        A class has too few subjects in the draw to cross-validate.
+    """
     strata = np.zeros(len(truth), np.int64) if isinstance(task, Number) else truth
-    folds = _folds(strata[rows], subjects[rows], config.folds)
+    folds = grouped_folds(strata[rows], subjects[rows], config.folds)
     shrink = 1 - 1 / len(folds)
     if len(rows) > _MANY:
         # With so many labels one fold held out says enough, in a quarter of the time.
@@ -102,15 +146,14 @@ def fit_probe(
         swapped = None
         if encoded.swapped is not None:
             swapped = _held_out(task, models, encoded.swapped[rows], folds)[judged]
-        found = _merit(task, truth[rows[judged]], clean, swapped)
+        found = merit(task, truth[rows[judged]], clean, swapped)
         if best is None or found > best[0]:
             best = (found, regularisation, clean, swapped)
     assert best is not None
     inner, regularisation, clean, swapped = best
     # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits did.
     model = _fit(task, encoded, truth, rows, regularisation * shrink)
-    _calibrate(task, model, truth[rows[judged]], clean, swapped)
-    return Fitted(model, task.threshold(truth[rows]), regularisation, inner)
+    return Uncalibrated(model, truth[rows[judged]], clean, swapped, regularisation, inner)
 
 
 def _held_out(
@@ -127,9 +170,16 @@ def _held_out(
     return scores
 
 
-def _folds(
+def grouped_folds(
     labels: NDArray[np.int64], subjects: NDArray[np.str_], folds: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows to fit on and rows held out, no subject in both; of fewer subjects fewer folds.
+
+    Raises
+    ------
+    UserError
+        A class has too few subjects.
+    """
     classes = np.unique(labels)
     fewest = min(len(np.unique(subjects[labels == label])) for label in classes)
     if fewest < 2:
@@ -165,12 +215,12 @@ def _fit(
     return task.fit(shown, np.tile(truth[rows], 1 + len(encoded.versions)), regularisation)
 
 
-def _calibrate(
+def calibrate(
     task: Task, model: Any, truth: NDArray[Any], clean: Floats, swapped: Floats | None
 ) -> None:
-    """Calibrate by held-out scores, the swapped copies weighing a quarter."""
+    """Calibrate by held-out scores, half of the weight on those of swapped copies."""
     if swapped is None:
         task.calibrate(model, truth, clean, np.ones(len(truth)))
         return
-    weights = np.repeat([CLEAN_WEIGHT, 1 - CLEAN_WEIGHT], len(clean))
+    weights = np.full(2 * len(truth), 0.5)
     task.calibrate(model, np.tile(truth, 2), np.concatenate([clean, swapped]), weights)

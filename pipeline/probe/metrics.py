@@ -13,6 +13,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.probe.prevalence import at_prevalence, estimated_prevalence
+
 Floats = NDArray[np.float64]
 METRICS = (
     "auroc",
@@ -23,7 +25,10 @@ METRICS = (
     "specificity",
     "brier",
     "ece",
+    "sensitivity_at_90_specificity",
+    "sensitivity_at_95_specificity",
 )
+PRIOR_SHIFT = ("prevalence_prior_shift", "brier_prior_shift", "ece_prior_shift")
 MANY_CLASSES = ("auroc", "auprc", "balanced_accuracy", "accuracy", "brier", "ece")
 NUMBER = ("r2", "mae")
 _BINS = 10
@@ -71,7 +76,35 @@ def evaluate(
         "specificity": specificity,
         "brier": brier,
         "ece": _calibration_error(truth, probability, weights),
+        "sensitivity_at_90_specificity": _sensitivity_at(0.90, *ranked),
+        "sensitivity_at_95_specificity": _sensitivity_at(0.95, *ranked),
     }
+
+
+def evaluate_prior_shift(
+    truth: NDArray[np.int64], probability: Floats, learnt: float, weights: Floats
+) -> dict[str, Floats]:
+    """All of :data:`PRIOR_SHIFT`: the prevalence that the images themselves suggest, and what
+    probabilities are worth once they are carried to it.
+
+    The correction is transductive: it takes all the images together, but none of their labels, and
+    is made anew for each set of weights. See :mod:`pipeline.probe.prevalence`.
+
+    Parameters
+    ----------
+    truth : 0 or 1, (N,); the errors are measured by it.
+    probability : of class 1, (N,), as it holds at the prevalence ``learnt``.
+    weights : (B, N), non-negative.
+
+    Returns
+    -------
+    Each (B,).
+    """
+    prevalence = estimated_prevalence(probability, learnt, weights)
+    carried = at_prevalence(probability, learnt, prevalence[:, None])
+    brier = np.einsum("bn,bn->b", weights, (carried - truth) ** 2) / weights.sum(1)
+    error = _calibration_error(truth, carried, weights)
+    return dict(zip(PRIOR_SHIFT, (prevalence, brier, error), strict=True))
 
 
 def evaluate_many(
@@ -199,9 +232,30 @@ def _average_precision(positive: Floats, negative: Floats) -> Floats:
         return np.asarray((precision * positive).sum(1) / positive.sum(1))
 
 
+def _sensitivity_at(specificity: float, positive: Floats, negative: Floats) -> Floats:
+    """The most that one threshold finds while it calls no more negatives than it may.
+
+    A step of the ROC curve, not a point between two of them, so that a threshold does reach it.
+    """
+    total = negative.sum(1)
+    # A share of whole weights is not exact in binary.
+    most = (1 - specificity) * total * (1 + 1e-9)
+    found = np.where(negative.cumsum(1) <= most[:, None], positive.cumsum(1), 0.0).max(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(total > 0, found / positive.sum(1), np.nan))
+
+
 def _calibration_error(truth: NDArray[np.int64], probability: Floats, weights: Floats) -> Floats:
-    """Expected calibration error over ten bins of equal width (Naeini et al., AAAI 2015)."""
+    """Expected calibration error over ten bins of equal width (Naeini et al., AAAI 2015).
+
+    ``probability`` is (N,), or (B, N) where it differs between sets of weights.
+    """
     bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
-    member = np.eye(_BINS)[bins]
-    gap = (weights * (truth - probability)) @ member
+    gap = weights * (truth - probability)
+    if bins.ndim == 1:
+        gap = gap @ np.eye(_BINS)[bins]
+    else:
+        own = np.arange(len(bins))[:, None] * _BINS + bins
+        total = np.bincount(own.ravel(), gap.ravel(), len(bins) * _BINS)
+        gap = total.astype(np.float64).reshape(-1, _BINS)
     return np.asarray(np.abs(gap).sum(1) / weights.sum(1))

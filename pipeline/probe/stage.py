@@ -4,9 +4,9 @@ Writes into its artifact:
 
 ====================== =========================================================================
 ``metrics.json``       the rows of the contract, and MedVQ's differences to each baseline
-``predictions.parquet`` one row per test image, feature set and draw: the probability of class 1;
-                       of more classes the class that is called and its probability; of a number
-                       the number
+``predictions.parquet`` one row per test image, feature set and draw: the probability of class 1
+                       and the threshold, which is the drawn prevalence; of more classes the class
+                       that is called and its probability; of a number the number
 ``probe.skops``        encoding and classifier of the first draw, from features to probability
 ====================== =========================================================================
 
@@ -46,7 +46,7 @@ from pipeline.features.store import (
     read_metadata,
 )
 from pipeline.probe import metrics
-from pipeline.probe.draws import draw_labels
+from pipeline.probe.draws import repeated_draws
 from pipeline.probe.linear import CLEAN_WEIGHT, Encoded, Fitted, fit_probe
 from pipeline.probe.tasks import ManyClasses, Number, Task, TwoClasses
 from pipeline.stage import Work
@@ -59,7 +59,7 @@ _MOST_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class _Images:
+class Images:
     """Who is in the store: one entry per image, in its order.
 
     Attributes
@@ -83,11 +83,11 @@ class _Images:
 def probe(work: Work) -> dict[str, Any]:
     """Run the stage; return its summary."""
     config, folder = work.config.probe, work.inputs["extract"].folder
-    store = _Store(folder)
+    store = Store(folder)
     _check_features(config, store)
-    images = _images(store)
+    images = images_of(store)
     task = images.task
-    draws = _draws(images, config, work.config.seed)
+    draws = label_draws(images, config, work.config.seed)
     weights = metrics.subject_weights(
         images.subjects[images.test], config.bootstrap, work.config.seed
     )
@@ -115,7 +115,7 @@ def probe(work: Work) -> dict[str, Any]:
         if isinstance(task, ManyClasses):
             rows[-1]["recall"] = _recall(images, predicted, store.metadata["classes"])
         resampled[name] = over[task.headline]
-        predictions.append(_predictions(name, store.keys, images, predicted, config))
+        predictions.append(_predictions(name, store.keys, images, predicted, fitted, config))
         if name == MEDVQ:
             model = make_pipeline(*(step for _, step in encoding.steps), fitted[0].classifier)
             skops.io.dump(model, work.folder / PROBE)
@@ -142,7 +142,7 @@ def probe(work: Work) -> dict[str, Any]:
     return summary
 
 
-class _Store:
+class Store:
     """Feature sets by name, for images and versions alike."""
 
     def __init__(self, folder: Path) -> None:
@@ -236,7 +236,7 @@ class _Stretch(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
         return np.asarray(X) * self.factor_
 
 
-def _check_features(config: ProbeConfig, store: _Store) -> None:
+def _check_features(config: ProbeConfig, store: Store) -> None:
     if unknown := [name for name in config.features if name not in store.names]:
         raise UserError(
             f"probe.features={unknown[0]!r} is not in the feature store; "
@@ -247,7 +247,14 @@ def _check_features(config: ProbeConfig, store: _Store) -> None:
         raise UserError(f"probe.features: {mixed[0]!r} cannot be joined with other feature sets")
 
 
-def _images(store: _Store) -> _Images:
+def images_of(store: Store) -> Images:
+    """Who is in the store, and what is to be predicted of them.
+
+    Raises
+    ------
+    UserError
+        There is nothing to predict, or not in every split.
+    """
     keys = store.keys
     task, truth = _task(keys)
     known = np.isfinite(truth) if isinstance(task, Number) else truth >= 0
@@ -262,7 +269,7 @@ def _images(store: _Store) -> _Images:
         elif len(np.unique(truth[chosen])) != len(np.unique(truth[known])):
             few = "images of one class only" if isinstance(task, TwoClasses) else "not every class"
             raise UserError(f"the {name} split has {few}")
-    return _Images(
+    return Images(
         task,
         truth,
         keys["subject_id"].to_numpy(str),
@@ -299,21 +306,18 @@ def _official_folds(keys: pd.DataFrame, known: NDArray[np.intp]) -> list[NDArray
     return [known[[name in folds for folds in member]] for name in names]
 
 
-def _draws(images: _Images, config: ProbeConfig, seed: int) -> list[NDArray[np.intp]]:
+def label_draws(images: Images, config: ProbeConfig, seed: int) -> list[NDArray[np.intp]]:
     """Rows of each label draw; with all labels there is only one."""
     fraction = config.label_fraction
     if config.draws == "official":
         return _official_draws(images, fraction)
-    repeats = 1 if fraction == 1.0 else config.repeats
     subjects, truth = images.subjects[images.train], images.truth[images.train]
     labels = np.zeros(len(truth), np.int64) if isinstance(images.task, Number) else truth
-    return [
-        images.train[draw_labels(subjects, labels, fraction, 1000 * seed + number)]
-        for number in range(repeats)
-    ]
+    drawn = repeated_draws(subjects, labels, fraction, config.repeats, seed)
+    return [images.train[rows] for rows in drawn]
 
 
-def _official_draws(images: _Images, fraction: float) -> list[NDArray[np.intp]]:
+def _official_draws(images: Images, fraction: float) -> list[NDArray[np.intp]]:
     if not images.folds:
         raise UserError("probe.draws=official, but this data set has no official label draws")
     share = len(images.folds[0]) / (len(images.train) + len(images.validation))
@@ -326,7 +330,7 @@ def _official_draws(images: _Images, fraction: float) -> list[NDArray[np.intp]]:
 
 
 def _over_draws(
-    images: _Images,
+    images: Images,
     predicted: list[NDArray[np.float64]],
     fitted: list[Fitted],
     weights: NDArray[np.float64],
@@ -340,7 +344,7 @@ def _over_draws(
 
 
 def _validate(
-    encoded: Encoded, images: _Images, fitted: list[Fitted], draws: list[NDArray[np.intp]]
+    encoded: Encoded, images: Images, fitted: list[Fitted], draws: list[NDArray[np.intp]]
 ) -> dict[str, float | None]:
     """The task's score on the validation part of train, as it is and swapped, mean over draws.
 
@@ -369,7 +373,7 @@ def _validate(
 
 
 def _recall(
-    images: _Images, predicted: list[NDArray[np.float64]], classes: list[str]
+    images: Images, predicted: list[NDArray[np.float64]], classes: list[str]
 ) -> dict[str, float]:
     """The share of each class's test images that are called by its name, mean over draws."""
     truth = images.truth[images.test]
@@ -389,8 +393,9 @@ def _paired(
 def _predictions(
     name: str,
     keys: pd.DataFrame,
-    images: _Images,
+    images: Images,
     predicted: list[NDArray[np.float64]],
+    fitted: list[Fitted],
     config: ProbeConfig,
 ) -> pd.DataFrame:
     test = keys.iloc[images.test]
@@ -404,18 +409,22 @@ def _predictions(
                 "image_id": test["image_id"].to_numpy(),
                 "subject_id": test["subject_id"].to_numpy(),
                 truth: images.truth[images.test],
-                **columns_of(images.task, values),
+                **columns_of(images.task, values, probe.threshold),
             }
         )
-        for draw, values in enumerate(predicted)
+        for draw, (values, probe) in enumerate(zip(predicted, fitted, strict=True))
     )
 
 
-def columns_of(task: Task, predicted: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+def columns_of(
+    task: Task, predicted: NDArray[np.float64], threshold: float
+) -> dict[str, NDArray[Any] | float]:
     """What a table of predictions tells of what a task predicts."""
     if isinstance(task, ManyClasses):
         return {"predicted": predicted.argmax(1), "probability": predicted.max(1)}
-    return {"predicted" if isinstance(task, Number) else "probability": predicted}
+    if isinstance(task, Number):
+        return {"predicted": predicted}
+    return {"probability": predicted, "threshold": threshold}
 
 
 def _report_draws(

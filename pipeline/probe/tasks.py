@@ -38,7 +38,7 @@ class TwoClasses:
     apart.
     """
 
-    metrics = metrics.METRICS
+    metrics = metrics.METRICS + metrics.PRIOR_SHIFT
     headline = "auroc"
 
     def fit(self, images: Floats, truth: NDArray[Any], regularisation: float) -> LogisticRegression:
@@ -77,7 +77,10 @@ class TwoClasses:
     def evaluate(
         self, truth: NDArray[Any], predicted: Floats, threshold: float, weights: Floats
     ) -> dict[str, Floats]:
-        return metrics.evaluate(truth, predicted, threshold, weights)
+        # The threshold is the drawn prevalence, which is that of the calibrated probabilities.
+        return metrics.evaluate(
+            truth, predicted, threshold, weights
+        ) | metrics.evaluate_prior_shift(truth, predicted, threshold, weights)
 
 
 class ManyClasses:

@@ -21,6 +21,8 @@ from sklearn.metrics import roc_curve
 from pipeline.data.manifest import read_manifest
 from pipeline.prior.codes import level_folder
 from pipeline.prior.gate import Gate
+from pipeline.probe.decisions import errors_of_answered, net_benefit, net_benefit_of_all
+from pipeline.probe.prevalence import at_prevalence, estimated_prevalence
 from pipeline.stage import RECORD, Artifact
 
 matplotlib.use("Agg")
@@ -51,6 +53,8 @@ _NAMES = {
     "border_only": "border only",
     "histogram": "codes: one histogram",
 }
+# Those whose trustworthiness is shown.
+_COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
 _METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "r2": "R²"}
 Inputs = Mapping[str, Artifact]
 
@@ -194,14 +198,16 @@ def draw_sample(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: 
 
 
 def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
-    """ROC, calibration, and AUROC against label fraction over all probes of the same features; of
-    more than two classes what is taken for what, of a number the predictions against the truth.
+    """ROC, calibration, decision and abstention curves, and AUROC against label fraction over all
+    probes of the same features; of more than two classes what is taken for what, of a number the
+    predictions against the truth.
     """
     predictions = pd.read_parquet(folder / "predictions.parquet")
     if "task" in summary:
         _draw_predictions(predictions, summary, figures)
     else:
         _draw_roc(predictions, summary, figures)
+        _draw_decisions(predictions, figures)
     draw_label_efficiency(_other_fractions(folder, inputs["extract"].fingerprint, summary), figures)
 
 
@@ -212,7 +218,9 @@ def draw_evaluation(folder: Path, inputs: Inputs, summary: dict[str, Any], figur
         return
     predictions = pd.read_parquet(folder / "predictions.parquet").query("label >= 0")
     told = {**summary, "repeats": 1}
-    _draw_roc(predictions.assign(features="medvq", draw=0), told, figures)
+    predictions = predictions.assign(features="medvq", draw=0)
+    _draw_roc(predictions, told, figures)
+    _draw_decisions(predictions, figures)
 
 
 def _draw_gate(folder: Path, inputs: Inputs, figures: Path) -> None:
@@ -279,7 +287,7 @@ def _draw_roc(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path)
     grid = np.linspace(0, 1, 201)
     aurocs = {row["features"]: row["auroc"] for row in summary["rows"]}
     for name, (colour, style, _) in _LINES.items():
-        draws = [draw for _, draw in predictions[predictions["features"] == name].groupby("draw")]
+        draws = _draws_of(predictions, name)
         if not draws:
             continue
         curves = []
@@ -297,17 +305,79 @@ def _draw_roc(predictions: pd.DataFrame, summary: dict[str, Any], figures: Path)
         f"{summary['repeats']} draw(s)",
     )
     left.legend(frameon=False, title="AUROC [95% interval]", loc="lower right", fontsize=8)
-    for name in ("medvq", "raw_pixels", "untrained_encoder"):
-        colour, style, marker = _LINES[name]
-        chosen = predictions[predictions["features"] == name]
-        if chosen.empty:
+    for name in _COMPARED:
+        draws = _draws_of(predictions, name)
+        if not draws:
             continue
-        true, said = calibration_curve(chosen["label"], chosen["probability"], n_bins=10)
-        right.plot(said, true, color=colour, ls=style, marker=marker, label=_NAMES[name])
+        colour, style, marker = _LINES[name]
+        truth = np.concatenate([draw["label"] for draw in draws])
+        said = np.concatenate([draw["probability"] for draw in draws])
+        found, told = calibration_curve(truth, said, n_bins=10)
+        right.plot(told, found, color=colour, ls=style, marker=marker, label=_NAMES[name])
+        if name == "medvq":
+            carried = np.concatenate([_at_own_prevalence(draw) for draw in draws])
+            found, told = calibration_curve(truth, carried, n_bins=10)
+            corrected = f"{_NAMES[name]}, at the prevalence\nthat the unlabelled images suggest"
+            right.plot(told, found, color=BLACK, ls=":", marker="x", label=corrected)
     right.plot([0, 1], [0, 1], color="0.7", lw=0.8)
-    right.set(xlabel="probability said", ylabel="share of positives found", title="Calibration")
-    right.legend(frameon=False)
+    right.set(
+        xlabel="probability said",
+        ylabel="share of positives found",
+        title="Calibration: below the diagonal, too high",
+    )
+    right.legend(frameon=False, fontsize=8)
     _save(figure, figures / "roc_and_calibration.png")
+
+
+def _draws_of(predictions: pd.DataFrame, name: str) -> list[pd.DataFrame]:
+    return [draw for _, draw in predictions[predictions["features"] == name].groupby("draw")]
+
+
+def _at_own_prevalence(draw: pd.DataFrame) -> NDArray[np.float64]:
+    """A draw's probabilities, corrected by all of them together; no label is looked at."""
+    said, learnt = draw["probability"].to_numpy(np.float64), float(draw["threshold"].iloc[0])
+    (prevalence,) = estimated_prevalence(said, learnt, np.ones((1, len(said))))
+    return at_prevalence(said, learnt, float(prevalence))
+
+
+def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    thresholds, shares = np.linspace(0.01, 0.99, 99), np.linspace(0.05, 1, 96)
+    for name in _COMPARED:
+        draws = _draws_of(predictions, name)
+        if not draws:
+            continue
+        colour, style, _ = _LINES[name]
+        shown = {"color": colour, "ls": style, "label": _NAMES[name]}
+        gains, errors, balanced = [], [], []
+        for draw in draws:
+            truth, said = draw["label"].to_numpy(), draw["probability"].to_numpy()
+            gains.append(net_benefit(truth, said, thresholds))
+            error, of_classes = errors_of_answered(truth, said, draw["threshold"].iloc[0], shares)
+            errors.append(error)
+            balanced.append(of_classes)
+        left.plot(100 * thresholds, 100 * np.mean(gains, 0), **shown)
+        middle.plot(100 * shares, 100 * np.mean(errors, 0), **shown)
+        right.plot(100 * shares, 100 * np.mean(balanced, 0), **shown)
+    truth = predictions.drop_duplicates("image_id")["label"].to_numpy()
+    everyone = 100 * net_benefit_of_all(truth, thresholds)
+    left.plot(100 * thresholds, everyone, color=BLACK, ls=":", label="treat all")
+    left.axhline(0, color="0.7", lw=0.8, label="treat none")
+    left.set(
+        xlabel="probability from which one treats (%)",
+        ylabel="net benefit (net cases found per 100 images)",
+        ylim=(-5, 105 * truth.mean()),
+        title="Decision curve: worth acting on where above\n'treat all' and 'treat none'",
+    )
+    for axis, what in ((middle, "wrong answers"), (right, "wrong answers, mean of both classes")):
+        axis.set(
+            xlabel="cases answered, most certain first (%)",
+            ylabel=f"{what} (%)",
+            ylim=(0, None),
+            title="Abstention: a line that falls to the left\nknows when it does not know",
+        )
+    left.legend(frameon=False, fontsize=8)
+    _save(figure, figures / "decisions_and_abstention.png")
 
 
 def _other_fractions(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.probe.draws import draw_labels
+from pipeline.probe.draws import draw_labels, repeated_draws
 
 Table = tuple[NDArray[np.str_], NDArray[np.int64]]
 
@@ -112,3 +112,13 @@ def test_the_error_names_the_smallest_fraction_that_works(positives: int) -> Non
     digit = 10.0 ** (np.floor(np.log10(smallest)) - 1)
     with pytest.raises(UserError, match="smallest"):
         draw_labels(*table, smallest - 1.1 * digit, seed=0)
+
+
+def test_repeated_draws_differ_and_of_all_labels_there_is_one() -> None:
+    subjects, labels = np.arange(40).astype(str), np.arange(40) % 2
+    drawn = repeated_draws(subjects, labels, 0.2, 3, seed=4)
+    for number, rows in enumerate(drawn):
+        np.testing.assert_array_equal(rows, draw_labels(subjects, labels, 0.2, 4000 + number))
+    assert len({tuple(rows) for rows in drawn}) == 3
+    (everyone,) = repeated_draws(subjects, labels, 1.0, 3, seed=4)
+    assert everyone.tolist() == list(range(40))

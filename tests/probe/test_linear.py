@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pipeline.config import ProbeConfig
 from pipeline.errors import UserError
-from pipeline.probe.linear import Encoded, Fitted, _folds, fit_probe
+from pipeline.probe.linear import Encoded, Fitted, fit_probe, grouped_folds
 
 Floats = NDArray[np.float64]
 CONFIG = ProbeConfig(regularisation=(1e-4, 1e-2, 1.0, 100.0), folds=3)
@@ -90,7 +90,7 @@ def test_no_subject_is_fitted_on_and_held_out(
     table: tuple[NDArray[np.int64], NDArray[np.str_]], folds: int
 ) -> None:
     labels, subjects = table
-    split = _folds(labels, subjects, folds)
+    split = grouped_folds(labels, subjects, folds)
     for fitted_on, held_out in split:
         assert not set(subjects[fitted_on]) & set(subjects[held_out])
         assert len(np.unique(labels[fitted_on])) == 2

@@ -12,6 +12,7 @@ from sklearn.metrics import (
     brier_score_loss,
     recall_score,
     roc_auc_score,
+    roc_curve,
 )
 
 from pipeline.probe.metrics import (
@@ -48,6 +49,17 @@ def slow_calibration_error(truth: Labels, said: Floats) -> float:
     return total / len(truth)
 
 
+def slow_sensitivity_at(specificity: float, truth: Labels, said: Floats, weights: Floats) -> float:
+    best = 0.0
+    for threshold in said:
+        called = said >= threshold
+        left_alone = weights[(truth == 0) & ~called].sum() / weights[truth == 0].sum()
+        if left_alone >= specificity - 1e-12:
+            found = weights[(truth == 1) & called].sum() / weights[truth == 1].sum()
+            best = max(best, found)
+    return best
+
+
 def reference(truth: Labels, said: Floats, threshold: float, weights: Floats) -> dict[str, float]:
     called = (said >= threshold).astype(int)
     by = {"sample_weight": weights}
@@ -61,6 +73,8 @@ def reference(truth: Labels, said: Floats, threshold: float, weights: Floats) ->
         "specificity": recall_score(truth, called, pos_label=0, **by),
         "brier": brier_score_loss(truth, said, **by),
         "ece": slow_calibration_error(np.repeat(truth, repeats), np.repeat(said, repeats)),
+        "sensitivity_at_90_specificity": slow_sensitivity_at(0.90, truth, said, weights),
+        "sensitivity_at_95_specificity": slow_sensitivity_at(0.95, truth, said, weights),
     }
 
 
@@ -74,6 +88,29 @@ def test_metrics_are_scikit_learns(case: tuple[Labels, Floats, float, Floats]) -
     for row, given_weights in enumerate((unit, weights)):
         for name, value in reference(truth, said, threshold, given_weights).items():
             assert found[name][row] == pytest.approx(value, abs=1e-12), name
+
+
+@pytest.mark.parametrize("percent", [90, 95])
+def test_sensitivity_at_a_specificity_is_a_step_of_sklearns_roc_curve(percent: int) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    # Rounded, so that there are ties.
+    said = np.round(0.3 * truth + 0.7 * rng.random(400), 2)
+    weights = rng.integers(0, 3, (2, 400)).astype(float)
+    found = evaluate(truth, said, 0.5, weights)[f"sensitivity_at_{percent}_specificity"]
+    for value, given_weights in zip(found, weights, strict=True):
+        false, true, _ = roc_curve(truth, said, sample_weight=given_weights)
+        assert value == pytest.approx(true[false <= 1 - percent / 100 + 1e-12].max())
+        assert 0.2 < value < 0.8
+
+
+def test_the_border_of_a_specificity_belongs_to_it() -> None:
+    # One of ten negatives is called at 0.5: just what 90% allow, and 95% do not.
+    truth = np.array([1, 0, 1] + [0] * 9)
+    said = np.array([0.9, 0.8, 0.5] + [0.1] * 9)
+    found = evaluate(truth, said, 0.5, np.ones((1, 12)))
+    assert found["sensitivity_at_90_specificity"][0] == 1
+    assert found["sensitivity_at_95_specificity"][0] == 0.5
 
 
 @given(judged())
@@ -109,6 +146,8 @@ def test_a_constant_prediction() -> None:
             "specificity": 0,
             "brier": (0.65**2 + 3 * 0.35**2) / 4,
             "ece": 0.1,
+            "sensitivity_at_90_specificity": 0,
+            "sensitivity_at_95_specificity": 0,
         }
     )
 
@@ -117,7 +156,10 @@ def test_a_class_without_weight_has_no_auroc() -> None:
     weights = np.array([[1.0, 1, 0], [1, 1, 1]])
     found = evaluate(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.7]), 0.5, weights)
     assert np.isnan(found["auroc"]).tolist() == [True, False]
-    assert np.isnan(found["sensitivity"]).tolist() == [True, False]
+    for name in ("sensitivity", "sensitivity_at_90_specificity"):
+        assert np.isnan(found[name]).tolist() == [True, False]
+    without_negatives = evaluate(np.array([0, 1]), np.array([0.1, 0.7]), 0.5, np.array([[0.0, 1]]))
+    assert np.isnan(without_negatives["sensitivity_at_90_specificity"]).all()
     assert found["specificity"].tolist() == [1, 1]
 
 

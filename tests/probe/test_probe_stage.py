@@ -17,8 +17,9 @@ from pipeline.errors import UserError
 from pipeline.features.encodings import CodeHistogram
 from pipeline.features.extract import SWAPPED, augmented
 from pipeline.features.store import FEATURES, VERSIONS, StoreWriter, read_feature
-from pipeline.probe.metrics import MANY_CLASSES, METRICS
+from pipeline.probe.metrics import MANY_CLASSES
 from pipeline.probe.stage import BASELINES, MEDVQ, probe
+from pipeline.probe.tasks import TwoClasses
 from pipeline.stage import Artifact, Work
 
 ORDER = [MEDVQ, *BASELINES, "histogram", "pyramid", "latent", "embedding"]
@@ -139,8 +140,8 @@ def probed(store: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Probed:
 def test_rows_are_in_the_order_of_the_contract(probed: Probed) -> None:
     assert [row["features"] for row in probed.summary["rows"]] == ORDER
     for row in probed.summary["rows"]:
-        assert set(row) == {"features", "validation", *METRICS}
-        for metric in METRICS:
+        assert set(row) == {"features", "validation", *TwoClasses.metrics}
+        for metric in TwoClasses.metrics:
             assert set(row[metric]) == {"mean", "std", "ci95"}
 
 
@@ -184,6 +185,15 @@ def test_predictions_reproduce_the_metrics(probed: Probed) -> None:
             assert probed.row(str(name))[metric]["std"] == pytest.approx(np.std(each, ddof=1))
 
 
+def test_thresholds_are_the_drawn_prevalence(probed: Probed) -> None:
+    # 40% of 20 and of 40 subjects of two images each: every draw has as many of either.
+    assert set(probed.predictions["threshold"]) == {32 / 48} == {probed.summary["threshold"]}
+    called = probed.predictions["probability"] >= probed.predictions["threshold"]
+    right = called == (probed.predictions["label"] == 1)
+    accuracy = right[probed.predictions["features"] == MEDVQ].mean()
+    assert accuracy == pytest.approx(probed.row(MEDVQ)["accuracy"]["mean"])
+
+
 def test_predictions_are_of_the_test_images_alone(probed: Probed, keys: pd.DataFrame) -> None:
     test = keys[keys["split"] == "test"]
     for _, part in probed.predictions.groupby(["features", "draw"]):
@@ -201,7 +211,7 @@ def test_validation_scores_weigh_clean_and_swapped(probed: Probed) -> None:
 
 def test_each_draw_is_reported(probed: Probed) -> None:
     assert [step for step, _ in probed.reported] == [0, 1, 2]
-    for metric in METRICS:
+    for metric in TwoClasses.metrics:
         mean = np.mean([values[metric] for _, values in probed.reported])
         assert probed.row(MEDVQ)[metric]["mean"] == pytest.approx(mean)
 

@@ -154,7 +154,9 @@ def predictions(tmp_path: Path) -> pd.DataFrame:
         {
             "features": np.repeat(NAMES, 120),
             "draw": np.tile(np.repeat([0, 1], 60), len(NAMES)),
+            "image_id": np.tile(np.arange(60), len(NAMES) * 2),
             "label": label,
+            "threshold": 0.5,
             "probability": np.clip(0.3 * label + 0.7 * rng.random(len(label)), 0, 1),
         }
     )
@@ -175,7 +177,11 @@ def test_probe_shows_roc_calibration_and_label_efficiency(
         record = {"inputs": {"extract": extract}, "summary": probed(fraction, 0.7)}
         (tmp_path / name / RECORD).write_text(json.dumps(record))
     draw_probe(tmp_path / "mine", {"extract": EXTRACT}, probed(0.05), figures)
-    assert names_of(figures) == {"roc_and_calibration.png", "label_efficiency.png"}
+    assert names_of(figures) == {
+        "roc_and_calibration.png",
+        "decisions_and_abstention.png",
+        "label_efficiency.png",
+    }
     for file in figures.iterdir():
         assert len(np.unique(greys(file))) > 30
     left, right = kept_open["roc_and_calibration.png"].axes
@@ -186,11 +192,31 @@ def test_probe_shows_roc_calibration_and_label_efficiency(
         under = np.trapezoid(line.get_ydata(), line.get_xdata())
         assert under == pytest.approx(np.mean(aurocs), abs=0.02)
     assert left.lines[0].get_label() == "MedVQ 0.800 [0.400, 0.950]"
-    assert len(right.lines) == 4
+    # Three feature sets, MedVQ corrected, and the diagonal.
+    assert len(right.lines) == 5
     (axis,) = kept_open["label_efficiency.png"].axes
     means = axis.containers[0].lines[0]
     assert means.get_xdata().tolist() == [1, 5]
     assert means.get_ydata().tolist() == [0.7, 0.8]
+
+
+def test_decisions_and_abstention_are_means_over_draws(
+    tmp_path: Path, figures: Path, predictions: pd.DataFrame, kept_open: dict[str, Any]
+) -> None:
+    draw_probe(tmp_path / "mine", {"extract": EXTRACT}, probed(0.05), figures)
+    left, middle, right = kept_open["decisions_and_abstention.png"].axes
+    labels = ["MedVQ", "raw pixels", "untrained encoder"]
+    assert [line.get_label() for line in left.lines] == [*labels, "treat all", "treat none"]
+    assert [line.get_label() for line in middle.lines] == labels
+    own = predictions[predictions["features"] == "raw_pixels"]
+    wrong = (own["probability"] >= 0.5) != (own["label"] == 1)
+    assert middle.lines[1].get_ydata()[-1] == pytest.approx(100 * wrong.mean())
+    each = wrong.groupby([own["draw"], own["label"]]).mean()
+    assert right.lines[1].get_ydata()[-1] == pytest.approx(100 * each.mean())
+    treated = own[own["probability"] >= 0.2]
+    gain = (treated["label"] == 1).sum() - (treated["label"] == 0).sum() * 0.2 / 0.8
+    assert left.lines[1].get_xdata()[19] == pytest.approx(20)
+    assert left.lines[1].get_ydata()[19] == pytest.approx(100 * gain / len(own))
 
 
 def test_figures_are_closed(tmp_path: Path, figures: Path, predictions: pd.DataFrame) -> None:
