@@ -433,8 +433,8 @@ class ProbeConfig(Closed):
         1e-4,
         1e-3,
     )
-    """Values of scikit-learn's ``C`` that the grouped cross-validation chooses from. The log loss of
-    a few dozen held-out images likes larger ones, which then rank other images worse."""
+    """Values of scikit-learn's ``C`` that the grouped cross-validation chooses from. The log loss
+    of a few dozen held-out images likes larger ones, which then rank other images worse."""
     components: Positive = 256
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
 
