@@ -67,10 +67,10 @@ def test_variety_is_that_of_all_pairs_within_a_class() -> None:
 
 def test_memorised_images_are_nearer_than_others() -> None:
     rng = np.random.default_rng(0)
-    known = rng.integers(0, 8, (200, 10)).astype(np.uint16)
+    known = rng.integers(0, 8, (200, 60)).astype(np.uint16)
     assert to_nearest(known[:3], known).tolist() == [0, 0, 0]
     assert to_nearest(np.array([[0, 1, 2]]), np.array([[0, 5, 2], [7, 7, 2]])).tolist() == [1 / 3]
-    fresh = pictures(rng.integers(0, 8, (200, 10)).tolist(), [0] * 200, "fresh")
+    fresh = pictures(rng.integers(0, 8, (200, 60)).tolist(), [0] * 200, "fresh")
     learnt = pictures(known.tolist(), [0] * 200, "learnt")
     half = pictures([*known[:100].tolist(), *fresh.codes[:100].tolist()], [0] * 200, "half")
     found = {row.figure: row.value for row in memorised([fresh, learnt, half], fresh, known)}
