@@ -281,8 +281,8 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     assert row["auroc"]["ci95"][0] < auroc < row["auroc"]["ci95"][1]
     # What is typical was learnt from the training alone, and most of these images are.
     prior = folder / "artifacts/tiny/prior/latest/stage.json"
-    extract = (folder / "artifacts/tiny/extract/latest").resolve().name
-    assert json.loads(prior.read_text())["inputs"] == {"extract": extract}
+    probe = json.loads((Path(first["artifact"]) / "stage.json").read_text())
+    assert json.loads(prior.read_text())["inputs"] == probe["inputs"]
     gate = result["gate"]
     assert gate["images"] == result["images"]
     assert gate["flagged"] == told["untypical"].sum() < 0.3 * len(told)
