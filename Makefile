@@ -29,8 +29,8 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
 	evaluate-prior mlflow-ui notebook benchmark benchmark-alignment benchmark-calibration \
-	benchmark-ingest benchmark-reconstruction benchmark-speed benchmark-supervised test test-cuda \
-	lint format lock clean
+	benchmark-ingest benchmark-reconstruction benchmark-scale benchmark-speed \
+	benchmark-supervised test test-cuda lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -122,6 +122,9 @@ benchmark-ingest: setup ## how fast files are read, against MONAI and the bare d
 benchmark-reconstruction: setup ## two levels of codes against one, at equal bits (needs a GPU)
 	$(BIN)/python -m benchmarks.reconstruction --config kermany-reconstruction \
 		$(foreach pair,$(SET),--set "$(pair)")
+
+benchmark-scale: setup ## what ten million radiographs take; a made-up feature store of that size
+	$(BIN)/python -m benchmarks.scale
 
 benchmark-supervised: setup ## a ResNet-18 from scratch on the same LABEL_FRACTION of the labels
 	$(BIN)/python -m benchmarks.supervised --config "$(DATASET)" --device "$(DEVICE)" \

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
+import torch
 
 from pipeline.cli import _notices, main
 from pipeline.errors import Notice
@@ -214,3 +215,11 @@ def test_a_notice_is_one_line_and_told_once(capsys: pytest.CaptureFixture[str]) 
             warnings.warn(Notice(message), stacklevel=1)
     assert capsys.readouterr().err == "medvq: look at this\nmedvq: and that\n"
     assert warnings.showwarning is usual
+
+
+def test_cuda_where_there_is_none_is_one_line(capsys: Captured, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    config = configure(tmp_path, "{kind: phantom}")
+    line = refused(capsys, "pretrain", "--config", config, "--device", "cuda")
+    assert line == "medvq: DEVICE=cuda, but torch finds no CUDA device; use DEVICE=auto or cpu"
