@@ -147,6 +147,8 @@ def run(name: str, config: Config, options: Options, inputs: Given | None = None
         Anything that is the user's to mend.
     """
     started = time.perf_counter()
+    if options.device == "cuda":
+        choose_device(options.device)  # which refuses it before any work is done
     given: Given = inputs or {}
     if name == "evaluate":
         config, given = _as_trained(config, options)
