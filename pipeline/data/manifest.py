@@ -94,7 +94,10 @@ def check_manifest(
         raise UserError("two rows of the manifest have the same image_id")
     present = set(table["split"])
     if missing := [split for split in splits if split not in present]:
-        raise UserError(f"no image is left for the split(s): {', '.join(missing)}")
+        raise UserError(
+            f"no image is left for the split(s): {', '.join(missing)}; more subjects are needed, "
+            "or labels with a column 'split'"
+        )
     inside = table.assign(split=table["split"].where(table["split"] != "test", "test"))
     if official_crossing:
         inside = table[table["split"] != "test"]
