@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import benchmarks.label_efficiency as label_efficiency
-from benchmarks import prior_samples
-from benchmarks.prior_study import Study
+from benchmarks.prior import samples
+from benchmarks.prior.study import Study
 from benchmarks.supervised import Cache, draws_of
 from pipeline.cli import config_file, main
 from pipeline.config import load_config
@@ -209,21 +209,21 @@ def test_a_study_of_two_levels_of_codes_says_what_its_parts_say(
         ("_PER_CLASS", 8),
         ("_PER_CLASS_TO_CHOOSE_BY", 4),
     ):
-        monkeypatch.setattr(prior_samples, name, value)
+        monkeypatch.setattr(samples, name, value)
     options = Options(folder / "data", None, folder / "artifacts", "cpu")
     overrides = (*SMALLEST, *TWO_LEVELS)
     config = load_config(config_file("phantom"), overrides)
     study = Study(config, overrides, "phantom", options)
     priors, trained = study.priors()
-    found = {row.figure: row.value for row in prior_samples.likelihood(study, (priors, trained))}
+    found = {row.figure: row.value for row in samples.likelihood(study, (priors, trained))}
     levels = [found[f"transformer: bits per code of level {level}, test"] for level in (0, 1)]
     per_pixel = found["transformer: bits per pixel, test"]
     assert per_pixel == pytest.approx((levels[0] * 16 + levels[1] * 64) / 32**2)
     assert found["uniform: bits per pixel, test"] == pytest.approx((4 * 16 + 3 * 64) / 32**2)
-    groups = prior_samples.Samples(study, priors).groups()
+    groups = samples.Samples(study, priors).groups()
     figures = [row.figure for rows in groups.values() for row in rows]
     assert len(figures) == len(set(figures)) > 30
-    assert set(groups) | {"Likelihood"} == set(prior_samples.ABOUT)
+    assert set(groups) | {"Likelihood"} == set(samples.ABOUT)
     assert (folder / "artifacts" / "tiny" / "prior_samples.png").exists()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.lesions import CONTRAST, EDGE, RADIUS, Lesion, draw_lesion, found_lesions
+from benchmarks.prior.lesions import CONTRAST, EDGE, RADIUS, Lesion, draw_lesion, found_lesions
 from pipeline.models.pixelcnn import GatedPixelCNN
 from pipeline.models.vqvae import VQVAE
 from pipeline.prior.gate import surprise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.prior_samples import (
+from benchmarks.prior.samples import (
     Pictures,
     choose,
     lifelike,

@@ -1,6 +1,6 @@
-"""What the model of the codes is good for: likelihood, samples, anomalies, a gate.
+"""Run the studies that a data set allows; write their page.
 
-Writes ``docs/PRIOR-<data set>.md``. What was chosen (the scores of anomalies and of the gate,
+What was chosen (the scores of anomalies and of the gate,
 epochs, sizes) was chosen on validation images; the test split is read here, once.
 """
 
@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import prior_samples
-from benchmarks.anomaly_maps import draw_maps
 from benchmarks.command_line import provenance
-from benchmarks.lesions import LESIONS, found_lesions
-from benchmarks.prior_study import Row, Study
+from benchmarks.prior import samples
+from benchmarks.prior.anomaly_maps import draw_maps
+from benchmarks.prior.lesions import LESIONS, found_lesions
+from benchmarks.prior.study import Row, Study
 from pipeline.cli import config_file
 from pipeline.config import load_config
 from pipeline.data.alignment import Alignment
@@ -36,7 +36,7 @@ from pipeline.prior.gate import Gate, surprise
 from pipeline.prior.restoration import limits, restoration
 from pipeline.prior.typicality import FeatureDistance, Seen, look
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PIXELCNN = (
     "prior.model=pixelcnn",
     "prior.channels=64",
@@ -49,7 +49,7 @@ NORMAL = "NORMAL"
 _OTHERS = 300
 # Of the surprise at a place, the share of normal validation images beyond it: chosen on all.
 _IMPROBABLE = 0.005
-_ABOUT = prior_samples.ABOUT | {
+_ABOUT = samples.ABOUT | {
     "Gate": "No lateral view is among the data at hand, so none was shown to the gate.",
     "Lesions": LESIONS,
 }
@@ -87,9 +87,9 @@ def evaluate(study: Study) -> dict[str, list[Row]]:
     if study.config.prior.model != "pixelcnn":
         trainings.append(study.priors(*PIXELCNN))
     maps, priors = study.maps, trained[0]
-    groups = {"Likelihood": prior_samples.likelihood(study, *trainings)}
+    groups = {"Likelihood": samples.likelihood(study, *trainings)}
     if len(maps.classes) > 1:
-        groups |= prior_samples.Samples(study, priors).groups()
+        groups |= samples.Samples(study, priors).groups()
     if NORMAL in maps.classes:
         groups["Anomalies"] = _anomaly(study, maps, study.model)
     if study.config.ingest.alignment.enabled:

@@ -33,7 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from benchmarks.prior_study import Row, Study
+from benchmarks.prior.study import Row, Study
 from pipeline.config import SampleConfig
 from pipeline.features.baselines import pooled
 from pipeline.features.store import FEATURES, read_feature
