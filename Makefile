@@ -36,7 +36,7 @@ help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
 	@echo
 	@echo "Targets (each runs what it needs; what is up to date is not run again):"
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 24 | sed 's/^/  /'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 26 | sed 's/^/  /'
 	@echo
 	@echo "Variables:"
 	@echo "  DATASET=kermany         a name in configs/, or a path to your own yaml"
