@@ -52,7 +52,7 @@ def test_of_volumes_that_are_all_alike_every_lesion_is_found() -> None:
     volumes = (ramp + rng.normal(0, 2, (12, 1, *SHAPE))).astype(np.uint8)
     torch.manual_seed(0)
     shape = {"widths": (4, 8), "residual_levels": 0, "codebook_size": 16, "codebook_dim": 4}
-    model = VQVAE(spatial_dims=3, **shape, batch_norm=False)  # type: ignore[arg-type]
+    model = VQVAE(spatial_dims=3, **shape, batch_norm=False)
     with torch.inference_mode():
         model(normalise(to_unit(volumes)))
         codes = model.eval().encode(normalise(to_unit(volumes)))[0].clone()

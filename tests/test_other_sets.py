@@ -160,7 +160,7 @@ def test_a_number_from_a_users_own_table_and_images_added_later(
                 read.append(item.paths[0].name)
                 yield item
 
-        return true_map(function, seen(), **options)  # type: ignore[arg-type]
+        return true_map(function, seen(), **options)
 
     monkeypatch.setattr(reading, "_hash_with_status", hashing)
     monkeypatch.setattr(reading, "map_in_processes", mapping)

@@ -138,7 +138,7 @@ def test_a_study_goes_on_with_the_next_draw(
 
     def count(given: Labelled, *more: object) -> module.Classifier:
         trained.append(len(given.truth))
-        return train(given, *more)  # type: ignore[arg-type]
+        return train(given, *more)
 
     monkeypatch.setattr(module, "train", count)
     again = study(cache, CONFIG, recipe, tmp_path / "kept", "cpu")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +68,11 @@ def made_up(folder: Path, number: int, side: int, pretrain: PretrainConfig) -> W
             part[:] = rng.integers(0, 256, part.shape, np.uint8)
     np.save(cache / "frame.npy", np.zeros((number, 4), np.float32))
     np.save(cache / "frame_swapped.npy", np.zeros((number, 4), np.float32))
+    return work_on(folder, side, pretrain)
+
+
+def work_on(folder: Path, side: int, pretrain: PretrainConfig) -> Work:
+    """What a stage is told that works on :func:`made_up` images, and on :func:`with_model`'s."""
     config = Config(
         name="made-up",
         source=PhantomSource(kind="phantom"),
@@ -78,8 +82,11 @@ def made_up(folder: Path, number: int, side: int, pretrain: PretrainConfig) -> W
     config = config.model_copy(
         update={"extract": config.extract.model_copy(update={"versions": 0})}
     )
-    ingested = Artifact(cache, {"fingerprint": "made up", "summary": {}})
-    return Work(config, partial, {"ingest": ingested}, folder, None)
+    inputs = {
+        stage: Artifact(folder / stage, {"fingerprint": "made up", "summary": {}})
+        for stage in ("ingest", "pretrain")
+    }
+    return Work(config, folder / "partial", inputs, folder, None)
 
 
 SMALL = PretrainConfig(widths=(32, 64), codebook_size=512, agreement=AgreementConfig(grid=4))
@@ -137,12 +144,11 @@ def measure_loader(bench: Bench) -> list[Row]:
 
 def with_model(work: Work) -> Work:
     """The same with a model that was never trained."""
-    trained = work.data_root / "pretrain"
+    trained = work.inputs["pretrain"].folder
     trained.mkdir()
     shape = architecture(work.config.pretrain)
     save_model(VQVAE(**shape), shape, trained / FILE)
-    inputs = work.inputs | {"pretrain": Artifact(trained, {"fingerprint": "made up"})}
-    return replace(work, inputs=inputs)
+    return work
 
 
 def measure_extraction(bench: Bench) -> list[Row]:
@@ -213,9 +219,7 @@ def extraction_by_processes(bench: Bench, number: int) -> dict[str, list[float]]
         (kind, processes): [] for kind in ("--extract", "--products") for processes in (1, 2)
     }
     with tempfile.TemporaryDirectory() as name:
-        work = with_model(made_up(Path(name), number, 64, SMALL))
-        told = {f.name: getattr(work, f.name) for f in fields(work) if f.name != "report"}
-        (Path(name) / "work.pickle").write_bytes(pickle.dumps(told))
+        with_model(made_up(Path(name), number, 64, SMALL))
         for _ in range(1 if bench.quick else 2):
             for (kind, processes), found in rates.items():
                 command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -252,8 +256,7 @@ def extract_part(folder: Path) -> None:
     from pipeline.features.extract import extract
 
     with joined("cpu"):
-        told = (folder / "work.pickle").read_bytes()
-        work = Work(**pickle.loads(told))  # noqa: S301  # written just now by the process above
+        work = work_on(folder, 64, SMALL)
         extract(work)  # until everything is loaded
         rate = extract(work)["images_per_second"]
     if rank() == 0:

@@ -24,14 +24,19 @@ from pipeline.data.formats import read_grey, resize
 Bytes = NDArray[np.uint8]
 
 
-class ReadImage(Transform):  # type: ignore[misc]  # MONAI is untyped
+# What MONAI's types say is not followed (pyproject.toml), so that the base is of any type.
+class _Transform(Transform):  # type: ignore[misc]  # see the line above
+    """What the transforms here have in common, for MONAI: its base class."""
+
+
+class ReadImage(_Transform):
     """A path to a grey picture, (height, width) float32 in [0, 1], upright."""
 
     def __call__(self, path: str | Path) -> NDArray[np.float32]:
         return read_grey(Path(path))
 
 
-class ResizeByArea(Transform):  # type: ignore[misc]  # MONAI is untyped
+class ResizeByArea(_Transform):
     """To (side, side) bytes by area averaging."""
 
     def __init__(self, side: int) -> None:
@@ -41,7 +46,7 @@ class ResizeByArea(Transform):  # type: ignore[misc]  # MONAI is untyped
         return to_bytes(resize(grey, self.side))
 
 
-class Equalise(Transform):  # type: ignore[misc]  # MONAI is untyped
+class Equalise(_Transform):
     """Contrast-limited adaptive histogram equalisation of a (height, width) byte image.
 
     None for ``config`` leaves the image as it is.
@@ -58,7 +63,7 @@ class Equalise(Transform):  # type: ignore[misc]  # MONAI is untyped
         return np.asarray(cv2.createCLAHE(self.config.clip_limit, tiles).apply(image), np.uint8)
 
 
-class AlignToTemplate(Transform):  # type: ignore[misc]  # MONAI is untyped
+class AlignToTemplate(_Transform):
     """A (height, width) byte image to its aligned (1, side, side) bytes; see
     :mod:`pipeline.data.alignment`. Without an alignment the whole image is resized.
     """
@@ -73,7 +78,7 @@ class AlignToTemplate(Transform):  # type: ignore[misc]  # MONAI is untyped
         return cut_out(batch, positions, self.side)[0]
 
 
-class ScaleToUnit(Transform):  # type: ignore[misc]  # MONAI is untyped
+class ScaleToUnit(_Transform):
     """Bytes to float32 in [0, 1]."""
 
     def __call__(self, image: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 
-class CodeHistogram(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
+# scikit-learn has no types, so that its bases are of any type.
+class Encoding(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # see the line above
+    """What encodings of features have in common, for scikit-learn: its base classes."""
+
+
+class CodeHistogram(Encoding):
     """Histograms of code indices over a spatial pyramid.
 
     The latent grid is cut into cells; in each, the share of every code is counted. With
@@ -82,7 +87,7 @@ class CodeHistogram(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         return histogram.sqrt() if self.square_root else histogram
 
 
-class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
+class BlockScaler(Encoding):
     """Standardises every column, then divides each block by the root of its width.
 
     Joined feature sets then weigh alike, however wide each is.

@@ -274,6 +274,12 @@ class _PriorTraining(Loop):
             additional_metrics={"labelled": mean_of("labelled")},
         )
 
+    def _count(self, out: dict[str, Any]) -> None:
+        """Nothing: a prior has no codebook."""
+
+    def _refuse(self, epoch: int) -> None:
+        """Nothing: without a codebook none collapses."""
+
     def _measures(self, measured: dict[str, float]) -> dict[str, float]:
         return {
             "val_loss": measured["loss"],

@@ -116,7 +116,8 @@ def fit_probe(
 
 
 # On more threads these small matrices wait for each other: ten times slower where cores are shared.
-@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
+# threadpoolctl has no types, so that its decorator is of any type.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]  # see above
 def choose(
     encoded: Encoded,
     truth: NDArray[Any],

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from pipeline.config import ProbeConfig
 from pipeline.errors import UserError
-from pipeline.features.encodings import BlockScaler, CodeHistogram, pyramid_grids
+from pipeline.features.encodings import BlockScaler, CodeHistogram, Encoding, pyramid_grids
 from pipeline.features.extract import SWAPPED, augmented
 from pipeline.features.store import (
     FEATURES,
@@ -220,7 +220,7 @@ def _transformed(encoding: Pipeline, table: NDArray[Any]) -> NDArray[np.float64]
     )
 
 
-class _Stretch(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
+class _Stretch(Encoding):
     """Multiplies by the one number that brings the mean squared norm to a thousand.
 
     One range of C then serves every feature set, however wide.

@@ -109,10 +109,12 @@ class Loop(ABC):
     def _keep(self) -> None:
         """Write what the epoch made, which is the best so far."""
 
-    def _count(self, out: dict[str, Any]) -> None:  # noqa: B027  # nothing, unless a subclass has
+    @abstractmethod
+    def _count(self, out: dict[str, Any]) -> None:
         """Called with what the objective made of each training batch."""
 
-    def _refuse(self, epoch: int) -> None:  # noqa: B027  # nothing, unless a subclass has
+    @abstractmethod
+    def _refuse(self, epoch: int) -> None:
         """Raise :class:`UserError` where an epoch's training went wrong in a way of its own."""
 
     def fit(self) -> None:

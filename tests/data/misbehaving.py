@@ -27,10 +27,12 @@ def perilous(number: int) -> int:
 
 def in_need_of_luck(path: str) -> str:
     """Dies the first time."""
-    if not os.path.exists(path):  # noqa: PTH110 - importing pathlib costs more than the test
-        open(path, "w").close()  # noqa: PTH123 - as above
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "read"
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "read"
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "dead"
 
 
 def buggy(number: int) -> int:

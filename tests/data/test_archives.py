@@ -6,6 +6,7 @@ import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,6 +14,7 @@ from pipeline.data import archives
 from pipeline.data.archives import BadArchive, unpack
 from pipeline.errors import UserError
 
+Mode = Literal["w", "w:gz", "w:bz2", "w:xz"]
 CONTENT = {"set/a.bin": b"one" * 100, "set/deep/b.bin": b"two", "c.txt": b""}
 
 
@@ -23,8 +25,8 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def tarred(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]  # the mode is a variable
+def tarred(path: Path, members: dict[str, bytes], mode: Mode = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             header = tarfile.TarInfo(name)
             header.size = len(content)

@@ -49,7 +49,7 @@ def read(paths: Sequence[Path], folder: Path | None = None) -> list[Read]:
 def same(one: list[Read], two: list[Read]) -> bool:
     return all(
         (a.sha256, a.size, a.reason, a.lasting) == (b.sha256, b.size, b.reason, b.lasting)
-        and np.array_equal(a.image, b.image)  # type: ignore[arg-type]  # None equals None
+        and np.array_equal(a.image, b.image)
         for a, b in zip(one, two, strict=True)
     )
 
@@ -86,7 +86,7 @@ def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
                 reason = "not a readable image (OSError)"
             found = reader(Files((file,)))
             assert found.reason == reason
-            np.testing.assert_array_equal(found.image, expected)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(found.image, expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,11 +101,11 @@ def test_colour_orientation_and_small_pictures_take_the_long_way(
     exif[0x0112] = 6
     with Image.open(draw(tmp_path / "upright.jpeg", 2)) as picture:
         picture.save(turned, exif=exif)
-    reader = Reader((16, 24), channels, how)  # type: ignore[arg-type]
+    reader = Reader((16, 24), channels, how)
     for path in (colour, small, turned):
         image = read_image(path, channels)
         found = reader(Files((path,)))
-        np.testing.assert_array_equal(found.image, fit(image, (16, 24), how))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found.image, fit(image, (16, 24), how))
         assert found.size == image.shape[1:]
 
 
@@ -210,11 +210,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counting(function: object, items: object, **options: object) -> object:
         def seen() -> object:
-            for files in items:  # type: ignore[attr-defined]
+            for files in items:
                 names.append(files.paths[0].name)
                 yield files
 
-        return map_in_processes(function, seen(), **options)  # type: ignore[arg-type]
+        return map_in_processes(function, seen(), **options)
 
     monkeypatch.setattr(reading, "map_in_processes", counting)
     return names
@@ -261,7 +261,7 @@ def test_another_way_of_reading_is_another_picture(
         with ReadCache(tmp_path / "cache") as cache:
             listed = [Files((path,)) for path in pictures]
             for one, path in zip(read_all(listed, reader, cache), pictures, strict=True):
-                np.testing.assert_array_equal(one.image, reader(Files((path,))).image)  # type: ignore[arg-type]
+                np.testing.assert_array_equal(one.image, reader(Files((path,))).image)
     assert len(names) == 3 * len(pictures)
 
 
@@ -298,7 +298,7 @@ def test_a_spoilt_cache_costs_time_and_nothing_else(
     pictures: list[Path], tmp_path: Path, spoil: object
 ) -> None:
     first = both(pictures, tmp_path / "cache")
-    spoil(tmp_path / "cache" / FILE)  # type: ignore[operator]
+    spoil(tmp_path / "cache" / FILE)
     for _ in range(2):
         assert same(both(pictures, tmp_path / "cache"), first)
 

@@ -69,14 +69,14 @@ def test_items_are_taken_as_they_are_needed() -> None:
     results = map_in_processes(misbehaving.square, endless(), processes=2, timeout=60)
     assert list(itertools.islice(results, 500)) == [n * n for n in range(500)]
     assert taken <= 500 + 2 * workers._WINDOW + 2 * workers._AHEAD
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_no_process_outlives_the_caller() -> None:
     results = map_in_processes(misbehaving.who, range(100), processes=2, timeout=60)
     seen = {result for result in itertools.islice(results, 50) if isinstance(result, int)}
     assert 1 <= len(seen) <= 2
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     for pid in seen:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -217,7 +217,7 @@ def test_of_all_codes_of_all_levels_the_likelihoods_sum_to_one(
 
 @pytest.mark.parametrize("make", [pixelcnn, transformer])
 def test_only_what_is_asked_for_is_drawn_anew(make: object) -> None:
-    prior = make((4, 5))  # type: ignore[operator]
+    prior = make((4, 5))
     codes, redo = torch.randint(SIZE, (40, 4, 5)), torch.rand(40, 4, 5) < 0.4
     completed = prior.complete(codes, redo, torch.rand(40, 4, 5))
     assert torch.equal(completed[~redo], codes[~redo])

@@ -94,7 +94,7 @@ def phantoms(number: int, first: int) -> NDArray[np.uint8]:
 def test_of_phantoms_those_upside_down_and_inverted_are_flagged() -> None:
     torch.manual_seed(0)
     shape = {"widths": (8, 8), "residual_levels": 0, "codebook_size": 16, "codebook_dim": 8}
-    model = VQVAE(**shape, batch_norm=False)  # type: ignore[arg-type]
+    model = VQVAE(**shape, batch_norm=False)
     images = phantoms(320, 1)
     model(normalise(to_unit(images[:120])))
     model.eval()
