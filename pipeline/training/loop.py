@@ -90,7 +90,7 @@ class Loop(ABC):
             self.optimizer, warmup_steps=min(config.warmup_steps, steps // 4), t_total=steps
         )
         self.autocast = config.amp == "bfloat16" or (
-            config.amp == "auto" and self.device.type == "cuda"
+            config.amp == "auto" and computes_in_bfloat16(self.device)
         )
 
     @abstractmethod
@@ -258,6 +258,15 @@ class Loop(ABC):
                 "delete its folder to start anew"
             ) from error
         tqdm.write(f"resuming after epoch {len(self.history)}")
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for bfloat16; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Torch before 2.11 does not say what a processor can.
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _parallel(objective: nn.Module, unused: bool) -> nn.Module:

@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 from pipeline.models.vqvae import VQVAE
 from pipeline.stage import Artifact, Work
 from pipeline.training.batches import normalise, to_unit
-from pipeline.training.loop import checkpoint_of
+from pipeline.training.loop import checkpoint_of, computes_in_bfloat16
 from pipeline.training.objective import Objective
 from pipeline.training.pretrain import pretrain
 from pipeline.training.weights import FILE, architecture, load_model, save_model
@@ -432,3 +432,32 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, spoil: Callable[[Pat
         load_model(file)
     assert str(file) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def assert_mixed_precision_trains_as_well(folder: Path, **options: Any) -> None:
+    """With ``options`` as in float32, nearly; with weights and codebook in float32."""
+    options["device"] = options.get("device", "cpu")
+    cache = Cache.made_up()
+    full = run(folder / "off", cache, **options | {"amp": "off"})
+    mixed = run(folder / "mixed", cache, **options)
+    np.testing.assert_allclose(mixed.history["loss"], full.history["loss"], rtol=0.05)
+    np.testing.assert_allclose(mixed.history["val_mse"], full.history["val_mse"], rtol=0.1)
+    assert not np.array_equal(mixed.history["loss"], full.history["loss"])
+    state = torch.load(checkpoint_of(mixed.folder), weights_only=True)["objective"]
+    assert {values.dtype for values in state.values() if values.is_floating_point()} == {
+        torch.float32
+    }
+
+
+def test_mixed_precision_trains_as_well(tmp_path: Path) -> None:
+    assert_mixed_precision_trains_as_well(tmp_path, amp="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"), [({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)]
+)
+def test_a_processor_computes_in_bfloat16_where_it_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], expected: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able, raising=False)
+    assert computes_in_bfloat16(torch.device("cpu")) is expected
