@@ -47,6 +47,7 @@ from pipeline.probe.tasks import TwoClasses
 from pipeline.processes import choose_device
 from pipeline.stage import Artifact, find, fingerprint
 from pipeline.training.batches import epoch_seed, normalise, to_unit
+from pipeline.training.loop import computes_in_bfloat16
 
 DOCS = Path(__file__).parent.parent / "docs"
 ROW = "resnet18_scratch"
@@ -150,6 +151,7 @@ def train(
     network = network.to(device, memory_format=torch.channels_last)
     size = min(recipe.batch_size, len(fitted_on))
     batches = len(fitted_on) // size
+    mixed = computes_in_bfloat16(torch.device(device))
     epochs = recipe.epochs_of(batches)
     optimiser = torch.optim.AdamW(
         network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -168,7 +170,9 @@ def train(
             seen = _view(given, chosen, recipe, views, generator).to(device)
             truth = torch.from_numpy(given.truth[chosen]).to(device)
             optimiser.zero_grad(set_to_none=True)
-            F.cross_entropy(network(seen), truth).backward()
+            with torch.autocast(seen.device.type, torch.bfloat16, enabled=mixed):
+                scores = network(seen)
+            F.cross_entropy(scores.float(), truth).backward()
             optimiser.step()
             schedule.step()
         clean, swapped = _held_out(network, given, held_out, recipe)
@@ -362,7 +366,8 @@ def _folder(config: Config, recipe: Recipe, ingest: Artifact, artifacts: Path) -
     content = {
         "seed": config.seed,
         "recipe": recipe.model_dump(mode="json"),
-        "views": config.pretrain.model_dump(mode="json"),
+        "views": config.pretrain.model_dump(mode="json", include={"augment", "disturb"}),
+        "swapped_share": config.pretrain.agreement.swapped_share,
         "label_fraction": config.probe.label_fraction,
     }
     name = fingerprint("supervised", content, {"ingest": ingest.fingerprint})
