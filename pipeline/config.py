@@ -334,10 +334,16 @@ class PretrainConfig(TrainingConfig):
     """More codebooks, coarsest first; each encodes what those before it leave unsaid."""
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
     commitment: Annotated[float, Field(ge=0.0)] = 0.25
+    bypass_codebook: bool = False
+    """Whether the decoder is given what the encoder made instead of its codes: an autoencoder, to
+    compare with. The codebook then only follows the encoder, as k-means would."""
     reconstruction: Annotated[float, Field(ge=0.0)] = 0.3
     agreement: AgreementConfig = AgreementConfig()
     augment: AugmentConfig = AugmentConfig()
     augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.25
+    image_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the training subjects whose images are trained on; smaller shares are parts of
+    larger ones."""
     disturb: bool = True
     """Whether the network sees views with other contrast, noise and cut-outs; what it is to
     reconstruct has none."""

@@ -5,8 +5,9 @@ Writes into its artifact:
 ===================== ==========================================================================
 ``features.parquet``  one row per image, in the order of the manifest: code maps, coarsest level
                       first (``codes_0``, ``codes_1``, ...), histogram and pyramid of the coarsest,
-                      embeddings, latents of every level (``latent``, ``latent_1``, ...), and the
-                      features of the baselines
+                      embeddings, latents of every level (``latent``, ``latent_1``, ...), the
+                      codebook's vectors in place of the coarsest (``quantized``, of codes alone),
+                      and the features of the baselines
 ``versions.parquet``  the same (less histogram and pyramid, which follow from the codes) for random
                       versions of the training images and for the acquisition-swapped copies of the
                       training and validation images; the column ``version`` says which. Not
@@ -208,6 +209,7 @@ class _Features:
             "embedding": baselines.pooled(encoded.levels[-1], self.grid),
             "embedding_fine": baselines.pooled(encoded.levels[-2], self.grid),
             "latent": baselines.pooled(encoded.latent, self.grid),
+            "quantized": baselines.pooled(self.model.quantizers[0].decode(codes[0]), self.grid),
             **finer,
             "untrained_encoder": np.concatenate(
                 [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1

@@ -117,6 +117,7 @@ class VectorQuantizer(nn.Module):
     commitment : weight of the commitment loss, beta in [1]_.
     restart_below : share of an even use below which a code starts anew; 0 never restarts.
     learn : ``"ema"`` or ``"gradient"``.
+    bypass : whether vectors go on as they came, at no loss; the codebook only follows them.
     """
 
     codebook: Tensor
@@ -133,11 +134,12 @@ class VectorQuantizer(nn.Module):
         commitment: float = 0.25,
         restart_below: float = 0.1,
         learn: Literal["ema", "gradient"] = "ema",
+        bypass: bool = False,
     ) -> None:
         super().__init__()
         self.size, self.dim = size, dim
         self.decay, self.commitment, self.restart_below = decay, commitment, restart_below
-        self.learn = learn
+        self.learn, self.bypass = learn, bypass
         start = torch.randn(size, dim) / dim**0.5
         if learn == "ema":
             self.register_buffer("codebook", start)
@@ -167,6 +169,8 @@ class VectorQuantizer(nn.Module):
             if self.training:
                 self._update(vectors.detach(), codes)
             straight = vectors + (nearest - vectors).detach()
+            if self.bypass:
+                straight, loss = vectors, torch.zeros_like(loss)
             values = straight.reshape(channels_last.shape).movedim(-1, 1)
         return Quantized(values, codes.reshape(channels_last.shape[:-1]), loss)
 

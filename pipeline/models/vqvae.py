@@ -160,7 +160,7 @@ class CodeLevel(nn.Module):
     decoder_widths : channels of the decoded map at this resolution and after each doubling, down to
         where the next codebook stands; at the finest level those of the image are the last.
     finest : whether what is decoded is the image.
-    size, dim, decay, commitment : see :class:`VectorQuantizer`.
+    size, dim, decay, commitment, bypass : see :class:`VectorQuantizer`.
     """
 
     def __init__(
@@ -175,12 +175,15 @@ class CodeLevel(nn.Module):
         dim: int,
         decay: float,
         commitment: float,
+        bypass: bool,
     ) -> None:
         super().__init__()
         joined = make.mix(width + coarser, width) if coarser else []
         self.join = nn.Sequential(*joined)
         self.project = _CONVOLUTION[make.spatial_dims](width, dim, 1)
-        self.quantizer = VectorQuantizer(size, dim, decay=decay, commitment=commitment)
+        self.quantizer = VectorQuantizer(
+            size, dim, decay=decay, commitment=commitment, bypass=bypass
+        )
         layers = make.mix(dim + coarser, decoder_widths[0])
         for before, after in pairwise(decoder_widths[:-1] if finest else decoder_widths):
             layers += make.double(before, after)
@@ -213,7 +216,7 @@ class VQVAE(nn.Module):
     batch_norm : whether convolutions are batch-normalised.
     decoder_widths : the decoder's, shallowest first as in ``widths``; None mirrors the encoder.
     codebook_size : of the deepest level.
-    codebook_dim, decay, commitment : see :class:`VectorQuantizer`.
+    codebook_dim, decay, commitment, bypass : see :class:`VectorQuantizer`.
     finer : (halvings, codebook size) of every other level that has codes, coarsest first: they lie
         on the grid of the image halved so often.
 
@@ -242,6 +245,7 @@ class VQVAE(nn.Module):
         codebook_dim: int = 64,
         decay: float = 0.99,
         commitment: float = 0.25,
+        bypass: bool = False,
         finer: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
@@ -265,6 +269,7 @@ class VQVAE(nn.Module):
                 dim=codebook_dim,
                 decay=decay,
                 commitment=commitment,
+                bypass=bypass,
             )
             for (halvings, until), size in zip(pairwise([*self.halvings, 0]), sizes, strict=True)
         )

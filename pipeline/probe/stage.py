@@ -53,6 +53,7 @@ from pipeline.stage import Work
 
 BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only")
 _CODE_SETS = ("histogram", "pyramid")
+_OWN_SETS = (*_CODE_SETS, "quantized", "latent", "embedding")
 MEDVQ = "medvq"
 PROBE = "probe.skops"
 _MOST_AT_ONCE = 10_000
@@ -95,7 +96,7 @@ def probe(work: Work) -> dict[str, Any]:
     sets: dict[str, tuple[str, ...]] = {MEDVQ: config.features}
     baselines = [name for name in BASELINES if name in store.names]
     sets |= {name: (name,) for name in baselines}
-    sets |= {name: (name,) for name in ("histogram", "pyramid", "latent", "embedding")}
+    sets |= {name: (name,) for name in _OWN_SETS}
     rows, predictions, resampled = [], [], {}
     bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
     for name, features in bar:

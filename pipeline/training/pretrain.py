@@ -87,6 +87,10 @@ class _Pretraining(Loop):
             self.swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
             swapped_training = np.load(cache / "swapped_training.npy", mmap_mode="r")
         self.swapped_rows = np.flatnonzero(split != "test").searchsorted(self.validation)
+        if self.config.image_fraction < 1:
+            subjects = manifest["subject_id"].to_numpy(str)[train]
+            drawn = share_of_subjects(subjects, self.config.image_fraction, work.config.seed)
+            train, swapped_training = train[drawn], swapped_training[:, drawn]
         self.batches = ViewBatches(
             images,
             train,
@@ -256,6 +260,19 @@ class _Pretraining(Loop):
             "entropy_bits_per_position": bits_per_position(effective, network.halvings, axes),
             "codebook": codebook,
         }
+
+
+def share_of_subjects(subjects: NDArray[np.str_], fraction: float, seed: int) -> NDArray[np.intp]:
+    """Rows of a random share of the subjects, at least one; for a seed, of nested draws.
+
+    The order of subjects is that of their first rows, so that nothing hangs on their names.
+
+    >>> share_of_subjects(np.array(["a", "b", "a", "b"]), 0.5, seed=1).tolist()
+    [0, 2]
+    """
+    _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
+    drawn = np.random.default_rng(seed).permutation(np.argsort(first))
+    return np.flatnonzero(np.isin(owner, drawn[: max(1, round(fraction * len(drawn)))]))
 
 
 def codebook_health(use: Tensor) -> dict[str, Any]:

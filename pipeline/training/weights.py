@@ -33,6 +33,7 @@ def architecture(
         "codebook_dim": config.codebook_dim,
         "decay": config.decay,
         "commitment": config.commitment,
+        "bypass": config.bypass_codebook,
         "finer": [[codes.halvings, codes.codebook_size] for codes in config.finer],
     }
 

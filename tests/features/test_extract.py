@@ -129,6 +129,12 @@ def model(made: Made) -> VQVAE:
     return load_model(made.inputs["pretrain"].folder / FILE)
 
 
+def nearest(latent: Tensor, codebook: Tensor) -> Tensor:
+    """The codebook's vector at every place, by the distances themselves."""
+    places = latent.movedim(1, -1)
+    return codebook[torch.cdist(places, codebook).argmin(-1)].movedim(-1, 1)
+
+
 def expected(model: VQVAE, images: Tensor) -> dict[str, NDArray[np.float32]]:
     """Every float feature set, in one batch."""
     seen = normalise(images)
@@ -140,6 +146,7 @@ def expected(model: VQVAE, images: Tensor) -> dict[str, NDArray[np.float32]]:
         "embedding": pooled(encoded.levels[1], GRID),
         "embedding_fine": pooled(encoded.levels[0], GRID),
         "latent": pooled(encoded.latent, GRID),
+        "quantized": pooled(nearest(encoded.latent, model.quantizers[0].codebook), GRID),
         "latent_1": pooled(out.latents[1], GRID),
         "raw_pixels": raw_pixels(images),
         "hog": histogram_of_oriented_gradients(images),

@@ -284,3 +284,20 @@ def test_perplexity_of_two_codes_is_that_of_a_coin() -> None:
     share = 0.1
     entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
     assert perplexity(torch.tensor([1, 9])) == pytest.approx(math.exp(entropy))
+
+
+def test_what_is_bypassed_goes_on_as_it_came_and_the_codebook_follows() -> None:
+    torch.manual_seed(0)
+    plain, bypassed = (VectorQuantizer(8, 3, bypass=bypass) for bypass in (False, True))
+    for _ in range(4):
+        features = torch.randn(2, 3, 5, 5, requires_grad=True)
+        torch.manual_seed(1)
+        expected = plain(features)
+        torch.manual_seed(1)
+        found = bypassed(features)
+        assert torch.equal(found.values, features)
+        assert found.loss == 0
+        assert torch.equal(found.codes, expected.codes)
+        assert torch.equal(bypassed.codebook, plain.codebook)
+    found.values.sum().backward()
+    assert torch.equal(features.grad, torch.ones_like(features))

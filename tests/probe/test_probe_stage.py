@@ -22,7 +22,7 @@ from pipeline.probe.stage import BASELINES, MEDVQ, probe
 from pipeline.probe.tasks import TwoClasses
 from pipeline.stage import Artifact, Work
 
-ORDER = [MEDVQ, *BASELINES, "histogram", "pyramid", "latent", "embedding"]
+ORDER = [MEDVQ, *BASELINES, "histogram", "pyramid", "quantized", "latent", "embedding"]
 SUBJECTS = {"train": 60, "validation": 16, "test": 40}
 SIZE = 6
 METADATA = {"codebook_size": SIZE, "latent_shape": [4, 4], "grid": 2, "classes": ["0", "1"]}
@@ -46,7 +46,8 @@ def keys_of(seed: int = 0) -> pd.DataFrame:
 
 
 def noise(rows: int, rng: np.random.Generator) -> Features:
-    widths = {"embedding": 8, "embedding_fine": 8, "latent": 4} | dict.fromkeys(BASELINES, 8)
+    widths = dict.fromkeys(("embedding", "embedding_fine", *BASELINES), 8)
+    widths |= {"latent": 4, "quantized": 4}
     features: Features = {
         name: rng.normal(size=(rows, width)).astype(np.float32) for name, width in widths.items()
     }
@@ -155,7 +156,7 @@ def test_counts_are_those_of_the_draw(probed: Probed) -> None:
 def test_what_tells_the_class_wins_and_noise_is_chance(probed: Probed) -> None:
     assert probed.row(MEDVQ)["auroc"]["mean"] > 0.95
     assert probed.row(MEDVQ)["auroc"] == probed.row("embedding")["auroc"]
-    for name in (*BASELINES, "histogram", "pyramid", "latent"):
+    for name in (*BASELINES, "histogram", "pyramid", "quantized", "latent"):
         # An AUROC of noise on 80 images deviates by 0.07.
         assert probed.row(name)["auroc"]["mean"] == pytest.approx(0.5, abs=0.2)
         assert probed.row(name)["auroc"]["ci95"][1] < probed.row(MEDVQ)["auroc"]["ci95"][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pipeline.stage import Artifact, Work
 from pipeline.training.batches import normalise, to_unit
 from pipeline.training.loop import checkpoint_of, computes_in_bfloat16
 from pipeline.training.objective import Objective
-from pipeline.training.pretrain import pretrain
+from pipeline.training.pretrain import pretrain, share_of_subjects
 from pipeline.training.weights import FILE, architecture, load_model, save_model
 
 Report = Callable[[dict[str, float], int], None]
@@ -454,10 +455,37 @@ def test_mixed_precision_trains_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("able", "expected"), [({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)]
+    ("able", "expected"),
+    [({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)],
 )
 def test_a_processor_computes_in_bfloat16_where_it_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], expected: bool
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able, raising=False)
     assert computes_in_bfloat16(torch.device("cpu")) is expected
+
+
+def test_a_share_of_the_subjects_is_all_that_is_trained_on(tmp_path: Path) -> None:
+    cache = Cache.made_up()
+    train = np.flatnonzero(cache.manifest["split"] == "train")
+    subjects = cache.manifest["subject_id"].to_numpy(str)[train]
+    drawn = share_of_subjects(subjects, 0.5, 0)
+    other = Cache.made_up()
+    # Pictures of the others may be anything.
+    left = np.setdiff1d(np.arange(len(train)), drawn)
+    assert 0 < len(left) < len(train)
+    other.images[train[left]] = 255 - other.images[train[left]]
+    other.swapped_training[:, left] = 0
+    one, two = (
+        run(tmp_path / name, made, image_fraction=0.5, batch_size=4)
+        for name, made in (("one", cache), ("two", other))
+    )
+    assert one.weights == two.weights
+
+
+def test_shares_are_nested_and_of_whole_subjects() -> None:
+    subjects = np.repeat([f"subject {n}" for n in range(20)], 3)
+    shares = [set(share_of_subjects(subjects, share, 0)) for share in (0.1, 0.35, 0.5, 1.0)]
+    assert [len(share) for share in shares] == [6, 21, 30, 60]
+    assert all(a < b for a, b in pairwise(shares))
+    assert all(len(set(subjects[list(share)])) * 3 == len(share) for share in shares)
