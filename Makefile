@@ -28,9 +28,9 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
-	evaluate-prior mlflow-ui notebook benchmark benchmark-alignment benchmark-calibration \
-	benchmark-ingest benchmark-reconstruction benchmark-scale benchmark-speed \
-	benchmark-supervised test test-cuda lint format lock clean
+	evaluate-prior mlflow-ui notebook benchmark benchmark-ablation benchmark-alignment \
+	benchmark-calibration benchmark-ingest benchmark-reconstruction benchmark-scale \
+	benchmark-speed benchmark-supervised test test-cuda lint format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -105,6 +105,10 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 
 benchmark: setup ## the README's table: 1 to 100% of the labels, and how far to trust it (hours)
 	$(BIN)/python -m benchmarks.label_efficiency --config "$(DATASET)" --device "$(DEVICE)" \
+		$(foreach pair,$(SET),--set "$(pair)")
+
+benchmark-ablation: setup ## what each part of the recipe gains, and more images, paired (2 hours)
+	$(BIN)/python -m benchmarks.ablation --config "$(DATASET)" --device "$(DEVICE)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 
 benchmark-alignment: setup ## what the alignment gains, paired (trains a second model)

@@ -263,7 +263,7 @@ class Loop(ABC):
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether ``device`` has instructions for bfloat16; elsewhere it is slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Torch before 2.11 does not say what a processor can.
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
