@@ -24,6 +24,7 @@ from pipeline.features.store import (
     VERSIONS,
     StoreWriter,
     feature_names,
+    parts_of,
     read_keys,
     read_metadata,
 )
@@ -111,11 +112,12 @@ def relabelled(
 
 
 def _relabel(store: Path, target: Path, labels: pd.Series, classes: list[str]) -> None:
-    file, features = pq.ParquetFile(store), feature_names(store)
-    with StoreWriter(target, read_metadata(store) | {"classes": classes}) as writer:
-        # Group by group, since all of them are larger than some machines' memory.
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
+    features, parts = feature_names(store), parts_of(store)
+    with StoreWriter(target, read_metadata(store) | {"classes": classes}, len(parts)) as writer:
+        # Part by part, since all of them are larger than some machines' memory.
+        for part in parts:
+            writer.takes_next()
+            table = pq.read_table(part)
             keys = table.drop_columns(list(features)).to_pandas()
             keys["label"] = labels.reindex(keys["image_id"]).astype("Int64").array
             columns = {name: table.column(name).combine_chunks() for name in features}

@@ -33,7 +33,7 @@ from benchmarks.speed.measure import MEDVQ, Bench
 from benchmarks.speed.memory import own_memory
 from pipeline.config import PretrainConfig
 from pipeline.features.encodings import CodeHistogram
-from pipeline.features.store import KEYS, StoreWriter
+from pipeline.features.store import KEYS, StoreWriter, parts_of
 from pipeline.flow import commit
 from pipeline.processes import choose_device
 from pipeline.training.batches import ViewBatches, ahead
@@ -64,32 +64,34 @@ class Simulated:
 
 def simulate(rows: int, folder: Path) -> Simulated:
     """Write a store of ``rows`` rows, make its histograms, fit a probe on nine tenths of them."""
-    file = folder / "features.parquet"
+    table = folder / "features.parquet"
     histogram = CodeHistogram(CODES, (GRID, GRID)).fit([])
     before = peak = own_memory()
     started = time.perf_counter()
-    with StoreWriter(file, {"codebook_size": CODES, "latent_shape": [GRID, GRID]}) as store:
+    metadata = {"codebook_size": CODES, "latent_shape": [GRID, GRID]}
+    with StoreWriter(table, metadata, -(-rows // _BATCH)) as store:
         for first in range(0, rows, _BATCH):
+            store.takes_next()
             store.write(*_made_up(first, min(_BATCH, rows - first)))
             peak = max(peak, own_memory())
     writing = time.perf_counter() - started
     started = time.perf_counter()
-    for _ in _histograms(file, histogram):
+    for _ in _histograms(table, histogram):
         peak = max(peak, own_memory())
     histograms = time.perf_counter() - started
     started = time.perf_counter()
     model = SGDClassifier(loss="log_loss", alpha=1e-6, average=True, random_state=0)
     scores, truth = [], []
-    for number, (table, labels) in enumerate(_histograms(file, histogram)):
+    for number, (shares, labels) in enumerate(_histograms(table, histogram)):
         if number % 10 == 9:
-            scores.append(model.decision_function(table))
+            scores.append(model.decision_function(shares))
             truth.append(labels)
         else:
-            model.partial_fit(table, labels, classes=[0, 1])
+            model.partial_fit(shares, labels, classes=[0, 1])
         peak = max(peak, own_memory())
     probe = time.perf_counter() - started
     auroc = float(roc_auc_score(np.concatenate(truth), np.concatenate(scores)))
-    size = file.stat().st_size
+    size = sum(part.stat().st_size for part in parts_of(table))
     return Simulated(rows, writing, histograms, probe, size, peak - before, auroc)
 
 
@@ -111,10 +113,11 @@ def _made_up(first: int, number: int) -> tuple[pd.DataFrame, dict[str, NDArray[n
 
 
 def _histograms(
-    file: Path, histogram: CodeHistogram
+    table: Path, histogram: CodeHistogram
 ) -> Iterator[tuple[csr_array, NDArray[np.int64]]]:
-    with pq.ParquetFile(file, memory_map=True) as table:
-        for batch in table.iter_batches(_BATCH, columns=["label", "codes_0"]):
+    for part in parts_of(table):
+        file = pq.ParquetFile(part, memory_map=True)
+        for batch in file.iter_batches(_BATCH, columns=["label", "codes_0"]):
             codes = batch.column("codes_0").flatten().to_numpy().reshape(batch.num_rows, -1)
             yield histogram.transform(codes), batch.column("label").to_numpy()
 

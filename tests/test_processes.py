@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.features.store import FEATURES, VERSIONS
+from pipeline.features.store import FEATURES, VERSIONS, parts_of
 from pipeline.stage import Work
 from pipeline.training.loop import checkpoint_of
 from tests import test_end_to_end
@@ -117,7 +117,10 @@ def test_the_feature_store_is_that_of_one_process_byte_for_byte(
     features(tmp_path, *inputs_of(made))
     assert {path.name for path in (two / "extracted").iterdir()} == {FEATURES, VERSIONS}
     for file in (FEATURES, VERSIONS):
-        assert (two / "extracted" / file).read_bytes() == (tmp_path / file).read_bytes()
+        shared, alone = ((folder / file) for folder in (two / "extracted", tmp_path))
+        assert [part.name for part in parts_of(shared)] == [part.name for part in parts_of(alone)]
+        for one, other in zip(parts_of(shared), parts_of(alone), strict=True):
+            assert one.read_bytes() == other.read_bytes()
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:

@@ -84,7 +84,7 @@ def extract(work: Work) -> dict[str, Any]:
 
     started = time.perf_counter()
     done = 0
-    with StoreWriter(work.folder / FEATURES, metadata) as store:
+    with StoreWriter(work.folder / FEATURES, metadata, _number(len(manifest), config)) as store:
         for rows in _batches(np.arange(len(manifest)), config, "extracting"):
             done += len(rows)
             if not store.takes_next():
@@ -94,10 +94,12 @@ def extract(work: Work) -> dict[str, Any]:
             computed["pyramid"] = pyramid.transform(computed["codes_0"]).toarray()
             store.write(_keys(manifest).iloc[rows], computed)
     rate = done / (time.perf_counter() - started)
-    with StoreWriter(work.folder / VERSIONS, metadata) as store:
-        _write_augmented(store, manifest, images, frame, features, work)
+    shown, kept = _rows_to_augment(manifest), np.flatnonzero(manifest["split"] != "test")
+    batches = config.versions * _number(len(shown), config) + swaps * _number(len(kept), config)
+    with StoreWriter(work.folder / VERSIONS, metadata, batches) as store:
+        _write_augmented(store, manifest, shown, images, frame, features, work)
         if swaps:
-            _write_swapped(store, manifest, cache, features, config)
+            _write_swapped(store, manifest, kept, cache, features, config)
     sets = feature_names(work.folder / FEATURES)
     return {"images": done, "images_per_second": round(rate, 1), "feature_sets": sets}
 
@@ -105,46 +107,51 @@ def extract(work: Work) -> dict[str, Any]:
 def _write_augmented(
     store: StoreWriter,
     manifest: pd.DataFrame,
+    rows: NDArray[np.intp],
     images: NDArray[np.uint8],
     frame: NDArray[np.float32] | None,
     features: _Features,
     work: Work,
 ) -> None:
     config, axes = work.config.extract, len(work.config.ingest.image_shape)
+    for number in range(config.versions):
+        generator = torch.Generator().manual_seed(1_000_003 * (work.config.seed + 1) + number)
+        # For all images at once, so that a version does not hang on the batch it comes in.
+        changes = draw_changes(len(rows), config.augment, config.augment_strength, generator, axes)
+        for index in _batches(np.arange(len(rows)), config, f"extracting {augmented(number)}"):
+            if not store.takes_next():
+                continue
+            of = rows[index]
+            version = change(to_unit(images[of]), changes[index])
+            computed = features(version, None if frame is None else frame[of])
+            _write_version(store, manifest, of, augmented(number), computed)
+
+
+def _rows_to_augment(manifest: pd.DataFrame) -> NDArray[np.intp]:
+    """Those whose label a probe may see."""
     known = manifest["label"].notna() | manifest["target"].notna()
     # An official draw may hold images of our validation part.
     drawable = (manifest["split"] == "train") | (
         (manifest["split"] == "validation") & (manifest["folds"] != "")
     )
-    train = np.flatnonzero(drawable & known)
-    for number in range(config.versions):
-        generator = torch.Generator().manual_seed(1_000_003 * (work.config.seed + 1) + number)
-        # For all images at once, so that a version does not hang on the batch it comes in.
-        changes = draw_changes(len(train), config.augment, config.augment_strength, generator, axes)
-        for index in _batches(np.arange(len(train)), config, f"extracting {augmented(number)}"):
-            if not store.takes_next():
-                continue
-            rows = train[index]
-            version = change(to_unit(images[rows]), changes[index])
-            computed = features(version, None if frame is None else frame[rows])
-            _write_version(store, manifest, rows, augmented(number), computed)
+    return np.flatnonzero(drawable & known)
 
 
 def _write_swapped(
     store: StoreWriter,
     manifest: pd.DataFrame,
+    rows: NDArray[np.intp],
     cache: Any,
     features: _Features,
     config: ExtractConfig,
 ) -> None:
-    kept = np.flatnonzero(manifest["split"] != "test")
     swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
     frame = np.load(cache / "frame_swapped.npy")
-    for index in _batches(np.arange(len(kept)), config, "extracting swapped"):
+    for index in _batches(np.arange(len(rows)), config, "extracting swapped"):
         if not store.takes_next():
             continue
         computed = features(to_unit(swapped[index]), frame[index])
-        _write_version(store, manifest, kept[index], SWAPPED, computed)
+        _write_version(store, manifest, rows[index], SWAPPED, computed)
 
 
 def _write_version(
@@ -215,6 +222,11 @@ class _Features:
                 [baselines.pooled(level, self.grid) for level in raw[-2:]], axis=1
             ),
         }
+
+
+def _number(rows: int, config: ExtractConfig) -> int:
+    """Of the batches that :func:`_batches` makes of so many rows."""
+    return -(-rows // config.batch_size)
 
 
 def _batches(

@@ -1,8 +1,12 @@
-"""The feature store: Parquet tables with one row per image and one list column per feature set."""
+"""The feature store: Parquet tables with one row per image and one list column per feature set.
+
+A table is a folder of Parquet files, which ``pandas.read_parquet`` reads as one.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,28 +26,34 @@ MORE_KEYS = ("target", "folds")
 FEATURES = "features.parquet"
 VERSIONS = "versions.parquet"
 _METADATA = b"medvq"
+_MOST_PARTS = 64
 
 
 class StoreWriter:
     """Writes a table batch by batch, aside, and renames it when it is whole; of no rows, no table.
 
-    Of several processes each writes every so many batches into an Arrow file of its own;
-    the first then encodes them all, in order, into the very bytes that one process writes.
+    A table is a folder of at most 64 parts, each of as many batches. Of several processes each
+    writes the parts that are its own, the very bytes that one process writes.
 
     Parameters
     ----------
-    file : the table.
+    table : its folder.
     metadata : what the schema says of its making: model, fingerprint, shapes.
+    batches : how often :meth:`takes_next` will be asked.
     """
 
-    def __init__(self, file: Path, metadata: Mapping[str, Any]) -> None:
-        self.file = file
-        self.aside = self._part(rank())
-        self.batches = 0
+    def __init__(self, table: Path, metadata: Mapping[str, Any], batches: int = 1) -> None:
+        self.table = table
+        self.aside = table.with_name(f".{table.name}")
         self.metadata = {_METADATA: json.dumps(metadata, sort_keys=True).encode()}
-        self.writer: pq.ParquetWriter | pa.RecordBatchFileWriter | None = None
+        self.batches_of_part = -(-batches // _MOST_PARTS)
+        self.batches = self.part = 0
+        self.writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> Self:
+        if rank() == 0:
+            shutil.rmtree(self.aside, ignore_errors=True)
+        self._meet()
         return self
 
     def __exit__(
@@ -52,24 +62,25 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        nothing = self.writer is None if world() == 1 else not self.batches
-        if kind is not None or nothing:
+        self._end_part()
+        if kind is not None:
             return
-        if world() > 1:
-            # Every part is whole; and then the table is.
-            dist.barrier()
-            if rank() == 0:
-                self._join()
-            dist.barrier()
-        if rank() == 0:
-            self.aside.replace(self.file)
+        # Every part is whole; and then the table is.
+        self._meet()
+        if rank() == 0 and self.aside.exists():
+            if self.table.exists():
+                shutil.rmtree(self.table)
+            self.aside.replace(self.table)
+        self._meet()
 
     def takes_next(self) -> bool:
         """Whether the next batch is this process's to write."""
+        part = self.batches // self.batches_of_part
         self.batches += 1
-        return (self.batches - 1) % world() == rank()
+        if part != self.part:
+            self._end_part()
+            self.part = part
+        return part % world() == rank()
 
     def write(self, rows: pd.DataFrame, features: Mapping[str, NDArray[Any]]) -> None:
         """Append rows with their features, each array of shape (len(rows), width)."""
@@ -79,63 +90,66 @@ class StoreWriter:
             columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
         table = pa.table(columns).replace_schema_metadata(self.metadata)
         if self.writer is None:
-            self.writer = self._open(table.schema)
+            self.aside.mkdir(exist_ok=True)
+            file = self.aside / f"part-{self.part:02d}.parquet"
+            # A dictionary of numbers that hardly repeat costs half of the time.
+            self.writer = pq.ParquetWriter(
+                file, table.schema, compression="zstd", use_dictionary=False
+            )
         self.writer.write_table(table)
 
-    def _open(self, schema: pa.Schema) -> pq.ParquetWriter | pa.RecordBatchFileWriter:
-        if world() == 1:
-            return _encoder(self.aside, schema)
-        quick = pa.ipc.IpcWriteOptions(compression="lz4")
-        return pa.ipc.new_file(str(self.aside), schema, options=quick)
+    def _end_part(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.writer = None
 
-    def _part(self, number: int) -> Path:
-        return self.file.with_name(f".{self.file.name}" + f".{number}" * (world() > 1))
-
-    def _join(self) -> None:
-        paths = [self._part(number) for number in range(min(world(), self.batches))]
-        parts = [pa.ipc.open_file(pa.memory_map(str(path))) for path in paths]
-        self.aside = self.file.with_name(f".{self.file.name}")
-        with _encoder(self.aside, parts[0].schema) as joined:
-            for number in range(self.batches):
-                batch, part = divmod(number, len(parts))
-                joined.write_table(pa.Table.from_batches([parts[part].get_batch(batch)]))
-        for path in paths:
-            path.unlink()
+    def _meet(self) -> None:
+        if world() > 1:
+            dist.barrier()
 
 
-def _encoder(file: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # A dictionary of numbers that hardly repeat costs half of the time and a fifth of the size.
-    return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False)
+def parts_of(table: Path) -> list[Path]:
+    """The Parquet files of a table, in the order of its rows."""
+    # What earlier versions wrote is one file.
+    return sorted(table.iterdir()) if table.is_dir() else [table]
 
 
-def read_metadata(file: Path) -> dict[str, Any]:
+def _schema(table: Path) -> pa.Schema:
+    return pq.read_schema(parts_of(table)[0])
+
+
+def _read(table: Path, columns: list[str]) -> pa.Table:
+    return pa.concat_tables(pq.read_table(part, columns=columns) for part in parts_of(table))
+
+
+def read_metadata(table: Path) -> dict[str, Any]:
     """What the schema of a table says of its making."""
-    metadata = pq.read_schema(file).metadata or {}
+    metadata = _schema(table).metadata or {}
     return dict(json.loads(metadata[_METADATA]))
 
 
-def read_keys(file: Path, *more: str) -> pd.DataFrame:
+def read_keys(table: Path, *more: str) -> pd.DataFrame:
     """The key columns (and ``more``) of a table, without its features.
 
     Of :data:`MORE_KEYS` those that the data set has: a number to predict, official label draws.
     """
-    there = [name for name in MORE_KEYS if name in pq.read_schema(file).names]
-    table: pd.DataFrame = pq.read_table(file, columns=[*KEYS, *there, *more]).to_pandas()
-    return table
+    there = [name for name in MORE_KEYS if name in _schema(table).names]
+    keys: pd.DataFrame = _read(table, [*KEYS, *there, *more]).to_pandas()
+    return keys
 
 
-def read_feature(file: Path, name: str) -> NDArray[Any]:
+def read_feature(table: Path, name: str) -> NDArray[Any]:
     """One feature set as an array (rows, width); codes keep their integer type."""
-    column = pq.read_table(file, columns=[name]).column(name).combine_chunks()
+    column = _read(table, [name]).column(name).combine_chunks()
     width = column.type.list_size
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     return np.asarray(values, np.float32 if values.dtype.kind == "f" else values.dtype)
 
 
-def feature_names(file: Path) -> dict[str, int]:
+def feature_names(table: Path) -> dict[str, int]:
     """Names and widths of the list columns of a table."""
     return {
         field.name: field.type.list_size
-        for field in pq.read_schema(file)
+        for field in _schema(table)
         if pa.types.is_fixed_size_list(field.type)
     }

@@ -96,7 +96,7 @@ def probe(work: Work) -> dict[str, Any]:
     sets: dict[str, tuple[str, ...]] = {MEDVQ: config.features}
     baselines = [name for name in BASELINES if name in store.names]
     sets |= {name: (name,) for name in baselines}
-    sets |= {name: (name,) for name in _OWN_SETS}
+    sets |= {name: (name,) for name in _OWN_SETS if stored_name(name) in store.names}
     rows, predictions, resampled = [], [], {}
     bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
     for name, features in bar:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.features.store import (
     StoreWriter,
     feature_names,
+    parts_of,
     read_feature,
     read_keys,
     read_metadata,
@@ -98,7 +99,36 @@ def test_an_interrupted_table_is_none(
 def test_an_interrupted_table_leaves_the_one_before(
     file: Path, keys: pd.DataFrame, features: dict[str, NDArray[np.generic]]
 ) -> None:
-    before = file.read_bytes()
+    before = [part.read_bytes() for part in parts_of(file)]
     with pytest.raises(OSError, match="disk full"):
         break_off(file, keys[::-1], features)
-    assert file.read_bytes() == before
+    assert [part.read_bytes() for part in parts_of(file)] == before
+
+
+def test_a_table_takes_the_place_of_the_one_before_and_of_one_broken_off(
+    file: Path, keys: pd.DataFrame, features: dict[str, NDArray[np.generic]]
+) -> None:
+    with pytest.raises(OSError, match="disk full"):
+        break_off(file, keys, features)
+    with StoreWriter(file, METADATA) as store:
+        store.write(keys[::-1], {name: values[::-1] for name, values in features.items()})
+    assert read_keys(file)["image_id"].tolist() == keys["image_id"].tolist()[::-1]
+
+
+@pytest.mark.parametrize(("batches", "expected"), [(1, 1), (7, 7), (64, 64), (65, 33), (500, 63)])
+def test_a_table_has_at_most_64_parts_and_keeps_its_order(
+    tmp_path: Path, keys: pd.DataFrame, batches: int, expected: int
+) -> None:
+    with StoreWriter(tmp_path / "table", METADATA, batches) as store:
+        for number in range(batches):
+            assert store.takes_next()
+            store.write(keys[:1], {"number": np.full((1, 1), number)})
+    assert len(parts_of(tmp_path / "table")) == expected
+    assert read_feature(tmp_path / "table", "number")[:, 0].tolist() == list(range(batches))
+
+
+def test_a_table_of_one_file_is_read_as_one_of_parts(file: Path, tmp_path: Path) -> None:
+    (part,) = parts_of(file)
+    part.rename(tmp_path / "single.parquet")
+    assert feature_names(tmp_path / "single.parquet")["embedding"] == 3
+    assert len(read_keys(tmp_path / "single.parquet")) == NUMBER
