@@ -140,7 +140,7 @@ def network_rates(bench: Bench) -> dict[str, float | str]:
     ready = next(iter(batches))
 
     def train(batch: dict[str, torch.Tensor]) -> None:
-        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.cuda):
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.mixed):
             loss = objective(**batch)["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -51,7 +51,8 @@ TRIED = (
     "rows have glibc's own ceiling. It is a fifth of the 64-px step, which page faults took.",
     "- `torch.compile` of encoder and decoder (`python -m benchmarks.speed --only compilation`), "
     "gains little at 64 px, loses at 128, and takes more than a minute: nothing is compiled.",
-    "- bfloat16 under autocast, and the first convolution as patches times a matrix, are slower.",
+    "- bfloat16 under autocast is slower on a processor without instructions for it, and is not "
+    "used there; so is the first convolution as patches times a matrix.",
     "- Two processes on two hardware threads of one core cannot be 1.7 times as fast as one: the "
     "row of matrix products alone says what they can be.",
 )

@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.processes import keep_freed_memory
+from pipeline.training.loop import computes_in_bfloat16
 
 Step = Callable[[], Any]
 MEDVQ, MONAI, PEER, PLAIN = "medvq", "MONAI", "vector-quantize-pytorch", "plain loop"
@@ -47,11 +48,12 @@ def within(
 
 
 class Bench:
-    """Where and how long to measure."""
+    """Where and how long to measure; ``mixed``: whether training there is in mixed precision."""
 
     def __init__(self, device: str, quick: bool) -> None:
         self.device, self.quick = torch.device(device), quick
         self.cuda = self.device.type == "cuda"
+        self.mixed = computes_in_bfloat16(self.device)
         self.rounds = 3 if quick else 5
 
     def seconds(self, steps: dict[str, Step], rounds: int | None = None) -> dict[str, float]:
@@ -75,9 +77,9 @@ class Bench:
         if self.cuda:
             torch.cuda.synchronize()
 
-    def operations_per_second(self) -> float:
-        """Of a product of large matrices in the precision of training."""
-        kind = torch.bfloat16 if self.cuda else torch.float32
+    def operations_per_second(self, mixed: bool) -> float:
+        """Of a product of large matrices, in bfloat16 or in float32."""
+        kind = torch.bfloat16 if mixed else torch.float32
         side = 8192 if self.cuda else 1024
         a, b = (torch.randn(side, side, device=self.device, dtype=kind) for _ in range(2))
         out = torch.empty_like(a)

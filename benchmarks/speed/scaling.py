@@ -43,7 +43,7 @@ def scaling(bench: Bench) -> Curves:
         images = torch.rand(16, 1, side, side, device=bench.device)
         taken = bench.seconds(
             {
-                "medvq": training_step("medvq", (32, 64), images, bench.cuda),
+                "medvq": training_step("medvq", (32, 64), images, bench.mixed),
                 f"{MONAI}, 1 residual layer": training_step(
                     f"{MONAI} 1", (32, 64), images, bench.cuda
                 ),

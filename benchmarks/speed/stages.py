@@ -104,7 +104,7 @@ def epochs(bench: Bench, number: int) -> dict[str, Step]:
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
 
     def train(batch: Any) -> None:
-        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.cuda):
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.mixed):
             loss = objective(**batch)["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -178,7 +178,7 @@ def measure_extraction(bench: Bench) -> list[Row]:
     every, own, other = (statistics.median(seconds) for seconds in taken.values())
     figure = f"extraction of all feature sets, {number} images, 64 px"
     against = f"codes alone by {MONAI} index_quantize"
-    limit = work_of_one / bench.operations_per_second()
+    limit = work_of_one / bench.operations_per_second(bench.cuda)
     return [
         faster(figure, against, every, other, 3.0),
         within(figure, OPERATIONS, every, limit, None),

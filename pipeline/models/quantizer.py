@@ -22,9 +22,9 @@ from pipeline.models.collective import rank, total, world
 
 # Elements of the matrix of distances that are held at once: what a core's cache holds, and on a GPU
 # what keeps it busy.
-_TILE = {"cpu": 1 << 19, "cuda": 1 << 25}
+_TILE = {"cpu": 1 << 20, "cuda": 1 << 25}
 _SMALLEST_CHUNK = 128
-_BLOCK = 16
+_BLOCK = 32
 # A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
 # steps of it, modulo any smaller number, reach every place once before they reach one twice, and
 # never neighbours in turn.
@@ -53,7 +53,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     |v - e|^2 is smallest where v.e - |e|^2 / 2 is largest: a matrix product per chunk of vectors,
     small enough to stay in cache. On a processor its largest column is found in two steps, since a
     maximum over blocks is as fast as memory and a search for its place is not: first the best of
-    blocks of 16 codes, then the best code of that block.
+    blocks of 32 codes, then the best code of that block.
 
     Parameters
     ----------
