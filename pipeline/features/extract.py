@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -54,11 +56,16 @@ def augmented(number: int) -> str:
 def extract(work: Work) -> dict[str, Any]:
     """Run the stage; return its summary."""
     keep_freed_memory()
+    with _cores() as cores:
+        return _extract(work, cores)
+
+
+def _extract(work: Work, cores: Executor) -> dict[str, Any]:
     config = work.config.extract
     cache = work.inputs["ingest"].folder
     manifest = read_manifest(cache / "manifest.csv")
     model = load_model(work.inputs["pretrain"].folder / FILE)
-    features = _Features(model, work)
+    features = _Features(model, work, cores)
     images = np.load(cache / "images.npy", mmap_mode="r")
     swaps = work.config.ingest.swap.enabled
     frame = np.load(cache / "frame.npy") if swaps else None
@@ -172,10 +179,23 @@ def _keys(manifest: pd.DataFrame) -> pd.DataFrame:
     return manifest[[*KEYS, *(name for name in MORE_KEYS if said[name])]]
 
 
+@contextmanager
+def _cores() -> Iterator[Executor]:
+    """As many threads as torch would use, each computing on a core of its own."""
+    number = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as cores:
+            yield cores
+    finally:
+        # Torch gives later threads what any thread has set.
+        torch.set_num_threads(number)
+
+
 class _Features:
     """Every feature set of a batch of images."""
 
-    def __init__(self, model: VQVAE, work: Work) -> None:
+    def __init__(self, model: VQVAE, work: Work, cores: Executor) -> None:
+        self.cores = cores
         self.device = torch.device(work.device)
         self.grid = work.config.extract.grid
         self.model = model.to(self.device).eval()
@@ -185,20 +205,22 @@ class _Features:
         assert isinstance(untrained, VQVAE)
         self.untrained = untrained.to(self.device)
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor, frame: NDArray[np.float32] | None) -> Arrays:
         """Images (B, C, *spatial) in [0, 1] and what is known of their frames."""
-        # Of so few images the feature maps stay in a processor's cache: twice as fast.
+        # Of so few images the feature maps stay in a core's cache, and every core has its own:
+        # three times as fast.
         number = len(images) if self.device.type == "cuda" else _IN_CACHE
-        parts = [self._networks(part) for part in images.split(number)]
-        computed = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        computed["raw_pixels"] = baselines.raw_pixels(images)
+        coming = self.cores.map(self._networks, images.split(number))
+        computed = {"raw_pixels": baselines.raw_pixels(images)}
         if images.ndim == 4:
             computed["hog"] = baselines.histogram_of_oriented_gradients(images)
+        parts = list(coming)
+        computed |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if frame is not None:
             computed["border_only"] = frame
         return computed
 
+    @torch.inference_mode()
     def _networks(self, images: Tensor) -> Arrays:
         seen = normalise(images).to(self.device)
         encoded = self.model.features(seen)

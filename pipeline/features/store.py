@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +34,8 @@ class StoreWriter:
     """Writes a table batch by batch, aside, and renames it when it is whole; of no rows, no table.
 
     A table is a folder of at most 64 parts, each of as many batches. Of several processes each
-    writes the parts that are its own, the very bytes that one process writes.
+    writes the parts that are its own, the very bytes that one process writes. A batch is encoded in
+    a thread, while the next is made.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ class StoreWriter:
         self.batches_of_part = -(-batches // _MOST_PARTS)
         self.batches = self.part = 0
         self.writer: pq.ParquetWriter | None = None
+        self.thread = ThreadPoolExecutor(1, "feature store")
+        self.encoding: Future[None] | None = None
 
     def __enter__(self) -> Self:
         if rank() == 0:
@@ -62,7 +66,8 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end_part()
+        with self.thread:
+            self._end_part()
         if kind is not None:
             return
         # Every part is whole; and then the table is.
@@ -96,12 +101,21 @@ class StoreWriter:
             self.writer = pq.ParquetWriter(
                 file, table.schema, compression="zstd", use_dictionary=False
             )
-        self.writer.write_table(table)
+        self._finish()
+        self.encoding = self.thread.submit(self.writer.write_table, table)
+
+    def _finish(self) -> None:
+        encoding, self.encoding = self.encoding, None
+        if encoding is not None:
+            encoding.result()
 
     def _end_part(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.writer = None
+        try:
+            self._finish()
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+            self.writer = None
 
     def _meet(self) -> None:
         if world() > 1:

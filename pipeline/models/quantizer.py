@@ -24,7 +24,7 @@ from pipeline.models.collective import rank, total, world
 # what keeps it busy.
 _TILE = {"cpu": 1 << 20, "cuda": 1 << 25}
 _SMALLEST_CHUNK = 128
-_BLOCK = 32
+_LARGEST_BLOCK, _FEWEST_BLOCKS = 32, 32
 # A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
 # steps of it, modulo any smaller number, reach every place once before they reach one twice, and
 # never neighbours in turn.
@@ -53,7 +53,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     |v - e|^2 is smallest where v.e - |e|^2 / 2 is largest: a matrix product per chunk of vectors,
     small enough to stay in cache. On a processor its largest column is found in two steps, since a
     maximum over blocks is as fast as memory and a search for its place is not: first the best of
-    blocks of 32 codes, then the best code of that block.
+    blocks of up to 32 codes, then the best code of that block.
 
     Parameters
     ----------
@@ -84,19 +84,20 @@ def _search_blocks(
     chunks: Sequence[Tensor], codebook: Tensor, offsets: Tensor, codes: Sequence[Tensor]
 ) -> None:
     size = len(codebook)
-    blocks = -(-size // _BLOCK)
+    block = min(_LARGEST_BLOCK, max(1, size // _FEWEST_BLOCKS))
+    blocks = -(-size // block)
     # Codes that fill the last block are infinitely far.
-    padding = blocks * _BLOCK - size
+    padding = blocks * block - size
     offsets = F.pad(offsets, (0, padding), value=float("-inf"))
     # Transposed, so that the maximum over a block runs over contiguous rows of blocks.
-    offsets = offsets.view(blocks, _BLOCK).T.reshape(-1)
+    offsets = offsets.view(blocks, block).T.reshape(-1)
     padded = F.pad(codebook, (0, 0, 0, padding))
-    columns = padded.view(blocks, _BLOCK, -1).transpose(0, 1).reshape(blocks * _BLOCK, -1).T
+    columns = padded.view(blocks, block, -1).transpose(0, 1).reshape(blocks * block, -1).T
     for vectors, out in zip(chunks, codes, strict=True):
-        scores = torch.addmm(offsets, vectors, columns).view(-1, _BLOCK, blocks)
-        block = scores.amax(1).argmax(1)
-        inside = scores.gather(2, block[:, None, None].expand(-1, _BLOCK, 1))[..., 0].argmax(1)
-        torch.add(inside, block, alpha=_BLOCK, out=out)
+        scores = torch.addmm(offsets, vectors, columns).view(-1, block, blocks)
+        best = scores.amax(1).argmax(1)
+        inside = scores.gather(2, best[:, None, None].expand(-1, block, 1))[..., 0].argmax(1)
+        torch.add(inside, best, alpha=block, out=out)
 
 
 class VectorQuantizer(nn.Module):
