@@ -30,7 +30,8 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
 	evaluate-prior mlflow-ui notebook benchmark benchmark-ablation benchmark-alignment \
 	benchmark-calibration benchmark-ingest benchmark-reconstruction benchmark-scale \
-	benchmark-speed benchmark-supervised test test-cuda lint format lock clean
+	benchmark-speed benchmark-supervised benchmark-untrained test test-cuda lint format lock \
+	clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -139,6 +140,10 @@ benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fe
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json)
+
+benchmark-untrained: setup ## the best encoder that was never trained, on validation
+	$(BIN)/python -m benchmarks.untrained --config "$(DATASET)" --device "$(DEVICE)" \
+		$(foreach pair,$(SET),--set "$(pair)")
 
 # SlipCover counts by instrumented bytecode: a tracer, such as coverage.py's on Python 3.11, makes
 # Python code half as slow again. Its warning is that it does not count the tests' own branches.
