@@ -17,6 +17,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -64,6 +65,24 @@ def keep_freed_memory(keep: bool = True) -> None:
         return
     set_option(_MMAP_THRESHOLD, (1 << 30) if keep else (32 << 20))
     set_option(_TRIM_THRESHOLD, (1 << 31) - 1 if keep else (64 << 20))
+
+
+@contextmanager
+def threads_of_one_core(number: int) -> Iterator[Executor]:
+    """Threads in each of which torch computes on one core: of small tensors, many together are done
+    sooner than each by many cores in turn.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            number, "core", initializer=torch.set_num_threads, initargs=(1,)
+        ) as threads:
+            yield threads
+    finally:
+        # Torch gives later threads what any thread has set.
+        torch.set_num_threads(before)
 
 
 def rank() -> int:

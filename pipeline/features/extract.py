@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from pipeline.features.encodings import CodeHistogram, pyramid_grids
 from pipeline.features.store import FEATURES, KEYS, MORE_KEYS, VERSIONS, StoreWriter, feature_names
 from pipeline.models.collective import rank
 from pipeline.models.vqvae import VQVAE
-from pipeline.processes import keep_freed_memory
+from pipeline.processes import keep_freed_memory, threads_of_one_core
 from pipeline.stage import Work
 from pipeline.training.batches import normalise, to_unit
 from pipeline.training.weights import FILE, architecture, load_model
@@ -56,7 +55,7 @@ def augmented(number: int) -> str:
 def extract(work: Work) -> dict[str, Any]:
     """Run the stage; return its summary."""
     keep_freed_memory()
-    with _cores() as cores:
+    with threads_of_one_core(torch.get_num_threads()) as cores:
         return _extract(work, cores)
 
 
@@ -177,18 +176,6 @@ def _keys(manifest: pd.DataFrame) -> pd.DataFrame:
     """The key columns, and those of :data:`MORE_KEYS` that say anything."""
     said = manifest[list(MORE_KEYS)].replace("", None).notna().any()
     return manifest[[*KEYS, *(name for name in MORE_KEYS if said[name])]]
-
-
-@contextmanager
-def _cores() -> Iterator[Executor]:
-    """As many threads as torch would use, each computing on a core of its own."""
-    number = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as cores:
-            yield cores
-    finally:
-        # Torch gives later threads what any thread has set.
-        torch.set_num_threads(number)
 
 
 class _Features:

@@ -7,7 +7,6 @@ interrupted goes on as one that was not, and so that processes make their own pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import TypedDict
@@ -27,6 +26,7 @@ from pipeline.data.augment import (
     numbers_for_changes,
     numbers_for_disturbances,
 )
+from pipeline.processes import threads_of_one_core
 
 # What a network sees: unit images with the mean and deviation of an equalised radiograph.
 _MEAN, _DEVIATION = 0.5, 0.25
@@ -197,7 +197,7 @@ def ahead(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
         with torch.cuda.stream(stream):
             return next(iterator, None), stream.record_event()
 
-    with ThreadPoolExecutor(1, "batches") as thread:
+    with threads_of_one_core(1) as thread:
         coming = thread.submit(make)
         while True:
             batch, made = coming.result()
