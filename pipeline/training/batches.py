@@ -6,7 +6,8 @@ interrupted goes on as one that was not, and so that processes make their own pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypedDict
@@ -30,9 +31,10 @@ from pipeline.processes import threads_of_one_core
 
 # What a network sees: unit images with the mean and deviation of an equalised radiograph.
 _MEAN, _DEVIATION = 0.5, 0.25
-# Images that are drawn together, since processes share batches by them, and on a processor made
-# together: few enough to stay in cache.
+# Images that are drawn together, since processes share batches by them.
 GROUP = 8
+# Pixels.
+_IN_CACHE = 1 << 17
 _CPU = torch.device("cpu")
 
 
@@ -117,12 +119,20 @@ class ViewBatches:
                 generator.manual_seed(epoch_seed(self.seed, self.epoch, number, start))
                 part = chosen[start : start + GROUP]
                 parts.append((part, *self._draw(len(part), generator)))
-            if self.device.type != "cpu":
-                rows, unit, noise = zip(*parts, strict=True)
-                parts = [(np.concatenate(rows), torch.cat(unit), torch.cat(noise, 1))]
-            views = [self._views(*part) for part in parts]
+            together = self._groups_together(len(parts))
+            views = [
+                self._views(*_joined(parts[start : start + together]))
+                for start in range(0, len(parts), together)
+            ]
             first, second, target = map(torch.cat, zip(*views, strict=True))
             yield {"first": normalise(first), "second": normalise(second), "target": target}
+
+    def _groups_together(self, number: int) -> int:
+        """How many groups are made at once: on a processor as many as stay in cache."""
+        if self.device.type != "cpu":
+            return number
+        channels, spatial = self._picture
+        return max(1, _IN_CACHE // (GROUP * channels * math.prod(spatial)))
 
     def _draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A row of uniform numbers for each of so many images, and the noise of both views."""
@@ -173,6 +183,13 @@ class ViewBatches:
         others = np.array(images)
         others[take] = self.swapped[copy, chosen[take]]
         return others
+
+
+def _joined(
+    parts: Sequence[tuple[NDArray[np.intp], Tensor, Tensor]],
+) -> tuple[NDArray[np.intp], Tensor, Tensor]:
+    rows, unit, noise = zip(*parts, strict=True)
+    return np.concatenate(rows), torch.cat(unit), torch.cat(noise, 1)
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
