@@ -45,7 +45,7 @@ def main() -> None:
     config = configuration(parsed)
     made_on = provenance(config)
     variants = {WHOLE: (), **{part: (setting,) for part, setting in WITHOUT.items()}}
-    variants |= {_name(share): _smaller(config, share) for share in SHARES}
+    variants |= {_name(share): smaller(config, share) for share in SHARES}
     found: dict[str, list[Found]] = {}
     for name, settings in variants.items():
         results = [
@@ -66,9 +66,12 @@ def _name(share: float) -> str:
     return f"{1 - share:.0%} of the images to pretrain on"
 
 
-def _smaller(config: Config, share: float) -> tuple[str, ...]:
+def smaller(config: Config, share: float) -> tuple[str, ...]:
     """Fewer images, as many steps, and as many until training stops for want of progress."""
-    settings = [f"pretrain.image_fraction={share}", f"pretrain.patience={_scaled(10, share)}"]
+    settings = [
+        f"pretrain.image_fraction={share}",
+        f"pretrain.patience={_scaled(config.pretrain.patience, share)}",
+    ]
     return (*settings, f"pretrain.epochs={_scaled(config.pretrain.epochs or 18, share)}")
 
 
