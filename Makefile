@@ -131,10 +131,9 @@ benchmark-reconstruction: setup ## two levels of codes against one, at equal bit
 benchmark-scale: setup ## what ten million radiographs take; a made-up feature store of that size
 	$(BIN)/python -m benchmarks.scale
 
-benchmark-supervised: setup ## a ResNet-18 from scratch on the same LABEL_FRACTION of the labels
+benchmark-supervised: setup ## a ResNet-18 from scratch on the same draws of labels
 	$(BIN)/python -m benchmarks.supervised --config "$(DATASET)" --device "$(DEVICE)" \
-		$(foreach pair,$(SET),--set "$(pair)") \
-		$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
+		$(foreach pair,$(SET),--set "$(pair)")
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"

@@ -50,6 +50,7 @@ from pipeline.training.batches import epoch_seed, normalise, to_unit
 from pipeline.training.loop import computes_in_bfloat16
 
 DOCS = Path(__file__).parent.parent / "docs"
+FRACTIONS = (0.01, 0.05)
 ROW = "resnet18_scratch"
 SHOWN = ("medvq", "untrained_encoder", "raw_pixels")
 METRICS = (
@@ -343,22 +344,25 @@ def _one_draw(
 def main() -> None:
     """Run the study and write its page."""
     parsed, options = arguments(main.__doc__ or "")
-    config, recipe = configuration(parsed), Recipe()
-    made_on = provenance(config)
-    result = run("probe", config, options)
-    if result.get("headline", "auroc") != "auroc" or config.probe.draws == "official":
-        raise SystemExit("benchmark-supervised is for two classes and labels drawn at random")
-    probe = find(Path(result["artifact"]))
-    assert probe is not None
-    ingest = made_from(made_from(probe, "extract"), "ingest")
-    cache = Cache(
-        ingest.folder, read_manifest(ingest.folder / "manifest.csv"), config.ingest.swap.enabled
-    )
-    folder = _folder(config, recipe, ingest, options.artifacts)
-    tables = study(cache, config, recipe, folder, choose_device(options.device))
-    page = DOCS / f"SUPERVISED-{config.name}.md"
-    predictions = pd.read_parquet(probe.folder / "predictions.parquet")
-    page.write_text(_page(config, recipe, result, predictions, tables, made_on), encoding="utf-8")
+    configs = [configuration(parsed, f"probe.label_fraction={share}") for share in FRACTIONS]
+    recipe, made_on = Recipe(), provenance(configs[0])
+    lines = _head(configs[0], recipe, made_on)
+    for config in configs:
+        result = run("probe", config, options)
+        if result.get("headline", "auroc") != "auroc" or config.probe.draws == "official":
+            raise SystemExit("benchmark-supervised is for two classes and labels drawn at random")
+        probe = find(Path(result["artifact"]))
+        assert probe is not None
+        ingest = made_from(made_from(probe, "extract"), "ingest")
+        cache = Cache(
+            ingest.folder, read_manifest(ingest.folder / "manifest.csv"), config.ingest.swap.enabled
+        )
+        folder = _folder(config, recipe, ingest, options.artifacts)
+        tables = study(cache, config, recipe, folder, choose_device(options.device))
+        predictions = pd.read_parquet(probe.folder / "predictions.parquet")
+        lines += _section(config, result, predictions, tables)
+    page = DOCS / f"SUPERVISED-{configs[0].name}.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(page)
 
 
@@ -406,14 +410,30 @@ def compared(
     return own, lead
 
 
-def _page(
+def _head(config: Config, recipe: Recipe, made_on: str) -> list[str]:
+    return [
+        f"# A ResNet-18 from scratch on the same labels: {config.name}",
+        "",
+        f"Made by `make benchmark-supervised DATASET={config.name}`. {made_on}",
+        "",
+        "The same draws of labels for all rows; test split, mean and 95% interval of a bootstrap "
+        "over test subjects crossed with draws.",
+        "",
+        f"The network: MONAI's `resnet18` (stem of stride 2) on images averaged to {recipe.size} "
+        f"pixels, AdamW at {recipe.learning_rate:g} (weight decay {recipe.weight_decay:g}), "
+        f"batches of {recipe.batch_size}, a cosine after {recipe.warmup_steps} steps of warm-up, "
+        f"at least 600 steps, the best epoch by one in {recipe.folds} drawn subjects held out; "
+        "the same aligned images, random views as pretraining's, at strength "
+        f"{recipe.augment_strength:g}, and acquisition-swapped copies among them.",
+    ]
+
+
+def _section(
     config: Config,
-    recipe: Recipe,
     result: dict[str, Any],
     predictions: pd.DataFrame,
     tables: list[pd.DataFrame],
-    made_on: str,
-) -> str:
+) -> list[str]:
     own, lead = compared(predictions, tables, config)
     rows = {row["features"]: row for row in result["rows"]}
     seconds = np.mean([table["seconds"].iloc[0] for table in tables])
@@ -422,22 +442,12 @@ def _page(
         for split in tables[0]["split"].unique()
         if split != "test"
     )
-    lines = [
-        f"# A ResNet-18 from scratch on the same labels: {config.name}",
+    return [
         "",
-        f"Made by `make benchmark-supervised DATASET={config.name} "
-        f"LABEL_FRACTION={config.probe.label_fraction:g}`. {made_on}",
+        f"## At {100 * config.probe.label_fraction:g}% of the labels",
         "",
-        f"{100 * config.probe.label_fraction:g}% of the labels ({result['labels']} images), "
-        f"{result['repeats']} draw(s), the same for all rows; test split, mean and 95% interval of "
-        "a bootstrap over test subjects crossed with draws.",
-        "",
-        f"The network: MONAI's `resnet18` (stem of stride 2) on images averaged to {recipe.size} "
-        f"pixels, AdamW at {recipe.learning_rate:g} (weight decay {recipe.weight_decay:g}), "
-        f"batches of {recipe.batch_size}, a cosine after {recipe.warmup_steps} steps of warm-up, "
-        f"at least 600 steps, the best epoch by one in {recipe.folds} drawn subjects held out; "
-        f"random views as pretraining's, at strength {recipe.augment_strength:g}; {seconds:.0f} s "
-        f"a draw. AUROC on validation images: {validation}.",
+        f"{result['labels']} images, {result['repeats']} draw(s), {seconds:.0f} s each. AUROC of "
+        f"the network on validation images: {validation}.",
         "",
         _row("features", METRICS),
         _row("---", ["---"] * len(METRICS)),
@@ -445,7 +455,6 @@ def _page(
         _row(ROW, [_interval(own[m]) for m in METRICS]),
         _row(f"medvq less {ROW}", [_interval(lead[m], "+") for m in METRICS]),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _validation(tables: list[pd.DataFrame], split: str) -> float:
