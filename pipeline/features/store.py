@@ -48,7 +48,7 @@ class StoreWriter:
         self.table = table
         self.aside = table.with_name(f".{table.name}")
         self.metadata = {_METADATA: json.dumps(metadata, sort_keys=True).encode()}
-        self.batches_of_part = -(-batches // _MOST_PARTS)
+        self.batches_of_part = max(1, -(-batches // _MOST_PARTS))
         self.batches = self.part = 0
         self.writer: pq.ParquetWriter | None = None
         self.thread = ThreadPoolExecutor(1, "feature store")
