@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.ablation import SHARES, WITHOUT, smaller
+from benchmarks.ablation import SHARES, WITHOUT, fewer
 from benchmarks.pairing import aurocs, gain
 from pipeline.config import Config, load_config
 
@@ -77,8 +77,9 @@ def test_what_is_taken_out_is_one_value_of_the_configuration(config: Config, set
 
 @pytest.mark.parametrize("share", SHARES)
 def test_fewer_images_are_seen_as_often_together(config: Config, share: float) -> None:
-    other = load_config(KERMANY, smaller(config, share)).pretrain
+    other = load_config(KERMANY, fewer(config, share)).pretrain
     assert other.epochs is not None
     assert config.pretrain.epochs is not None
-    assert other.epochs * other.image_fraction == pytest.approx(config.pretrain.epochs, rel=0.02)
+    assert other.image_fraction == share
+    assert other.epochs * share == pytest.approx(config.pretrain.epochs / 2, rel=0.02)
     assert other.patience * share == pytest.approx(config.pretrain.patience, rel=0.02)
