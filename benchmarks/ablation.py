@@ -8,13 +8,13 @@ features are an artifact, which ``make extract-features SET=...`` with its setti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.command_line import arguments, configuration, provenance
-from benchmarks.pairing import Floats, aurocs, gain, told
+from benchmarks.pairing import Floats, aurocs, gain
+from benchmarks.tables import interval, table_row
 from pipeline.config import Config
 from pipeline.flow import run
 from pipeline.probe.linear import Encoded, fit_probe
@@ -131,21 +131,17 @@ def _tables(head: str, variants: dict[str, Found], config: Config) -> list[str]:
             "",
             f"{told_as[0].upper()}{told_as[1:]}:",
             "",
-            _row(head, [f"{fraction:.0%} of the labels" for fraction in FRACTIONS]),
-            _row("---", ["---"] * len(FRACTIONS)),
+            table_row(head, [f"{fraction:.0%} of the labels" for fraction in FRACTIONS]),
+            table_row("---", ["---"] * len(FRACTIONS)),
         ]
         first = next(iter(variants.values()))[key]
         for name, found in variants.items():
             cells = []
             for whole, one in zip(first, found[key], strict=True):
-                lead = "" if one is whole else f" ({told(gain(whole, one, config))})"
+                lead = "" if one is whole else f" ({interval(gain(whole, one, config), '+')})"
                 cells.append(f"{one[0].mean():.3f}{lead}")
-            lines.append(_row(name, cells))
+            lines.append(table_row(name, cells))
     return lines
-
-
-def _row(head: str, cells: Sequence[str]) -> str:
-    return "| " + " | ".join([head, *cells]) + " |"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.command_line import arguments, configuration, provenance
-from benchmarks.pairing import aurocs, gain, predictions_of, told
+from benchmarks.pairing import aurocs, gain, predictions_of
+from benchmarks.tables import interval
 from pipeline.flow import run
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -41,7 +42,7 @@ def main() -> None:
         )
         lines.append(
             f"| {name} | {first[0].mean():.3f} | {second[0].mean():.3f} "
-            f"| {told(gain(first, second, with_it))} |"
+            f"| {interval(gain(first, second, with_it), '+')} |"
         )
     (DOCS / "ALIGNMENT.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.tables import table_row
 from pipeline.config import Config
 from pipeline.flow import run
 from pipeline.probe import metrics
@@ -184,8 +185,8 @@ def _page(config: Config, mixtures: pd.DataFrame, prevalences: pd.DataFrame, mad
         "as they are and one part of swapped ones; in brackets the difference to "
         f"'{BEFORE}', with its standard error over draws. MedVQ takes '{CHOSEN}'.",
         "",
-        _row("calibrated by", MEASURES),
-        _row("---", ["---"] * len(MEASURES)),
+        table_row("calibrated by", MEASURES),
+        table_row("---", ["---"] * len(MEASURES)),
     ]
     for name in MIXTURES:
         own = mixtures[mixtures["mixture"] == name].set_index("draw")[list(MEASURES)]
@@ -194,7 +195,7 @@ def _page(config: Config, mixtures: pd.DataFrame, prevalences: pd.DataFrame, mad
         cells = [
             f"{mean.loc[name, m]:.4f} ({gap[m].mean():+.4f} ± {error[m]:.4f})" for m in MEASURES
         ]
-        lines.append(_row(name, cells))
+        lines.append(table_row(name, cells))
     lines += [
         "",
         "## Where the prevalence is another than that of the drawn labels",
@@ -206,15 +207,14 @@ def _page(config: Config, mixtures: pd.DataFrame, prevalences: pd.DataFrame, mad
         "",
     ]
     columns = [c for c in prevalences.columns if c not in ("images", "prevalence")]
-    lines += [_row("images", ["prevalence", *columns]), _row("---", ["---"] * (1 + len(columns)))]
+    lines += [
+        table_row("images", ["prevalence", *columns]),
+        table_row("---", ["---"] * (1 + len(columns))),
+    ]
     for (kind, prevalence), part in prevalences.groupby(["images", "prevalence"]):
         cells = [f"{part[column].mean():.3f}" for column in columns]
-        lines.append(_row(str(kind), [f"{prevalence:.2f}", *cells]))
+        lines.append(table_row(str(kind), [f"{prevalence:.2f}", *cells]))
     return "\n".join(lines) + "\n"
-
-
-def _row(head: str, cells: Sequence[str]) -> str:
-    return "| " + " | ".join([head, *cells]) + " |"
 
 
 if __name__ == "__main__":

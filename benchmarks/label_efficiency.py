@@ -19,6 +19,7 @@ import pandas as pd
 from benchmarks.command_line import arguments, configuration, provenance
 from benchmarks.other_labels import probe_shuffled, probe_subtypes
 from benchmarks.subgroups import FEATURES, judge, subgroups
+from benchmarks.tables import interval, table_row
 from pipeline.config import Config
 from pipeline.data.manifest import read_manifest
 from pipeline.flow import Options, made_from, run
@@ -115,8 +116,8 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
             "",
             f"## At {100 * result['label_fraction']:g}% of the labels",
             "",
-            _row("features", [*metrics, "validation clean", "swapped", "score"]),
-            _row("---", ["---"] * (len(metrics) + 3)),
+            table_row("features", [*metrics, "validation clean", "swapped", "score"]),
+            table_row("---", ["---"] * (len(metrics) + 3)),
         ]
         for row in result["rows"]:
             chosen = row["validation"]
@@ -124,7 +125,9 @@ def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) 
                 "" if chosen[k] is None else f"{chosen[k]:.3f}"
                 for k in ("clean", "swapped", "score")
             ]
-            lines.append(_row(row["features"], [_interval(row[m]) for m in metrics] + validation))
+            lines.append(
+                table_row(row["features"], [interval(row[m]) for m in metrics] + validation)
+            )
     return lines
 
 
@@ -135,16 +138,16 @@ def _by_fraction(results: list[dict[str, Any]], headline: str) -> list[str]:
     names = [row["features"] for row in results[0]["rows"]]
     paired = "of MedVQ less that of a baseline, on the same draws and subjects:"
     return [
-        _row("features", counted),
-        _row("---", ["---"] * len(results)),
-        *(_row(n, [_interval(_of(r, n)[headline]) for r in results]) for n in names),
+        table_row("features", counted),
+        table_row("---", ["---"] * len(results)),
+        *(table_row(n, [interval(_of(r, n)[headline]) for r in results]) for n in names),
         "",
         f"{NAMES[headline]} {paired}",
         "",
-        _row("against", percent),
-        _row("---", ["---"] * len(results)),
+        table_row("against", percent),
+        table_row("---", ["---"] * len(results)),
         *(
-            _row(n, [_interval(r["medvq_minus"][n], sign="+") for r in results])
+            table_row(n, [interval(r["medvq_minus"][n], sign="+") for r in results])
             for n in results[0]["medvq_minus"]
         ),
     ]
@@ -180,12 +183,12 @@ def _calibration(results: list[dict[str, Any]]) -> list[str]:
         "without their labels, and the probabilities are carried to it (Saerens et al. 2002). That "
         "is transductive: a single image cannot be corrected so, and no other figure here is.",
         "",
-        _row("labels", [*metrics]),
-        _row("---", ["---"] * len(metrics)),
+        table_row("labels", [*metrics]),
+        table_row("---", ["---"] * len(metrics)),
         *(
-            _row(
+            table_row(
                 f"{100 * r['label_fraction']:g}%",
-                [_interval(_of(r, "medvq")[metric]) for metric in metrics],
+                [interval(_of(r, "medvq")[metric]) for metric in metrics],
             )
             for r in results
         ),
@@ -209,18 +212,18 @@ def _subgroups(
         "those of the audit, found without labels; those with fewer than ten images of a class are "
         "left out.",
         "",
-        _row(
+        table_row(
             "subgroup",
             ["images", *(f"AUROC of {f}" for f in FEATURES), *(f"medvq: {m}" for m in metrics)],
         ),
-        _row("---", ["---"] * (1 + len(FEATURES) + len(metrics))),
+        table_row("---", ["---"] * (1 + len(FEATURES) + len(metrics))),
         *(
-            _row(
+            table_row(
                 name,
                 [
                     str(found["images"]),
-                    *(_interval(found[f]["auroc"]) for f in FEATURES),
-                    *(_interval(found["medvq"][m]) for m in metrics),
+                    *(interval(found[f]["auroc"]) for f in FEATURES),
+                    *(interval(found["medvq"][m]) for m in metrics),
                 ],
             )
             for name, found in judged.items()
@@ -238,10 +241,10 @@ def _permutation(shuffled: dict[str, Any]) -> list[str]:
         "without .50 would tell of a leak (a subject of two splits has one label in both), or of "
         "chance once in twenty rows.",
         "",
-        _row("features", ["AUROC", "holds .50"]),
-        _row("---", ["---", "---"]),
+        table_row("features", ["AUROC", "holds .50"]),
+        table_row("---", ["---", "---"]),
         *(
-            _row(row["features"], [_interval(row["auroc"]), _holds(row["auroc"])])
+            table_row(row["features"], [interval(row["auroc"]), _holds(row["auroc"])])
             for row in shuffled["rows"]
         ),
     ]
@@ -254,15 +257,6 @@ def _holds(value: dict[str, Any]) -> str:
 
 def _of(result: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in result["rows"] if row["features"] == name)
-
-
-def _interval(value: dict[str, Any], sign: str = "") -> str:
-    low, high = value["ci95"]
-    return f"{value['mean']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _row(head: str, cells: list[str]) -> str:
-    return "| " + " | ".join([head, *cells]) + " |"
 
 
 if __name__ == "__main__":

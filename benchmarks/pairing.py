@@ -38,9 +38,3 @@ def gain(
     """How far ``one`` of :func:`aurocs` is above ``two``: mean and 95% interval."""
     repeats = metrics.draw_weights(len(one[0]), config.probe.bootstrap, config.seed)
     return metrics.interval(one[0] - two[0], one[1] - two[1], repeats)
-
-
-def told(value: metrics.Interval) -> str:
-    """A gain as a cell of a table."""
-    low, high = value["ci95"]
-    return f"{value['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"

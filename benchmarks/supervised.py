@@ -31,6 +31,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.tables import interval, table_row
 from pipeline.config import Config, PretrainConfig, TrainingConfig
 from pipeline.data.augment import (
     disturb,
@@ -449,26 +450,17 @@ def _section(
         f"{result['labels']} images, {result['repeats']} draw(s), {seconds:.0f} s each. AUROC of "
         f"the network on validation images: {validation}.",
         "",
-        _row("features", METRICS),
-        _row("---", ["---"] * len(METRICS)),
-        *(_row(name, [_interval(rows[name][m]) for m in METRICS]) for name in SHOWN),
-        _row(ROW, [_interval(own[m]) for m in METRICS]),
-        _row(f"medvq less {ROW}", [_interval(lead[m], "+") for m in METRICS]),
+        table_row("features", METRICS),
+        table_row("---", ["---"] * len(METRICS)),
+        *(table_row(name, [interval(rows[name][m]) for m in METRICS]) for name in SHOWN),
+        table_row(ROW, [interval(own[m]) for m in METRICS]),
+        table_row(f"medvq less {ROW}", [interval(lead[m], "+") for m in METRICS]),
     ]
 
 
 def _validation(tables: list[pd.DataFrame], split: str) -> float:
     parts = [table[table["split"] == split] for table in tables]
     return float(np.mean([roc_auc_score(p["label"], p["probability"]) for p in parts]))
-
-
-def _interval(value: metrics.Interval, sign: str = "") -> str:
-    low, high = value["ci95"]
-    return f"{value['mean']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _row(head: str, cells: Any) -> str:
-    return "| " + " | ".join([head, *cells]) + " |"
 
 
 if __name__ == "__main__":
