@@ -43,6 +43,7 @@ _LINES = {
     "hog": (GREEN, "--", "^"),
     "untrained_encoder": (RED, "-.", "D"),
     "border_only": (PINK, ":", "v"),
+    "quantized": (BLACK, "-", "X"),
     "histogram": (SKY, "-", "P"),
 }
 _NAMES = {
@@ -51,7 +52,8 @@ _NAMES = {
     "hog": "HOG",
     "untrained_encoder": "untrained encoder",
     "border_only": "border only",
-    "histogram": "codes: one histogram",
+    "quantized": "codes alone: their vectors",
+    "histogram": "codes alone: one histogram",
 }
 # Those whose trustworthiness is shown.
 _COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
@@ -397,7 +399,9 @@ def draw_label_efficiency(summaries: Mapping[float, dict[str, Any]], figures: Pa
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     fractions = sorted(summaries)
     headline = summaries[fractions[0]].get("headline", "auroc")
-    present = {row["features"] for row in summaries[fractions[0]]["rows"]}
+    present = set.intersection(
+        *({row["features"] for row in summary["rows"]} for summary in summaries.values())
+    )
     for name, (colour, style, marker) in _LINES.items():
         if name not in present:
             continue
