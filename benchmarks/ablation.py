@@ -21,7 +21,7 @@ from pipeline.probe.linear import Encoded, fit_probe
 from pipeline.probe.stage import Images, Store, images_of, label_draws
 
 DOCS = Path(__file__).parent.parent / "docs"
-FRACTIONS = (0.01, 0.05, 1.0)
+FRACTIONS = (0.01, 0.05)
 WHOLE = "nothing"
 WITHOUT = {
     "the agreement of two views": "pretrain.agreement.weight=0",
