@@ -13,6 +13,8 @@ from benchmarks.speed.training import training_step
 
 Curves = dict[str, tuple[list[int], dict[str, list[float]]]]
 
+_ALIKE = 8
+
 
 def scaling(bench: Bench) -> Curves:
     """By N, K, D, image size and size of the data set, each with the others held."""
@@ -64,11 +66,12 @@ def scaling(bench: Bench) -> Curves:
 
 
 def draw(curves: Curves, file: Path) -> None:
-    """One panel for each, both axes logarithmic."""
+    """One panel for each, on logarithmic axes, but of times that are alike from zero."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     for axis in axes.flat[len(curves) :]:
@@ -76,6 +79,11 @@ def draw(curves: Curves, file: Path) -> None:
     for axis, (title, (values, series)) in zip(axes.flat, curves.items(), strict=False):
         for name, points in series.items():
             axis.loglog(values, points, marker="o", label=name)
+        axis.set_xticks(values, [f"{value:,}" for value in values])
+        axis.xaxis.set_minor_locator(NullLocator())
+        every = [point for points in series.values() for point in points]
+        if max(every) < _ALIKE * min(every):
+            axis.set(yscale="linear", ylim=(0, None))
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=8)
