@@ -53,9 +53,9 @@ TRIED = (
     "gains little at 64 px, loses at 128, and takes more than a minute: nothing is compiled.",
     "- bfloat16 under autocast is slower on a processor without instructions for it, and is not "
     "used there; so is the first convolution as patches times a matrix.",
-    "- A step against its convolutions: in bfloat16 those are nearly twice as fast, and what is "
+    "- A step against its convolutions: in bfloat16 those are 1.6 times as fast, and what is "
     "beside them is not: batch normalisation, the quantizer's product and search in float32, the "
-    "casts, the optimiser. Kept out of it already: a second copy of what is quantized, a one-hot "
+    "casts, the optimiser. Kept out of it already: a one-hot "
     "matrix, page faults.",
     "- Extraction against MONAI's codes: it runs two networks, the untrained one of the baseline "
     "too, the quantizer, gradients' histograms and Parquet; the row below compares codes with "

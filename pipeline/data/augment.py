@@ -104,7 +104,7 @@ def change(images: Tensor, changes: Tensor) -> Tensor:
 
 
 def _affine_grid(theta: Tensor, size: Sequence[int]) -> Tensor:
-    """What ``F.affine_grid`` makes of (B, n, n + 1), which takes five times as long: its product
+    """What ``F.affine_grid`` makes of (B, n, n + 1), which takes three times as long: its product
     with matrices of so few columns is slow.
     """
     n = len(size)
@@ -240,8 +240,8 @@ def _boxes(corners: Tensor, spatial: Sequence[int]) -> Tensor:
 def _blurred(images: Tensor) -> Tensor:
     """The mean of every pixel's neighbourhood of 5 along each axis; borders are repeated.
 
-    Sums of shifted images, one axis after another: of few channels torch's own pooling takes ten
-    times as long.
+    Sums of shifted images, one axis after another: of few channels torch's own pooling takes six
+    times as long or more.
     """
     axes = images.ndim - 2
     images = F.pad(images, (2, 2) * axes, mode="replicate") / 5**axes
