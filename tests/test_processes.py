@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.errors import UserError
 from pipeline.features.store import FEATURES, VERSIONS, parts_of
@@ -25,21 +27,19 @@ from tests.training import test_pretrain
 Captured = pytest.CaptureFixture[str]
 made = test_extract.made
 # One batch of two groups of eight images an epoch: twenty steps.
-# In float32, since bfloat16 rounds away what is compared, and at a tenth of the usual
-# rate: at that, losses part by 1e-3 at step 17, for a reason that is not known yet.
-TRAINING = {
-    "batch_size": 16,
-    "epochs": 20,
-    "decay": 0.7,
-    "patience": 20,
-    "amp": "off",
-    "learning_rate": 2e-4,
-}
+# In float32, since bfloat16 rounds away what is compared.
+TRAINING = {"batch_size": 16, "epochs": 20, "decay": 0.7, "patience": 20, "amp": "off"}
 
 
 def train(folder: Path) -> None:
-    """What a process of the tests below does."""
-    test_pretrain.run(folder, test_pretrain.Cache.made_up(), **TRAINING)
+    """What a process of the tests below does.
+
+    With a smooth activation: the slope of a ReLU jumps at zero, and one value within rounding of it
+    (-3e-8, at the eighth step) made two per cent of a gradient, and so two runs of one. Smooth,
+    they are equal to 1e-6.
+    """
+    with mock.patch.object(torch.nn.ReLU, "forward", lambda _, values: F.gelu(values)):
+        test_pretrain.run(folder, test_pretrain.Cache.made_up(), **TRAINING)
 
 
 def features(folder: Path, cache: Path, trained: Path) -> None:
@@ -91,13 +91,13 @@ def test_training_is_that_of_one_process(two: Path, tmp_path: Path) -> None:
     alone, shared = (
         test_pretrain.Run(folder / "partial") for folder in (tmp_path, two / "trained")
     )
-    pd.testing.assert_frame_equal(shared.history, alone.history, rtol=1e-3)
+    pd.testing.assert_frame_equal(shared.history, alone.history, rtol=1e-4)
     assert len(alone.history) == 20
     states = [torch.load(checkpoint_of(run.folder), weights_only=True) for run in (alone, shared)]
     first, second = (state["objective"] for state in states)
     assert first.keys() == second.keys()
     for name, values in first.items():
-        torch.testing.assert_close(second[name], values, rtol=1e-3, atol=2e-4, msg=name)
+        torch.testing.assert_close(second[name], values, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_end(two: Path, tmp_path: Path) -> None:
