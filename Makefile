@@ -29,9 +29,9 @@ RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
 	evaluate-prior mlflow-ui notebook benchmark benchmark-ablation benchmark-alignment \
-	benchmark-calibration benchmark-ingest benchmark-reconstruction benchmark-scale \
-	benchmark-speed benchmark-supervised benchmark-untrained test test-cuda lint format lock \
-	clean
+	benchmark-calibration benchmark-ingest benchmark-learning-curve benchmark-reconstruction \
+	benchmark-scale benchmark-speed benchmark-supervised benchmark-untrained test test-cuda lint \
+	format lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -108,7 +108,7 @@ benchmark: setup ## the README's table: 1 to 100% of the labels, and how far to 
 	$(BIN)/python -m benchmarks.label_efficiency --config "$(DATASET)" --device "$(DEVICE)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 
-benchmark-ablation: setup ## what each part of the recipe gains, and more images, paired (2 hours)
+benchmark-ablation: setup ## what each part of the recipe gains, paired (trains three more models)
 	$(BIN)/python -m benchmarks.ablation --config "$(DATASET)" --device "$(DEVICE)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 
@@ -123,6 +123,10 @@ benchmark-calibration: setup ## which images calibrate, and a shifted prevalence
 
 benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
 	$(BIN)/python -m benchmarks.ingest
+
+benchmark-learning-curve: setup ## what more unlabelled images gain, paired (trains a second model)
+	$(BIN)/python -m benchmarks.learning_curve --config "$(DATASET)" --device "$(DEVICE)" \
+		$(foreach pair,$(SET),--set "$(pair)")
 
 benchmark-reconstruction: setup ## two levels of codes against one, at equal bits (needs a GPU)
 	$(BIN)/python -m benchmarks.reconstruction --config kermany-reconstruction \
