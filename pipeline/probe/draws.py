@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 
+_FEWEST = 2
+
 
 def draw_labels(
     subjects: NDArray[np.str_], labels: NDArray[np.int64], fraction: float, seed: int
@@ -30,7 +32,8 @@ def draw_labels(
     Raises
     ------
     UserError
-        A class would get no subject; the message names the smallest fraction that works.
+        A class would get fewer than two subjects, and nothing could be cross-validated; the
+        message names the smallest fraction that works.
 
     Examples
     --------
@@ -42,18 +45,12 @@ def draw_labels(
     _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
     rng = np.random.default_rng(seed)
     drawn: list[NDArray[np.intp]] = []
-    smallest = 0.0
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels[first] == label)
         of_class = rng.permutation(of_class[np.argsort(first[of_class])])
-        number = round(fraction * len(of_class))
-        smallest = max(smallest, 0.5 / max(len(of_class), 1))
-        drawn.append(of_class[:number])
-    if any(len(subjects_of_class) == 0 for subjects_of_class in drawn):
-        raise UserError(
-            f"LABEL_FRACTION={fraction:g} leaves a class without a subject; "
-            f"the smallest that works here is {_round_up(smallest):g}"
-        )
+        drawn.append(of_class[: round(fraction * len(of_class))])
+    if min(map(len, drawn)) < _FEWEST:
+        raise UserError(_too_few(labels[first], fraction))
     return np.flatnonzero(np.isin(owner, np.concatenate(drawn)))
 
 
@@ -69,6 +66,20 @@ def repeated_draws(
         draw_labels(subjects, labels, fraction, 1000 * seed + number)
         for number in range(1 if fraction == 1.0 else repeats)
     ]
+
+
+def _too_few(classes: NDArray[np.int64], fraction: float) -> str:
+    """What to tell of a fraction of subjects, each of one of ``classes``."""
+    fewest = min(np.unique(classes, return_counts=True)[1])
+    if fewest < _FEWEST:
+        return (
+            "a class has a single labelled training subject, and the probe cross-validates: label "
+            "another one"
+        )
+    return (
+        f"LABEL_FRACTION={fraction:g} leaves a class fewer than two subjects, too few to "
+        f"cross-validate; the smallest that works here is {_round_up((_FEWEST - 0.5) / fewest):g}"
+    )
 
 
 def _round_up(value: float) -> float:
