@@ -6,6 +6,7 @@ Every share is trained for as many steps, see :mod:`benchmarks.variants`. Writes
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from benchmarks.command_line import arguments, configuration, provenance
@@ -24,7 +25,7 @@ def main() -> None:
     made_on = provenance(config)
     variants = {"100%": judged(parsed, options)}
     variants |= {f"{s:.0%}": judged(parsed, options, *fewer(config, s)) for s in SHARES}
-    asked = "".join(f" SET={pair}" for pair in parsed.set)
+    asked = f" SET={shlex.quote(' '.join(parsed.set))}" if parsed.set else ""
     command = f"make benchmark-learning-curve DATASET={config.name}{asked}"
     page = DOCS / f"LEARNING-CURVE-{config.name}.md"
     lines = _page(variants, config, f"Made by `{command}`. {made_on}")

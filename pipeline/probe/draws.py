@@ -45,12 +45,14 @@ def draw_labels(
     _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
     rng = np.random.default_rng(seed)
     drawn: list[NDArray[np.intp]] = []
+    sizes = []
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels[first] == label)
+        sizes.append(len(of_class))
         of_class = rng.permutation(of_class[np.argsort(first[of_class])])
         drawn.append(of_class[: round(fraction * len(of_class))])
     if min(map(len, drawn)) < _FEWEST:
-        raise UserError(_too_few(labels[first], fraction))
+        raise UserError(_too_few(min(sizes), fraction))
     return np.flatnonzero(np.isin(owner, np.concatenate(drawn)))
 
 
@@ -68,13 +70,12 @@ def repeated_draws(
     ]
 
 
-def _too_few(classes: NDArray[np.int64], fraction: float) -> str:
-    """What to tell of a fraction of subjects, each of one of ``classes``."""
-    fewest = min(np.unique(classes, return_counts=True)[1])
+def _too_few(fewest: int, fraction: float) -> str:
+    """What to tell of a fraction of the subjects, where a class has ``fewest`` of them."""
     if fewest < _FEWEST:
         return (
-            "a class has a single labelled training subject, and the probe cross-validates: label "
-            "another one"
+            "a class is that of fewer than two labelled training subjects (by the first image of "
+            "each), and the probe cross-validates: label another one"
         )
     return (
         f"LABEL_FRACTION={fraction:g} leaves a class fewer than two subjects, too few to "

@@ -114,9 +114,11 @@ def test_the_error_names_the_smallest_fraction_that_works(positives: int) -> Non
         draw_labels(*table, smallest - 1.1 * digit, seed=0)
 
 
-def test_a_class_of_one_subject_cannot_be_drawn() -> None:
-    with pytest.raises(UserError, match="single labelled training subject"):
-        draw_labels(*many(1000, 1), 1.0, seed=0)
+def test_a_class_of_fewer_than_two_subjects_cannot_be_drawn() -> None:
+    none = np.array(["a", "a", "b", "c"]), np.array([0, 1, 0, 0])
+    for table in (many(1000, 1), none):
+        with pytest.raises(UserError, match="fewer than two labelled training subjects"):
+            draw_labels(*table, 1.0, seed=0)
 
 
 def test_repeated_draws_differ_and_of_all_labels_there_is_one() -> None:
