@@ -13,18 +13,20 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed.data import measure_alignment, measure_probe, measure_reading
+from benchmarks.speed.epoch import measure_loader
+from benchmarks.speed.extraction import (
+    EVERYTHING,
+    extract_part,
+    extraction_profile,
+    measure_extraction,
+    measure_extraction_processes,
+    products_part,
+)
 from benchmarks.speed.measure import Bench, Row
 from benchmarks.speed.memory import measure_pretraining_memory, measure_quantizer_memory, peak
 from benchmarks.speed.quantizer import measure_quantizer
 from benchmarks.speed.scaling import draw, scaling
-from benchmarks.speed.stages import (
-    extract_part,
-    measure_extraction,
-    measure_extraction_processes,
-    measure_loader,
-    products_part,
-)
-from benchmarks.speed.training import measure_compilation, measure_training, profile
+from benchmarks.speed.training import measure_compilation, measure_training, training_profile
 from pipeline.flow import commit
 from pipeline.processes import choose_device
 
@@ -142,10 +144,19 @@ def _write(rows: list[Row], bench: Bench, docs: Path) -> None:
         "",
         "## Where the time of a training step goes",
         "",
-        *profile(bench),
+        *training_profile(bench),
+        *(() if bench.cuda else _of_extraction(rows, bench)),
         *(() if bench.cuda else TRIED),
     ]
     (docs / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _of_extraction(rows: list[Row], bench: Bench) -> list[str]:
+    lines = []
+    for stage in (row for row in rows if row.figure.startswith(EVERYTHING) and row.must_reach):
+        lines += ["", "## Where the time of an extraction goes", ""]
+        lines += extraction_profile(bench, stage)
+    return lines
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def peak(what: str, kind: str, device: torch.device) -> float:
         small = quantizer_step(kind, 256, 64, 16, device)
         small()
         return _highest(step, device, above=True)
-    from benchmarks.speed.stages import made_up
+    from benchmarks.speed.cache import made_up
     from pipeline.training.pretrain import pretrain
 
     config = PretrainConfig(

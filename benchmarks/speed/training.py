@@ -175,7 +175,7 @@ def measure_compilation(bench: Bench) -> list[Row]:
     return rows
 
 
-def profile(bench: Bench) -> list[str]:
+def training_profile(bench: Bench) -> list[str]:
     """Where the time of the 64-px step goes, as lines of a table."""
     images = torch.rand(64, 1, 64, 64, device=bench.device)
     step = training_step(MEDVQ, (32, 64), images, bench.mixed)

@@ -1,4 +1,4 @@
-"""An epoch and the extraction, on a made-up cache."""
+"""The extraction, on a made-up cache: its speed, by processes too, and where its time goes."""
 
 from __future__ import annotations
 
@@ -11,144 +11,24 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.speed.measure import (
-    MEDVQ,
-    MONAI,
-    Bench,
-    Row,
-    Step,
-    faster,
-    operations,
-    within,
-)
+from benchmarks.speed.cache import SMALL, made_up, with_model, work_on
+from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, Step, faster, operations, within
 from benchmarks.speed.training import OPERATIONS, monai_vqvae
-from pipeline.config import AgreementConfig, Config, IngestConfig, PhantomSource, PretrainConfig
-from pipeline.data.manifest import COLUMNS
 from pipeline.models.collective import total
 from pipeline.models.vqvae import VQVAE
 from pipeline.processes import joined, keep_freed_memory, rank
-from pipeline.stage import Artifact, Work
-from pipeline.training.batches import ViewBatches, ahead, normalise, to_unit
-from pipeline.training.objective import Objective
-from pipeline.training.weights import FILE, architecture, save_model
+from pipeline.stage import Work
+from pipeline.training.batches import normalise, to_unit
+from pipeline.training.weights import FILE, load_model
 
-
-def made_up(folder: Path, number: int, side: int, pretrain: PretrainConfig) -> Work:
-    """What ingest leaves, of noise; nothing of it is ever whole in memory."""
-    cache, partial = folder / "ingest", folder / "partial"
-    cache.mkdir(parents=True)
-    partial.mkdir()
-    split = np.where(np.arange(number) % 20 == 0, "validation", "train")
-    manifest = pd.DataFrame("", index=range(number), columns=list(COLUMNS)).assign(
-        image_id=[f"{i:016x}" for i in range(number)],
-        subject_id=[f"s{i}" for i in range(number)],
-        split=split,
-        label=[i % 2 for i in range(number)],
-        label_name=[("healthy", "ill")[i % 2] for i in range(number)],
-    )
-    manifest.to_csv(cache / "manifest.csv", index=False)
-    training = int((split == "train").sum())
-    rng = np.random.default_rng(0)
-    for name, shape in (
-        ("images", (number, side, side)),
-        ("swapped_training", (1, training, side, side)),
-        ("swapped_validation", (number, side, side)),
-    ):
-        file = np.lib.format.open_memmap(cache / f"{name}.npy", "w+", np.uint8, shape)
-        flat = file.reshape(-1, side, side)
-        for start in range(0, len(flat), 1000):
-            part = flat[start : start + 1000]
-            part[:] = rng.integers(0, 256, part.shape, np.uint8)
-    np.save(cache / "frame.npy", np.zeros((number, 4), np.float32))
-    np.save(cache / "frame_swapped.npy", np.zeros((number, 4), np.float32))
-    return work_on(folder, side, pretrain)
-
-
-def work_on(folder: Path, side: int, pretrain: PretrainConfig) -> Work:
-    """What a stage is told that works on :func:`made_up` images, and on :func:`with_model`'s."""
-    config = Config(
-        name="made-up",
-        source=PhantomSource(kind="phantom"),
-        ingest=IngestConfig(image_size=side),
-        pretrain=pretrain,
-    )
-    config = config.model_copy(
-        update={"extract": config.extract.model_copy(update={"versions": 0})}
-    )
-    inputs = {
-        stage: Artifact(folder / stage, {"fingerprint": "made up", "summary": {}})
-        for stage in ("ingest", "pretrain")
-    }
-    return Work(config, folder / "partial", inputs, folder, None)
-
-
-SMALL = PretrainConfig(widths=(32, 64), codebook_size=512, agreement=AgreementConfig(grid=4))
-
-
-def epochs(bench: Bench, number: int) -> dict[str, Step]:
-    """A whole epoch with the data path, and the same steps on a batch that is there."""
-    side = 64
-    images = np.random.default_rng(0).integers(0, 256, (number, side, side), np.uint8)
-    config = SMALL.model_copy(update={"batch_size": 64})
-    batches = ViewBatches(
-        images, np.arange(number), images[None], config, seed=0, device=bench.device
-    )
-    objective = Objective(config, 1.0).to(bench.device)
-    optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
-
-    def train(batch: Any) -> None:
-        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.mixed):
-            loss = objective(**batch)["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    ready = next(iter(ahead(batches, bench.device)))
-
-    def epoch() -> None:
-        for batch in ahead(batches, bench.device):
-            train(batch)
-
-    def steps_alone() -> None:
-        for _ in range(len(batches)):
-            train(ready)
-
-    return {f"{MEDVQ} epoch": epoch, f"{MEDVQ} steps": steps_alone}
-
-
-def epoch_seconds(bench: Bench, number: int) -> float:
-    """Of an epoch of ``number`` images."""
-    epoch = next(iter(epochs(bench, number).values()))
-    keep_freed_memory()
-    bench.wait()
-    start = time.perf_counter()
-    epoch()
-    bench.wait()
-    return time.perf_counter() - start
-
-
-def measure_loader(bench: Bench) -> list[Row]:
-    """What an epoch takes beyond its steps."""
-    number = 320 if bench.quick else 640
-    epoch, steps = bench.seconds(epochs(bench, number), 3).values()
-    figure = f"epoch with the data path, {number} images, 64 px, batch 64"
-    return [within(figure, "its steps on one batch", epoch, steps, 1.05)]
-
-
-def with_model(work: Work) -> Work:
-    """The same with a model that was never trained."""
-    trained = work.inputs["pretrain"].folder
-    trained.mkdir()
-    shape = architecture(work.config.pretrain)
-    save_model(VQVAE(**shape), shape, trained / FILE)
-    return work
+EVERYTHING = "extraction of all feature sets"
+_IN_CACHE = 32  # images that the stage gives to a core at a time
 
 
 def measure_extraction(bench: Bench) -> list[Row]:
@@ -176,7 +56,7 @@ def measure_extraction(bench: Bench) -> list[Row]:
             # MedVQ's encoder, and the untrained one of the baseline.
             work_of_one = 2 * operations(lambda: network.features(one)) / len(one)
     every, own, other = (statistics.median(seconds) for seconds in taken.values())
-    figure = f"extraction of all feature sets, {number} images, 64 px"
+    figure = f"{EVERYTHING}, {number} images, 64 px"
     against = f"codes alone by {MONAI} index_quantize"
     limit = work_of_one / bench.operations_per_second(bench.cuda)
     return [
@@ -199,6 +79,88 @@ def _codes_alone(work: Work, encode: Callable[[Tensor], Tensor], folder: Path) -
             keys = pd.DataFrame({"image_id": np.arange(first, first + len(codes))})
             store.write(keys, {"codes_0": codes})
     return time.perf_counter() - start
+
+
+def extraction_profile(bench: Bench, stage: Row) -> list[str]:
+    """Where the time of that extraction goes on a processor, as lines of a table; ``stage``: the
+    row of the whole.
+    """
+    cores, number = torch.get_num_threads(), 256
+    torch.set_num_threads(1)  # as in the stage, where every core has images of its own
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            taken = bench.seconds(_parts(Path(name), number))
+    finally:
+        torch.set_num_threads(cores)
+    micro = {part.removeprefix(MEDVQ): 1e6 * seconds / number for part, seconds in taken.items()}
+    whole = sum(micro.values())
+    of_cores = {
+        "all parts": whole,
+        f"the stage, on {cores} cores": 1e3 * cores * stage.medvq,
+        f"a third of what MONAI's codes take on {cores} cores": 1e3 * cores * stage.other / 3,
+    }
+    return [
+        "| part | core time of an image | share |",
+        "|---|---|---|",
+        *(f"| {part} | {time:.0f} µs | {time / whole:.0%} |" for part, time in micro.items()),
+        *(f"| **{part}** | {time:.0f} µs | |" for part, time in of_cores.items()),
+    ]
+
+
+def _parts(folder: Path, number: int) -> dict[str, Step]:
+    """Each part of the extraction by itself, on as many images at once as in the stage."""
+    from pipeline.features import baselines
+    from pipeline.features.encodings import CodeHistogram, pyramid_grids
+    from pipeline.features.extract import extract
+    from pipeline.features.store import FEATURES, StoreWriter, feature_names, read_feature
+
+    work = with_model(made_up(folder, number, 64, SMALL))
+    extract(work)
+    table = work.folder / FEATURES
+    written = {name: read_feature(table, name) for name in feature_names(table)}
+    model = load_model(work.inputs["pretrain"].folder / FILE).eval()
+    untrained = baselines.untrained(VQVAE, widths=SMALL.widths)
+    assert isinstance(untrained, VQVAE)
+    grid, codes = work.config.extract.grid, written["codes_0"]
+    counts = [
+        CodeHistogram(SMALL.codebook_size, (16, 16), grids).fit([])
+        for grids in ((1,), pyramid_grids(grid))
+    ]
+    stored = np.load(work.inputs["ingest"].folder / "images.npy")
+    images = to_unit(stored)
+    seen = normalise(images).split(_IN_CACHE)
+    with torch.inference_mode():
+        encoded = [model.features(part) for part in seen]
+        baseline = [untrained.encoder(part) for part in seen]
+    grids = torch.as_tensor(codes.astype(np.int64)).unflatten(1, (16, 16)).split(_IN_CACHE)
+
+    def average() -> None:
+        """As the stage does; see ``pipeline.features.extract``."""
+        for maps, raw, grid_of_codes in zip(encoded, baseline, grids, strict=True):
+            vectors = model.quantizers[0].decode(grid_of_codes)
+            for one in (*maps.levels[-2:], maps.latent, vectors, *raw[-2:]):
+                baselines.pooled(one, grid)
+
+    def write() -> None:
+        with StoreWriter(folder / "again.parquet", {}) as store:
+            store.write(pd.DataFrame({"image_id": np.arange(number)}), written)
+
+    steps: dict[str, Step] = {
+        "bytes to numbers": lambda: normalise(to_unit(stored)),
+        "MedVQ's encoder": lambda: [model.features(part) for part in seen],
+        "search of the codebook": lambda: [model.quantize(maps) for maps in encoded],
+        "the untrained encoder, a baseline": lambda: [untrained.encoder(part) for part in seen],
+        "averages over cells": average,
+        "gradients' histograms, a baseline": lambda: baselines.histogram_of_oriented_gradients(
+            images
+        ),
+        "raw pixels, a baseline": lambda: baselines.raw_pixels(images),
+        "histogram and pyramid of codes": lambda: [
+            count.transform(codes).toarray() for count in counts
+        ],
+        "Parquet": write,
+    }
+    return {f"{MEDVQ}{name}": torch.inference_mode()(step) for name, step in steps.items()}
 
 
 def measure_extraction_processes(bench: Bench) -> list[Row]:
