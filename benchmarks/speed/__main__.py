@@ -110,6 +110,8 @@ def main() -> None:
     if parsed.products:
         products_part()
         return
+    # Before anything is written: the page itself would make the commit a dirty one.
+    made_at = commit()
     bench = Bench(device, parsed.quick)
     rows: list[Row] = []
     # Compilation is a question of its own, and takes minutes to answer.
@@ -121,12 +123,12 @@ def main() -> None:
         print("\n".join(table(found)[2 if rows else 0 :]), flush=True)
         rows += found
     if not parsed.quick and not parsed.only:
-        _write(rows, bench, parsed.docs)
+        _write(rows, bench, made_at, parsed.docs)
     if parsed.json:
         print(json.dumps({"rows": [asdict(row) for row in rows]}))
 
 
-def _write(rows: list[Row], bench: Bench, docs: Path) -> None:
+def _write(rows: list[Row], bench: Bench, made_at: str, docs: Path) -> None:
     name = "SPEED-cuda" if bench.cuda else "SPEED"
     docs.mkdir(parents=True, exist_ok=True)
     draw(scaling(bench), docs / f"{name}.png")
@@ -135,7 +137,7 @@ def _write(rows: list[Row], bench: Bench, docs: Path) -> None:
         "# Speed and memory",
         "",
         f"Made by `make benchmark-speed{' DEVICE=cuda' if bench.cuda else ''}` on {machine}, "
-        f"{os.cpu_count()} processors, torch {torch.__version__}, commit `{commit()}`. "
+        f"{os.cpu_count()} processors, torch {torch.__version__}, commit `{made_at}`. "
         "Medians; what is compared ran in turn in one process.",
         "",
         *table(rows),
