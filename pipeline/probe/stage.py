@@ -101,6 +101,11 @@ def probe(work: Work) -> dict[str, Any]:
     bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
     for name, features in bar:
         bar.set_postfix_str(name)
+        if name != MEDVQ and features == config.features:
+            rows.append(rows[0] | {"features": name})
+            predictions.append(predictions[0].assign(features=name))
+            resampled[name] = resampled[MEDVQ]
+            continue
         encoding, encoded = store.encode(
             features, config, work.config.seed, images.unlabelled_train
         )

@@ -231,6 +231,21 @@ def test_the_saved_probe_goes_from_features_to_probability(
     np.testing.assert_allclose(said, first["probability"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["latent", "raw_pixels"])
+def test_a_row_is_the_same_whether_it_is_medvqs_or_not(
+    store: Artifact, probed: Probed, tmp_path: Path, name: str
+) -> None:
+    """A feature set that is all of MedVQ's is judged once, and has its row all the same."""
+    assert probed.row(MEDVQ) != probed.row(name) | {"features": MEDVQ}
+    again = run(store, tmp_path, features=(name,))
+    assert again.row(name) == probed.row(name) == again.row(MEDVQ) | {"features": name}
+    ours, theirs = (
+        again.predictions.query("features == @of")["probability"].to_numpy() for of in (MEDVQ, name)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    assert again.summary["medvq_minus"].get(name, {"mean": 0.0})["mean"] == 0.0
+
+
 def test_labels_of_test_images_change_no_prediction(
     probed: Probed, keys: pd.DataFrame, tmp_path: Path, store: Artifact
 ) -> None:
