@@ -2,7 +2,8 @@
 
 What pretraining is to gain, it gains over such an encoder. Each stands on the same aligned images
 and the same random versions, is probed with the same draws and the same search over C, and is
-judged on validation images, 3/4 as they are and 1/4 acquisition-swapped; on test images none is.
+judged on validation images, 3/4 as they are and 1/4 acquisition-swapped. On test images only the
+best of them is, and MedVQ beside it.
 Writes ``docs/UNTRAINED-<data set>.md``. The features of each are kept, so that a study that was
 interrupted goes on with the next.
 """
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
@@ -22,6 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.pairing import Floats, aurocs, gain
+from benchmarks.tables import interval, table_row
+from benchmarks.variants import predictions
 from pipeline.config import Config
 from pipeline.data.augment import change, draw_changes
 from pipeline.data.manifest import read_manifest
@@ -37,6 +40,8 @@ from pipeline.training.batches import normalise, to_unit
 
 DOCS = Path(__file__).parent.parent / "docs"
 FRACTIONS = (0.01, 0.05)
+"""By which the best is chosen, on validation images."""
+TESTED = (0.01, 0.05, 0.10, 1.0)
 _AT_ONCE = 256
 
 
@@ -75,7 +80,9 @@ VARIANTS = (
     Variant((64, 128), 0, 2),
     Variant((128, 256), 0, 1),
     Variant((32, 64, 128), 0, 1),
+    Variant((32, 64, 128), 0, 1, grid=6),
     Variant((32, 64, 128), 0, 2),
+    Variant((64, 128, 256), 0, 1),
 )
 
 
@@ -87,16 +94,20 @@ def main() -> None:
     extract = find(Path(run("extract", config, options)["artifact"]))
     assert extract is not None
     ingest = made_from(extract, "ingest")
-    rows = {f"MedVQ: {', '.join(config.probe.features)}": _judged(extract.folder, config)}
+    own = f"MedVQ: {', '.join(config.probe.features)}"
+    stores = {own: (extract.folder, config)}
+    judged = config.probe.model_copy(update={"features": ("untrained_encoder",)})
     for variant in tqdm(VARIANTS, desc="untrained encoders"):
         content = {"variant": vars(variant), "extract": config.extract.model_dump(mode="json")}
         name = fingerprint("untrained", content, {"ingest": ingest.fingerprint})
         folder = options.artifacts / config.name / "untrained" / name
         _write(folder, variant, ingest, config)
-        judged = config.probe.model_copy(update={"features": ("untrained_encoder",)})
-        rows[variant.name] = _judged(folder, config.model_copy(update={"probe": judged}))
+        stores[variant.name] = (folder, config.model_copy(update={"probe": judged}))
+    rows = {name: _judged(*store) for name, store in tqdm(stores.items(), desc="judging")}
+    best = max(rows.keys() - {own}, key=lambda name: sum(rows[name]))
+    tested = {name: _tested(*stores[name]) for name in (own, best)}
     page = DOCS / f"UNTRAINED-{config.name}.md"
-    page.write_text("\n".join(_page(rows, config, made_on)) + "\n", encoding="utf-8")
+    page.write_text("\n".join(_page(rows, tested, config, made_on)) + "\n", encoding="utf-8")
     print(page)
 
 
@@ -167,8 +178,28 @@ def _judged(folder: Path, config: Config) -> list[float]:
     return found
 
 
-def _page(rows: dict[str, list[float]], config: Config, made_on: str) -> list[str]:
-    table = pd.DataFrame(rows, index=[f"{fraction:.0%}" for fraction in FRACTIONS]).T
+def _tested(folder: Path, config: Config) -> list[tuple[Floats, Floats]]:
+    """What :func:`aurocs` finds on test images at each of :data:`TESTED`."""
+    store = Store(folder)
+    images = images_of(store)
+    _, encoded = store.encode(
+        config.probe.features, config.probe, config.seed, images.unlabelled_train
+    )
+    return [
+        aurocs(predictions(store.keys, images, encoded, config, fraction), config)
+        for fraction in TESTED
+    ]
+
+
+def _page(
+    rows: dict[str, list[float]],
+    tested: dict[str, list[tuple[Floats, Floats]]],
+    config: Config,
+    made_on: str,
+) -> list[str]:
+    heads = [[f"{fraction:.0%} of the labels" for fraction in of] for of in (FRACTIONS, TESTED)]
+    own, best = tested.values()
+    lead = [gain(ours, theirs, config) for ours, theirs in zip(own, best, strict=True)]
     return [
         f"# Encoders that were never trained: {config.name}",
         "",
@@ -176,15 +207,21 @@ def _page(rows: dict[str, list[float]], config: Config, made_on: str) -> list[st
         "",
         "AUROC on validation images, 3/4 of it on images as they are and 1/4 on swapped ones, mean "
         f"over {config.probe.repeats} draws of labels; the same versions, folds and values of C. "
-        "4x4 convolutions of stride 2, weights as torch draws them. The first untrained one is the "
-        "baseline `untrained_encoder` of all tables.",
+        "4x4 convolutions of stride 2, weights as torch draws them. The first untrained one, "
+        "MedVQ's network before training, is the baseline `untrained_encoder` of all tables.",
         "",
-        "| encoder | " + " | ".join(f"{name} of the labels" for name in table) + " |",
-        "|---|" + "---|" * len(FRACTIONS),
-        *(
-            f"| {name} | " + " | ".join(f"{x:.4f}" for x in row) + " |"
-            for name, row in rows.items()
-        ),
+        table_row("encoder", heads[0]),
+        table_row("---", ["---"] * len(FRACTIONS)),
+        *(table_row(name, [f"{x:.4f}" for x in row]) for name, row in rows.items()),
+        "",
+        "On test images, the best of the untrained ones and MedVQ, mean over the same draws (one "
+        "at 100%), and what MedVQ gains, paired over draws and test subjects, with its 95% "
+        "interval:",
+        "",
+        table_row("encoder", heads[1]),
+        table_row("---", ["---"] * len(TESTED)),
+        *(table_row(name, [f"{a.mean():.3f}" for a, _ in of]) for name, of in tested.items()),
+        table_row("gain", [interval(value, "+") for value in lead]),
     ]
 
 

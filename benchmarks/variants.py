@@ -40,13 +40,13 @@ def judged(parsed: argparse.Namespace, options: Options, *settings: str) -> Foun
     for name in FEATURES:
         _, encoded = store.encode((name,), config.probe, config.seed, images.unlabelled_train)
         found[name] = [
-            aurocs(_predictions(store.keys, images, encoded, config, fraction), config)
+            aurocs(predictions(store.keys, images, encoded, config, fraction), config)
             for fraction in FRACTIONS
         ]
     return found
 
 
-def _predictions(
+def predictions(
     keys: pd.DataFrame, images: Images, encoded: Encoded, config: Config, fraction: float
 ) -> pd.DataFrame:
     """What a probe says of each test image, one after another for each draw."""

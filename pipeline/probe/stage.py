@@ -97,7 +97,9 @@ def probe(work: Work) -> dict[str, Any]:
     baselines = [name for name in BASELINES if name in store.names]
     sets |= {name: (name,) for name in baselines}
     sets |= {name: (name,) for name in _OWN_SETS if stored_name(name) in store.names}
-    rows, predictions, resampled = [], [], {}
+    rows: list[dict[str, Any]] = []
+    predictions: list[pd.DataFrame] = []
+    resampled: dict[str, tuple[metrics.Floats, metrics.Floats]] = {}
     bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
     for name, features in bar:
         bar.set_postfix_str(name)
