@@ -92,7 +92,7 @@ def draw(panels: list[Panel], file: Path) -> None:
         axis.xaxis.set_minor_locator(NullLocator())
         every = [point for points in panel.series.values() for point in points]
         if max(every) < _ALIKE * min(every):
-            axis.set(yscale="linear", ylim=(0, None))
+            axis.set(yscale="linear", ylim=(0, 1.1 * max(every)))
         axis.set(title=panel.title, xlabel=panel.by, ylabel="time (ms)")
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=8)
