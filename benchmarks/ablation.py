@@ -16,6 +16,7 @@ from pipeline.config import Config
 DOCS = Path(__file__).parent.parent / "docs"
 WITHOUT = {
     "the agreement of two views": "pretrain.agreement.weight=0",
+    "reconstruction": "pretrain.reconstruction=0",
     "acquisition-swapped second views": "pretrain.agreement.swapped_share=0",
     "the codebook": "pretrain.bypass_codebook=true",
     "the probe's random versions": "extract.versions=0",

@@ -59,10 +59,11 @@ TRIED = (
     "beside them is not: batch normalisation, the quantizer's product and search in float32, the "
     "casts, the optimiser. Kept out of it already: a one-hot "
     "matrix, page faults.",
-    "- Extraction against MONAI's codes: it runs two networks, the untrained one of the baseline "
-    "too, the quantizer, gradients' histograms and Parquet; the row below compares codes with "
-    "codes. Every core has images of its own (a quarter faster than all cores on each), and a "
-    "thread encodes; bfloat16 there would give other codes on other machines.",
+    "- Extraction against MONAI's codes: beside the codes, MedVQ's encoder and the search, it "
+    "computes what they are compared with, an untrained encoder above all, and Parquet (the table "
+    "above); the row of codes alone compares codes with codes. Every core has images of its own (a "
+    "quarter faster than all cores on each), and a thread writes; bfloat16 there would give other "
+    "codes on other machines.",
     "- Two processes on two hardware threads of one core cannot be 1.7 times as fast as one: the "
     "row of matrix products alone says what they can be.",
 )
