@@ -60,6 +60,6 @@ def epoch_seconds(bench: Bench, number: int) -> float:
 def measure_loader(bench: Bench) -> list[Row]:
     """What an epoch takes beyond its steps."""
     number = 320 if bench.quick else 640
-    epoch, steps = bench.seconds(epochs(bench, number), 3).values()
+    epoch, steps = bench.seconds(epochs(bench, number)).values()
     figure = f"epoch with the data path, {number} images, 64 px, batch 64"
     return [within(figure, "its steps on one batch", epoch, steps, 1.05)]

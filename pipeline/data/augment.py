@@ -217,8 +217,7 @@ def disturb(
     if config.blur > 0:
         disturbed = disturbed.lerp(_blurred(disturbed), per_image(drawn.sharpness))
     disturbed = torch.addcmul(disturbed, noise, per_image(drawn.noise))
-    for corner in drawn.corners.unbind(1):
-        disturbed = torch.where(_boxes(corner, images.shape[2:]), mean, disturbed)
+    _cut_out(disturbed, drawn.corners, mean)
     return disturbed
 
 
@@ -226,28 +225,36 @@ def _wide(side: int) -> int:
     return round(0.22 * side)
 
 
-def _boxes(corners: Tensor, spatial: Sequence[int]) -> Tensor:
-    """Bool (B, 1, *spatial): true inside the box at each of ``corners`` (B, axes)."""
-    inside = torch.ones((), dtype=torch.bool, device=corners.device)
-    for axis, side in enumerate(spatial):
-        start = corners[:, axis].reshape(-1, *[1] * (len(spatial) + 1))
-        shape = [side if a == axis else 1 for a in range(len(spatial))]
-        places = torch.arange(side, device=corners.device).reshape(shape)
-        inside = inside & ((places >= start) & (places < start + _wide(side)))
-    return inside
+def _cut_out(images: Tensor, corners: Tensor, mean: Tensor) -> None:
+    """Set the boxes at ``corners`` (B, cut-outs, axes) to ``mean`` (B, 1, 1, ...), in place.
+
+    By their indices, since a mask is of all pixels.
+    """
+    axes = images.ndim - 2
+    number = torch.arange(len(images), device=images.device)
+    index = [number.reshape(-1, *[1] * (axes + 1))]
+    for axis, side in enumerate(images.shape[2:]):
+        along = torch.arange(_wide(side), device=images.device)
+        shape = [1, 1, *(-1 if a == axis else 1 for a in range(axes))]
+        index.append(
+            corners[..., axis].reshape(*corners.shape[:2], *[1] * axes) + along.reshape(shape)
+        )
+    images.movedim(1, -1)[tuple(index)] = mean.movedim(1, -1)[:, None]
 
 
 def _blurred(images: Tensor) -> Tensor:
     """The mean of every pixel's neighbourhood of 5 along each axis; borders are repeated.
 
     Sums of shifted images, one axis after another: of few channels torch's own pooling takes six
-    times as long or more.
+    times as long or more. Four are two pairs.
     """
     axes = images.ndim - 2
     images = F.pad(images, (2, 2) * axes, mode="replicate") / 5**axes
     for axis in range(2, images.ndim):
-        first, *others = (images.narrow(axis, start, images.shape[axis] - 4) for start in range(5))
-        images = sum(others, first)
+        side = images.shape[axis]
+        pairs = images.narrow(axis, 0, side - 1) + images.narrow(axis, 1, side - 1)
+        fours = pairs.narrow(axis, 0, side - 4) + pairs.narrow(axis, 2, side - 4)
+        images = fours.add_(images.narrow(axis, 4, side - 4))
     return images
 
 

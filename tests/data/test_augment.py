@@ -101,19 +101,22 @@ def test_grey_stays_grey_and_luminance_stays_where_colours_change() -> None:
     assert float((made - made.mean(1, keepdim=True)).abs().max()) < noise
 
 
-def test_cut_outs_are_boxes_of_the_mean() -> None:
-    volume = pictures(2, 1, 10, 20, 20)
-    drawn = draw_disturbances(volume.shape, AugmentConfig(), generator())
-    noise = torch.randn(volume.shape, generator=generator())
-    one, none = (
-        disturb(volume, drawn._replace(corners=drawn.corners[:, :number]), noise)
-        for number in (1, 0)
+@pytest.mark.parametrize("shape", [(3, 1, 16, 24), (3, 3, 18, 18), (2, 1, 10, 20, 20)])
+def test_cut_outs_are_boxes_of_the_mean(shape: tuple[int, ...]) -> None:
+    images = pictures(*shape)
+    drawn = draw_disturbances(images.shape, AugmentConfig(cut_outs=3), generator())
+    noise = torch.randn(images.shape, generator=generator())
+    made, expected = (
+        disturb(images, drawn._replace(corners=drawn.corners[:, :number]), noise)
+        for number in (3, 0)
     )
-    differs = (one != none).flatten(1)
-    assert differs.sum(1).tolist() == [2 * 4 * 4] * 2
-    values = one.flatten(1)
-    for row, where, image in zip(values, differs, volume, strict=True):
-        torch.testing.assert_close(row[where], image.mean().expand(32))
+    for image, corners, one in zip(images, drawn.corners.tolist(), expected, strict=True):
+        for corner in corners:
+            box = [
+                slice(c, c + round(0.22 * s)) for c, s in zip(corner, image.shape[1:], strict=True)
+            ]
+            one[(slice(None), *box)] = image.mean()
+    torch.testing.assert_close(made, expected)
 
 
 def test_disturbances_are_what_they_say() -> None:
