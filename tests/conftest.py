@@ -34,5 +34,5 @@ def real_data() -> Path:
         return Path(mirror)
     if os.environ.get("MEDVQ_REQUIRE_DATA"):
         pytest.fail("MEDVQ_REQUIRE_DATA is set, and DATA_MIRROR is not a folder")
-    # Real patients' images may not be in the repository; CI never comes this far.
-    pytest.skip("needs real data: set DATA_MIRROR to a folder that holds kermany/")
+    # Real patients' images may not be in the repository.
+    pytest.skip("needs real data: set DATA_MIRROR to a folder that holds kermany/")  # not in CI

@@ -217,9 +217,10 @@ def test_a_notice_is_one_line_and_told_once(capsys: pytest.CaptureFixture[str]) 
     assert warnings.showwarning is usual
 
 
-def test_cuda_where_there_is_none_is_one_line(capsys: Captured, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
+def test_cuda_where_there_is_none_is_one_line(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = configure(tmp_path, "{kind: phantom}")
     line = refused(capsys, "pretrain", "--config", config, "--device", "cuda")
     assert line == "medvq: DEVICE=cuda, but torch finds no CUDA device; use DEVICE=auto or cpu"

@@ -21,6 +21,7 @@ from tests.training import test_pretrain
 
 pytestmark = [
     pytest.mark.cuda,
+    # CI's machine has no GPU; `make test-cuda` runs these where there is one.
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 CUDA = torch.device("cuda")

@@ -24,8 +24,7 @@ from pipeline.data.formats import read_grey, resize
 Bytes = NDArray[np.uint8]
 
 
-# What MONAI's types say is not followed (pyproject.toml), so that the base is of any type.
-class _Transform(Transform):  # type: ignore[misc]  # see the line above
+class _Transform(Transform):  # type: ignore[misc]  # MONAI's types aren't followed (pyproject.toml)
     """What the transforms here have in common, for MONAI: its base class."""
 
 

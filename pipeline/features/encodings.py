@@ -12,8 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 
-# scikit-learn has no types, so that its bases are of any type.
-class Encoding(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # see the line above
+class Encoding(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """What encodings of features have in common, for scikit-learn: its base classes."""
 
 

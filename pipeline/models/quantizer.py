@@ -151,7 +151,7 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
         # What ``initialised`` is known to be: to look at it is to wait for the device.
         self._known_initialised = False
-        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]  # untyped
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]  # torch gave it no types
 
     def forward(self, features: Tensor) -> Quantized:
         """Quantize ``features`` of shape (B, D, *spatial)."""

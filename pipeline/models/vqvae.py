@@ -274,8 +274,7 @@ class VQVAE(nn.Module):
             for (halvings, until), size in zip(pairwise([*self.halvings, 0]), sizes, strict=True)
         )
         # Convolutions and the quantizer alike then read the channels of a place side by side.
-        # torch's types know the argument of tensors alone.
-        self.to(memory_format=_LAYOUT[spatial_dims])  # type: ignore[call-overload]  # not in its stubs
+        self.to(memory_format=_LAYOUT[spatial_dims])  # type: ignore[call-overload]  # torch's stubs lack it
 
     @property
     def quantizers(self) -> list[VectorQuantizer]:

@@ -115,9 +115,6 @@ def fit_probe(
     return Fitted(chosen.model, threshold, chosen.regularisation, chosen.inner_merit)
 
 
-# On more threads these small matrices wait for each other: ten times slower where cores are shared.
-# threadpoolctl has no types, so that its decorator is of any type.
-@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]  # see above
 def choose(
     encoded: Encoded,
     truth: NDArray[Any],
@@ -141,19 +138,23 @@ def choose(
         folds = folds[:1]
     judged = np.sort(np.concatenate([held_out for _, held_out in folds]))
     best: tuple[float, float, Floats, Floats | None] | None = None
-    for regularisation in config.regularisation:
-        models = [_fit(task, encoded, truth, rows[a], regularisation) for a, _ in folds]
-        clean = _held_out(task, models, encoded.images[rows], folds)[judged]
-        swapped = None
-        if encoded.swapped is not None:
-            swapped = _held_out(task, models, encoded.swapped[rows], folds)[judged]
-        found = merit(task, truth[rows[judged]], clean, swapped)
-        if best is None or found > best[0]:
-            best = (found, regularisation, clean, swapped)
-    assert best is not None
-    inner, regularisation, clean, swapped = best
-    # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits did.
-    model = _fit(task, encoded, truth, rows, regularisation * shrink)
+    # On more threads these small matrices wait for each other: ten times slower where cores are
+    # shared.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for regularisation in config.regularisation:
+            models = [_fit(task, encoded, truth, rows[a], regularisation) for a, _ in folds]
+            clean = _held_out(task, models, encoded.images[rows], folds)[judged]
+            swapped = None
+            if encoded.swapped is not None:
+                swapped = _held_out(task, models, encoded.swapped[rows], folds)[judged]
+            found = merit(task, truth[rows[judged]], clean, swapped)
+            if best is None or found > best[0]:
+                best = (found, regularisation, clean, swapped)
+        assert best is not None
+        inner, regularisation, clean, swapped = best
+        # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits
+        # did.
+        model = _fit(task, encoded, truth, rows, regularisation * shrink)
     return Uncalibrated(model, truth[rows[judged]], clean, swapped, regularisation, inner)
 
 
