@@ -29,8 +29,8 @@ def refuse_nan(loss: float, epoch: int, rate: str) -> None:
     """
     if not math.isfinite(loss):
         raise UserError(
-            f"training diverged in epoch {epoch} (the loss is {loss}); lower {rate}. "
-            "The epochs before are kept"
+            f"training diverged in epoch {epoch} (the loss is {loss}); lower {rate}"
+            f"{_kept(epoch)}"
         )
 
 
@@ -45,6 +45,7 @@ def refuse_divergence(
     Parameters
     ----------
     row, before : of this epoch and of those before it: ``epoch`` and the mean training losses.
+        Before the first epoch stand the losses of its first batch, as epoch 0.
     terms : names of what ``loss`` is made of.
     rate : the learning rate as a user writes it.
 
@@ -53,14 +54,15 @@ def refuse_divergence(
     UserError
         It is; the term that has grown most is named.
     """
-    best = min(before, key=lambda earlier: earlier["loss"], default=None)
-    if best is None or row["loss"] <= _WORSE * best["loss"]:
+    best = min(before, key=lambda earlier: earlier["loss"])
+    if row["loss"] <= _WORSE * best["loss"]:
         return
     grown = max(terms, key=lambda term: row[term] - best[term])
+    when = f"epoch {best['epoch']:.0f}" if best["epoch"] else "the first batch"
     raise UserError(
         f"training diverged in epoch {row['epoch']:.0f}: the loss is {row['loss']:.3g} after "
-        f"{best['loss']:.3g} in epoch {best['epoch']:.0f}, and its {grown} grew most; "
-        f"lower {rate}. The epochs before are kept"
+        f"{best['loss']:.3g} in {when}, and its {grown} grew most; lower {rate}"
+        f"{_kept(row['epoch'])}"
     )
 
 
@@ -82,8 +84,12 @@ def refuse_collapse(uses: Sequence[Tensor], epoch: int, config: PretrainConfig) 
             raise UserError(
                 f"the codebook of level {level} collapsed in epoch {epoch}: {int((use > 0).sum())} "
                 f"of {len(use)} codes in use, perplexity {effective:.2f}; the likely cause is "
-                f"{_cause_of_collapse(config)}. The epochs before are kept"
+                f"{_cause_of_collapse(config)}{_kept(epoch)}"
             )
+
+
+def _kept(epoch: float) -> str:
+    return ". The epochs before are kept" if epoch > 1 else ""
 
 
 def _cause_of_collapse(config: PretrainConfig) -> str:

@@ -190,7 +190,7 @@ class Loop(ABC):
         self.batches.epoch = engine.state.epoch
         # Restarted codes and dropout draw from the global generator.
         torch.manual_seed(epoch_seed(self.work.config.seed + 1, engine.state.epoch))
-        self.sums: dict[str, Tensor] = {}
+        self.sums = torch.zeros(len(self.losses), dtype=torch.float64, device=self.device)
         self.started = time.perf_counter()
 
     def _attach_progress(self, trainer: SupervisedTrainer) -> None:
@@ -211,8 +211,10 @@ class Loop(ABC):
         def advance(engine: Engine) -> None:
             output: dict[str, Tensor] = engine.state.output
             # Added up where they are: to look at one is to wait for the device.
-            for name in self.losses:
-                self.sums[name] = self.sums.get(name, 0) + output[name].double()
+            losses = torch.stack([output[name] for name in self.losses]).double()
+            if engine.state.iteration == 1:
+                self.of_first_batch = losses
+            self.sums += losses
             bar.update(size)
 
         def end_epoch(_: Engine) -> None:
@@ -226,15 +228,16 @@ class Loop(ABC):
     def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
         measured = evaluator.state.metrics
         refuse_nan(measured["loss"], engine.state.epoch, self._rate)
-        row = {"epoch": float(engine.state.epoch)}
-        sums = total(torch.stack([self.sums[name] for name in self.losses])) / world()
-        row |= dict(zip(self.losses, (sums / len(self.batches)).tolist(), strict=True))
+        row = {"epoch": float(engine.state.epoch)} | self._over_processes(
+            self.sums / len(self.batches)
+        )
+        before = self.history or [{"epoch": 0.0} | self._over_processes(self.of_first_batch)]
+        refuse_divergence(row, before, self.losses[1:], self._rate)
         row |= self._measures(measured)
         row |= {
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": len(self.batches) * self.batches.batch_size / self.seconds,
         }
-        refuse_divergence(row, self.history, self.losses[1:], self._rate)
         self._refuse(engine.state.epoch)
         best = min((r["val_loss"] for r in self.history), default=math.inf)
         self.history.append(row)
@@ -244,6 +247,10 @@ class Loop(ABC):
             self._keep()
         pd.DataFrame(self.history).to_csv(self.work.folder / "history.csv", index=False)
         self.work.report({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
+
+    def _over_processes(self, losses: Tensor) -> dict[str, float]:
+        """Each of :attr:`losses`, a mean over what this process saw, as one over all processes."""
+        return dict(zip(self.losses, (total(losses) / world()).tolist(), strict=True))
 
     def _resume(self, state: dict[str, Any]) -> None:
         file = self.work.folder / _CHECKPOINT

@@ -40,8 +40,16 @@ def test_a_loss_of_ten_times_the_best_is_refused() -> None:
     )
 
 
-def test_a_first_epoch_has_nothing_to_diverge_from() -> None:
-    refuse_divergence(epoch(1, reconstruction=1e6), [], TERMS, RATE)
+def test_a_first_epoch_diverges_from_its_first_batch() -> None:
+    first = [epoch(0)]
+    # 27.5 is ten times the 2.75 of the first batch.
+    refuse_divergence(epoch(1, reconstruction=25.25), first, TERMS, RATE)
+    with pytest.raises(UserError) as told:
+        refuse_divergence(epoch(1, reconstruction=25.5), first, TERMS, RATE)
+    assert str(told.value) == (
+        "training diverged in epoch 1: the loss is 27.8 after 2.75 in the first batch, and its "
+        "reconstruction grew most; lower pretrain.learning_rate=0.5"
+    )
 
 
 # The perplexities of 10 and of 11 in 100 are 1.38 and 1.41.

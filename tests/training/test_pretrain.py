@@ -327,6 +327,12 @@ def test_divergence_is_told_once_in_one_line(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_a_huge_finite_loss_is_told_within_its_epoch(cache: Cache, tmp_path: Path) -> None:
+    options = {"learning_rate": 100.0, "warmup_steps": 0, "reconstruction": 1.0}
+    with pytest.raises(UserError, match=r"in epoch 1: the loss is \d.* in the first batch"):
+        run(tmp_path, cache, **options)
+
+
 def test_a_collapse_is_told_once_and_what_was_is_kept(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
