@@ -29,8 +29,7 @@ def refuse_nan(loss: float, epoch: int, rate: str) -> None:
     """
     if not math.isfinite(loss):
         raise UserError(
-            f"training diverged in epoch {epoch} (the loss is {loss}); lower {rate}"
-            f"{_kept(epoch)}"
+            f"training diverged in epoch {epoch} (the loss is {loss}); lower {rate}{_kept(epoch)}"
         )
 
 
