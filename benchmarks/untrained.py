@@ -1,9 +1,9 @@
 """The best encoder that was never trained: widths, depths and poolings, judged on validation.
 
 What pretraining is to gain, it gains over such an encoder. Each stands on the same aligned images
-and the same random versions, is probed with the same draws and the same search over C, and is
-judged on validation images, 3/4 as they are and 1/4 acquisition-swapped. On test images only the
-best of them is, and MedVQ beside it.
+and the same random versions, is probed with the same draws and the larger values of C that all
+baselines are offered, and is judged on validation images, 3/4 as they are and 1/4
+acquisition-swapped. On test images only the best of them is, and MedVQ beside it.
 Writes ``docs/UNTRAINED-<data set>.md``. The features of each are kept, so that a study that was
 interrupted goes on with the next.
 """
@@ -25,7 +25,7 @@ from benchmarks.command_line import arguments, configuration, provenance
 from benchmarks.pairing import Floats, aurocs, gain
 from benchmarks.tables import interval, table_row
 from benchmarks.variants import predictions
-from pipeline.config import Config
+from pipeline.config import Config, ProbeConfig
 from pipeline.data.augment import change, draw_changes
 from pipeline.data.manifest import read_manifest
 from pipeline.features.baselines import pooled, untrained
@@ -96,7 +96,7 @@ def main() -> None:
     ingest = made_from(extract, "ingest")
     own = f"MedVQ: {', '.join(config.probe.features)}"
     stores = {own: (extract.folder, config)}
-    judged = config.probe.model_copy(update={"features": ("untrained_encoder",)})
+    judged = config.probe.of_baselines().model_copy(update={"features": ("untrained_encoder",)})
     for variant in tqdm(VARIANTS, desc="untrained encoders"):
         content = {"variant": vars(variant), "extract": config.extract.model_dump(mode="json")}
         name = fingerprint("untrained", content, {"ingest": ingest.fingerprint})
@@ -206,9 +206,11 @@ def _page(
         f"Made by `make benchmark-untrained DATASET={config.name}`. {made_on}",
         "",
         "AUROC on validation images, 3/4 of it on images as they are and 1/4 on swapped ones, mean "
-        f"over {config.probe.repeats} draws of labels; the same versions, folds and values of C. "
-        "4x4 convolutions of stride 2, weights as torch draws them. The first untrained one, "
-        "MedVQ's network before training, is the baseline `untrained_encoder` of all tables.",
+        f"over {config.probe.repeats} draws of labels, of the same versions and folds. C is one of "
+        f"{_numbers(config.probe)}, and for the untrained ones, as for all baselines, of "
+        f"{_numbers(config.probe.of_baselines())}. 4x4 convolutions of stride 2, weights as torch "
+        "draws them. The first untrained one, MedVQ's network before training, is the baseline "
+        "`untrained_encoder` of all tables.",
         "",
         table_row("encoder", heads[0]),
         table_row("---", ["---"] * len(FRACTIONS)),
@@ -223,6 +225,10 @@ def _page(
         *(table_row(name, [f"{a.mean():.3f}" for a, _ in of]) for name, of in tested.items()),
         table_row("gain", [interval(value, "+") for value in lead]),
     ]
+
+
+def _numbers(config: ProbeConfig) -> str:
+    return ", ".join(f"{value:g}" for value in config.regularisation)
 
 
 if __name__ == "__main__":

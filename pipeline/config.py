@@ -441,8 +441,21 @@ class ProbeConfig(Closed):
     )
     """Values of scikit-learn's ``C`` that the grouped cross-validation chooses from. The log loss
     of a few dozen held-out images likes larger ones, which then rank other images worse."""
+    larger_for_baselines: tuple[Annotated[float, Field(gt=1.0)], ...] = (3.0, 10.0)
+    """Multiples of the largest C that baselines may choose besides: what was never trained wants
+    less regularisation, and is not to be held back by what suits MedVQ's features."""
     components: Positive = 256
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+
+    def of_baselines(self) -> ProbeConfig:
+        """The same with the larger values of C.
+
+        >>> ProbeConfig(regularisation=(0.5, 1.0)).of_baselines().regularisation
+        (0.5, 1.0, 3.0, 10.0)
+        """
+        largest = max(self.regularisation)
+        larger = tuple(largest * factor for factor in self.larger_for_baselines)
+        return self.model_copy(update={"regularisation": (*self.regularisation, *larger)})
 
 
 class Config(Closed):

@@ -103,7 +103,8 @@ def probe(work: Work) -> dict[str, Any]:
     bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
     for name, features in bar:
         bar.set_postfix_str(name)
-        if name != MEDVQ and features == config.features:
+        search = config.of_baselines() if name in baselines else config
+        if name != MEDVQ and features == config.features and search == config:
             rows.append(rows[0] | {"features": name})
             predictions.append(predictions[0].assign(features=name))
             resampled[name] = resampled[MEDVQ]
@@ -112,7 +113,7 @@ def probe(work: Work) -> dict[str, Any]:
             features, config, work.config.seed, images.unlabelled_train
         )
         fitted = [
-            fit_probe(encoded, images.truth, images.subjects, drawn, config, task)
+            fit_probe(encoded, images.truth, images.subjects, drawn, search, task)
             for drawn in draws
         ]
         predicted = [task.predict(f.classifier, encoded.images[images.test]) for f in fitted]

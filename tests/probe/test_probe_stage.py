@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.features.encodings import CodeHistogram
 from pipeline.features.extract import SWAPPED, augmented
 from pipeline.features.store import FEATURES, VERSIONS, StoreWriter, read_feature
+from pipeline.probe.linear import fit_probe
 from pipeline.probe.metrics import MANY_CLASSES
 from pipeline.probe.stage import BASELINES, MEDVQ, probe
 from pipeline.probe.tasks import TwoClasses
@@ -160,6 +161,25 @@ def test_what_tells_the_class_wins_and_noise_is_chance(probed: Probed) -> None:
         # An AUROC of noise on 80 images deviates by 0.07.
         assert probed.row(name)["auroc"]["mean"] == pytest.approx(0.5, abs=0.2)
         assert probed.row(name)["auroc"]["ci95"][1] < probed.row(MEDVQ)["auroc"]["ci95"][0]
+
+
+def test_baselines_choose_from_larger_c_besides(
+    store: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[tuple[float, ...]] = []
+
+    def fit(*arguments: Any) -> Any:
+        offered.append(arguments[4].regularisation)
+        return fit_probe(*arguments)
+
+    monkeypatch.setattr("pipeline.probe.stage.fit_probe", fit)
+    found = run(store, tmp_path, repeats=1, larger_for_baselines=(2.0, 50.0)).summary["rows"]
+    computed = [row["features"] for row in found if row["features"] != "embedding"]
+    of = dict(zip(computed, offered, strict=True))
+    for name, values in of.items():
+        larger = (0.02, 0.5) if name in BASELINES else ()
+        assert values == pytest.approx((1e-4, 1e-2, *larger))
+    assert {MEDVQ, *BASELINES, "quantized"} <= set(of)
 
 
 def test_paired_differences_bracket_their_mean(probed: Probed) -> None:
