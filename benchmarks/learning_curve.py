@@ -14,7 +14,7 @@ from benchmarks.variants import PAIRED, Found, judged, tables
 from pipeline.config import Config
 
 DOCS = Path(__file__).parent.parent / "docs"
-SHARES = (0.3, 0.1)
+SHARES = (0.1,)
 """Of the training subjects, whose images are pretrained on; beside all of them."""
 
 
