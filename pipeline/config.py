@@ -442,8 +442,8 @@ class ProbeConfig(Closed):
     """Values of scikit-learn's ``C`` that the grouped cross-validation chooses from. The log loss
     of a few dozen held-out images likes larger ones, which then rank other images worse."""
     larger_for_baselines: tuple[Annotated[float, Field(gt=1.0)], ...] = (3.0, 10.0)
-    """Multiples of the largest C that baselines may choose besides: what was never trained wants
-    less regularisation, and is not to be held back by what suits MedVQ's features."""
+    """Multiples of the largest C that baselines may choose besides: most of what was never trained
+    wants less regularisation, and is not to be held back by what suits MedVQ's features."""
     components: Positive = 256
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
 
