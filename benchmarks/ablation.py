@@ -18,6 +18,7 @@ WITHOUT = {
     "the agreement of two views": "pretrain.agreement.weight=0",
     "reconstruction": "pretrain.reconstruction=0",
     "acquisition-swapped second views": "pretrain.agreement.swapped_share=0",
+    "second views of another image of the patient": "pretrain.agreement.same_subject_share=0",
     "the codebook": "pretrain.bypass_codebook=true",
     "the probe's random versions": "extract.versions=0",
 }

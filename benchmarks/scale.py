@@ -133,7 +133,7 @@ def network_rates(bench: Bench) -> dict[str, float | str]:
     number = (8 if bench.cuda else 2) * config.batch_size
     images = np.random.default_rng(0).integers(0, 256, (number, SIDE, SIDE), np.uint8)
     batches = ViewBatches(
-        images, np.arange(number), images[None], config, seed=0, device=bench.device
+        images, *[np.arange(number)] * 2, images[None], config, seed=0, device=bench.device
     )
     objective = Objective(config, 1.0).to(bench.device)
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)

@@ -278,6 +278,8 @@ class AgreementConfig(Closed):
     grid: Positive = 4
     swapped_share: Share = 0.3
     """How many second views are acquisition-swapped copies."""
+    same_subject_share: Share = 0.5
+    """How many second views are of another image of the same subject, where there is one."""
 
 
 class FinerCodes(Closed):

@@ -117,7 +117,9 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 def test_batches_made_ahead_are_whole_when_they_are_used() -> None:
     images = np.random.default_rng(0).integers(0, 256, (160, 32, 32), np.uint8)
     config = test_pretrain.TINY.model_copy(update={"batch_size": 16})
-    batches = ViewBatches(images, np.arange(160), images[:0, None], config, seed=0, device=CUDA)
+    batches = ViewBatches(
+        images, *[np.arange(160)] * 2, images[:0, None], config, seed=0, device=CUDA
+    )
     seen = []
     for batch in ahead(batches, CUDA):
         # Keeps the device busy long after the next batches have been made.
@@ -140,7 +142,7 @@ def test_views_are_those_of_the_cpu_but_for_the_noise(monkeypatch: pytest.Monkey
         lambda shape, generator, device: torch.zeros(shape, device=device),
     )
     one, two = (
-        list(ViewBatches(images, np.arange(64), swapped, config, seed=0, device=device))
+        list(ViewBatches(images, *[np.arange(64)] * 2, swapped, config, seed=0, device=device))
         for device in (torch.device("cpu"), CUDA)
     )
     for own, other in zip(one, two, strict=True):
@@ -153,7 +155,9 @@ def test_a_step_waits_for_nothing() -> None:
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32), np.uint8)
     config = test_pretrain.TINY.model_copy(update={"batch_size": 16})
-    batches = ViewBatches(images, np.arange(64), images[:0, None], config, seed=0, device=CUDA)
+    batches = ViewBatches(
+        images, *[np.arange(64)] * 2, images[:0, None], config, seed=0, device=CUDA
+    )
 
     def steps() -> None:
         for batch in batches:

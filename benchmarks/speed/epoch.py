@@ -21,7 +21,7 @@ def epochs(bench: Bench, number: int) -> dict[str, Step]:
     images = np.random.default_rng(0).integers(0, 256, (number, side, side), np.uint8)
     config = SMALL.model_copy(update={"batch_size": 64})
     batches = ViewBatches(
-        images, np.arange(number), images[None], config, seed=0, device=bench.device
+        images, *[np.arange(number)] * 2, images[None], config, seed=0, device=bench.device
     )
     objective = Objective(config, 1.0).to(bench.device)
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)

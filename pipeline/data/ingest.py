@@ -149,6 +149,7 @@ def _read_all(
                 "image_id": read.sha256[:16] + again,
                 "path": item.shown_path,
                 "subject_id": item.subject,
+                "certain_subject_id": item.certain_subject or item.subject,
                 "split": "validation" if item.split == "train" and held_back else item.split,
                 "label": None if item.label is None else labels.index(item.label),
                 "label_name": item.label or "",

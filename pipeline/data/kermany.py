@@ -39,7 +39,10 @@ class FileName(NamedTuple):
 
     @property
     def subject_by_series(self) -> str:
-        """The number within its series (subtype or prefix): the other grouping that is audited."""
+        """The number within its series (subtype or prefix): the grouping that is certain.
+
+        Whether or not numbering restarts, what shares it is of one patient.
+        """
         return f"{self.series.lower()}-{self.number}"
 
 
@@ -103,4 +106,5 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
                 parsed = parse_name(path.name)
                 subject = parsed.subject if parsed else f"{label.lower()}-{path.stem}"
                 shown = path.relative_to(folder).as_posix()
-                yield SourceImage(path, shown, subject, split, label)
+                certain = parsed.subject_by_series if parsed else ""
+                yield SourceImage(path, shown, subject, split, label, certain_subject=certain)

@@ -12,12 +12,21 @@ from pipeline.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-_TEXT = ("image_id", "path", "subject_id", "label_name", "target_name", "folds")
+_TEXT = (
+    "image_id",
+    "path",
+    "subject_id",
+    "certain_subject_id",
+    "label_name",
+    "target_name",
+    "folds",
+)
 
 COLUMNS = (
     "image_id",
     "path",
     "subject_id",
+    "certain_subject_id",
     "split",
     "label",
     "label_name",
@@ -41,7 +50,8 @@ class SourceImage:
     ----------
     path : the file.
     shown_path : what tables may show of the path; empty where it could name a patient.
-    subject : the person it was taken of, as far as the source tells.
+    subject : the person it was taken of, as far as the source tells; where that leaves a doubt,
+        images that may be of one person share it, so that splits are safe.
     split : as the source has it; where it has no validation split, ingest makes one of train.
     label : the class by name, None where the source has none.
     index : of the image, where the file holds many.
@@ -51,6 +61,8 @@ class SourceImage:
     parts : the files of a series that make up one volume; empty where ``path`` is all.
     window : centre and width to show the values with; None leaves it to the header.
     set_aside : why the source wants the image set aside unread; empty where it does not.
+    certain_subject : images that are of one person beyond doubt share it, so that one may be taken
+        for another view of that person; empty where ``subject`` leaves no doubt.
     """
 
     path: Path
@@ -65,6 +77,7 @@ class SourceImage:
     parts: tuple[Path, ...] = ()
     window: tuple[float, float] | None = None
     set_aside: str = ""
+    certain_subject: str = ""
 
 
 def crossing_subjects(table: pd.DataFrame) -> list[str]:

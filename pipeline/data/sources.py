@@ -110,6 +110,7 @@ def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> st
                 path.relative_to(folder).as_posix(),
                 sums[path],
                 image.subject,
+                image.certain_subject,
                 image.split,
                 image.label,
                 image.index,

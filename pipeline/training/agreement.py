@@ -3,12 +3,16 @@
 The embedding of a cell must be told from the same cell of the other images of the batch by its
 other view [1]_: on aligned images the negatives then show the same part of the body, and what
 tells them apart is what is in it. Reconstruction alone makes features that are worth no more than
-those of an untrained encoder; agreement makes them semantic.
+those of an untrained encoder; agreement makes them semantic. Where a subject has more images, the
+other view is often of another of them [2]_: what stays the same from one radiograph of a patient to
+the next is anatomy and illness, what changes is the acquisition.
 
 References
 ----------
 .. [1] Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
    Representations. ICML 2020, arXiv 2002.05709 (the NT-Xent loss).
+.. [2] Azizi et al.: Big Self-Supervised Models Advance Medical Image Classification. ICCV 2021,
+   arXiv 2101.05224 (multi-instance contrastive learning).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TypedDict
+from functools import cache, cached_property
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ _MEAN, _DEVIATION = 0.5, 0.25
 GROUP = 8
 # Pixels.
 _IN_CACHE = 1 << 17
+# Random numbers that choose a second view.
+_OF_SECOND = 4
 _CPU = torch.device("cpu")
 
 
@@ -72,6 +74,33 @@ class Views(TypedDict):
     target: Tensor
 
 
+class OtherImages:
+    """The other images of the same subject.
+
+    Parameters
+    ----------
+    subjects : (N,), of whom each image is.
+    """
+
+    def __init__(self, subjects: NDArray[Any]) -> None:
+        _, self._subject, self._number = np.unique(
+            subjects, return_inverse=True, return_counts=True
+        )
+        # The images of one subject after another, and where each subject's begin and each image is.
+        self._order = np.argsort(self._subject, kind="stable")
+        self._start = np.cumsum(self._number) - self._number
+        self._place = np.argsort(self._order) - self._start[self._subject]
+
+    def of(self, images: NDArray[np.intp], unit: NDArray[np.float32]) -> NDArray[np.intp]:
+        """For each of ``images`` one of the others, all as likely, by a number in [0, 1); of a
+        subject with a single image itself.
+        """
+        subject = self._subject[images]
+        number = self._number[subject]
+        further = 1 + (unit * (number - 1)).astype(np.intp)
+        return self._order[self._start[subject] + (self._place[images] + further) % number]
+
+
 @dataclass
 class ViewBatches:
     """One epoch of training batches, anew at every iteration over it.
@@ -80,8 +109,9 @@ class ViewBatches:
     ----------
     images : uint8, the cache; see :func:`to_unit`.
     rows : (N,), which of them are training images.
+    subjects : (N,), of whom each of these is, beyond doubt.
     swapped : uint8 (copies, N, ...), their acquisition-swapped copies; none where empty.
-    config : batch size, augmentation, share of swapped second views.
+    config : batch size, augmentation, shares of second views of another kind.
     seed : of the whole run.
     epoch : which epoch the next iteration is; set by the trainer.
     rank, world : which part of every batch is made here, of how many equal ones.
@@ -91,6 +121,7 @@ class ViewBatches:
 
     images: NDArray[np.uint8]
     rows: NDArray[np.intp]
+    subjects: NDArray[Any]
     swapped: NDArray[np.uint8]
     config: PretrainConfig
     seed: int
@@ -139,7 +170,7 @@ class ViewBatches:
         channels, spatial = self._picture
         axes, config = len(spatial), self.config.augment
         view = numbers_for_changes(axes) + numbers_for_disturbances(axes, config.cut_outs)
-        unit = torch.rand((number, 2 + 2 * view), generator=generator)
+        unit = torch.rand((number, _OF_SECOND + 2 * view), generator=generator)
         return unit, draw_noise((2, number, channels, *spatial), generator, self.device)
 
     @property
@@ -151,12 +182,13 @@ class ViewBatches:
         self, chosen: NDArray[np.intp], unit: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         config, (channels, spatial) = self.config.augment, self._picture
-        second, *of_views = unit.tensor_split((2, 1 + unit.shape[1] // 2), 1)
+        half = (unit.shape[1] - _OF_SECOND) // 2
+        second, *of_views = unit.split([_OF_SECOND, half, half], 1)
         images = self.images[self.rows[chosen]]
         pictures = [images]
         # Without agreement nobody looks at a second view.
         if self.config.agreement.weight > 0:
-            pictures.append(self._second(images, chosen, second.numpy()))
+            pictures.append(self._second(chosen, second.numpy()))
         views, versions = [], []
         for number, (given, numbers) in enumerate(zip(pictures, of_views, strict=False)):
             of_change, of_disturbance = numbers.tensor_split(
@@ -172,17 +204,21 @@ class ViewBatches:
             views.append(view)
         return views[0], views[-1], versions[0]
 
-    def _second(
-        self, images: NDArray[np.uint8], chosen: NDArray[np.intp], unit: NDArray[np.float32]
-    ) -> NDArray[np.uint8]:
-        """Of some images a swapped copy, of the others themselves."""
-        take = np.flatnonzero(unit[:, 1] < self.config.agreement.swapped_share)
-        if not len(self.swapped) or not len(take):
-            return images
-        copy = (unit[take, 0] * len(self.swapped)).astype(np.intp)
-        others = np.array(images)
-        others[take] = self.swapped[copy, chosen[take]]
-        return others
+    def _second(self, chosen: NDArray[np.intp], unit: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Of some images another one of the same subject, and of some of either a swapped copy."""
+        which_copy, swapped, which_other, other = unit.T
+        take = other < self.config.agreement.same_subject_share
+        chosen = np.where(take, self._others.of(chosen, which_other), chosen)
+        seconds = np.array(self.images[self.rows[chosen]])
+        take = np.flatnonzero(swapped < self.config.agreement.swapped_share)
+        if len(self.swapped) and len(take):
+            copy = (which_copy[take] * len(self.swapped)).astype(np.intp)
+            seconds[take] = self.swapped[copy, chosen[take]]
+        return seconds
+
+    @cached_property
+    def _others(self) -> OtherImages:
+        return OtherImages(self.subjects)
 
 
 def _joined(

@@ -81,6 +81,7 @@ class _Pretraining(Loop):
         split = manifest["split"].to_numpy()
         self.images = images
         train, self.validation = (np.flatnonzero(split == s) for s in ("train", "validation"))
+        certain_subjects = manifest["certain_subject_id"].to_numpy(str)[train]
         self.swapped: NDArray[np.uint8] | None = None
         swapped_training = images[:0, None]
         if work.config.ingest.swap.enabled:
@@ -91,9 +92,11 @@ class _Pretraining(Loop):
             subjects = manifest["subject_id"].to_numpy(str)[train]
             drawn = share_of_subjects(subjects, self.config.image_fraction, work.config.seed)
             train, swapped_training = train[drawn], swapped_training[:, drawn]
+            certain_subjects = certain_subjects[drawn]
         self.batches = ViewBatches(
             images,
             train,
+            certain_subjects,
             swapped_training,
             self.config,
             work.config.seed,

@@ -125,6 +125,7 @@ def test_splits_follow_the_source_and_keep_subjects_apart(
     assert manifest["label"].tolist() == (labels["label"] == "OPACITY").astype(int).tolist()
     assert (manifest["path"] == "").all()
     assert not set(manifest["subject_id"]) & set(labels["subject"])
+    assert manifest["certain_subject_id"].tolist() == manifest["subject_id"].tolist()
 
 
 def test_the_cache_is_complete(ingested: tuple[Path, dict]) -> None:

@@ -90,6 +90,14 @@ def test_another_layout_is_refused_by_name(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
+def test_one_person_beyond_doubt_is_of_one_series(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    (tmp_path / "train" / "PNEUMONIA" / "person1_bacteria_2.jpeg").touch()
+    certain = {image.path.name: image.certain_subject for image in list_images(tmp_path)}
+    assert certain["person1_bacteria_1.jpeg"] == certain["person1_bacteria_2.jpeg"]
+    assert len(set(certain.values())) == len(certain) - 1
+
+
 @pytest.fixture
 def real(real_data: Path) -> list[SourceImage]:
     return list(list_images(real_data / "kermany"))

@@ -18,6 +18,7 @@ def table(*rows: tuple[str, str]) -> pd.DataFrame:
             "image_id": [f"{number:04x}" for number in range(len(rows))],
             "path": ["", "b.png", *("c.png",) * (len(rows) - 2)],
             "subject_id": [subject for subject, _ in rows],
+            "certain_subject_id": [f"{subject}1" for subject, _ in rows],
             "split": [split for _, split in rows],
             "label": pd.array([None, *range(1, len(rows))], "Int64"),
             "label_name": ["", *("ill",) * (len(rows) - 1)],

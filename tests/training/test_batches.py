@@ -12,7 +12,15 @@ from torch import Tensor
 
 from pipeline.config import AgreementConfig, AugmentConfig, PretrainConfig
 from pipeline.data.augment import random_versions
-from pipeline.training.batches import ViewBatches, Views, ahead, epoch_seed, normalise, to_unit
+from pipeline.training.batches import (
+    OtherImages,
+    ViewBatches,
+    Views,
+    ahead,
+    epoch_seed,
+    normalise,
+    to_unit,
+)
 
 Bytes = NDArray[np.uint8]
 
@@ -29,19 +37,31 @@ def flat_images(greys: range) -> Bytes:
 
 
 def batches(
-    *, copies: int = 2, share: float = 0.5, strength: float = 0.0, number: int = 22, **options: Any
+    *,
+    copies: int = 2,
+    share: float = 0.5,
+    of_subject: float = 0.0,
+    strength: float = 0.0,
+    number: int = 22,
+    **options: Any,
 ) -> ViewBatches:
-    """Image i is grey 5 + i all over; its swapped copy c is grey 100 (c + 1) + i."""
-    config = PretrainConfig(
-        batch_size=4, augment_strength=strength, agreement=AgreementConfig(swapped_share=share)
-    )
+    """Image i is grey 5 + i all over, of subject i // 3; its swapped copy c is grey
+    100 (c + 1) + i.
+    """
+    agreement = AgreementConfig(swapped_share=share, same_subject_share=of_subject)
+    config = PretrainConfig(batch_size=4, augment_strength=strength, agreement=agreement)
     swapped = np.zeros((0, number, 6, 6), np.uint8)
     if copies:
         starts = (100 * (c + 1) for c in range(copies))
         swapped = np.stack([flat_images(range(start, start + number)) for start in starts])
     images = flat_images(range(5, 5 + number))
     return ViewBatches(
-        images, np.arange(number), swapped, config, **{"seed": 3, "epoch": 1} | options
+        images,
+        np.arange(number),
+        np.arange(number) // 3,
+        swapped,
+        config,
+        **{"seed": 3, "epoch": 1} | options,
     )
 
 
@@ -112,6 +132,45 @@ def test_the_share_of_swapped_views() -> None:
         swapped += sum(grey >= 100 for batch in epoch for grey in greys(batch["second"]))
     # Four standard deviations of 800 draws.
     assert swapped / 800 == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 800) ** 0.5)
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize("swapped", [0.0, 1.0])
+def test_second_views_are_of_another_image_of_the_same_subject(swapped: float) -> None:
+    seen: dict[int, set[int]] = {}
+    epoch = batches(share=swapped, of_subject=1.0)
+    for epoch.epoch in range(20):
+        for batch in epoch:
+            for first, second in zip(greys(batch["first"]), greys(batch["second"]), strict=True):
+                image, (copy, other) = first - 5, divmod(second if swapped else second - 5, 100)
+                assert (copy in {1, 2}) == bool(swapped)
+                seen.setdefault(image, set()).add(other)
+    # The last image is its subject's only one.
+    others = {i: {j for j in range(21) if j // 3 == i // 3 and j != i} for i in range(21)}
+    assert seen == others | {21: {21}}
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_the_share_of_second_views_of_another_image() -> None:
+    epoch = batches(share=0.0, of_subject=0.25, number=24)
+    of_another = 0
+    for epoch.epoch in range(40):
+        for batch in epoch:
+            pairs = zip(greys(batch["first"]), greys(batch["second"]), strict=True)
+            of_another += sum(first != second for first, second in pairs)
+    # Four standard deviations of 960 draws.
+    assert of_another / 960 == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 960) ** 0.5)
+
+
+def test_every_other_image_of_a_subject_is_as_likely() -> None:
+    subjects = np.array(["b", "a", "b", "c", "b", "b", "a"])
+    unit = (np.arange(300, dtype=np.float32) + 0.5) / 300
+    for image, subject in enumerate(subjects):
+        found = OtherImages(subjects).of(np.full(300, image), unit)
+        others = [j for j, s in enumerate(subjects) if s == subject and j != image] or [image]
+        expected = np.zeros(len(subjects))
+        expected[others] = 300 / len(others)
+        assert np.bincount(found, minlength=len(subjects)).tolist() == expected.tolist()
 
 
 def test_the_target_is_the_first_view_before_it_was_disturbed(

@@ -70,6 +70,7 @@ class Cache:
         manifest = pd.DataFrame("", index=range(number), columns=list(COLUMNS)).assign(
             image_id=[f"{i:016x}" for i in range(number)],
             subject_id=[f"s{i}" for i in range(number)],
+            certain_subject_id=[f"s{i}" for i in range(number)],
             split=split,
             label=[i % 2 for i in range(number)],
             label_name=[["healthy", "ill"][i % 2] for i in range(number)],
