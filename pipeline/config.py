@@ -278,8 +278,9 @@ class AgreementConfig(Closed):
     grid: Positive = 4
     swapped_share: Share = 0.3
     """How many second views are acquisition-swapped copies."""
-    same_subject_share: Share = 0.5
-    """How many second views are of another image of the same subject, where there is one."""
+    same_subject_share: Share = 1.0
+    """How many second views are of another image of the same subject, where there is one. Less
+    where a subject's images show different things, such as frontal and lateral views."""
 
 
 class FinerCodes(Closed):
