@@ -496,3 +496,22 @@ def test_shares_are_nested_and_of_whole_subjects() -> None:
     assert [len(share) for share in shares] == [6, 21, 30, 60]
     assert all(a < b for a, b in pairwise(shares))
     assert all(len(set(subjects[list(share)])) * 3 == len(share) for share in shares)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_second_views_are_of_whom_is_certain(tmp_path: Path, share: float) -> None:
+    doubtful, paired = Cache.made_up(), Cache.made_up()
+    # No two images are certainly of one subject, whatever the splits go by.
+    doubtful.manifest["subject_id"] = [f"s{i // 6}" for i in range(len(doubtful.images))]
+    paired.manifest["subject_id"] = doubtful.manifest["subject_id"]
+    paired.manifest["certain_subject_id"] = doubtful.manifest["subject_id"]
+    never, always = (AgreementConfig(grid=2, same_subject_share=s) for s in (0.0, 1.0))
+    settings = {"image_fraction": share, "batch_size": 4}
+    alone, unpaired, other = (
+        run(tmp_path / str(number), cache, agreement=agreement, **settings).weights
+        for number, (cache, agreement) in enumerate(
+            [(doubtful, never), (doubtful, always), (paired, always)]
+        )
+    )
+    assert alone == unpaired
+    assert other != alone
