@@ -108,7 +108,7 @@ benchmark: setup ## the README's table: 1 to 100% of the labels, and how far to 
 	$(BIN)/python -m benchmarks.label_efficiency --config "$(DATASET)" --device "$(DEVICE)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 
-benchmark-ablation: setup ## what each part of the recipe gains, paired (trains four more models)
+benchmark-ablation: setup ## what each part of the recipe gains, paired (trains six more models)
 	$(BIN)/python -m benchmarks.ablation --config "$(DATASET)" --device "$(DEVICE)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 

@@ -19,6 +19,7 @@ WITHOUT = {
     "reconstruction": "pretrain.reconstruction=0",
     "acquisition-swapped second views": "pretrain.agreement.swapped_share=0",
     "second views of another image of the patient": "pretrain.agreement.same_subject_share=0",
+    "who those patients are": "pretrain.agreement.strangers=true",
     "the codebook": "pretrain.bypass_codebook=true",
     "the probe's random versions": "extract.versions=0",
 }
@@ -44,6 +45,10 @@ def _page(variants: dict[str, Found], config: Config, made_on: str) -> list[str]
         f"Made by `make benchmark-ablation DATASET={config.name}`. {made_on}",
         "",
         PAIRED,
+        "",
+        "Without who the patients are, the second view is of another image as often, but of a "
+        "stranger who has several images, too: what that still gains was learnt from who has "
+        "several.",
         "",
         "Without the codebook the decoder is given the latent as it is, and the codebook follows "
         "the encoder as k-means would.",

@@ -281,6 +281,9 @@ class AgreementConfig(Closed):
     same_subject_share: Share = 1.0
     """How many second views are of another image of the same subject, where there is one. Less
     where a subject's images show different things, such as frontal and lateral views."""
+    strangers: bool = False
+    """Whether the other image is one of a stranger who has several, too: a control, that tells what
+    is learnt from whose images they are from what is learnt from who has several."""
 
 
 class FinerCodes(Closed):

@@ -93,6 +93,8 @@ class _Pretraining(Loop):
             drawn = share_of_subjects(subjects, self.config.image_fraction, work.config.seed)
             train, swapped_training = train[drawn], swapped_training[:, drawn]
             certain_subjects = certain_subjects[drawn]
+        if self.config.agreement.strangers:
+            certain_subjects = among_strangers(certain_subjects, work.config.seed)
         self.batches = ViewBatches(
             images,
             train,
@@ -263,6 +265,17 @@ class _Pretraining(Loop):
             "entropy_bits_per_position": bits_per_position(effective, network.halvings, axes),
             "codebook": codebook,
         }
+
+
+def among_strangers(subjects: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
+    """``subjects`` (N,), of whom images are, those with several dealt anew among the images
+    of all such: as many have as many images as before.
+    """
+    _, subject, number = np.unique(subjects, return_inverse=True, return_counts=True)
+    several = number[subject] > 1
+    dealt = subjects.copy()
+    dealt[several] = np.random.default_rng(seed).permutation(subjects[several])
+    return dealt
 
 
 def share_of_subjects(subjects: NDArray[np.str_], fraction: float, seed: int) -> NDArray[np.intp]:

@@ -30,7 +30,7 @@ from pipeline.stage import Artifact, Work
 from pipeline.training.batches import normalise, to_unit
 from pipeline.training.loop import checkpoint_of, computes_in_bfloat16
 from pipeline.training.objective import Objective
-from pipeline.training.pretrain import pretrain, share_of_subjects
+from pipeline.training.pretrain import among_strangers, pretrain, share_of_subjects
 from pipeline.training.weights import FILE, architecture, load_model, save_model
 
 Report = Callable[[dict[str, float], int], None]
@@ -515,3 +515,14 @@ def test_second_views_are_of_whom_is_certain(tmp_path: Path, share: float) -> No
     )
     assert alone == unpaired
     assert other != alone
+
+
+def test_strangers_are_paired_among_those_who_have_several_images() -> None:
+    subjects = np.array([f"several {n // 3}" for n in range(60)] + [f"one {n}" for n in range(30)])
+    order = np.random.default_rng(1).permutation(len(subjects))
+    dealt = among_strangers(subjects[order], 0)
+    assert sorted(dealt) == sorted(subjects)
+    alone = np.char.startswith(subjects[order], "one")
+    assert (dealt[alone] == subjects[order][alone]).all()
+    # One in twenty keeps its name by chance.
+    assert (dealt[~alone] == subjects[order][~alone]).mean() < 0.2
