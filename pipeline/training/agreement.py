@@ -4,7 +4,7 @@ The embedding of a cell must be told from the same cell of the other images of t
 other view [1]_: on aligned images the negatives then show the same part of the body, and what
 tells them apart is what is in it. Reconstruction alone makes features that are worth no more than
 those of an untrained encoder; agreement makes them semantic. Where a subject has more images, the
-other view is often of another of them [2]_: what stays the same from one radiograph of a patient to
+other view is of another of them [2]_: what stays the same from one radiograph of a patient to
 the next is anatomy and illness, what changes is the acquisition.
 
 References
