@@ -268,8 +268,8 @@ class _Pretraining(Loop):
 
 
 def among_strangers(subjects: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
-    """``subjects`` (N,), of whom images are, those with several dealt anew among the images
-    of all such: as many have as many images as before.
+    """``subjects`` (N,), of whom each image is, with the names of those who have several images
+    dealt anew among all such images: every subject has as many images as before.
     """
     _, subject, number = np.unique(subjects, return_inverse=True, return_counts=True)
     several = number[subject] > 1
