@@ -274,7 +274,7 @@ class AgreementConfig(Closed):
     """Contrast between two views of an image, cell by cell of the latent grid."""
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
-    temperature: Annotated[float, Field(gt=0.0)] = 0.8
+    temperature: Annotated[float, Field(gt=0.0)] = 1.2
     grid: Positive = 4
     swapped_share: Share = 0.3
     """How many second views are acquisition-swapped copies."""

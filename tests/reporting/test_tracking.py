@@ -122,7 +122,7 @@ def test_names_tell_runs_apart(store: Store) -> None:
 def test_parameters_are_those_of_the_stage(store: Store) -> None:
     pretrain = store.run("pretrain").data.params
     assert pretrain["learning_rate"] == "0.002"
-    assert pretrain["agreement.temperature"] == "0.8"
+    assert pretrain["agreement.temperature"] == "1.2"
     assert pretrain["seed"] == "7"
     probe = store.run("probe").data.params
     assert (probe["label_fraction"], probe["feature_set"]) == ("0.05", "medvq")
