@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -46,8 +47,10 @@ class Tracking:
     ) -> None:
         artifacts.mkdir(parents=True, exist_ok=True)
         self.config, self.stage, self.fingerprint, self.inputs = config, stage, fingerprint, inputs
-        self.client = MlflowClient(tracking_uri(artifacts))
-        self.experiment = self._experiment(artifacts)
+        # MLflow creates its tables on first use, and fails where another run is at it.
+        with FileLock(artifacts / ".mlflow.lock"):
+            self.client = MlflowClient(tracking_uri(artifacts))
+            self.experiment = self._experiment(artifacts)
         # Seconds in the name: MLflow handlers and people alike find runs by it.
         self.moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
         self.run_id = self._start(self._name(), self._parameters(), {})

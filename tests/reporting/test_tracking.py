@@ -209,3 +209,36 @@ def test_nothing_is_told_to_others_unless_the_user_says_so(
         check=True,
     )
     assert done.stdout.split() == ["true", expected]
+
+
+def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -> None:
+    """As two makes in an empty folder do: each would create the tables of the other."""
+    code = (
+        "from tests.reporting.test_tracking import CONFIG, Path, Tracking; import sys;"
+        "print('ready', flush=True); sys.stdin.readline();"
+        f"print(Tracking(Path({str(tmp_path)!r}), CONFIG, 'ingest', 'f', {{}}).run_id)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for run in runs:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        assert run.stdin is not None
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    said = [run.communicate()[0].strip() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    client = MlflowClient(tracking_uri(tmp_path))
+    experiment = client.get_experiment_by_name("tiny")
+    found = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_id for run in found) == sorted(said)
