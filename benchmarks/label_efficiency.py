@@ -10,7 +10,6 @@ files of their own for any other. What was done is not done again: every probe i
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from benchmarks.tables import interval, table_row
 from pipeline.config import Config
 from pipeline.data.manifest import read_manifest
 from pipeline.flow import Options, made_from, run
+from pipeline.reporting.figures import draw_label_efficiency
 from pipeline.stage import Artifact, find
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
@@ -60,10 +60,8 @@ def main() -> None:
     name = "" if config.name == "kermany" else f"-{config.name}"
     page = DOCS / f"RESULTS{name}.md"
     picture = DOCS / f"label_efficiency{name}.png"
-    latest = Path(results[-1]["artifact"])
     if len(results) > 1:
-        # Only the last probe has seen all the others: draw once more from them all.
-        _redraw(results, latest, picture)
+        draw_label_efficiency({r["label_fraction"]: r for r in results}, picture)
     lines = _page(results, config.name, made_on, picture.name)
     if results[0].get("headline", "auroc") == "auroc" and not official:
         lines += _trust(configs, results, options)
@@ -85,13 +83,6 @@ def _extract(result: dict[str, Any]) -> Artifact:
     probe = find(Path(result["artifact"]))
     assert probe is not None
     return made_from(probe, "extract")
-
-
-def _redraw(results: list[dict[str, Any]], latest: Path, picture: Path) -> None:
-    from pipeline.reporting.figures import draw_label_efficiency
-
-    draw_label_efficiency({r["label_fraction"]: r for r in results}, latest / "figures")
-    shutil.copyfile(latest / "figures" / "label_efficiency.png", picture)
 
 
 def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) -> list[str]:

@@ -6,8 +6,8 @@ acquisition-swapped copies as often as pretraining's second views, and a part of
 held out for early stopping, which is judged as the probe's C is (three parts on images as they are,
 one part on swapped ones), and for calibration. See :class:`Recipe`.
 
-Writes ``docs/SUPERVISED-<data set>.md``. Every draw's predictions are kept, so that an interrupted
-study goes on with the next.
+Writes ``docs/SUPERVISED-<data set>.md`` and ``docs/supervised-<data set>.png``. Every draw's
+predictions are kept, so that an interrupted study goes on with the next.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.label_efficiency import FRACTIONS
 from benchmarks.tables import interval, table_row
 from pipeline.config import Config, PretrainConfig, TrainingConfig
 from pipeline.data.augment import (
@@ -46,12 +47,12 @@ from pipeline.probe.draws import repeated_draws
 from pipeline.probe.linear import calibrate, grouped_folds, merit
 from pipeline.probe.tasks import TwoClasses
 from pipeline.processes import choose_device
+from pipeline.reporting.figures import draw_label_efficiency
 from pipeline.stage import Artifact, find, fingerprint
 from pipeline.training.batches import epoch_seed, normalise, to_unit
 from pipeline.training.loop import computes_in_bfloat16
 
 DOCS = Path(__file__).parent.parent / "docs"
-FRACTIONS = (0.01, 0.05)
 ROW = "resnet18_scratch"
 SHOWN = ("medvq", "untrained_encoder", "raw_pixels")
 METRICS = (
@@ -347,7 +348,7 @@ def main() -> None:
     parsed, options = arguments(main.__doc__ or "")
     configs = [configuration(parsed, f"probe.label_fraction={share}") for share in FRACTIONS]
     recipe, made_on = Recipe(), provenance(configs[0])
-    lines = _head(configs[0], recipe, made_on)
+    results, leads, sections = [], [], []
     for config in configs:
         result = run("probe", config, options)
         if result.get("headline", "auroc") != "auroc" or config.probe.draws == "official":
@@ -361,8 +362,15 @@ def main() -> None:
         folder = _folder(config, recipe, ingest, options.artifacts)
         tables = study(cache, config, recipe, folder, choose_device(options.device))
         predictions = pd.read_parquet(probe.folder / "predictions.parquet")
-        lines += _section(config, result, predictions, tables)
+        own, lead = compared(predictions, tables, config)
+        results.append(_beside(result, own))
+        leads.append(lead)
+        sections += _section(config, results[-1], lead, tables)
     page = DOCS / f"SUPERVISED-{configs[0].name}.md"
+    picture = DOCS / f"supervised-{configs[0].name}.png"
+    draw_label_efficiency({r["label_fraction"]: r for r in results}, picture)
+    lines = _head(configs[0], recipe, made_on, picture.name)
+    lines += _by_fraction(results, leads) + sections
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(page)
 
@@ -411,7 +419,13 @@ def compared(
     return own, lead
 
 
-def _head(config: Config, recipe: Recipe, made_on: str) -> list[str]:
+def _beside(result: dict[str, Any], own: dict[str, metrics.Interval]) -> dict[str, Any]:
+    """What the probe's run found, of the rows shown here, and of the network beside them."""
+    rows = [row for row in result["rows"] if row["features"] in SHOWN]
+    return {**result, "rows": [*rows, {"features": ROW, **own}]}
+
+
+def _head(config: Config, recipe: Recipe, made_on: str, picture: str) -> list[str]:
     return [
         f"# A ResNet-18 from scratch on the same labels: {config.name}",
         "",
@@ -426,17 +440,34 @@ def _head(config: Config, recipe: Recipe, made_on: str) -> list[str]:
         f"at least 600 steps, the best epoch by one in {recipe.folds} drawn subjects held out; "
         "the same aligned images, random views as pretraining's, at strength "
         f"{recipe.augment_strength:g}, and acquisition-swapped copies among them.",
+        "",
+        f"![label efficiency]({picture})",
+    ]
+
+
+def _by_fraction(
+    results: list[dict[str, Any]], leads: list[dict[str, metrics.Interval]]
+) -> list[str]:
+    """The AUROC of every row, and MedVQ's lead, one column per fraction."""
+    counted = [f"{100 * r['label_fraction']:g}% ({r['labels']} images)" for r in results]
+    rows = [{row["features"]: row for row in r["rows"]} for r in results]
+    return [
+        "",
+        "## AUROC",
+        "",
+        table_row("features", counted),
+        table_row("---", ["---"] * len(results)),
+        *(table_row(name, [interval(r[name]["auroc"]) for r in rows]) for name in rows[0]),
+        table_row(f"medvq less {ROW}", [interval(lead["auroc"], "+") for lead in leads]),
     ]
 
 
 def _section(
     config: Config,
     result: dict[str, Any],
-    predictions: pd.DataFrame,
+    lead: dict[str, metrics.Interval],
     tables: list[pd.DataFrame],
 ) -> list[str]:
-    own, lead = compared(predictions, tables, config)
-    rows = {row["features"]: row for row in result["rows"]}
     seconds = np.mean([table["seconds"].iloc[0] for table in tables])
     validation = ", ".join(
         f"{split.replace('_', ' ')} {_validation(tables, split):.3f}"
@@ -452,8 +483,10 @@ def _section(
         "",
         table_row("features", METRICS),
         table_row("---", ["---"] * len(METRICS)),
-        *(table_row(name, [interval(rows[name][m]) for m in METRICS]) for name in SHOWN),
-        table_row(ROW, [interval(own[m]) for m in METRICS]),
+        *(
+            table_row(row["features"], [interval(row[m]) for m in METRICS])
+            for row in result["rows"]
+        ),
         table_row(f"medvq less {ROW}", [interval(lead[m], "+") for m in METRICS]),
     ]
 

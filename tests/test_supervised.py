@@ -184,3 +184,23 @@ def test_the_lead_is_paired() -> None:
     _, lead = compared(ours, worse, CONFIG)
     assert lead["auroc"]["mean"] == pytest.approx(2 * own["auroc"]["mean"] - 1)
     assert lead["auroc"]["ci95"][0] > 0
+
+
+def test_the_network_stands_beside_the_rows_of_its_own_share() -> None:
+    def told(mean: float) -> dict[str, Any]:
+        return {"mean": mean, "std": 0.0, "ci95": [mean - 0.01, mean + 0.01]}
+
+    results, leads = [], []
+    for share, ours, theirs in ((0.01, 0.9, 0.8), (1.0, 0.95, 0.93)):
+        row = {"features": "medvq", "auroc": told(ours)}
+        left_out = {"features": "hog", "auroc": told(0.5)}
+        found = {"label_fraction": share, "labels": 7, "rows": [row, left_out]}
+        results.append(module._beside(found, {"auroc": told(theirs)}))
+        leads.append({"auroc": told(ours - theirs)})
+    lines = module._by_fraction(results, leads)
+    assert lines[-5] == "| features | 1% (7 images) | 100% (7 images) |"
+    assert lines[-3:] == [
+        "| medvq | 0.900 [0.890, 0.910] | 0.950 [0.940, 0.960] |",
+        "| resnet18_scratch | 0.800 [0.790, 0.810] | 0.930 [0.920, 0.940] |",
+        "| medvq less resnet18_scratch | +0.100 [+0.090, +0.110] | +0.020 [+0.010, +0.030] |",
+    ]

@@ -28,7 +28,7 @@ from pipeline.stage import RECORD, Artifact
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY = (
     "#000000",
     "#E69F00",
     "#56B4E9",
@@ -36,6 +36,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#0072B2",
     "#D55E00",
     "#CC79A7",
+    "#7F7F7F",
 )
 _LINES = {
     "medvq": (BLUE, "-", "o"),
@@ -45,6 +46,7 @@ _LINES = {
     "border_only": (PINK, ":", "v"),
     "quantized": (BLACK, "-", "X"),
     "histogram": (SKY, "-", "P"),
+    "resnet18_scratch": (GREY, "--", "*"),
 }
 _NAMES = {
     "medvq": "MedVQ",
@@ -54,6 +56,7 @@ _NAMES = {
     "border_only": "border only",
     "quantized": "codes alone: their vectors",
     "histogram": "codes alone: one histogram",
+    "resnet18_scratch": "ResNet-18 from scratch",
 }
 # Those whose trustworthiness is shown.
 _COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
@@ -210,7 +213,8 @@ def draw_probe(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: P
     else:
         _draw_roc(predictions, summary, figures)
         _draw_decisions(predictions, figures)
-    draw_label_efficiency(_other_fractions(folder, inputs["extract"].fingerprint, summary), figures)
+    others = _other_fractions(folder, inputs["extract"].fingerprint, summary)
+    draw_label_efficiency(others, figures / "label_efficiency.png")
 
 
 def draw_evaluation(folder: Path, inputs: Inputs, summary: dict[str, Any], figures: Path) -> None:
@@ -394,7 +398,7 @@ def _other_fractions(
     return summaries
 
 
-def draw_label_efficiency(summaries: Mapping[float, dict[str, Any]], figures: Path) -> None:
+def draw_label_efficiency(summaries: Mapping[float, dict[str, Any]], file: Path) -> None:
     """The headline metric against the share of labels, from summaries of probes by fraction."""
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     fractions = sorted(summaries)
@@ -432,7 +436,7 @@ def draw_label_efficiency(summaries: Mapping[float, dict[str, Any]], figures: Pa
     axis.minorticks_off()
     axis.set_title("Label efficiency, mean and 95% interval")
     axis.legend(frameon=False, fontsize=8)
-    _save(figure, figures / "label_efficiency.png")
+    _save(figure, file)
 
 
 def _sheet(
