@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.variants import PAIRED, Found, judged, tables
 from pipeline.config import Config
 
@@ -57,4 +57,4 @@ def _page(variants: dict[str, Found], config: Config, made_on: str) -> list[str]
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

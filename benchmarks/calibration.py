@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.tables import table_row
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.flow import run
 from pipeline.probe import metrics
 from pipeline.probe.linear import CLEAN_WEIGHT, Encoded, Uncalibrated, choose
@@ -55,7 +56,7 @@ def main() -> None:
     features = config.probe.features
     _, encoded = store.encode(features, config.probe, config.seed, images.unlabelled_train)
     if not isinstance(images.task, TwoClasses) or encoded.swapped is None:
-        raise SystemExit("benchmark-calibration is for two classes, and acquisitions to swap")
+        raise UserError("benchmark-calibration is for two classes, and acquisitions to swap")
     fitted = [
         choose(encoded, images.truth, images.subjects, drawn, config.probe, _TASK)
         for drawn in draws
@@ -218,4 +219,4 @@ def _page(config: Config, mixtures: pd.DataFrame, prevalences: pd.DataFrame, mad
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

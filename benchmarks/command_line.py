@@ -1,15 +1,32 @@
-"""What every study is told: the configuration, and where data and artifacts are."""
+"""What every study is told, the configuration and where data and artifacts are, and how it ends."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from pipeline.cli import config_file
+from pipeline.cli import config_file, status
 from pipeline.config import Config, load_config
 from pipeline.flow import Options, commit
+
+
+def run_study(main: Callable[[], None]) -> NoReturn:
+    """Run a study and end as the pipeline's commands do: what the user can mend is one line."""
+
+    def command() -> int:
+        main()
+        return 0
+
+    sys.exit(status(command, _artifacts()))
+
+
+def _artifacts() -> Path:
+    return Path(os.environ.get("ARTIFACTS") or "artifacts")
 
 
 def arguments(description: str) -> tuple[argparse.Namespace, Options]:
@@ -24,7 +41,7 @@ def arguments(description: str) -> tuple[argparse.Namespace, Options]:
     options = Options(
         data_root=Path(os.environ.get("DATA_ROOT") or "data"),
         data_mirror=os.environ.get("DATA_MIRROR") or None,
-        artifacts=Path(os.environ.get("ARTIFACTS") or "artifacts"),
+        artifacts=_artifacts(),
         device=parsed.device,
     )
     return parsed, options

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from benchmarks.command_line import run_study
 from pipeline.data.read_cache import ReadCache
 from pipeline.data.reading import Files, Reader, read_all
 from pipeline.data.workers import map_in_processes, processors
@@ -161,4 +162,4 @@ def _ratio(one: np.ndarray, other: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

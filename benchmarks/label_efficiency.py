@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.other_labels import probe_shuffled, probe_subtypes
 from benchmarks.subgroups import FEATURES, judge, subgroups
 from benchmarks.tables import interval, table_row
@@ -251,4 +251,4 @@ def _of(result: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.variants import PAIRED, Found, judged, tables
 from pipeline.config import Config
+from pipeline.errors import UserError
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHARES = (0.1,)
@@ -36,7 +37,7 @@ def main() -> None:
 def fewer(config: Config, share: float) -> tuple[str, ...]:
     """The settings of fewer images and as many steps."""
     if config.pretrain.epochs is None:
-        raise SystemExit("benchmark-learning-curve wants a number: SET=pretrain.epochs=40")
+        raise UserError("benchmark-learning-curve wants a number: SET=pretrain.epochs=40")
     settings = {
         "image_fraction": share,
         "epochs": round(config.pretrain.epochs / share),
@@ -61,4 +62,4 @@ def _page(variants: dict[str, Found], config: Config, made_by: str) -> list[str]
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from monai.metrics import SSIMMetric
 from numpy.typing import NDArray
 
-from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.command_line import arguments, configuration, provenance, run_study
 from pipeline.config import Config
 from pipeline.data.manifest import read_manifest
 from pipeline.flow import run
@@ -221,4 +221,4 @@ def draw(originals: NDArray[np.uint8], measured: dict[str, Measured]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

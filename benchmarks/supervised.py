@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.label_efficiency import FRACTIONS
 from benchmarks.tables import interval, table_row
 from pipeline.config import Config, PretrainConfig, TrainingConfig
@@ -41,6 +41,7 @@ from pipeline.data.augment import (
     random_versions,
 )
 from pipeline.data.manifest import read_manifest
+from pipeline.errors import UserError
 from pipeline.flow import made_from, run
 from pipeline.probe import metrics
 from pipeline.probe.draws import repeated_draws
@@ -352,7 +353,7 @@ def main() -> None:
     for config in configs:
         result = run("probe", config, options)
         if result.get("headline", "auroc") != "auroc" or config.probe.draws == "official":
-            raise SystemExit("benchmark-supervised is for two classes and labels drawn at random")
+            raise UserError("benchmark-supervised is for two classes and labels drawn at random")
         probe = find(Path(result["artifact"]))
         assert probe is not None
         ingest = made_from(made_from(probe, "extract"), "ingest")
@@ -497,4 +498,4 @@ def _validation(tables: list[pd.DataFrame], split: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

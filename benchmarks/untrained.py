@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.command_line import arguments, configuration, provenance
+from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.pairing import Floats, aurocs, gain
 from benchmarks.tables import interval, table_row
 from benchmarks.variants import predictions
@@ -232,4 +232,4 @@ def _numbers(config: ProbeConfig) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -27,11 +27,26 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 2 for the user to mend, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         if parsed.processes > 1 and started() == 1:
             return launch(parsed.processes, arguments or sys.argv[1:], parsed.device)
-        with joined(parsed.device), _notices():
+        with joined(parsed.device):
             return _run(parsed)
+
+    return status(command, parsed.artifacts)
+
+
+def status(command: Callable[[], int], artifacts: Path) -> int:
+    """What ``command`` returns; where it raises what the user can mend, 2, and one line says it.
+
+    Parameters
+    ----------
+    artifacts : the folder that it writes to.
+    """
+    try:
+        with _notices():
+            return command()
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -41,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if left_by_others(error):
             return LOST
-        refused = _refused_write(error, parsed.artifacts)
+        refused = _refused_write(error, artifacts)
         if refused is None:
             raise
-        message = f"cannot write to {parsed.artifacts} ({refused}); mend that, then run again"
+        message = f"cannot write to {artifacts} ({refused}); mend that, then run again"
     # All processes meet the same error; one tells it.
     if rank() == 0:
         print(f"medvq: {' '.join(message.split())}", file=sys.stderr)

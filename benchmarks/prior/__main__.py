@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.command_line import provenance
+from benchmarks.command_line import provenance, run_study
 from benchmarks.prior import samples
 from benchmarks.prior.anomaly_maps import draw_maps
 from benchmarks.prior.lesions import LESIONS, found_lesions
@@ -222,4 +222,4 @@ def _page(study: Study, groups: dict[str, list[Row]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)
