@@ -124,7 +124,7 @@ benchmark-calibration: setup ## which images calibrate, and a shifted prevalence
 benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
 	$(BIN)/python -m benchmarks.ingest
 
-benchmark-learning-curve: setup ## what more unlabelled images gain, paired (trains a second model)
+benchmark-learning-curve: setup ## what more unlabelled images gain, paired (trains two more models)
 	$(BIN)/python -m benchmarks.learning_curve --config "$(DATASET)" --device "$(DEVICE)" \
 		$(foreach pair,$(SET),--set "$(pair)")
 

@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 
 DOCS = Path(__file__).parent.parent / "docs"
-SHARES = (0.1,)
+SHARES = (0.3, 0.1)
 """Of the training subjects, whose images are pretrained on; beside all of them."""
 
 
