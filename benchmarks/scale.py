@@ -29,7 +29,6 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.command_line import run_study
 from benchmarks.speed.measure import MEDVQ, Bench
 from benchmarks.speed.memory import own_memory
 from pipeline.config import PretrainConfig
@@ -306,4 +305,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_study(main)
+    main()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command_line import run_study
 from benchmarks.speed.data import measure_alignment, measure_probe, measure_reading
 from benchmarks.speed.epoch import measure_loader
 from benchmarks.speed.extraction import (
@@ -164,4 +163,4 @@ def _of_extraction(rows: list[Row], bench: Bench) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_study(main)
+    main()
