@@ -24,8 +24,9 @@ def main() -> None:
     parsed, options = arguments(main.__doc__ or "")
     config = configuration(parsed)
     made_on = provenance(config)
-    variants = {"100%": judged(parsed, options)}
-    variants |= {f"{s:.0%}": judged(parsed, options, *fewer(config, s)) for s in SHARES}
+    # All settings before the first training: what is refused is refused at once.
+    settings = {"100%": (), **{f"{share:.0%}": fewer(config, share) for share in SHARES}}
+    variants = {name: judged(parsed, options, *given) for name, given in settings.items()}
     asked = f" SET={shlex.quote(' '.join(parsed.set))}" if parsed.set else ""
     command = f"make benchmark-learning-curve DATASET={config.name}{asked}"
     page = DOCS / f"LEARNING-CURVE-{config.name}.md"
