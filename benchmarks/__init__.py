@@ -3,4 +3,4 @@
 import importlib
 
 # Before torch: says how its threads wait.
-importlib.import_module("pipeline")
+importlib.import_module("medvq")

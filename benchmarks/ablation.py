@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medvq.config import Config
+
 from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.variants import PAIRED, Found, judged, tables
-from pipeline.config import Config
 
 DOCS = Path(__file__).parent.parent / "docs"
 WITHOUT = {
-    "the agreement of two views": "pretrain.agreement.weight=0",
+    "the agreement of two views": "pretrain.contrast.weight=0",
     "reconstruction": "pretrain.reconstruction=0",
-    "acquisition-swapped second views": "pretrain.agreement.swapped_share=0",
-    "second views of another image of the patient": "pretrain.agreement.same_subject_share=0",
-    "who those patients are": "pretrain.agreement.strangers=true",
+    "acquisition-swapped second views": "pretrain.contrast.swapped_share=0",
+    "second views of another image of the patient": "pretrain.contrast.same_subject_share=0",
+    "who those patients are": "pretrain.contrast.strangers=true",
     "the codebook": "pretrain.bypass_codebook=true",
     "the probe's random versions": "extract.versions=0",
 }

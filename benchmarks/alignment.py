@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medvq.flow import run
+
 from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.pairing import aurocs, gain, predictions_of
 from benchmarks.tables import interval
-from pipeline.flow import run
 
 DOCS = Path(__file__).parent.parent / "docs"
 FEATURES = ("medvq", "raw_pixels", "untrained_encoder", "hog")

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from medvq.config import Config
+from medvq.errors import UserError
+from medvq.evaluation import metrics
+from medvq.evaluation.prevalence import at_prevalence
+from medvq.evaluation.tasks import Binary
+from medvq.flow import run
+from medvq.method.probe import CLEAN_WEIGHT, ProbeFeatures, Uncalibrated, choose
+from medvq.stages.probe import ProbeData, Store, images_of, label_draws
 from numpy.typing import NDArray
 
 from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.tables import table_row
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.flow import run
-from pipeline.probe import metrics
-from pipeline.probe.linear import CLEAN_WEIGHT, Encoded, Uncalibrated, choose
-from pipeline.probe.prevalence import at_prevalence
-from pipeline.probe.stage import Images, Store, images_of, label_draws
-from pipeline.probe.tasks import TwoClasses
 
 DOCS = Path(__file__).parent.parent / "docs"
 # By name, the weight of images as they are beside their swapped copies.
@@ -40,7 +40,7 @@ BEFORE, CHOSEN = "3/4 as they are", "half and half"
 MEASURES = ("ece", "brier", "log_loss", "balanced_accuracy")
 PREVALENCES = (0.25, 0.4, 0.5, 0.62, 0.74, 0.85)
 _RESAMPLES = 5
-_TASK = TwoClasses()
+_TASK = Binary()
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
@@ -55,7 +55,7 @@ def main() -> None:
     draws = label_draws(images, config.probe, config.seed)
     features = config.probe.features
     _, encoded = store.encode(features, config.probe, config.seed, images.unlabelled_train)
-    if not isinstance(images.task, TwoClasses) or encoded.swapped is None:
+    if not isinstance(images.task, Binary) or encoded.swapped is None:
         raise UserError("benchmark-calibration is for two classes, and acquisitions to swap")
     fitted = [
         choose(encoded, images.truth, images.subjects, drawn, config.probe, _TASK)
@@ -81,7 +81,10 @@ def calibrated(chosen: Uncalibrated, clean_weight: float | None) -> Any:
 
 
 def by_mixture(
-    fitted: Sequence[Uncalibrated], learnt: Sequence[float], encoded: Encoded, images: Images
+    fitted: Sequence[Uncalibrated],
+    learnt: Sequence[float],
+    encoded: ProbeFeatures,
+    images: ProbeData,
 ) -> pd.DataFrame:
     """For each draw and mixture :data:`MEASURES` on validation images, 3/4 as they are."""
     truth, rows = images.truth[images.validation], []
@@ -100,8 +103,8 @@ def by_mixture(
 def by_prevalence(
     fitted: Sequence[Uncalibrated],
     learnt: Sequence[float],
-    encoded: Encoded,
-    images: Images,
+    encoded: ProbeFeatures,
+    images: ProbeData,
     seed: int,
 ) -> pd.DataFrame:
     """ECE and Brier score of validation images drawn to another prevalence: as said, corrected
@@ -149,7 +152,7 @@ def drawn_to(truth: Labels, prevalence: float, rng: np.random.Generator) -> NDAr
     )
 
 
-def _tables(encoded: Encoded, images: Images) -> dict[str, Floats]:
+def _tables(encoded: ProbeFeatures, images: ProbeData) -> dict[str, Floats]:
     assert encoded.swapped is not None
     return {
         "as they are": encoded.images[images.validation],

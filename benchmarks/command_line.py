@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.cli import config_file, status
-from pipeline.config import Config, load_config
-from pipeline.flow import Options, commit
+from medvq.cli import status
+from medvq.config import Config
+from medvq.config_file import config_file, load_config
+from medvq.flow import Options, commit
 
 
 def run_study(main: Callable[[], None]) -> NoReturn:

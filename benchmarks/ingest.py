@@ -15,13 +15,13 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 import cv2
 import numpy as np
+from medvq.errors import UserError
+from medvq.images.cache import ReadCache
+from medvq.images.reading import ImageFiles, Reader, read_all
+from medvq.images.workers import map_in_processes, processors
 from PIL import Image
 
 from benchmarks.command_line import run_study
-from pipeline.data.read_cache import ReadCache
-from pipeline.data.reading import Files, Reader, read_all
-from pipeline.data.workers import map_in_processes, processors
-from pipeline.errors import UserError
 
 DOCS = Path(__file__).parent.parent / "docs"
 SET = "kermany-fullres"
@@ -71,7 +71,7 @@ def decode_pillow(files: list[Path]) -> int:
 
 def by_medvq(files: list[Path]) -> None:
     """As ingest reads."""
-    listed = [Files((file,)) for file in files]
+    listed = [ImageFiles((file,)) for file in files]
     for read in read_all(listed, Reader((SIDE, SIDE)), ReadCache(None)):
         if read.image is None:
             raise UserError(f"a file of the study cannot be read: {read.reason}")
@@ -126,7 +126,7 @@ def _worked() -> float:
 
 
 def _page(files: list[Path], seconds: dict[str, np.ndarray], busy: dict[str, np.ndarray]) -> str:
-    from pipeline.flow import commit  # not needed where files are decoded
+    from medvq.flow import commit  # not needed where files are decoded
 
     sizes = np.array([Image.open(file).size for file in files])
     lines = [
@@ -150,9 +150,9 @@ def _page(files: list[Path], seconds: dict[str, np.ndarray], busy: dict[str, np.
     ]
     for name, taken in seconds.items():
         rate = np.median(len(files) / taken)
-        work = np.median(1000 * busy[name] / len(files))
+        context = np.median(1000 * busy[name] / len(files))
         faster, lighter = (_ratio(table[name], table["MedVQ"]) for table in (seconds, busy))
-        lines.append(f"| {name} | {rate:.0f} | {faster} | {work:.1f} | {lighter} |")
+        lines.append(f"| {name} | {rate:.0f} | {faster} | {context:.1f} | {lighter} |")
     return "\n".join(lines) + "\n"
 
 

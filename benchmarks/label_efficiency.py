@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from medvq.config import Config
+from medvq.datasets.manifest import read_manifest
+from medvq.flow import Options, made_from, run
+from medvq.report.figures import draw_label_efficiency
+from medvq.storage.artifacts import Artifact, find
 
 from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.other_labels import probe_shuffled, probe_subtypes
 from benchmarks.subgroups import FEATURES, judge, subgroups
 from benchmarks.tables import interval, table_row
-from pipeline.config import Config
-from pipeline.data.manifest import read_manifest
-from pipeline.flow import Options, made_from, run
-from pipeline.reporting.figures import draw_label_efficiency
-from pipeline.stage import Artifact, find
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
 FEW = 0.05

@@ -9,10 +9,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from medvq.config import Config
+from medvq.errors import UserError
+
 from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.variants import PAIRED, Found, judged, tables
-from pipeline.config import Config
-from pipeline.errors import UserError
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHARES = (0.3, 0.1)

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-
-from pipeline import stage as artifacts
-from pipeline.config import Config
-from pipeline.data.kermany import parse_name
-from pipeline.features.store import (
+from medvq.config import Config
+from medvq.datasets.kermany import parse_name
+from medvq.flow import Options, run
+from medvq.storage import artifacts
+from medvq.storage.artifacts import Artifact
+from medvq.storage.feature_store import (
     FEATURES,
     VERSIONS,
     StoreWriter,
@@ -28,8 +29,6 @@ from pipeline.features.store import (
     read_keys,
     read_metadata,
 )
-from pipeline.flow import Options, run
-from pipeline.stage import Artifact
 
 SUBTYPES = ("bacteria", "virus")
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from medvq.config import Config
+from medvq.evaluation import metrics
 from numpy.typing import NDArray
-
-from pipeline.config import Config
-from pipeline.probe import metrics
 
 Floats = NDArray[np.float64]
 

@@ -16,19 +16,19 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from medvq.config import Config
+from medvq.datasets.manifest import read_manifest
+from medvq.distributed import choose_device
+from medvq.evaluation import metrics
+from medvq.flow import run
+from medvq.method.scaling import to_network, to_unit
+from medvq.method.vqvae import bits_per_position, use_of_codes
+from medvq.stages.pretrain import codebook_health
+from medvq.storage.weights import FILE, load_model
 from monai.metrics import SSIMMetric
 from numpy.typing import NDArray
 
 from benchmarks.command_line import arguments, configuration, provenance, run_study
-from pipeline.config import Config
-from pipeline.data.manifest import read_manifest
-from pipeline.flow import run
-from pipeline.models.vqvae import bits_per_position, use_of_codes
-from pipeline.probe import metrics
-from pipeline.processes import choose_device
-from pipeline.training.batches import normalise, to_unit
-from pipeline.training.pretrain import codebook_health
-from pipeline.training.weights import FILE, load_model
 
 DOCS = Path(__file__).parent.parent / "docs"
 _BATCH = 16
@@ -37,7 +37,7 @@ _CLOSE_UP = slice(96, 160)
 
 
 @dataclass
-class Measured:
+class ImageStatistics:
     """One model on the images of one split.
 
     Attributes
@@ -104,7 +104,7 @@ def flattened(config: Config) -> Config:
 @torch.inference_mode()
 def measure(
     file: Path, images: NDArray[np.uint8], shown: NDArray[np.intp], device: str
-) -> Measured:
+) -> ImageStatistics:
     """The model of ``file`` on all ``images`` (N, height, width)."""
     network = load_model(file).to(device)
     ssim = SSIMMetric(spatial_dims=2, data_range=1.0)
@@ -112,7 +112,7 @@ def measure(
     errors, made = [], []
     for start in range(0, len(images), _BATCH):
         target = to_unit(images[start : start + _BATCH]).to(device)
-        out = network(normalise(target))
+        out = network(to_network(target))
         # As the bytes that would be shown.
         reconstructed = ((out.images * 0.25 + 0.5).clamp(0, 1) * 255).round() / 255
         errors.append((reconstructed - target).double().square().flatten(1).mean(1).cpu())
@@ -127,14 +127,14 @@ def measure(
         for key in ("size", "perplexity")
     ]
     similarity = ssim.get_buffer().double().cpu().numpy().ravel()
-    return Measured(
+    return ImageStatistics(
         -10 * np.log10(mse), similarity, mse, codebook, *rates, np.concatenate(made)[shown]
     )
 
 
 def write_page(
     config: Config,
-    measured: dict[str, Measured],
+    measured: dict[str, ImageStatistics],
     trained: dict[str, dict[str, Any]],
     tested: pd.DataFrame,
 ) -> str:
@@ -189,7 +189,7 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
-def _grids(config: Config, measured: Measured) -> str:
+def _grids(config: Config, measured: ImageStatistics) -> str:
     trained = config.pretrain
     halvings = [len(trained.widths), *(codes.halvings for codes in trained.finer)]
     sides = [config.ingest.image_shape[0] // 2**h for h in halvings[-len(measured.codebook) :]]
@@ -202,7 +202,7 @@ def _gain(differences: NDArray[np.float64], weights: NDArray[np.float64], digits
     return f"{differences.mean():+{digits}} [{low:+{digits}}, {high:+{digits}}]"
 
 
-def draw(originals: NDArray[np.uint8], measured: dict[str, Measured]) -> Figure:
+def draw(originals: NDArray[np.uint8], measured: dict[str, ImageStatistics]) -> Figure:
     """A close-up of each of a few images, and what either model makes of it."""
     rows = {"original": originals} | {name: m.images for name, m in measured.items()}
     rows |= {

@@ -23,6 +23,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from medvq.config import PretrainConfig
+from medvq.distributed import choose_device
+from medvq.flow import commit
+from medvq.method.encodings import CodeHistogram
+from medvq.method.loss import Objective
+from medvq.storage.feature_store import KEYS, StoreWriter, parts_of
+from medvq.training.batches import ViewBatches, ahead
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_array
@@ -31,13 +38,6 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.speed.measure import MEDVQ, Bench
 from benchmarks.speed.memory import own_memory
-from pipeline.config import PretrainConfig
-from pipeline.features.encodings import CodeHistogram
-from pipeline.features.store import KEYS, StoreWriter, parts_of
-from pipeline.flow import commit
-from pipeline.processes import choose_device
-from pipeline.training.batches import ViewBatches, ahead
-from pipeline.training.objective import Objective
 
 DOCS = Path(__file__).parent.parent / "docs"
 H100 = DOCS / "h100.json"

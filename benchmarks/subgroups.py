@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from medvq.evaluation import metrics
 from numpy.typing import NDArray
 
 from benchmarks.other_labels import SUBTYPES, subtypes
-from pipeline.probe import metrics
 
 FEATURES = ("medvq", "raw_pixels", "untrained_encoder")
 _FEWEST = 10

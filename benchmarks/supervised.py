@@ -24,6 +24,26 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from medvq.config import Config, PretrainConfig, TrainingConfig
+from medvq.datasets.manifest import read_manifest
+from medvq.distributed import choose_device
+from medvq.errors import UserError
+from medvq.evaluation import metrics
+from medvq.evaluation.label_subsets import repeated_draws
+from medvq.evaluation.tasks import Binary
+from medvq.flow import made_from, run
+from medvq.method.augmentation import (
+    disturb,
+    disturbances_of,
+    numbers_for_disturbances,
+    random_versions,
+)
+from medvq.method.probe import calibrate, grouped_folds, selection_score
+from medvq.method.scaling import to_network, to_unit
+from medvq.report.figures import draw_label_efficiency
+from medvq.storage.artifacts import Artifact, find, fingerprint
+from medvq.training.batches import epoch_seed
+from medvq.training.loop import computes_in_bfloat16
 from monai.networks.nets import resnet18
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -33,25 +53,6 @@ from torch import Tensor, nn
 from benchmarks.command_line import arguments, configuration, provenance, run_study
 from benchmarks.label_efficiency import FRACTIONS
 from benchmarks.tables import interval, table_row
-from pipeline.config import Config, PretrainConfig, TrainingConfig
-from pipeline.data.augment import (
-    disturb,
-    disturbances_of,
-    numbers_for_disturbances,
-    random_versions,
-)
-from pipeline.data.manifest import read_manifest
-from pipeline.errors import UserError
-from pipeline.flow import made_from, run
-from pipeline.probe import metrics
-from pipeline.probe.draws import repeated_draws
-from pipeline.probe.linear import calibrate, grouped_folds, merit
-from pipeline.probe.tasks import TwoClasses
-from pipeline.processes import choose_device
-from pipeline.reporting.figures import draw_label_efficiency
-from pipeline.stage import Artifact, find, fingerprint
-from pipeline.training.batches import epoch_seed, normalise, to_unit
-from pipeline.training.loop import computes_in_bfloat16
 
 DOCS = Path(__file__).parent.parent / "docs"
 ROW = "resnet18_scratch"
@@ -66,7 +67,7 @@ METRICS = (
     "ece",
 )
 _AT_ONCE = 256
-_TASK = TwoClasses()
+_TASK = Binary()
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
@@ -180,7 +181,7 @@ def train(
             optimiser.step()
             schedule.step()
         clean, swapped = _held_out(network, given, held_out, recipe)
-        found = merit(_TASK, given.truth[held_out], clean, swapped)
+        found = selection_score(_TASK, given.truth[held_out], clean, swapped)
         if found > best:
             best, kept, at = found, copy.deepcopy(network.state_dict()), epoch
         elif epoch - at >= recipe.patience_of(batches):
@@ -219,17 +220,17 @@ def _view(
     """Random views of images, as pretraining's: (B, 1, size, size), normalised."""
     images = np.array(given.images[rows])
     unit = torch.rand((len(rows), 2), generator=generator).numpy()
-    take = np.flatnonzero(unit[:, 1] < views.agreement.swapped_share)
+    take = np.flatnonzero(unit[:, 1] < views.contrast.swapped_share)
     if len(given.copies) and len(take):
         images[take] = given.copies[(unit[take, 0] * len(given.copies)).astype(int), rows[take]]
     seen = _resized(images, recipe)
     seen = random_versions(seen, views.augment, recipe.augment_strength, generator)
-    if views.disturb:
+    if views.photometric:
         number = numbers_for_disturbances(2, views.augment.cut_outs)
         unit_of = torch.rand((len(seen), number), generator=generator)
         drawn = disturbances_of(unit_of, views.augment, 1, seen.shape[2:])
         seen = disturb(seen, drawn, torch.randn(seen.shape, generator=generator), views.augment)
-    return normalise(seen)
+    return to_network(seen)
 
 
 def _resized(images: Bytes, recipe: Recipe) -> Tensor:
@@ -243,7 +244,7 @@ def _scores(network: nn.Module, images: Bytes, recipe: Recipe) -> Floats:
     device = next(network.parameters()).device
     parts = []
     for at in range(0, len(images), _AT_ONCE):
-        seen = normalise(_resized(images[at : at + _AT_ONCE], recipe)).to(device)
+        seen = to_network(_resized(images[at : at + _AT_ONCE], recipe)).to(device)
         scores = network(seen).double()
         parts.append((scores[:, 1] - scores[:, 0]).cpu().numpy())
     return np.concatenate(parts)
@@ -352,7 +353,7 @@ def main() -> None:
     results, leads, sections = [], [], []
     for config in configs:
         result = run("probe", config, options)
-        if result.get("headline", "auroc") != "auroc" or config.probe.draws == "official":
+        if result.get("headline", "auroc") != "auroc" or config.probe.label_subsets == "official":
             raise UserError("benchmark-supervised is for two classes and labels drawn at random")
         probe = find(Path(result["artifact"]))
         assert probe is not None
@@ -381,7 +382,7 @@ def _folder(config: Config, recipe: Recipe, ingest: Artifact, artifacts: Path) -
         "seed": config.seed,
         "recipe": recipe.model_dump(mode="json"),
         "views": config.pretrain.model_dump(mode="json", include={"augment", "disturb"}),
-        "swapped_share": config.pretrain.agreement.swapped_share,
+        "swapped_share": config.pretrain.contrast.swapped_share,
         "label_fraction": config.probe.label_fraction,
     }
     name = fingerprint("supervised", content, {"ingest": ingest.fingerprint})

@@ -16,6 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from medvq.config import Config, ProbeConfig
+from medvq.datasets.manifest import read_manifest
+from medvq.flow import made_from, run
+from medvq.method.augmentation import change, draw_changes
+from medvq.method.features import pooled, untrained
+from medvq.method.probe import CLEAN_WEIGHT, fit_probe
+from medvq.method.scaling import to_network, to_unit
+from medvq.method.vqvae import VQVAE
+from medvq.stages.extract import SWAPPED, augmented
+from medvq.stages.probe import Store, images_of, label_draws
+from medvq.storage.artifacts import Artifact, find, fingerprint
+from medvq.storage.feature_store import FEATURES, KEYS, VERSIONS, StoreWriter
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -25,18 +37,6 @@ from benchmarks.command_line import arguments, configuration, provenance, run_st
 from benchmarks.pairing import Floats, aurocs, gain
 from benchmarks.tables import interval, table_row
 from benchmarks.variants import predictions
-from pipeline.config import Config, ProbeConfig
-from pipeline.data.augment import change, draw_changes
-from pipeline.data.manifest import read_manifest
-from pipeline.features.baselines import pooled, untrained
-from pipeline.features.extract import SWAPPED, augmented
-from pipeline.features.store import FEATURES, KEYS, VERSIONS, StoreWriter
-from pipeline.flow import made_from, run
-from pipeline.models.vqvae import VQVAE
-from pipeline.probe.linear import CLEAN_WEIGHT, fit_probe
-from pipeline.probe.stage import Store, images_of, label_draws
-from pipeline.stage import Artifact, find, fingerprint
-from pipeline.training.batches import normalise, to_unit
 
 DOCS = Path(__file__).parent.parent / "docs"
 FRACTIONS = (0.01, 0.05)
@@ -128,7 +128,7 @@ def _write(folder: Path, variant: Variant, ingest: Artifact, config: Config) -> 
 
     def write(store: StoreWriter, rows: NDArray[np.intp], seen: Tensor, version: str = "") -> None:
         with torch.inference_mode():
-            maps = network.encoder(normalise(seen))[-variant.levels :]
+            maps = network.encoder(to_network(seen))[-variant.levels :]
         keys = manifest.iloc[rows][list(KEYS)]
         features = np.concatenate([pooled(one, variant.grid) for one in maps], axis=1)
         store.write(

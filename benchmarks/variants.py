@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from medvq.config import Config
+from medvq.flow import Options, run
+from medvq.method.probe import ProbeFeatures, fit_probe
+from medvq.stages.probe import ProbeData, Store, images_of, label_draws
 
 from benchmarks.command_line import configuration
 from benchmarks.pairing import Floats, aurocs, gain
 from benchmarks.tables import interval, table_row
-from pipeline.config import Config
-from pipeline.flow import Options, run
-from pipeline.probe.linear import Encoded, fit_probe
-from pipeline.probe.stage import Images, Store, images_of, label_draws
 
 FRACTIONS = (0.01, 0.05)
 FEATURES = {
@@ -47,7 +47,7 @@ def judged(parsed: argparse.Namespace, options: Options, *settings: str) -> Foun
 
 
 def predictions(
-    keys: pd.DataFrame, images: Images, encoded: Encoded, config: Config, fraction: float
+    keys: pd.DataFrame, images: ProbeData, encoded: ProbeFeatures, config: Config, fraction: float
 ) -> pd.DataFrame:
     """What a probe says of each test image, one after another for each draw."""
     probe = config.probe.model_copy(update={"label_fraction": fraction})

@@ -11,17 +11,17 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import canaries
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
 import yaml
-from canaries import DATE, MARK, UID_ROOT, leaks, leaks_below, plant, save
-from test_end_to_end import SMALLEST, STAGES
+from factories import canaries
+from factories.canaries import DATE, MARK, UID_ROOT, leaks, leaks_below, plant, save
+from medvq.cli import main
+from medvq.datasets.phantom import write_phantom
 
-from pipeline.cli import main
-from pipeline.data.phantom import write_phantom
+from tests.test_end_to_end import SMALLEST, STAGES
 
 Captured = pytest.CaptureFixture[str]
 Ran = tuple[Path, str]
@@ -132,7 +132,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     }
     environment |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "temporary")}
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *command(folder, config)],
+        [sys.executable, "-m", "medvq", *command(folder, config)],
         capture_output=True,
         text=True,
         env=environment,

@@ -10,10 +10,9 @@ from typing import Any, Self
 
 import pytest
 import torch
-
-from pipeline.cli import _notices, main
-from pipeline.errors import Notice
-from pipeline.flow import FLOW
+from medvq.cli import _notices, main
+from medvq.errors import Notice
+from medvq.flow import FLOW
 
 HEAVY = ("torch", "monai", "mlflow", "pandas", "cv2", "sklearn", "matplotlib")
 
@@ -67,7 +66,7 @@ def refused(capsys: Captured, *arguments: str) -> str:
 def test_help_is_complete_and_imports_nothing_heavy() -> None:
     script = (
         "import sys\n"
-        "from pipeline.cli import main\n"
+        "from medvq.cli import main\n"
         f"for arguments in (['--help'], *([name, '--help'] for name in {list(FLOW)})):\n"
         "    try:\n"
         "        main(arguments)\n"
@@ -82,7 +81,7 @@ def test_help_is_complete_and_imports_nothing_heavy() -> None:
     assert heavy == "[]"
     told = "\n".join(text)
     for stage in FLOW:
-        assert f"usage: python -m pipeline {stage}" in told
+        assert f"usage: python -m medvq {stage}" in told
     for option in ("--config", "--set", "--data-root", "--data-mirror", "--artifacts", "--device"):
         assert told.count(f"  {option}") >= len(FLOW)
 
@@ -175,12 +174,12 @@ def test_a_run_that_ends_in_the_middle(
     status: int,
     told: str,
 ) -> None:
-    def run(work: Any) -> None:
-        (work.folder / "half").touch()
+    def run(context: Any) -> None:
+        (context.folder / "half").touch()
         raise error
 
-    monkeypatch.setattr("pipeline.data.ingest.ingest", run)
-    monkeypatch.setattr("pipeline.reporting.tracking.Tracking", Untracked)
+    monkeypatch.setattr("medvq.stages.ingest.ingest", run)
+    monkeypatch.setattr("medvq.storage.tracking.Tracking", Untracked)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.png").touch()
     config = configure(tmp_path, "{kind: image_folder, folder: mine}")
@@ -203,7 +202,7 @@ def test_a_bug_is_not_passed_off_as_the_users(
     def run(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pipeline.cli.run", run)
+    monkeypatch.setattr("medvq.cli.run", run)
     with pytest.raises(ZeroDivisionError):
         main(["ingest", "--config", configure(tmp_path, "{kind: phantom}")])
 

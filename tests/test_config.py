@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from medvq.cli import CONFIGS
+from medvq.config import Config, PretrainConfig
+from medvq.config_file import load_config
+from medvq.errors import UserError
 from pydantic import ValidationError
-
-from pipeline.cli import CONFIGS
-from pipeline.config import Config, PretrainConfig, load_config
-from pipeline.errors import UserError
 
 MINIMAL = "name: tiny\nsource:\n  kind: phantom\n"
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from medvq.method.loss import Objective
+from medvq.method.quantizer import VectorQuantizer, nearest_codes
+from medvq.storage.feature_store import FEATURES, VERSIONS, feature_names, read_feature
+from medvq.training.batches import ViewBatches, ahead, draw_noise
+from medvq.training.loop import checkpoint_of
 from torch import Tensor
 
-from pipeline.features.store import FEATURES, VERSIONS, feature_names, read_feature
-from pipeline.models.quantizer import VectorQuantizer, nearest_codes
-from pipeline.training.batches import ViewBatches, ahead, draw_noise
-from pipeline.training.loop import checkpoint_of
-from pipeline.training.objective import Objective
-from tests.features import test_extract
-from tests.training import test_pretrain
+from tests.stages import test_extract, test_pretrain
 
 pytestmark = [
     pytest.mark.cuda,
@@ -79,7 +78,7 @@ def test_training_is_that_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # The noise of a pixel is all that is drawn on the device.
     cpu = torch.device("cpu")
     monkeypatch.setattr(
-        "pipeline.training.batches.draw_noise",
+        "medvq.training.batches.draw_noise",
         lambda shape, generator, device: draw_noise(shape, generator, cpu).to(device),
     )
     cache = test_pretrain.Cache.made_up()
@@ -87,7 +86,7 @@ def test_training_is_that_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
         test_pretrain.run(tmp_path / device, cache, device=device, amp="off")
         for device in ("cpu", "cuda")
     )
-    columns = ["loss", "reconstruction", "agreement", "val_mse", "val_ssim", "val_agreement"]
+    columns = ["loss", "reconstruction", "contrast", "val_mse", "val_ssim", "val_contrast"]
     np.testing.assert_allclose(two.history[columns], one.history[columns], rtol=1e-3)
     first, second = (
         torch.load(checkpoint_of(run.folder), weights_only=True, map_location="cpu")["objective"]
@@ -138,7 +137,7 @@ def test_views_are_those_of_the_cpu_but_for_the_noise(monkeypatch: pytest.Monkey
     swapped = 255 - images[None]
     config = test_pretrain.TINY.model_copy(update={"batch_size": 32})
     monkeypatch.setattr(
-        "pipeline.training.batches.draw_noise",
+        "medvq.training.batches.draw_noise",
         lambda shape, generator, device: torch.zeros(shape, device=device),
     )
     one, two = (

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from medvq.cli import main
+from medvq.config_file import config_file, load_config
+from medvq.datasets.manifest import read_manifest
+from medvq.flow import Options
+from medvq.stages.probe import Store, images_of, label_draws
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -17,11 +22,6 @@ import benchmarks.label_efficiency as label_efficiency
 from benchmarks.prior import samples
 from benchmarks.prior.study import Study
 from benchmarks.supervised import Cache, draws_of
-from pipeline.cli import config_file, main
-from pipeline.config import load_config
-from pipeline.data.manifest import read_manifest
-from pipeline.flow import Options
-from pipeline.probe.stage import Store, images_of, label_draws
 
 SMALLEST = (
     "name=tiny",
@@ -71,7 +71,7 @@ def run(folder: Path) -> dict[str, Any]:
     ours = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
     environment = {k: v for k, v in os.environ.items() if k not in ours}
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *command(folder)],
+        [sys.executable, "-m", "medvq", *command(folder)],
         capture_output=True,
         text=True,
         env=environment | {"MEDVQ_SUBJECT_KEY": "tests only"},
@@ -142,7 +142,7 @@ def test_what_is_up_to_date_is_not_run_again_and_loads_nothing_heavy(ran: Ran) -
     first, folder = ran
     script = (
         "import json, sys\n"
-        "from pipeline.cli import main\n"
+        "from medvq.cli import main\n"
         f"status = main({command(folder)!r})\n"
         "print([n for n in ('torch', 'monai', 'mlflow', 'sklearn') if n in sys.modules])\n"
         "sys.exit(status)\n"
@@ -327,7 +327,7 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     prior = folder / "artifacts/tiny/prior/latest/stage.json"
     probe = json.loads((Path(first["artifact"]) / "stage.json").read_text())
     assert json.loads(prior.read_text())["inputs"] == probe["inputs"]
-    gate = result["gate"]
+    gate = result["typicality"]
     assert gate["images"] == result["images"]
     assert gate["flagged"] == told["untypical"].sum() < 0.3 * len(told)
     assert (told["untypical"] == (told["surprise"] > gate["threshold"])).all()
@@ -391,6 +391,6 @@ def test_images_unlike_the_training_are_flagged_and_none_is_dropped(
     result = json.loads(out.splitlines()[-1])
     told = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
     assert (len(told), result["labelled"], result["rows"]) == (12, 0, [])
-    assert told["untypical"].mean() == result["gate"]["share"] > 0.8
+    assert told["untypical"].mean() == result["typicality"]["share"] > 0.8
     assert f"{told['untypical'].sum()} of 12 images" in err
     assert (Path(result["artifact"]) / "figures/untypical.png").exists()

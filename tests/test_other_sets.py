@@ -9,10 +9,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from medvq.cli import main
+from medvq.images import reading
 from PIL import Image
-
-from pipeline.cli import main
-from pipeline.data import reading
 
 SMALL = (
     "pretrain.widths=[8, 8]",
@@ -155,7 +154,7 @@ def test_a_number_from_a_users_own_table_and_images_added_later(
         return true_hash(path)
 
     def mapping(function: object, items: Any, **options: Any) -> object:
-        def seen() -> Iterator[reading.Files]:
+        def seen() -> Iterator[reading.ImageFiles]:
             for item in items:
                 read.append(item.paths[0].name)
                 yield item

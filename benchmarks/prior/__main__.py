@@ -14,6 +14,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from medvq.config_file import config_file, load_config
+from medvq.datasets.manifest import read_manifest
+from medvq.errors import UserError
+from medvq.flow import Options, run
+from medvq.images.preparation import Equalise, cut_out
+from medvq.method.alignment import Alignment
+from medvq.method.vqvae import VQVAE
+from medvq.prior.code_prior import CodePrior
+from medvq.prior.codes import CodeMaps
+from medvq.prior.outliers import CodeScores, FeatureDistance, score_images
+from medvq.prior.restoration import limits, restoration
+from medvq.prior.typicality import TypicalityCheck, surprise
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -22,19 +34,6 @@ from benchmarks.prior import samples
 from benchmarks.prior.anomaly_maps import draw_maps
 from benchmarks.prior.lesions import LESIONS, found_lesions
 from benchmarks.prior.study import Row, Study
-from pipeline.cli import config_file
-from pipeline.config import load_config
-from pipeline.data.alignment import Alignment
-from pipeline.data.manifest import read_manifest
-from pipeline.data.transforms import Equalise, cut_out
-from pipeline.errors import UserError
-from pipeline.flow import Options, run
-from pipeline.models.code_prior import CodePrior
-from pipeline.models.vqvae import VQVAE
-from pipeline.prior.codes import CodeMaps
-from pipeline.prior.gate import Gate, surprise
-from pipeline.prior.restoration import limits, restoration
-from pipeline.prior.typicality import FeatureDistance, Seen, look
 
 DOCS = Path(__file__).parents[2] / "docs"
 PIXELCNN = (
@@ -105,15 +104,15 @@ def _anomaly(study: Study, maps: CodeMaps, model: VQVAE) -> list[Row]:
     images = np.load(study.ingest / "images.npy", mmap_mode="r")
     normal, _ = study.prior(f"prior.only_class={NORMAL}", "prior.epochs=12", "prior.dropout=0.2")
     unlabelled, _ = study.prior("prior.withheld_labels=1.0")
-    reference = look(model, normal, images[maps.rows("train", NORMAL)], grid)
+    reference = score_images(model, normal, images[maps.rows("train", NORMAL)], grid)
     distance = FeatureDistance(reference.features)
     beyond = limits(surprise(normal, maps.codes[maps.rows("validation", NORMAL)]), _IMPROBABLE)
     rows = []
     for split in ("validation", "test"):
         chosen = maps.rows(split)
         ill = maps.labels.numpy()[chosen] != maps.label_of(NORMAL)
-        seen = look(model, normal, images[chosen], grid)
-        background = look(model, unlabelled, images[chosen], grid)
+        seen = score_images(model, normal, images[chosen], grid)
+        background = score_images(model, unlabelled, images[chosen], grid)
         scores = {
             "surprise less that of a prior of all images, unlabelled": _total(seen)
             - _total(background),
@@ -151,21 +150,21 @@ def _lesions(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> li
     return rows
 
 
-def _total(seen: Seen) -> NDArray[np.float64]:
+def _total(seen: CodeScores) -> NDArray[np.float64]:
     return np.asarray(seen.surprise.reshape(len(seen.codes), -1).mean(1))
 
 
 def _gate(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[Row]:
     grid, folder, config = study.config.extract.grid, study.ingest, study.config.ingest
     originals = np.load(folder / "originals.npy", mmap_mode="r")
-    gate = Gate.calibrate(surprise(prior, maps.codes[maps.rows("validation")]))
+    gate = TypicalityCheck.calibrate(surprise(prior, maps.codes[maps.rows("validation")]))
     template = torch.from_numpy(np.load(folder / "template.npy"))[None, None]
     alignment = Alignment(template, config.alignment)
 
     def prepared(raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         equalised = np.stack([Equalise(config.equalise)(image) for image in raw])
         batch = torch.from_numpy(equalised)[:, None]
-        placed = alignment.place(batch).positions
+        placed = alignment.register(batch).positions
         return cut_out(batch, placed, config.image_shape)[:, 0].numpy()
 
     test = maps.rows("test")
@@ -179,7 +178,7 @@ def _gate(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[
             print(f"left out: {error}")
     rows = [Row("gate: test images flagged", float((typical > gate.threshold).mean()), None, True)]
     for name, raw in others.items():
-        score = gate.score(look(model, prior, prepared(raw), grid).surprise)
+        score = gate.score(score_images(model, prior, prepared(raw), grid).surprise)
         truth = np.repeat([0, 1], [len(typical), len(score)])
         value = float(roc_auc_score(truth, np.concatenate([typical, score])))
         rows.append(Row(f"gate: {name}, AUROC", value, 0.99))

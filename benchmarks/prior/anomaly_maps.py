@@ -7,10 +7,9 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from medvq.prior.restoration import Restored, over_image
+from medvq.prior.typicality import Floats
 from numpy.typing import NDArray
-
-from pipeline.prior.gate import Floats
-from pipeline.prior.restoration import Restored, over_image
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from medvq.method.vqvae import VQVAE
+from medvq.prior.code_prior import CodePrior
+from medvq.prior.outliers import score_images
+from medvq.prior.restoration import limits, over_image, restoration
+from medvq.prior.typicality import Floats, TypicalityCheck
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-
-from pipeline.models.code_prior import CodePrior
-from pipeline.models.vqvae import VQVAE
-from pipeline.prior.gate import Floats, Gate
-from pipeline.prior.restoration import limits, over_image, restoration
-from pipeline.prior.typicality import look
 
 Bytes = NDArray[np.uint8]
 RADIUS = (4.0, 7.0)
@@ -99,12 +98,12 @@ def found_lesions(
     beyond = limits(reference, _IMPROBABLE)
 
     def judge(volumes: Bytes) -> tuple[dict[str, Floats], dict[str, Floats]]:
-        seen = look(model, prior, volumes, 1)
+        seen = score_images(model, prior, volumes, 1)
         restored = restoration(model, prior, seen.codes, seen.surprise > beyond, seed=seed)
         changed = restored.difference.numpy()
         scores = {
             "surprise": seen.surprise.mean((1, 2, 3)),
-            "surprise of the worst quarter": Gate.score(seen.surprise),
+            "surprise of the worst quarter": TypicalityCheck.score(seen.surprise),
             "restoration": changed.mean((1, 2, 3)),
             "reconstruction error": seen.reconstruction,
         }

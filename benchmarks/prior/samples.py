@@ -24,6 +24,15 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from medvq.config import SampleConfig
+from medvq.method.features import pooled
+from medvq.method.scaling import to_network, to_unit
+from medvq.method.vqvae import VQVAE
+from medvq.prior.code_prior import UNKNOWN, CodePrior
+from medvq.prior.codes import bits_per_code, simple_codings
+from medvq.stages.sample import decoded, draw, independent
+from medvq.storage.feature_store import FEATURES, read_feature
+from medvq.training.batches import epoch_seed
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -34,14 +43,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from benchmarks.prior.study import Row, Study
-from pipeline.config import SampleConfig
-from pipeline.features.baselines import pooled
-from pipeline.features.store import FEATURES, read_feature
-from pipeline.models.code_prior import UNKNOWN, CodePrior
-from pipeline.models.vqvae import VQVAE
-from pipeline.prior.codes import bits_per_code, simple_codings
-from pipeline.prior.sample import decoded, draw, independent
-from pipeline.training.batches import epoch_seed, normalise, to_unit
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint16]
@@ -247,7 +248,7 @@ def embedded(model: VQVAE, images: NDArray[np.uint8], grid: int, batch: int = 64
     device = next(model.parameters()).device
     parts = []
     for start in range(0, len(images), batch):
-        seen = normalise(to_unit(images[start : start + batch])).to(device)
+        seen = to_network(to_unit(images[start : start + batch])).to(device)
         parts.append(pooled(model.features(seen).levels[-1], grid))
     return np.concatenate(parts)
 
@@ -264,7 +265,7 @@ def variety(given: Pictures) -> float:
     shares = []
     for rows in given.of_each_class():
         pairs = len(rows) * (len(rows) - 1)
-        counts = [np.unique(place, return_counts=True)[1] for place in given.codes[rows].T]
+        counts = [np.unique(register, return_counts=True)[1] for register in given.codes[rows].T]
         shares.append(1 - np.mean([(count * (count - 1)).sum() / pairs for count in counts]))
     return float(np.mean(shares))
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import config_file
-from pipeline.config import Config, load_config
-from pipeline.flow import Options, run
-from pipeline.models.code_prior import CodePrior
-from pipeline.models.vqvae import VQVAE
-from pipeline.prior.codes import CodeMaps, read_codes
-from pipeline.prior.stage import load_priors
-from pipeline.stage import find
-from pipeline.training.weights import FILE, load_model
+from medvq.config import Config
+from medvq.config_file import config_file, load_config
+from medvq.flow import Options, run
+from medvq.method.vqvae import VQVAE
+from medvq.prior.code_prior import CodePrior
+from medvq.prior.codes import CodeMaps, read_codes
+from medvq.stages.prior import load_priors
+from medvq.storage.artifacts import find
+from medvq.storage.weights import FILE, load_model
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from medvq.distributed import choose_device
+from medvq.flow import commit
 
 from benchmarks.speed.data import measure_alignment, measure_probe, measure_reading
 from benchmarks.speed.epoch import measure_loader
@@ -27,8 +29,6 @@ from benchmarks.speed.memory import measure_pretraining_memory, measure_quantize
 from benchmarks.speed.quantizer import measure_quantizer
 from benchmarks.speed.scaling import draw, scaling
 from benchmarks.speed.training import measure_compilation, measure_training, training_profile
-from pipeline.flow import commit
-from pipeline.processes import choose_device
 
 DOCS = Path(__file__).parents[2] / "docs"
 MEASURES = (

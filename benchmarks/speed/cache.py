@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from medvq.config import Config, ContrastConfig, IngestConfig, PhantomSource, PretrainConfig
+from medvq.datasets.manifest import COLUMNS
+from medvq.method.vqvae import VQVAE, architecture
+from medvq.storage.artifacts import Artifact, StageContext
+from medvq.storage.weights import FILE, save_model
 
-from pipeline.config import AgreementConfig, Config, IngestConfig, PhantomSource, PretrainConfig
-from pipeline.data.manifest import COLUMNS
-from pipeline.models.vqvae import VQVAE
-from pipeline.stage import Artifact, Work
-from pipeline.training.weights import FILE, architecture, save_model
-
-SMALL = PretrainConfig(widths=(32, 64), codebook_size=512, agreement=AgreementConfig(grid=4))
+SMALL = PretrainConfig(widths=(32, 64), codebook_size=512, contrast=ContrastConfig(grid=4))
 
 
-def made_up(folder: Path, number: int, side: int, pretrain: PretrainConfig) -> Work:
+def made_up(folder: Path, number: int, side: int, pretrain: PretrainConfig) -> StageContext:
     """What ingest leaves, of noise; nothing of it is ever whole in memory."""
     cache, partial = folder / "ingest", folder / "partial"
     cache.mkdir(parents=True)
@@ -47,7 +46,7 @@ def made_up(folder: Path, number: int, side: int, pretrain: PretrainConfig) -> W
     return work_on(folder, side, pretrain)
 
 
-def work_on(folder: Path, side: int, pretrain: PretrainConfig) -> Work:
+def work_on(folder: Path, side: int, pretrain: PretrainConfig) -> StageContext:
     """What a stage is told that works on :func:`made_up` images, and on :func:`with_model`'s."""
     config = Config(
         name="made-up",
@@ -62,13 +61,13 @@ def work_on(folder: Path, side: int, pretrain: PretrainConfig) -> Work:
         stage: Artifact(folder / stage, {"fingerprint": "made up", "summary": {}})
         for stage in ("ingest", "pretrain")
     }
-    return Work(config, folder / "partial", inputs, folder, None)
+    return StageContext(config, folder / "partial", inputs, folder, None)
 
 
-def with_model(work: Work) -> Work:
+def with_model(context: StageContext) -> StageContext:
     """The same with a model that was never trained."""
-    trained = work.inputs["pretrain"].folder
+    trained = context.inputs["pretrain"].folder
     trained.mkdir()
-    shape = architecture(work.config.pretrain)
+    shape = architecture(context.config.pretrain)
     save_model(VQVAE(**shape), shape, trained / FILE)
-    return work
+    return context

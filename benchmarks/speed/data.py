@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from medvq.config import AlignmentConfig, ProbeConfig
+from medvq.method.alignment import Alignment, Registration, warp
 from PIL import Image
 from torch import Tensor
 
 from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, faster, within
-from pipeline.config import AlignmentConfig, ProbeConfig
-from pipeline.data.alignment import Alignment, Placed, warp
 
 _GRADIENT_STEPS = 40
 _SIDE = 128
@@ -60,7 +60,7 @@ def measure_alignment(bench: Bench) -> list[Row]:
     images = (images + 0.03 * torch.randn_like(images)).clamp(0, 1)
     config = AlignmentConfig()
     alignment = Alignment.fit(images[:256], config)
-    placed: list[Placed] = []
+    placed: list[Registration] = []
     step = _gradient_step(alignment, config)
     small = torch.rand(256, 1, config.size, config.size)
 
@@ -69,13 +69,13 @@ def measure_alignment(bench: Bench) -> list[Row]:
             step(small, torch.zeros(256, 4))
 
     taken = bench.seconds(
-        {MEDVQ: lambda: placed.append(alignment.place(images)), "steps": steps}, 3
+        {MEDVQ: lambda: placed.append(alignment.register(images)), "steps": steps}, 3
     )
     figure = f"alignment of {number:,} images"
     against = f"{_GRADIENT_STEPS} gradient steps, each one warp and one correlation"
     limit = _GRADIENT_STEPS * taken["steps"]
     converged = Alignment(alignment.template, config.model_copy(update={"iterations": 200}))
-    apart = (placed[-1].positions - converged.place(images).positions).abs().amax(1)
+    apart = (placed[-1].positions - converged.register(images).positions).abs().amax(1)
     # A shift of 1 is half the side; what is told is the image in a hundred that is worst.
     worst = 50 * float(apart.quantile(0.99))
     return [
@@ -111,13 +111,12 @@ def measure_probe(bench: Bench) -> list[Row]:
     """A probe with its search for C and its calibration against scikit-learn's own parts."""
     if bench.cuda:
         return []
+    from medvq.method.probe import ProbeFeatures, fit_probe
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, GroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-
-    from pipeline.probe.linear import Encoded, fit_probe
 
     rng = np.random.default_rng(0)
     number, width = 600, 256
@@ -125,7 +124,7 @@ def measure_probe(bench: Bench) -> list[Row]:
     table = rng.standard_normal((number, width)) + 0.15 * truth[:, None]
     subjects = np.array([f"s{index // 2}" for index in range(number)])
     config = ProbeConfig()
-    encoded = Encoded(table, [], None)
+    encoded = ProbeFeatures(table, [], None)
 
     def plain() -> None:
         folds = list(GroupKFold(config.folds).split(table, truth, subjects))

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from medvq.distributed import keep_freed_memory
+from medvq.method.loss import Objective
+from medvq.training.batches import ViewBatches, ahead
 
 from benchmarks.speed.cache import SMALL
 from benchmarks.speed.measure import MEDVQ, Bench, Row, Step, within
-from pipeline.processes import keep_freed_memory
-from pipeline.training.batches import ViewBatches, ahead
-from pipeline.training.objective import Objective
 
 
 def epochs(bench: Bench, number: int) -> dict[str, Step]:

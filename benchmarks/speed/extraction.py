@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from medvq.distributed import joined, keep_freed_memory, rank
+from medvq.method.collectives import total
+from medvq.method.scaling import to_network, to_unit
+from medvq.method.vqvae import VQVAE
+from medvq.storage.artifacts import StageContext
+from medvq.storage.weights import FILE, load_model
 from torch import Tensor
 
 from benchmarks.speed.cache import SMALL, made_up, with_model, work_on
 from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, Step, faster, operations, within
 from benchmarks.speed.training import OPERATIONS, monai_vqvae
-from pipeline.models.collective import total
-from pipeline.models.vqvae import VQVAE
-from pipeline.processes import joined, keep_freed_memory, rank
-from pipeline.stage import Work
-from pipeline.training.batches import normalise, to_unit
-from pipeline.training.weights import FILE, load_model
 
 EVERYTHING = "extraction of all feature sets"
 _IN_CACHE = 32  # images that the stage gives to a core at a time
@@ -34,11 +34,13 @@ _IN_CACHE = 32  # images that the stage gives to a core at a time
 def measure_extraction(bench: Bench) -> list[Row]:
     """Images per second from cache to Parquet against a loop of MONAI's ``index_quantize``."""
     # What needs OpenCV is imported here alone: a GPU machine may have none that serves.
-    from pipeline.features.extract import extract
+    from medvq.stages.extract import extract
 
     number = 512 if bench.quick else 2048
     with tempfile.TemporaryDirectory() as name:
-        work = replace(with_model(made_up(Path(name), number, 64, SMALL)), device=bench.device.type)
+        context = replace(
+            with_model(made_up(Path(name), number, 64, SMALL)), device=bench.device.type
+        )
         network = VQVAE(widths=SMALL.widths).to(bench.device).eval()
         net = monai_vqvae((32, 64), 3).to(bench.device).eval()
         encoders: dict[str, Callable[[Tensor], Tensor]] = {
@@ -47,10 +49,10 @@ def measure_extraction(bench: Bench) -> list[Row]:
         }
         taken: dict[str, list[float]] = {"all": [], **{kind: [] for kind in encoders}}
         for _ in range(1 if bench.quick else 3):
-            taken["all"].append(1 / extract(work)["images_per_second"])
+            taken["all"].append(1 / extract(context)["images_per_second"])
             for kind, encode in encoders.items():
                 keep_freed_memory(kind == MEDVQ)
-                taken[kind].append(_codes_alone(work, encode, Path(name)) / number)
+                taken[kind].append(_codes_alone(context, encode, Path(name)) / number)
         one = torch.rand(256, 1, 64, 64, device=bench.device)
         with torch.inference_mode():
             # MedVQ's encoder, and the untrained one of the baseline.
@@ -66,15 +68,15 @@ def measure_extraction(bench: Bench) -> list[Row]:
     ]
 
 
-def _codes_alone(work: Work, encode: Callable[[Tensor], Tensor], folder: Path) -> float:
+def _codes_alone(context: StageContext, encode: Callable[[Tensor], Tensor], folder: Path) -> float:
     """Seconds of a loop over the cache that writes no features but codes."""
-    from pipeline.features.store import StoreWriter
+    from medvq.storage.feature_store import StoreWriter
 
-    images = np.load(work.inputs["ingest"].folder / "images.npy", mmap_mode="r")
+    images = np.load(context.inputs["ingest"].folder / "images.npy", mmap_mode="r")
     start = time.perf_counter()
     with StoreWriter(folder / "codes.parquet", {}) as store, torch.inference_mode():
         for first in range(0, len(images), 256):
-            batch = normalise(to_unit(images[first : first + 256])).to(work.device)
+            batch = to_network(to_unit(images[first : first + 256])).to(context.device)
             codes = encode(batch).flatten(1).cpu().numpy()
             keys = pd.DataFrame({"image_id": np.arange(first, first + len(codes))})
             store.write(keys, {"codes_0": codes})
@@ -109,33 +111,33 @@ def extraction_profile(bench: Bench, stage: Row) -> list[str]:
 
 def _parts(folder: Path, number: int) -> dict[str, Step]:
     """Each part of the extraction by itself, on as many images at once as in the stage."""
-    from pipeline.features import baselines
-    from pipeline.features.encodings import CodeHistogram, pyramid_grids
-    from pipeline.features.extract import extract
-    from pipeline.features.store import FEATURES, StoreWriter, feature_names, read_feature
+    from medvq.method import features as baselines
+    from medvq.method.encodings import CodeHistogram, pyramid_grids
+    from medvq.stages.extract import extract
+    from medvq.storage.feature_store import FEATURES, StoreWriter, feature_names, read_feature
 
-    work = with_model(made_up(folder, number, 64, SMALL))
-    extract(work)
-    table = work.folder / FEATURES
+    context = with_model(made_up(folder, number, 64, SMALL))
+    extract(context)
+    table = context.folder / FEATURES
     written = {name: read_feature(table, name) for name in feature_names(table)}
-    model = load_model(work.inputs["pretrain"].folder / FILE).eval()
+    model = load_model(context.inputs["pretrain"].folder / FILE).eval()
     untrained = baselines.untrained(VQVAE, widths=SMALL.widths)
     assert isinstance(untrained, VQVAE)
-    grid, codes = work.config.extract.grid, written["codes_0"]
+    grid, codes = context.config.extract.grid, written["codes_0"]
     counts = [
         CodeHistogram(SMALL.codebook_size, (16, 16), grids).fit([])
         for grids in ((1,), pyramid_grids(grid))
     ]
-    stored = np.load(work.inputs["ingest"].folder / "images.npy")
+    stored = np.load(context.inputs["ingest"].folder / "images.npy")
     images = to_unit(stored)
-    seen = normalise(images).split(_IN_CACHE)
+    seen = to_network(images).split(_IN_CACHE)
     with torch.inference_mode():
         encoded = [model.features(part) for part in seen]
         baseline = [untrained.encoder(part) for part in seen]
     grids = torch.as_tensor(codes.astype(np.int64)).unflatten(1, (16, 16)).split(_IN_CACHE)
 
     def average() -> None:
-        """As the stage does; see ``pipeline.features.extract``."""
+        """As the stage does; see ``medvq.stages.extract``."""
         for maps, raw, grid_of_codes in zip(encoded, baseline, grids, strict=True):
             vectors = model.quantizers[0].decode(grid_of_codes)
             for one in (*maps.levels[-2:], maps.latent, vectors, *raw[-2:]):
@@ -146,7 +148,7 @@ def _parts(folder: Path, number: int) -> dict[str, Step]:
             store.write(pd.DataFrame({"image_id": np.arange(number)}), written)
 
     steps: dict[str, Step] = {
-        "bytes to numbers": lambda: normalise(to_unit(stored)),
+        "bytes to numbers": lambda: to_network(to_unit(stored)),
         "MedVQ's encoder": lambda: [model.features(part) for part in seen],
         "search of the codebook": lambda: [model.quantize(maps) for maps in encoded],
         "the untrained encoder, a baseline": lambda: [untrained.encoder(part) for part in seen],
@@ -215,11 +217,11 @@ def products_part() -> None:
 
 def extract_part(folder: Path) -> None:
     """What each of those processes does; the first prints images per second."""
-    from pipeline.features.extract import extract
+    from medvq.stages.extract import extract
 
     with joined("cpu"):
-        work = work_on(folder, 64, SMALL)
-        extract(work)  # until everything is loaded
-        rate = extract(work)["images_per_second"]
+        context = work_on(folder, 64, SMALL)
+        extract(context)  # until everything is loaded
+        rate = extract(context)["images_per_second"]
     if rank() == 0:
         print(rate)

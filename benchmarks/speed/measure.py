@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from medvq.distributed import keep_freed_memory
+from medvq.training.loop import computes_in_bfloat16
 from torch.utils.flop_counter import FlopCounterMode
-
-from pipeline.processes import keep_freed_memory
-from pipeline.training.loop import computes_in_bfloat16
 
 Step = Callable[[], Any]
 MEDVQ, MONAI, PEER, PLAIN = "medvq", "MONAI", "vector-quantize-pytorch", "plain loop"

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from medvq.config import PretrainConfig
 
 from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, Step, within
 from benchmarks.speed.quantizer import quantizer_step
-from pipeline.config import PretrainConfig
 
 
 def measure_quantizer_memory(bench: Bench) -> list[Row]:
@@ -49,15 +49,16 @@ def peak(what: str, kind: str, device: torch.device) -> float:
         small = quantizer_step(kind, 256, 64, 16, device)
         small()
         return _highest(step, device, above=True)
+    from medvq.stages.pretrain import pretrain
+
     from benchmarks.speed.cache import made_up
-    from pipeline.training.pretrain import pretrain
 
     config = PretrainConfig(
         widths=(8, 8), residual_levels=1, codebook_size=16, codebook_dim=8, epochs=1, batch_size=128
     )
     with tempfile.TemporaryDirectory() as name:
-        work = replace(made_up(Path(name), int(kind), 64, config), device=device.type)
-        return _highest(lambda: pretrain(work), device, above=False)
+        context = replace(made_up(Path(name), int(kind), 64, config), device=device.type)
+        return _highest(lambda: pretrain(context), device, above=False)
 
 
 def _highest(step: Step, device: torch.device, above: bool) -> float:

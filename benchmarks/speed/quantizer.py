@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from medvq.method.quantizer import VectorQuantizer
 
 from benchmarks.speed.measure import (
     MEDVQ,
@@ -15,7 +16,6 @@ from benchmarks.speed.measure import (
     matrix_product,
     within,
 )
-from pipeline.models.quantizer import VectorQuantizer
 
 
 def quantizer_step(kind: str, number: int, dim: int, size: int, device: torch.device) -> Step:

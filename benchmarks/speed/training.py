@@ -6,6 +6,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from medvq.method.vqvae import VQVAE
 from torch import Tensor, nn
 
 from benchmarks.speed.measure import (
@@ -19,7 +20,6 @@ from benchmarks.speed.measure import (
     operations,
     within,
 )
-from pipeline.models.vqvae import VQVAE
 
 SIZES = ((64, (32, 64)), (128, (32, 64, 64)))
 COMPILED = f"{MEDVQ} compiled"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from pipeline.models.pixelcnn import GatedPixelCNN
-from pipeline.models.vqvae import VQVAE
-from pipeline.prior.gate import surprise
-from pipeline.prior.restoration import decode_restored, limits, over_image, restoration, restore
+from medvq.method.vqvae import VQVAE
+from medvq.prior.pixelcnn import GatedPixelCNN
+from medvq.prior.restoration import decode_restored, limits, over_image, restoration, restore
+from medvq.prior.typicality import surprise
 
 SIZE, SHAPE = 6, (4, 4)
 

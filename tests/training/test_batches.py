@@ -7,20 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from medvq.config import AugmentConfig, ContrastConfig, PretrainConfig
+from medvq.method.augmentation import random_versions
+from medvq.method.scaling import to_network, to_unit
+from medvq.training.batches import OtherImages, ViewBatches, Views, ahead, epoch_seed
 from numpy.typing import NDArray
 from torch import Tensor
-
-from pipeline.config import AgreementConfig, AugmentConfig, PretrainConfig
-from pipeline.data.augment import random_versions
-from pipeline.training.batches import (
-    OtherImages,
-    ViewBatches,
-    Views,
-    ahead,
-    epoch_seed,
-    normalise,
-    to_unit,
-)
 
 Bytes = NDArray[np.uint8]
 
@@ -28,7 +20,7 @@ Bytes = NDArray[np.uint8]
 @pytest.fixture
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Views as they are before contrast, noise and cut-outs."""
-    monkeypatch.setattr("pipeline.training.batches.disturb", lambda images, *_: images)
+    monkeypatch.setattr("medvq.training.batches.disturb", lambda images, *_: images)
 
 
 def flat_images(greys: range) -> Bytes:
@@ -48,8 +40,8 @@ def batches(
     """Image i is grey 5 + i all over, of subject i // 3; its swapped copy c is grey
     100 (c + 1) + i.
     """
-    agreement = AgreementConfig(swapped_share=share, same_subject_share=of_subject)
-    config = PretrainConfig(batch_size=4, augment_strength=strength, agreement=agreement)
+    contrast = ContrastConfig(swapped_share=share, same_subject_share=of_subject)
+    config = PretrainConfig(batch_size=4, augment_strength=strength, contrast=contrast)
     swapped = np.zeros((0, number, 6, 6), np.uint8)
     if copies:
         starts = (100 * (c + 1) for c in range(copies))
@@ -176,9 +168,9 @@ def test_every_other_image_of_a_subject_is_as_likely() -> None:
 def test_the_target_is_the_first_view_before_it_was_disturbed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.training.batches.disturb", lambda images, *_: 1 - images)
+    monkeypatch.setattr("medvq.training.batches.disturb", lambda images, *_: 1 - images)
     for batch in batches(strength=1.0, share=1.0):
-        torch.testing.assert_close(batch["first"], normalise(1 - batch["target"]))
+        torch.testing.assert_close(batch["first"], to_network(1 - batch["target"]))
         assert not torch.allclose(batch["second"], batch["first"])
 
 
@@ -214,7 +206,7 @@ def test_bytes_become_what_networks_take() -> None:
     images = np.array([[[0, 255], [51, 204]]], np.uint8)
     torch.testing.assert_close(to_unit(images), torch.tensor([[[[0.0, 1.0], [0.2, 0.8]]]]))
     expected = torch.tensor([[[[-2.0, 2.0], [-1.2, 1.2]]]])
-    torch.testing.assert_close(normalise(to_unit(images)), expected)
+    torch.testing.assert_close(to_network(to_unit(images)), expected)
 
 
 @pytest.fixture
@@ -260,10 +252,10 @@ def test_gamma_alone_is_one_exponent_for_each_image(textured: Tensor) -> None:
 def test_what_is_only_reconstructed_is_seen_as_it_is() -> None:
     epoch = batches()
     epoch.config = epoch.config.model_copy(
-        update={"disturb": False, "agreement": AgreementConfig(weight=0.0)}
+        update={"disturb": False, "contrast": ContrastConfig(weight=0.0)}
     )
     for batch in epoch:
-        assert torch.equal(batch["first"], normalise(batch["target"]))
+        assert torch.equal(batch["first"], to_network(batch["target"]))
         assert torch.equal(batch["second"], batch["first"])
         assert set(greys(batch["first"])) <= set(range(5, 27))
 
@@ -272,6 +264,6 @@ def test_disturbance_alone_can_be_left_out() -> None:
     epoch = batches(share=1.0, copies=1)
     epoch.config = epoch.config.model_copy(update={"disturb": False})
     for batch in epoch:
-        assert torch.equal(batch["first"], normalise(batch["target"]))
+        assert torch.equal(batch["first"], to_network(batch["target"]))
         # Image i is grey 5 + i, its copy 100 + i.
         assert greys(batch["second"]) == [grey + 95 for grey in greys(batch["first"])]

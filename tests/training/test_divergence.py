@@ -6,18 +6,17 @@ import math
 
 import pytest
 import torch
-
-from pipeline.config import AgreementConfig, PretrainConfig
-from pipeline.errors import UserError
-from pipeline.training.divergence import refuse_collapse, refuse_divergence, refuse_nan
+from medvq.config import ContrastConfig, PretrainConfig
+from medvq.errors import UserError
+from medvq.training.divergence import refuse_collapse, refuse_divergence, refuse_nan
 
 CONFIG = PretrainConfig(learning_rate=0.5)
 RATE = "pretrain.learning_rate=0.5"
-TERMS = ("reconstruction", "agreement", "commitment")
+TERMS = ("reconstruction", "contrast", "commitment")
 
 
 def epoch(number: int, **terms: float) -> dict[str, float]:
-    losses = {"reconstruction": 0.5, "agreement": 2.0, "commitment": 0.25} | terms
+    losses = {"reconstruction": 0.5, "contrast": 2.0, "commitment": 0.25} | terms
     return {"epoch": float(number), **losses, "loss": sum(losses.values())}
 
 
@@ -29,7 +28,7 @@ def test_a_loss_that_is_no_number_is_refused(loss: float) -> None:
 
 
 def test_a_loss_of_ten_times_the_best_is_refused() -> None:
-    before = [epoch(1), epoch(2, agreement=1.0), epoch(3)]
+    before = [epoch(1), epoch(2, contrast=1.0), epoch(3)]
     # 17.5 is ten times the 1.75 of the second epoch.
     refuse_divergence(epoch(4, commitment=15.0), before, TERMS, RATE)
     with pytest.raises(UserError) as told:
@@ -74,6 +73,6 @@ def test_two_codes_are_no_collapse() -> None:
 
 
 def test_a_training_towards_nothing_is_the_cause_that_is_named() -> None:
-    nothing = PretrainConfig(reconstruction=0.0, agreement=AgreementConfig(weight=0.0))
+    nothing = PretrainConfig(reconstruction=0.0, contrast=ContrastConfig(weight=0.0))
     with pytest.raises(UserError, match=r"set pretrain\.reconstruction above 0"):
         refuse_collapse([torch.tensor([0, 9])], 1, nothing)

@@ -1,1 +1,0 @@
-"""From a trained model to the feature store, and encodings of its codes."""

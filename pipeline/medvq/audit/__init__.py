@@ -1,0 +1,1 @@
+"""Examine a data set before training: shortcuts, duplicates, acquisition, outliers."""

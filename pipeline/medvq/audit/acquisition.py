@@ -1,0 +1,132 @@
+"""How an image was taken, as far as its file tells: numbers and hashes, for the audit alone.
+
+Only the attributes named here are read from a DICOM header for it. Equipment is hashed as it is
+read, dates become days since the set's first, and none of it is written anywhere: the audit keeps
+how well each group tells the label, and forgets the rest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medvq.images.formats import is_dicom
+
+EQUIPMENT = (
+    "Manufacturer",
+    "ManufacturerModelName",
+    "StationName",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+    "DetectorType",
+    "DetectorID",
+    "InstitutionName",
+    "InstitutionalDepartmentName",
+)
+SETTINGS = (
+    "BitsAllocated",
+    "BitsStored",
+    "ImagerPixelSpacing",
+    "PixelSpacing",
+    "SliceThickness",
+    "KVP",
+    "Exposure",
+    "ExposureTime",
+    "XRayTubeCurrent",
+    "DistanceSourceToDetector",
+    "DistanceSourceToPatient",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "WindowCenter",
+    "WindowWidth",
+    "RepetitionTime",
+    "EchoTime",
+    "MagneticFieldStrength",
+)
+KINDS = ("PhotometricInterpretation", "LossyImageCompression", "ViewPosition", "BodyPartExamined")
+_MOMENT = ("StudyDate", "StudyTime")
+_PERSON = ("PatientAge", "PatientSex")
+READ = (*EQUIPMENT, *SETTINGS, *KINDS, *_MOMENT, *_PERSON)
+
+GROUPS = ("file_size", "equipment", "settings", "moment", "person")
+"""First parts of the columns of :func:`describe`; ``file_size`` has no second part."""
+
+
+def describe(paths: Sequence[Path], workers: int = 2) -> pd.DataFrame:
+    """One row per file: its size in bytes and, of a DICOM file, what its header tells.
+
+    Columns are ``file_size`` and ``<group>.<attribute>``: numbers, NaN where there is none, or
+    hashes (of type object) of what is no number. Empty columns are left out.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        table = pd.DataFrame(list(pool.map(_describe, paths)), index=range(len(paths)))
+    if "moment.day" in table:
+        table["moment.day"] -= table["moment.day"].min()
+    return table.dropna(axis="columns", how="all")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = {"file_size": float(path.stat().st_size)}
+        return found | (_of_header(path) if is_dicom(path) else {})
+    except OSError:
+        return {}
+
+
+def _of_header(path: Path) -> dict[str, Any]:
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(READ))
+    except (
+        Exception
+    ):  # a broken header is a fact about the file, and pydicom raises dozens of types
+        return {}
+    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
+    found: dict[str, Any] = {"settings.TransferSyntax": _hash(syntax) if syntax else None}
+    found |= {f"equipment.{name}": _hash(_value(header, name)) for name in EQUIPMENT}
+    found |= {f"settings.{name}": _hash(_value(header, name)) for name in KINDS}
+    found |= {f"settings.{name}": _number(_value(header, name)) for name in SETTINGS}
+    found |= _moment(str(_value(header, "StudyDate")), str(_value(header, "StudyTime")))
+    found["person.age"] = _number(str(_value(header, "PatientAge")).rstrip("YyMmWwDd"))
+    found["person.sex"] = _hash(_value(header, "PatientSex"))
+    return found
+
+
+def _value(header: Any, name: str) -> Any:
+    try:
+        return header.get(name)
+    except Exception:  # a value that its own type does not allow
+        return None
+
+
+def _hash(value: object) -> str | None:
+    text = str(value or "").strip()
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        value = next(iter(value), None)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _moment(date: str, time: str) -> dict[str, Any]:
+    """The day as a running number, the day of the week, and the hour."""
+    found: dict[str, Any] = {}
+    try:
+        day = dt.date(int(date[:4]), int(date[4:6]), int(date[6:8]))
+        found = {"moment.day": float(day.toordinal()), "moment.weekday": str(day.weekday())}
+        found["moment.hour"] = int(time[:2]) + int(time[2:4]) / 60
+    except ValueError:
+        pass  # no date, or none that is one
+    return found

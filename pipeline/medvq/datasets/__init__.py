@@ -1,0 +1,1 @@
+"""Where data sets lie and which images, subjects, labels and splits they list."""

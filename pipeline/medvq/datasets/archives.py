@@ -1,0 +1,134 @@
+"""Archives from elsewhere, unpacked so that they can do no harm.
+
+Nothing is written outside the given folder, nothing but plain files and folders is made, and an
+archive that swells beyond reason is refused before it fills the disk. An archive is unpacked as a
+whole or not at all: aside first, then renamed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tqdm import tqdm
+
+from medvq.errors import UserError
+
+MAX_RATIO = 100
+"""Images are compressed already: an archive of them hardly swells at all."""
+MAX_BYTES = 1 << 40
+MAX_FILES = 5_000_000
+_CHUNK = 1 << 20
+_SMALL = 1 << 20
+
+
+class BadArchive(UserError):
+    """The archive is broken, or holds what no data set should."""
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip or (compressed) tar into ``folder``; macOS's own debris is left out.
+
+    Raises
+    ------
+    BadArchive
+        A name leads out of the folder, a member is a link, a device or encrypted, a checksum of the
+        archive's own fails, or it unpacks to more than ``MAX_RATIO`` times its size.
+    UserError
+        The disk is too small, or what the archive holds is in the folder already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / ".unpacking"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        try:
+            _unpack(archive, aside)
+        except _BROKEN as error:
+            raise BadArchive(f"{archive.name} is broken ({type(error).__name__})") from error
+        for entry in aside.iterdir():
+            if (folder / entry.name).exists():
+                raise UserError(
+                    f"{archive.name} holds {entry.name}, and {folder / entry.name} is there "
+                    "already but lacks files; move it away, then run again"
+                )
+        for entry in aside.iterdir():
+            entry.rename(folder / entry.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+_BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError
+)  # fmt: skip
+
+
+def _unpack(archive: Path, aside: Path) -> None:
+    packed = archive.stat().st_size
+    allowed = min(MAX_BYTES, MAX_RATIO * packed + _SMALL)
+    free = shutil.disk_usage(aside).free
+    members = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+    written = files = 0
+    with tqdm(desc=f"unpacking {archive.name}", unit="B", unit_scale=True) as progress:
+        for name, stream in members(archive):
+            path = _safe(name, archive)
+            if _is_debris(path):
+                continue
+            target = aside / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files += 1
+            with target.open("xb") as out:
+                # What is written counts, not what the archive says of itself.
+                while chunk := stream.read(_CHUNK):
+                    written += len(chunk)
+                    if written > allowed or files > MAX_FILES:
+                        raise BadArchive(
+                            f"{archive.name} ({packed:,} bytes) unpacks to more than "
+                            f"{allowed:,} bytes or {MAX_FILES:,} files: refused"
+                        )
+                    if written > free:
+                        raise UserError(
+                            f"no space to unpack {archive.name} in {aside.parent}: "
+                            f"more than the {free:,} free bytes"
+                        )
+                    out.write(chunk)
+                    progress.update(len(chunk))
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as opened:
+        for member in opened.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise BadArchive(f"{archive.name} holds a link or a device: refused")
+            if member.flag_bits & 1:
+                raise BadArchive(f"{archive.name} is encrypted")
+            if not member.is_dir():
+                with opened.open(member) as stream:
+                    yield member.filename, stream
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            if not (member.isreg() or member.isdir()):
+                raise BadArchive(f"{archive.name} holds a link or a device: refused")
+            if member.isreg() and (stream := opened.extractfile(member)) is not None:
+                yield member.name, stream
+
+
+def _safe(name: str, archive: Path) -> PurePosixPath:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name or not path.name:
+        raise BadArchive(f"{archive.name} holds a name that leads out of its folder: refused")
+    return path
+
+
+def _is_debris(path: PurePosixPath) -> bool:
+    return "__MACOSX" in path.parts or path.name.startswith("._") or path.name == ".DS_Store"

@@ -1,0 +1,110 @@
+"""The Kermany paediatric chest X-rays: layouts, file names, subjects.
+
+Kermany, Zhang, Goldbaum: Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for
+Classification, Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0; Cell 172 (2018) 1122.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from medvq.datasets.manifest import SourceImage
+from medvq.errors import UserError
+
+LABELS = ("NORMAL", "PNEUMONIA")
+# The official validation split has 16 images: too few to choose by, so they go to training.
+_SPLITS: dict[str, Literal["train", "test"]] = {"train": "train", "val": "train", "test": "test"}
+
+_NAMES = (
+    re.compile(r"(?P<series>NORMAL2-IM|IM)-(?P<number>\d+)-"),
+    re.compile(r"person(?P<number>\d+)_(?P<series>bacteria|virus)_"),
+    re.compile(r"(?P<series>NORMAL|BACTERIA|VIRUS)-(?P<number>\d+)-"),
+)
+
+
+class FileName(NamedTuple):
+    """What a file name tells: the label, the number of the patient, and the series it counts in."""
+
+    label: str
+    number: int
+    series: str
+
+    @property
+    def subject(self) -> str:
+        """The bare number within the class: the safe grouping, since numbering may not restart."""
+        return f"{self.label.lower()}-{self.number}"
+
+    @property
+    def subject_by_series(self) -> str:
+        """The number within its series (subtype or prefix): the grouping that is certain.
+
+        Whether or not numbering restarts, what shares it is of one patient.
+        """
+        return f"{self.series.lower()}-{self.number}"
+
+
+def parse_name(name: str) -> FileName | None:
+    """Read a file name of either published edition, None for any other.
+
+    >>> parse_name("person1000_virus_1681.jpeg").subject
+    'pneumonia-1000'
+    >>> parse_name("NORMAL2-IM-0381-0001.jpeg").subject_by_series
+    'normal2-im-381'
+    """
+    for pattern in _NAMES:
+        if match := pattern.match(name):
+            series = match["series"]
+            label = "PNEUMONIA" if series.lower() in {"bacteria", "virus"} else "NORMAL"
+            return FileName(label, int(match["number"]), series)
+    return None
+
+
+def groupings(paths: Iterable[str]) -> dict[str, list[str]]:
+    """The rules that may say which images are of one subject, the safe one first: for each, a name
+    per image. Empty where the paths are not of this set.
+    """
+    names = [parse_name(Path(path).name) for path in paths]
+    known = [name for name in names if name is not None]
+    if len(known) < len(names):
+        return {}
+    return {
+        "bare number": [name.subject for name in known],
+        "number and series": [name.subject_by_series for name in known],
+    }
+
+
+def find_root(folder: Path) -> Path:
+    """The folder that holds ``train`` and ``test``, in any of the published layouts.
+
+    Raises
+    ------
+    UserError
+        There is none below ``folder``.
+    """
+    candidates = [folder, *(folder / n for n in ("chest_xray", "chest_xray/chest_xray"))]
+    candidates += sorted(p for p in folder.glob("*/chest_xray") if "__MACOSX" not in p.parts)
+    for root in candidates:
+        if all((root / split / label).is_dir() for split in ("train", "test") for label in LABELS):
+            return root
+    raise UserError(
+        f"{folder} does not hold the Kermany layout "
+        "chest_xray/{train,test}/{NORMAL,PNEUMONIA}; unpack the published archive there"
+    )
+
+
+def list_images(folder: Path) -> Iterator[SourceImage]:
+    """All images of the set, in an order that does not depend on the file system."""
+    root = find_root(folder)
+    for split_name, split in _SPLITS.items():
+        for label in LABELS:
+            for path in sorted((root / split_name / label).glob("*")):
+                if path.suffix.lower() not in {".jpeg", ".jpg", ".png"} or path.name[0] == ".":
+                    continue
+                parsed = parse_name(path.name)
+                subject = parsed.subject if parsed else f"{label.lower()}-{path.stem}"
+                shown = path.relative_to(folder).as_posix()
+                certain = parsed.subject_by_series if parsed else ""
+                yield SourceImage(path, shown, subject, split, label, certain_subject=certain)

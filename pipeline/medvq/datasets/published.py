@@ -1,0 +1,136 @@
+"""What is published about a data set: ``data_manifests/<kind>.yaml``, typed and closed.
+
+A manifest says which files to fetch and where, how to know that they are whole, and what a folder
+that holds the set looks like. A size or checksum that nobody published stands as null: what is
+unknown is then verified by what a copy must hold.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Annotated, BinaryIO, cast
+
+import yaml
+from pydantic import Field
+
+from medvq.config import Positive, StrictModel
+from medvq.config_file import shipped
+
+FOLDER = shipped("data_manifests")
+
+Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
+_CHUNK = 1 << 20
+
+
+class PublishedFile(StrictModel):
+    """A file as its source offers it."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    addresses: tuple[Annotated[str, Field(pattern="^https?://")], ...] = ()
+    """Tried in turn."""
+    size: Positive | None = None
+    """In bytes, where it is known to the byte."""
+    size_about: str
+    """For people."""
+    checksum: Checksum | None = None
+    checksum_unpacked: Checksum | None = None
+    """Of what a .gz holds; the same bytes can be compressed in many ways."""
+    unpack: bool = False
+    other_editions: tuple[str, ...] = ()
+    """Archives of the same set that have no open address, unpacked where a user has put one."""
+
+    def complaint(self, path: Path) -> str | None:
+        """What is wrong with a copy of the file, None for nothing."""
+        found = path.stat().st_size
+        if self.size is not None and found != self.size:
+            return f"{found:,} bytes instead of {self.size:,}"
+        if self.checksum is not None:
+            with path.open("rb") as stream:
+                if (seen := _hash(stream, self.checksum)) != self.checksum:
+                    return f"{seen} instead of {self.checksum}"
+        if self.checksum_unpacked is not None:
+            try:
+                # Hashed as it is read, so that a gzip bomb takes time and no memory.
+                with gzip.open(path) as unpacked:
+                    seen = _hash(cast("BinaryIO", unpacked), self.checksum_unpacked)
+            except (OSError, EOFError, zlib.error):
+                return "not a whole gzip file"
+            if seen != self.checksum_unpacked:
+                return f"{seen}, unpacked, instead of {self.checksum_unpacked}"
+        return None
+
+    def told(self) -> str:
+        """The file, its size and its checksum, in one phrase."""
+        size = f"{self.size:,} bytes" if self.size else f"about {self.size_about}"
+        sum_unpacked = self.checksum_unpacked and f"{self.checksum_unpacked} unpacked"
+        return f"{self.file} ({size}, {self.checksum or sum_unpacked or 'no published checksum'})"
+
+
+class Part(StrictModel):
+    """Files that a copy of the set holds."""
+
+    pattern: str
+    """As :meth:`pathlib.Path.glob` takes it, below the folder of the set."""
+    count: Positive = 1
+    """How many the published set holds at least, over its editions."""
+    size: Positive | None = None
+    """Of each, in bytes."""
+    needed: bool = True
+    """Whether the set is of no use without any of them."""
+
+
+class DataManifest(StrictModel):
+    """A published data set."""
+
+    title: str
+    address: str
+    licence: str
+    citation: str
+    images: Positive | None = None
+    files: tuple[PublishedFile, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    def lacking(self, folder: Path) -> tuple[list[str], list[str]]:
+        """What ``folder`` lacks: without which the set is of no use, and what else was published.
+
+        >>> cxr = DataManifest(title="", address="", licence="", citation="",
+        ...                    parts=(Part(pattern="**/*.none", count=3),))
+        >>> cxr.lacking(FOLDER)
+        (['**/*.none (0 of 3)'], ['**/*.none (0 of 3)'])
+        """
+        needed, published = [], []
+        for part in self.parts:
+            found = [path for path in folder.glob(part.pattern) if not _hidden(path, folder)]
+            whole = sum(part.size in (None, path.stat().st_size) for path in found)
+            if whole < part.count:
+                published.append(f"{part.pattern} ({whole} of {part.count})")
+            if part.needed and not found:
+                needed.append(published[-1])
+        return needed, published
+
+
+def data_manifest(kind: str) -> DataManifest | None:
+    """The manifest of a published data set; None for a kind that has none: a user's own."""
+    file = FOLDER / f"{kind}.yaml"
+    if not file.is_file():
+        return None
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    # Through JSON, since YAML and JSON both write a tuple as a list.
+    return DataManifest.model_validate_json(json.dumps(document))
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether it is left over from an interrupted run, or macOS's debris."""
+    return any(name.startswith(".") for name in path.relative_to(folder).parts)
+
+
+def _hash(stream: BinaryIO, like: str) -> str:
+    kind = like.partition(":")[0]
+    digest = hashlib.new(kind, usedforsecurity=False)
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return f"{kind}:{digest.hexdigest()}"

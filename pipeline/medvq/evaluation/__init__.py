@@ -1,0 +1,1 @@
+"""Judge a probe: label subsets, metrics, intervals, decisions, prevalence."""

@@ -1,0 +1,1 @@
+"""Image files to arrays: formats, reading in worker processes, cache, resizing, equalisation."""

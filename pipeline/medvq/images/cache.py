@@ -1,0 +1,167 @@
+"""What is known of files already: their checksums, how they look, and why some were refused.
+
+One SQLite file under the artifacts. A file's checksum is found by a keyed hash of its path, its
+size and its times, a picture by the checksum of its content and by how it was read; so data that
+was moved or copied is hashed again and not read again, and no name of a file stands in the cache.
+It can be deleted at any time: all that is lost is time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvq.datasets.pseudonyms import subject_key
+from medvq.errors import UserError
+
+Bytes = NDArray[np.uint8]
+T = TypeVar("T")
+
+FILE = "reading.sqlite"
+LIMIT = 20 * 2**30
+"""Bytes of pictures; the oldest go first."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files (
+    name BLOB PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, sha256 TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pictures (
+    number INTEGER PRIMARY KEY, key TEXT UNIQUE, shape TEXT, size TEXT, crc INTEGER, pixels BLOB
+);
+CREATE TABLE IF NOT EXISTS refusals (key TEXT PRIMARY KEY, reason TEXT) WITHOUT ROWID;
+"""
+_COMMIT_EVERY = 256
+_PUT = "INSERT OR REPLACE INTO pictures (key, shape, size, crc, pixels) VALUES (?, ?, ?, ?, ?)"
+_FORGET = """
+DELETE FROM pictures WHERE number IN (
+    SELECT number FROM (
+        SELECT number, sum(length(pixels)) OVER (ORDER BY number DESC) AS kept FROM pictures
+    ) WHERE kept > ?
+)
+"""
+
+
+class ReadCache:
+    """A cache in ``folder``; None, or one that cannot be used, is a cache that knows nothing."""
+
+    def __init__(self, folder: Path | None, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self._unsaved = 0
+        self._file = folder / FILE if folder else None
+        self._open: sqlite3.Connection | None = None
+        try:
+            self._key = hashlib.sha256(b"read cache" + subject_key()).digest()
+        except UserError:
+            self._file = None  # without a secret, names could be guessed
+        if self._file:
+            self._try(lambda _: None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._try(self._bound, None)
+        self._close()
+
+    def sha256(self, path: Path, status: os.stat_result) -> str | None:
+        """The checksum of a file that is as it was when it was hashed."""
+        query = "SELECT sha256 FROM files WHERE name=? AND size=? AND modified=? AND changed=?"
+        row = self._try(lambda db: db.execute(query, self._entry(path, status)).fetchone(), None)
+        return row[0] if row else None
+
+    def put_sha256(self, path: Path, status: os.stat_result, sha256: str) -> None:
+        entry = (*self._entry(path, status), sha256)
+        self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", entry)
+
+    def has_picture(self, key: str) -> bool:
+        query = "SELECT 1 FROM pictures WHERE key=?"
+        return self._try(lambda db: db.execute(query, (key,)).fetchone() is not None, False)
+
+    def picture(self, key: str) -> tuple[Bytes, tuple[int, ...]] | None:
+        """Pixels as read, and the size that the picture had; None where they are not whole."""
+        query = "SELECT shape, size, crc, pixels FROM pictures WHERE key=?"
+        row = self._try(lambda db: db.execute(query, (key,)).fetchone(), None)
+        if row is None:
+            return None
+        shape, size, crc, pixels = row
+        if zlib.crc32(pixels) != crc:
+            self._write("DELETE FROM pictures WHERE key=?", (key,))
+            return None
+        return np.frombuffer(pixels, np.uint8).reshape(json.loads(shape)), tuple(json.loads(size))
+
+    def put_picture(self, key: str, pixels: Bytes, size: tuple[int, ...]) -> None:
+        data = np.ascontiguousarray(pixels).tobytes()
+        row = (key, json.dumps(pixels.shape), json.dumps(size), zlib.crc32(data), data)
+        self._write(_PUT, row)
+
+    def refusal(self, key: str) -> str:
+        """Why the image is not read; empty where that is not known, or it is."""
+        query = "SELECT reason FROM refusals WHERE key=?"
+        row = self._try(lambda db: db.execute(query, (key,)).fetchone(), None)
+        return row[0] if row else ""
+
+    def put_refusal(self, key: str, reason: str) -> None:
+        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?)", (key, reason))
+
+    def _entry(self, path: Path, status: os.stat_result) -> tuple[bytes, int, int, int]:
+        name = hashlib.blake2b(os.fsencode(path.resolve()), key=self._key, digest_size=16).digest()
+        return name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def _write(self, statement: str, row: tuple[object, ...]) -> None:
+        self._try(lambda db: db.execute(statement, row), None)
+        self._unsaved += 1
+        if self._unsaved >= _COMMIT_EVERY:
+            self._unsaved = 0
+            self._try(lambda db: db.commit(), None)
+
+    def _bound(self, db: sqlite3.Connection) -> None:
+        """Drop the oldest pictures beyond the limit."""
+        db.execute(_FORGET, (self.limit,))
+        db.commit()
+
+    def _try(self, action: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """A broken cache is begun anew; one that cannot be written is done without."""
+        for _ in range(2):
+            if self._file is None:
+                return otherwise
+            try:
+                return action(self._connected(self._file))
+            except sqlite3.OperationalError:
+                break  # full, read-only, or locked for too long
+            except (sqlite3.DatabaseError, ValueError, TypeError):
+                self._close()
+                for suffix in ("", "-wal", "-shm"):
+                    self._file.with_name(f"{FILE}{suffix}").unlink(missing_ok=True)
+            except OSError:
+                break
+        self._close()
+        self._file = None
+        return otherwise
+
+    def _connected(self, file: Path) -> sqlite3.Connection:
+        if self._open is None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._open = sqlite3.connect(file, timeout=30)
+            self._open.execute("PRAGMA journal_mode=WAL")
+            self._open.execute("PRAGMA synchronous=NORMAL")
+            self._open.executescript(_TABLES)
+        return self._open
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None

@@ -1,0 +1,87 @@
+"""From stored values to what a viewer shows: windows, ranges, channels."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvq.errors import UnreadableImage
+
+Image = NDArray[np.float32]
+Values = NDArray[np.integer] | NDArray[np.floating]
+
+MAX_SAMPLES = 2**28
+"""Most samples (pixels or voxels times channels) of a file that are decoded."""
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as JPEG and Pillow have it
+_ROBUST = (0.5, 99.5)
+
+
+class Window(NamedTuple):
+    """The values shown as a ramp from black to white, DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+
+    center: float
+    width: float
+    function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"] = "LINEAR"
+
+    def apply(self, values: Values) -> Image:
+        """``values`` of any shape to [0, 1]."""
+        center, width = self.center, self.width
+        if self.function == "SIGMOID":
+            # Beyond 30 widths the curve is flat in float32, and its exponential overflows.
+            steps = np.clip((values - center) / width, -30, 30)
+            return np.asarray(1 / (1 + np.exp(-4 * steps)), np.float32)
+        if self.function == "LINEAR":
+            center, width = center - 0.5, width - 1
+        if width == 0:
+            return np.asarray(values > center, np.float32)
+        return np.asarray(np.clip((values - center) / width + 0.5, 0, 1), np.float32)
+
+
+def stretch(values: Values, low: float, high: float) -> Image:
+    """``low`` to 0, ``high`` to 1, clipped; all 0 where the two are one."""
+    if high <= low:
+        return np.zeros(values.shape, np.float32)
+    scaled = (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def robust_range(values: Values) -> tuple[float, float]:
+    """The 0.5th and the 99.5th percentile, or the extremes where those two are one.
+
+    For intensities whose scale means nothing (MR, most NIfTI): a few hot voxels do not darken the
+    rest, and the scale of the scanner drops out.
+    """
+    if values.size == 0:
+        return 0.0, 0.0
+    low, high = (float(p) for p in np.percentile(values, _ROBUST))
+    return (low, high) if low < high else (float(values.min()), float(values.max()))
+
+
+def to_channels(image: Image, channels: int, *, colour: bool) -> Image:
+    """(..., 3) if ``colour``, else (...), to (channels, ...): luminance, or grey repeated.
+
+    Raises
+    ------
+    ValueError
+        ``channels`` is neither 1 nor 3.
+    """
+    if channels not in {1, 3}:
+        raise ValueError(f"an image has 1 or 3 channels, not {channels}")
+    if not colour:
+        return np.repeat(image[None], channels, axis=0)
+    if channels == 3:
+        return np.ascontiguousarray(np.moveaxis(image, -1, 0))
+    return np.asarray(np.clip(image @ _LUMA, 0, 1), np.float32)[None]
+
+
+def check_size(*sizes: int) -> None:
+    """Refuse what has no pixels, and what is too large to decode in bounded memory."""
+    if min(sizes) < 1:
+        raise UnreadableImage("the image has no pixels")
+    if np.prod([float(size) for size in sizes]) > MAX_SAMPLES:
+        raise UnreadableImage(
+            f"the image has more than the {MAX_SAMPLES // 10**6} million samples that are read"
+        )

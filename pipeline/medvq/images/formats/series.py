@@ -1,0 +1,140 @@
+"""DICOM files to images: one file, or a CT or MR series as one volume, its slices ordered by their
+place in space (PS3.3 C.7.6.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut
+
+from medvq.errors import UnreadableImage
+from medvq.images.formats.dicom import (
+    Slice,
+    decode,
+    read_header,
+    show_picture,
+    show_volume,
+    split_frames,
+)
+from medvq.images.formats.display import Image, Window, check_size, stretch, to_channels
+from medvq.images.formats.volume import to_anatomical
+
+# Positions are decimal text of up to 16 characters; scanners round them to a hundredth of a
+# millimetre or so.
+_SPACING_TOLERANCE = 0.05
+_ANGLE_TOLERANCE = 1e-3
+
+
+def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image:
+    """(channels, height, width) in [0, 1], or (channels, depth, height, width) for a volume.
+
+    Several frames are a volume where each states its place in space (PS3.3 C.7.6.16).
+
+    Raises
+    ------
+    UnreadableImage
+        No image, no pixel data, pixels that cannot be decoded, frames in time.
+    """
+    header = read_header(path, pixels=True)
+    stored = decode(header)
+    if (header.get("NumberOfFrames") or 1) > 1:
+        return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
+    if int(header.SamplesPerPixel) == 3:
+        shown = stretch(stored, 0, 2 ** int(header.BitsStored) - 1)
+        return to_channels(shown, channels, colour=True)
+    if header.PhotometricInterpretation == "PALETTE COLOR":
+        colours = apply_color_lut(stored, header)
+        shown = stretch(colours, 0, 256**colours.dtype.itemsize - 1)
+        return to_channels(shown, channels, colour=True)
+    return to_channels(show_picture(Slice(header, stored), window), channels, colour=False)
+
+
+def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
+    """(1, depth, height, width) in [0, 1] of the files of one series, in any order.
+
+    A second file of the same instance is dropped. Turned as
+    :func:`~medvq.images.formats.volume.to_anatomical` says, shown as
+    :func:`~medvq.images.formats.dicom.show_volume` says.
+
+    Raises
+    ------
+    UnreadableImage
+        A slice cannot be read; slices differ in size, spacing or orientation, stand twice at one
+        place, leave a gap, or are shifted against each other (a tilted gantry).
+    """
+    slices: dict[str, Slice] = {}
+    for path in paths:
+        header = read_header(path, pixels=True)
+        if str(header.get("SOPInstanceUID", "")) in slices:
+            continue
+        check_size(int(header.Rows), int(header.Columns), len(paths))
+        if (header.get("NumberOfFrames") or 1) > 1:
+            raise UnreadableImage("a series with slices of several frames")
+        slices[str(header.get("SOPInstanceUID", len(slices)))] = Slice(header, decode(header))
+        del header.PixelData  # decoded above; a series of compressed slices need not be held twice
+    return assemble(list(slices.values()), window)[None]
+
+
+def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
+    """(depth, height, width) in [0, 1] of slices in any order; raises as :func:`read_series`."""
+    if len({one.stored.shape for one in slices}) > 1:
+        raise UnreadableImage("a series whose slices differ in size")
+    headers = [one.header for one in slices]
+    if not all(str(one.PhotometricInterpretation).startswith("MONOCHROME") for one in headers):
+        raise UnreadableImage("a volume in colour")
+    across, down = _directions(headers)
+    positions = _numbers(headers, "ImagePositionPatient", 3)
+    spacing = _numbers(headers, "PixelSpacing", 2)
+    if not np.allclose(spacing, spacing[0], rtol=1e-3):
+        raise UnreadableImage("a series whose slices differ in pixel spacing")
+    normal = np.cross(across, down)
+    order = np.argsort(positions @ normal, kind="stable")
+    step = _step(positions[order], normal)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([step, down * spacing[0][0], across * spacing[0][1]], axis=1)
+    # DICOM counts towards left and back, NIfTI towards right and front.
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return to_anatomical(show_volume([slices[index] for index in order], window), affine)
+
+
+def _directions(headers: Sequence[Dataset]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors along which the columns and the rows of all slices are counted."""
+    cosines = _numbers(headers, "ImageOrientationPatient", 6)
+    if not np.allclose(cosines, cosines[0], atol=_ANGLE_TOLERANCE):
+        raise UnreadableImage("a series whose slices differ in orientation")
+    across, down = cosines[0][:3], cosines[0][3:]
+    unit = np.allclose([across @ across, down @ down], 1, atol=_ANGLE_TOLERANCE)
+    if not unit or abs(across @ down) > _ANGLE_TOLERANCE:
+        raise UnreadableImage("a series whose orientation is no pair of right angles")
+    return across, down
+
+
+def _step(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From one slice to the next, in millimetres, of ordered positions that are evenly spaced."""
+    if len(positions) == 1:
+        return normal
+    steps = np.diff(positions, axis=0)
+    median = float(np.median(steps @ normal))
+    if (steps @ normal <= 1e-3).any():
+        raise UnreadableImage("a series with two slices at one place (several phases or echoes)")
+    if np.abs(steps @ normal - median).max() > _SPACING_TOLERANCE * median:
+        raise UnreadableImage("a series with a gap between its slices")
+    if np.abs(steps - (steps @ normal)[:, None] * normal).max() > _SPACING_TOLERANCE * median:
+        raise UnreadableImage("a series whose slices are shifted against each other (a tilt)")
+    return normal * median
+
+
+def _numbers(headers: Sequence[Dataset], name: str, count: int) -> NDArray[np.float64]:
+    """(slices, count) of an attribute that every slice must state."""
+    values = [header.get(name) for header in headers]
+    if any(value is None or isinstance(value, str) or len(value) != count for value in values):
+        raise UnreadableImage(f"a series with a slice that states no {name}")
+    numbers = np.array([[float(number) for number in value] for value in values])
+    if not np.isfinite(numbers).all():
+        raise UnreadableImage(f"a series with a slice whose {name} is no number")
+    return numbers

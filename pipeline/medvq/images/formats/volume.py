@@ -1,0 +1,41 @@
+"""Volumes turned to one anatomical orientation, whatever axes they were stored along."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvq.errors import UnreadableImage
+from medvq.images.formats.display import Image
+
+# Slice by slice what a radiologist's screen shows of axial slices: depth rises towards the head
+# (S), rows run down to the back (P), columns run to the patient's left (L).
+_AXES = ("S", "P", "L")
+
+
+def to_anatomical(volume: Image, affine: NDArray[np.float64]) -> Image:
+    """Flip and transpose to (depth, height, width): towards head, back and left.
+
+    Parameters
+    ----------
+    volume : (i, j, k) or (i, j, k, 3).
+    affine : (4, 4), from indices to millimetres in NIfTI's axes (right, anterior, superior).
+
+    Raises
+    ------
+    UnreadableImage
+        The affine does not say which way the axes point.
+
+    Oblique volumes are turned to the nearest axes and are not resampled.
+    """
+    from nibabel.orientations import (
+        apply_orientation,
+        axcodes2ornt,
+        io_orientation,
+        ornt_transform,
+    )
+
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise UnreadableImage("the header does not say which way the volume lies")
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt(_AXES))
+    return np.ascontiguousarray(apply_orientation(volume, turn), np.float32)

@@ -1,0 +1,1 @@
+"""The method, from pixels to probability: pure functions and modules over tensors and arrays."""

@@ -1,0 +1,94 @@
+"""Agreement between two views of an image, cell by cell of the aligned grid.
+
+The embedding of a cell must be told from the same cell of the other images of the batch by its
+other view [1]_: on aligned images the negatives then show the same part of the body, and what
+tells them apart is what is in it. Reconstruction alone makes features that are worth no more than
+those of an untrained encoder; agreement makes them semantic. Where a subject has more images, the
+other view is of another of them [2]_: what stays the same from one radiograph of a patient to
+the next is anatomy and illness, what changes is the acquisition.
+
+References
+----------
+.. [1] Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
+   Representations. ICML 2020, arXiv 2002.05709 (the NT-Xent loss).
+.. [2] Azizi et al.: Big Self-Supervised Models Advance Medical Image Classification. ICCV 2021,
+   arXiv 2101.05224 (multi-instance contrastive learning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medvq.method.collectives import all_gather, rank
+
+
+def nt_xent(
+    first: Tensor, second: Tensor, temperature: float, *, everywhere: bool = True
+) -> Tensor:
+    """Normalised temperature-scaled cross-entropy, averaged over groups.
+
+    Parameters
+    ----------
+    first, second : shape (G, B, D): in each of G groups, the two views of B images. All other views
+        of a group are a view's negatives.
+    temperature : positive.
+    everywhere : whether the views of the other processes are negatives too.
+
+    Returns
+    -------
+    Scalar: the mean over the views of this process. For embeddings that are all equal it is
+    log(2 B - 1), of the images of all processes.
+    """
+    views = F.normalize(torch.cat([first, second], dim=1), dim=-1)
+    groups, number, _ = views.shape
+    # One process after another, each with its first views and then its second.
+    every = all_gather(views.transpose(0, 1)).transpose(0, 1) if everywhere else views
+    similarity = views @ every.transpose(1, 2) / temperature
+    itself = torch.arange(number, device=views.device) + (rank() * number if everywhere else 0)
+    places = torch.arange(every.shape[1], device=views.device)
+    similarity = similarity.masked_fill(places == itself[:, None], float("-inf"))
+    return F.cross_entropy(similarity.flatten(0, 1), itself.roll(number // 2).repeat(groups))
+
+
+class ContrastiveLoss(nn.Module):
+    """The contrast at several feature maps, in every cell of a grid, and once for the whole image.
+
+    Parameters
+    ----------
+    widths : channels of the maps that are given to :meth:`forward`, the deepest last.
+    grid : cells along each axis.
+    temperature : of :func:`nt_xent`.
+    """
+
+    def __init__(self, widths: Sequence[int], grid: int, temperature: float) -> None:
+        super().__init__()
+        self.grid, self.temperature = grid, temperature
+        self.heads = nn.ModuleList(_head(width) for width in widths)
+        self.whole = _head(widths[-1])
+
+    def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+        """The loss of two views, each a list of maps (B, widths[i], *spatial)."""
+
+        def loss(one: Tensor, two: Tensor) -> Tensor:
+            # In validation every process sees all images.
+            return nt_xent(one, two, self.temperature, everywhere=self.training)
+
+        losses = [
+            loss(head(self._cells(a)), head(self._cells(b)))
+            for head, a, b in zip(self.heads, first, second, strict=True)
+        ]
+        one, two = (self.whole(maps[-1].flatten(2).mean(2))[None] for maps in (first, second))
+        return torch.stack([*losses, loss(one, two)]).sum()
+
+    def _cells(self, features: Tensor) -> Tensor:
+        """(B, C, *spatial) to (cells, B, C)."""
+        pool = F.adaptive_avg_pool2d if features.ndim == 4 else F.adaptive_avg_pool3d
+        return pool(features, self.grid).flatten(2).permute(2, 0, 1)
+
+
+def _head(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 64))

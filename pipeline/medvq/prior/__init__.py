@@ -1,0 +1,1 @@
+"""Models of the codes: likelihood, samples, typicality, restoration."""

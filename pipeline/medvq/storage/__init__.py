@@ -1,0 +1,1 @@
+"""Artifacts, the feature store, weights and experiment tracking."""

@@ -1,1 +1,0 @@
-"""Pure torch modules: quantizer and autoencoders."""

@@ -1,1 +1,0 @@
-"""The model of the codes: its training, samples from it, and what it finds unlikely."""

@@ -1,1 +1,0 @@
-"""Label draws, the linear probe, and honest metrics."""

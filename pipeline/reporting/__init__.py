@@ -1,1 +1,0 @@
-"""Figures, tables for people, and MLflow."""

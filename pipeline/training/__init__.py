@@ -1,1 +1,0 @@
-"""Pretraining without labels on MONAI engines."""

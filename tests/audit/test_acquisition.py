@@ -1,0 +1,53 @@
+"""What a file tells of how its image was taken: derived, hashed, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from medvq.audit.acquisition import describe
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    header = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    paths = []
+    for number, (date, maker) in enumerate((("20200131", "Acme"), ("20200302", "Other"))):
+        header.StudyDate, header.StudyTime, header.Manufacturer = date, "133000", maker
+        header.PatientAge, header.PatientSex, header.KVP = f"01{number}Y", "F", "120"
+        header.save_as(tmp_path / f"{number}.dcm")
+        paths.append(tmp_path / f"{number}.dcm")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "broken.dcm").write_text("nothing")
+    return [*paths, tmp_path / "a.png", tmp_path / "broken.dcm", tmp_path / "gone.dcm"]
+
+
+def test_numbers_hashes_and_days_since_the_first(files: list[Path]) -> None:
+    table = describe(files)
+    assert table["file_size"].tolist()[:4] == [file.stat().st_size for file in files[:4]]
+    assert table["moment.day"].tolist()[:2] == [0, 31]  # over a leap day
+    assert table["moment.weekday"].tolist()[:2] == ["4", "0"]
+    assert table["moment.hour"].tolist()[:2] == [13.5, 13.5]
+    assert table["person.age"].tolist()[:2] == [10, 11]
+    assert table["settings.KVP"].tolist()[:2] == [120, 120]
+    assert table["settings.BitsStored"].tolist()[:2] == [16, 16]
+    makers = table["equipment.Manufacturer"]
+    assert makers[:2].nunique() == 2
+    assert makers[:2].str.fullmatch("[0-9a-f]{16}").all()
+    assert table.loc[2:, table.columns != "file_size"].isna().all(axis=None)
+    assert np.isnan(table.loc[4, "file_size"])
+
+
+def test_no_text_of_a_header_stands_in_the_table(files: list[Path]) -> None:
+    shown = describe(files).to_csv()
+    assert not any(word in shown for word in ("Acme", "Other", "2020", "CompressedSamples"))
+
+
+def test_pictures_tell_their_size_alone(files: list[Path]) -> None:
+    table = describe(files[2:3])
+    pd.testing.assert_frame_equal(
+        table, pd.DataFrame({"file_size": [float(files[2].stat().st_size)]})
+    )

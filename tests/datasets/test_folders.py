@@ -1,0 +1,376 @@
+"""A user's own folder: what its CSV or its folders say, and what never leaves it."""
+
+import json
+from pathlib import Path
+
+import pydicom
+import pytest
+from medvq.config import FolderSource, Source
+from medvq.datasets.folders import list_images
+from medvq.datasets.manifest import SourceImage
+from medvq.datasets.pseudonyms import pseudonym, subject_key
+from medvq.errors import Notice, UserError
+from pydantic import TypeAdapter
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+SOURCE: TypeAdapter[FolderSource] = TypeAdapter(Source)
+
+
+def named(subject: str) -> str:
+    return pseudonym(subject, subject_key())
+
+
+def listed(folder: Path, labels: object = "labels.csv", **source: object) -> list[SourceImage]:
+    """As the yaml ``source: {kind: image_folder, labels: ..., ...}`` lists ``folder``."""
+    wanted = {"kind": "image_folder", "labels": labels, "test_fraction": 0.0} | source
+    return list(list_images(folder, SOURCE.validate_json(json.dumps(wanted))))
+
+
+def write_dicom(path: Path, patient: str, **values: object) -> str:
+    """A header without pixels; returns its SOPInstanceUID."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    header = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    header.SOPClassUID = meta.MediaStorageSOPClassUID
+    header.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    header.PatientID = patient
+    for name, value in values.items():
+        setattr(header, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header.save_as(path, enforce_file_format=True)
+    return str(header.SOPInstanceUID)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(b"any")
+    return tmp_path
+
+
+def test_a_table_from_a_spreadsheet(folder: Path) -> None:
+    # Excel writes a byte order mark, semicolons aside, and columns nobody asked for.
+    table = "\ufefffile,ward,label,subject,split\nb.png,3,ill,Bo,Testing\na.png,4, well ,Ann,\n"
+    (folder / "labels.csv").write_text(table, encoding="utf-8")
+    assert listed(folder) == [
+        SourceImage(folder / "a.png", "a.png", named("Ann"), "train", "well"),
+        SourceImage(folder / "b.png", "b.png", named("Bo"), "test", "ill"),
+    ]
+
+
+TABLE = "file,label,split,note\r\na.png,gesünder,train,\r\n\r\nb.png, ill ,test,\r\n"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_spreadsheets_write(folder: Path, separator: str, encoding: str) -> None:
+    (folder / "labels.csv").write_bytes(TABLE.replace(",", separator).encode(encoding))
+    found = [(image.shown_path, image.split, image.label) for image in listed(folder)]
+    assert found == [("a.png", "train", "gesünder"), ("b.png", "test", "ill")]
+
+
+def test_quotes_hold_separators_and_a_row_may_come_twice(folder: Path) -> None:
+    (folder / "labels.csv").write_text('file,label\n"./a.png","ill, very"\na.png,"ill, very"\n')
+    assert [(i.shown_path, i.label) for i in listed(folder)] == [("a.png", "ill, very")]
+
+
+def test_paths_written_on_windows(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").touch()
+    (tmp_path / "labels.csv").write_text("file,label\nin\\a.png,ill\n")
+    assert [(i.shown_path, i.label) for i in listed(tmp_path)] == [("in/a.png", "ill")]
+
+
+def test_columns_may_have_other_names(folder: Path) -> None:
+    (folder / "labels.csv").write_text("Image;Diagnosis;Age\na.png;ill;61.5\nb.png;;\n")
+    labels = {"file": "labels.csv", "key": "Image", "column": "Diagnosis", "target": "Age"}
+    found = [(i.label, i.target, i.target_name) for i in listed(folder, labels)]
+    assert found == [("ill", 61.5, "Age"), (None, None, "Age")]
+
+
+@pytest.mark.parametrize("value", ["3,5", "old", "nan", "inf"])
+def test_a_target_that_is_no_number(folder: Path, value: str) -> None:
+    (folder / "labels.csv").write_text(f"file;Age\na.png;3\nb.png;{value}\n")
+    with pytest.raises(UserError, match="line 3: 'Age' is not a number"):
+        listed(folder, {"file": "labels.csv", "target": "Age"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ({"file": "labels.csv", "column": "Diagnosis"}, "must have a column 'Diagnosis'"),
+        ({"file": "labels.csv", "target": "Age"}, "must have a column 'Age'"),
+        ({"file": "labels.csv", "key": "Image"}, "must have a column 'Image'"),
+        ({"file": "labels.csv", "join": "subject"}, "must have a column 'subject'"),
+        ({"file": "labels.csv", "join": "study"}, "must have a column 'study'"),
+    ],
+)
+def test_a_column_that_is_asked_for_must_be_there(
+    folder: Path, labels: dict[str, str], reason: str
+) -> None:
+    (folder / "labels.csv").write_text("file,label\na.png,ill\n")
+    with pytest.raises(UserError, match=reason):
+        listed(folder, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ({"join": "subject"}, "need a 'file'"),
+        ({"join": "folders", "file": "labels.csv"}, "not both"),
+        ({"file": "labels.csv", "join": "name"}, "'path', 'subject'"),
+        ({"file": "labels.csv", "on": "path"}, "on"),
+    ],
+)
+def test_labels_are_a_closed_section(labels: dict[str, str], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        SOURCE.validate_json(json.dumps({"kind": "image_folder", "labels": labels}))
+
+
+def test_a_file_column_is_enough(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file\na.png\nb.png\n")
+    found = [(image.subject, image.split, image.label) for image in listed(folder)]
+    assert found == [(named("a.png"), "train", None), (named("b.png"), "train", None)]
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("image,label\na.png,ill\n", "must have a column 'file'; none of its 2 is called so"),
+        ("", "labels.csv is empty"),
+        ("file,label\na.png,ill\ngone.png,well\n", "line 3: the file it names is not in"),
+        ("label,file\nill,a.png\nwell\n", "line 3: the column 'file' is empty"),
+        ("file\na.png\n/etc/hostname\n", "line 3: the file it names is not in"),
+        ("file,label\na.png,ill\nb.png,ill\na.png,well\n", "line 4: contradicts line 2"),
+        ("file\na.png\n../b.png\n", "line 3: the file it names is not in"),
+        ("file,label\na.png,ill,too\n", "line 2: more fields than columns"),
+        ('file,label\na.png,"ill\n', "line 2: not plain CSV"),
+        ("file,label,label\na.png,ill,well\n", "the column 'label' more than once"),
+        ("file,split\na.png,holdout\n", "its split is neither train nor test"),
+        ("file\n", "a header line and no rows"),
+    ],
+)
+def test_a_table_that_cannot_be_followed(folder: Path, table: str, reason: str) -> None:
+    (folder / "labels.csv").write_text(table)
+    with pytest.raises(UserError, match=reason) as caught:
+        listed(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-32"])
+def test_a_table_that_is_not_utf8(folder: Path, encoding: str) -> None:
+    (folder / "labels.csv").write_bytes("file,label\na.png,gesünder\n".encode(encoding))
+    with pytest.raises(UserError, match="UTF-8"):
+        listed(folder)
+
+
+def test_a_table_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no labels file .*other\.csv"):
+        listed(folder, "other.csv")
+
+
+def test_folders_are_splits_and_labels(tmp_path: Path) -> None:
+    names = (
+        "train/ill/a.png", "Val/well/b.PNG", "test/ill/c.jpg", "ill/d.tif", "e.bmp",
+        "train/ill/notes.txt", "train/ill/._a.png", "test/f.png", "set/train/ill/g.png",
+        "well/ward/h.png",
+    )  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"any")
+    assert [(i.shown_path, i.split, i.label) for i in listed(tmp_path, None)] == [
+        ("Val/well/b.PNG", "train", "well"),
+        ("e.bmp", "train", None),
+        ("ill/d.tif", "train", "ill"),
+        ("set/train/ill/g.png", "train", "ill"),
+        ("test/f.png", "test", None),
+        ("test/ill/c.jpg", "test", "ill"),
+        ("train/ill/a.png", "train", "ill"),
+        ("well/ward/h.png", "train", "well"),
+    ]
+
+
+def test_an_empty_folder_says_what_it_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no image \(\.bmp, \.dcm"):
+        listed(tmp_path, None)
+
+
+def test_dicom_files_are_shown_by_no_name(tmp_path: Path) -> None:
+    for name in ("Ann_1", "Ann_2.dcm", "Bo.dicom"):
+        write_dicom(tmp_path / name, patient=name.split("_")[0].split(".")[0])
+    (tmp_path / "labels.csv").write_text("file,subject\nAnn_1,\nAnn_2.dcm,\nBo.dicom,Bob\n")
+    images = listed(tmp_path)
+    assert [image.shown_path for image in images] == ["", "", ""]
+    assert [image.subject for image in images] == [named("Ann"), named("Ann"), named("Bob")]
+
+
+def test_a_broken_dicom_file_is_left_to_ingest(tmp_path: Path) -> None:
+    (tmp_path / "x.dcm").write_text("no DICOM")
+    (image,) = listed(tmp_path, None)
+    assert image.shown_path == ""
+    assert image.subject == named("x.dcm")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Two patients, three studies, as an archive exports them: folders named after patients."""
+    for patient, study, view in (("Ann", "1.1", "PA"), ("Ann", "1.2", "LL"), ("Bo", "1.3", "AP")):
+        for number in range(2):
+            path = tmp_path / patient / study / f"IM{number}"
+            write_dicom(
+                path, patient, StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1",
+                Modality="DX", ViewPosition=view, BodyPartExamined="CHEST",
+            )  # fmt: skip
+    (tmp_path / "README").write_text("no DICOM")
+    return tmp_path
+
+
+def in_archive(folder: Path, labels: object = None, **source: object) -> list[SourceImage]:
+    return listed(folder, labels, kind="dicom_folder", **source)
+
+
+def test_an_archive_shows_no_name_and_takes_no_label_from_its_folders(archive: Path) -> None:
+    images = in_archive(archive)
+    assert [image.subject for image in images] == [named("Ann")] * 4 + [named("Bo")] * 2
+    assert {(i.shown_path, i.label, i.parts, i.set_aside) for i in images} == {("", None, (), "")}
+    for image in images:
+        assert "Ann" not in repr(image).replace(repr(image.path), "")
+
+
+@pytest.mark.parametrize(
+    ("join", "rows", "expected"),
+    [
+        ("subject", "Ann,ill\nBo,well\n", ["ill"] * 4 + ["well"] * 2),
+        ("study", "1.1,ill\n1.3,well\n", ["ill"] * 2 + [None] * 2 + ["well"] * 2),
+        ("path", "Bo/1.3/IM1,well\nAnn/1.1/IM0,ill\n", ["ill", "well"]),
+    ],
+)
+def test_labels_are_joined(archive: Path, join: str, rows: str, expected: list[str | None]) -> None:
+    key = "file" if join == "path" else join
+    (archive / "labels.csv").write_text(f"{key},label\n{rows}")
+    images = in_archive(archive, {"file": "labels.csv", "join": join})
+    assert [image.label for image in images] == expected
+
+
+def test_labels_are_joined_on_the_instance(archive: Path) -> None:
+    one = write_dicom(archive / "Cy" / "x.dcm", "Cy")
+    two = write_dicom(archive / "Cy" / "y.dcm", "Cy")
+    (archive / "labels.csv").write_text(f"instance,label,split\n{one},ill,\n{two},well,test\n")
+    images = in_archive(archive, {"file": "labels.csv", "join": "instance"})
+    assert [(i.label, i.split) for i in images[-2:]] == [("ill", "train"), ("well", "test")]
+    assert {i.label for i in images[:-2]} == {None}
+
+
+def test_labels_from_folders_where_that_is_asked_for(tmp_path: Path) -> None:
+    for name in ("train/ill/Ann/x.dcm", "test/well/Bo/1/x.dcm"):
+        write_dicom(tmp_path / name, "any")
+    found = [(image.split, image.label) for image in in_archive(tmp_path, "folders")]
+    assert found == [("test", "well"), ("train", "ill")]
+
+
+def test_where_no_split_is_told_a_share_of_the_subjects_is_for_the_test(tmp_path: Path) -> None:
+    rows = [(f"{number:03d}.png", f"subject {number // 2}") for number in range(400)]
+    for name, _ in rows:
+        (tmp_path / name).touch()
+    table = "".join(f"{name},{subject}\n" for name, subject in rows)
+    (tmp_path / "labels.csv").write_text(f"file,subject\n{table}")
+    images = listed(tmp_path, test_fraction=0.3)
+    splits = {image.subject: image.split for image in images}
+    assert [splits[image.subject] for image in images] == [image.split for image in images]
+    drawn = list(splits.values()).count("test")
+    assert abs(drawn - 60) < 26  # four deviations
+    kept = "".join(f"{name},{subject}\n" for name, subject in rows[100:])
+    (tmp_path / "labels.csv").write_text(f"file,subject\n{kept}")
+    assert listed(tmp_path, test_fraction=0.3) == images[100:]
+    one_told = "file,subject,split\n000.png,any,test\n001.png,other,\n002.png,third,\n"
+    (tmp_path / "labels.csv").write_text(one_told)
+    found = [image.split for image in listed(tmp_path, test_fraction=0.9)]
+    assert found == ["test", "train", "train"]
+
+
+def test_a_table_that_labels_nothing_is_told(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,diagnosis\na.png,ill\n")
+    with pytest.warns(Notice, match="labels no image: no row has a 'label'"):
+        assert [image.label for image in listed(folder, "labels.csv")] == [None]
+
+
+def test_ids_that_name_no_image(archive: Path) -> None:
+    labels = {"file": "labels.csv", "join": "subject"}
+    (archive / "labels.csv").write_text("subject,label\nAnn,ill\nCy,well\n")
+    with pytest.warns(Notice, match="1 of 2 rows of the labels name no subject of any image"):
+        assert next(iter(in_archive(archive, labels))).label == "ill"
+    (archive / "labels.csv").write_text("subject,label\nCy,well\n")
+    with pytest.raises(UserError, match="name no subject of any image") as caught:
+        in_archive(archive, labels)
+    assert "Cy" not in str(caught.value)
+
+
+def test_two_rows_that_contradict_each_other(archive: Path) -> None:
+    (archive / "labels.csv").write_text("subject,label\nAnn,ill\nBo,ill\nAnn,well\n")
+    with pytest.raises(UserError, match="line 4: contradicts line 2") as caught:
+        in_archive(archive, {"file": "labels.csv", "join": "subject"})
+    assert "Ann" not in str(caught.value)
+
+
+def test_what_is_not_demanded_is_set_aside(archive: Path) -> None:
+    write_dicom(archive / "Cy" / "ct", "Cy", Modality="CT", BodyPartExamined="CHEST")
+    write_dicom(archive / "Cy" / "none", "Cy", Modality="dx", BodyPartExamined="chest")
+    write_dicom(archive / "Cy" / "report", "Cy", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
+    images = in_archive(archive, modality=["DX", "CR"], body_part=["CHEST"], view=["PA", "AP"])
+    view = "the view is not PA or AP, as the configuration demands"
+    assert [image.set_aside for image in images] == [
+        *("", "", view, view, "", ""),
+        "the modality is not DX or CR, as the configuration demands",
+        "the view is not stated, as the configuration demands",
+        "a DICOM object that is no image: a structured report",
+    ]
+
+
+def test_a_second_file_of_an_instance_is_set_aside(archive: Path) -> None:
+    copy = archive / "Zoe" / "copy.dcm"
+    copy.parent.mkdir()
+    copy.write_bytes((archive / "Ann" / "1.1" / "IM0").read_bytes())
+    images = in_archive(archive)
+    assert [image.set_aside for image in images] == [""] * 6 + [
+        "a second file of the same instance"
+    ]
+
+
+def test_series_are_volumes_where_that_is_asked_for(archive: Path) -> None:
+    write_dicom(
+        archive / "Ann" / "1.1" / "scout", "Ann", StudyInstanceUID="1.1",
+        SeriesInstanceUID="1.1.1", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )  # fmt: skip
+    (archive / "labels.csv").write_text("study,label\n1.1,ill\n1.3,well\n")
+    labels = {"file": "labels.csv", "join": "study"}
+    images = in_archive(archive, labels, series_as_volumes=True, window=[40, 400])
+    found = [([p.name for p in image.parts], image.label, image.set_aside) for image in images]
+    both = ["IM0", "IM1"]
+    scout = "a localizer, no slice of the volume"
+    assert found == [(both, "ill", ""), ([], "ill", scout), (both, None, ""), (both, "well", "")]
+    assert {image.window for image in images} == {(40, 400)}
+    with pytest.raises(ValueError, match="join labels on subject, study or instance"):
+        in_archive(archive, "labels.csv", series_as_volumes=True)
+
+
+def test_nifti_files_are_their_own_subjects(tmp_path: Path) -> None:
+    for name in ("train/ill/sub-1.nii.gz", "test/well/sub-2.NII", "train/ill/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"any")
+    images = listed(tmp_path, "folders", kind="nifti_folder")
+    assert images == listed(tmp_path, None, kind="nifti_folder")
+    found = [(i.shown_path, i.subject, i.split, i.label) for i in images]
+    assert found == [
+        ("test/well/sub-2.NII", named("test/well/sub-2"), "test", "well"),
+        ("train/ill/sub-1.nii.gz", named("train/ill/sub-1"), "train", "ill"),
+    ]
+    (tmp_path / "l.csv").write_text("file,age,subject\ntest/well/sub-2.NII,71,Ann\n")
+    (image,) = listed(tmp_path, {"file": "l.csv", "target": "age"}, kind="nifti_folder")
+    assert (image.subject, image.target) == (named("Ann"), 71.0)
+    (tmp_path / "l.csv").write_text("subject,age\ntest/well/sub-2,71\n")
+    labels = {"file": "l.csv", "target": "age", "join": "subject"}
+    images = listed(tmp_path, labels, kind="nifti_folder")
+    assert [image.target for image in images] == [71.0, None]

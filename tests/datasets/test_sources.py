@@ -1,0 +1,368 @@
+"""Where a data set is taken from: kept, mirrored, adopted, downloaded, or told where to put it."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+from factories.web import Request, Server, serving
+from medvq.config import Config
+from medvq.datasets import download, published, sources
+from medvq.datasets.download import Patience
+from medvq.datasets.published import DataManifest, data_manifest
+from medvq.errors import UserError
+from medvq.images.cache import ReadCache
+from pydantic import ValidationError
+
+KERMANY = Config.model_validate({"name": "any-name", "source": {"kind": "kermany"}})
+PARTS = [
+    {"pattern": f"**/{split}/{label}/*.jpeg", "count": 2}
+    for split in ("train", "test")
+    for label in ("NORMAL", "PNEUMONIA")
+]
+NAMES = [
+    f"chest_xray/{split}/{label}/{number}.jpeg"
+    for split in ("train", "test")
+    for label in ("NORMAL", "PNEUMONIA")
+    for number in range(2)
+]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "published" / "set.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as opened:
+        for name in NAMES:
+            opened.writestr(name, name)
+    return path
+
+
+@pytest.fixture
+def server(archive: Path) -> Iterator[Server]:
+    """Serves the archive at /set.zip and nothing else."""
+
+    def answer(request: Request) -> None:
+        if request.path.endswith("/set.zip"):
+            request.give(archive.read_bytes())
+        else:
+            request.send_error(404)
+
+    with serving() as running:
+        running.answer = answer
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def manifest(
+    tmp_path: Path, archive: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The manifest of a set as small as can be, in the place of Kermany's."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    file = {
+        "file": "set.zip",
+        "addresses": [f"{server.address}/official/set.zip"],
+        "size": archive.stat().st_size,
+        "size_about": "1 kB",
+        "checksum": f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}",
+        "unpack": True,
+        "other_editions": ["edition.zip"],
+    }
+    about = dict.fromkeys(("title", "address", "licence", "citation"), "made up")
+    document = about | {"images": 8, "files": [file], "parts": PARTS}
+    (folder / "kermany.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(published, "FOLDER", folder)
+    quick = partial(download.download, patience=Patience(2, 2, 2, 0.001))
+    monkeypatch.setattr(sources, "download", quick)
+    sources._say_once.cache_clear()
+    return folder / "kermany.yaml"
+
+
+def put(folder: Path, names: list[str] = NAMES) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def held(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def asked(server: Server) -> list[str]:
+    return [path for path, _ in server.seen]
+
+
+def test_what_is_kept_comes_first(tmp_path: Path, server: Server) -> None:
+    kept, mirror = put(tmp_path / "data" / "kermany"), tmp_path / "mirror"
+    put(mirror / "kermany")
+    assert sources.locate(KERMANY, tmp_path / "data", str(mirror)) == kept
+    assert server.seen == []
+
+
+def test_a_mirror_is_read_in_place(tmp_path: Path, server: Server) -> None:
+    mirror = tmp_path / "mirror"
+    put(tmp_path / "data" / "kermany", NAMES[:3])  # not all of it
+    put(mirror / "kermany")
+    before = held(mirror)
+    assert sources.locate(KERMANY, tmp_path / "data", str(mirror)) == mirror / "kermany"
+    assert held(mirror) == before
+    assert server.seen == []
+
+
+def test_a_part_is_enough_to_go_on_with_and_told_once(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = put(tmp_path / "data" / "kermany", NAMES[1:])
+    for _ in range(2):
+        assert sources.locate(KERMANY, tmp_path / "data", None) == kept
+    told = capsys.readouterr().err
+    assert told.count("lacks files of the published set: **/train/NORMAL/*.jpeg (1 of 2)") == 1
+    assert server.seen == []
+
+
+def test_the_official_source_comes_last(tmp_path: Path, server: Server) -> None:
+    kept = sources.locate(KERMANY, tmp_path / "data", str(tmp_path / "none"))
+    assert kept == tmp_path / "data" / "kermany"
+    assert held(kept) == sorted(NAMES)
+    assert asked(server) == ["/official/set.zip"]
+    assert sources.locate(KERMANY, tmp_path / "data", None) == kept
+    assert len(server.seen) == 1
+
+
+def test_the_address_of_a_mirror_comes_before_it(tmp_path: Path, server: Server) -> None:
+    kept = sources.locate(KERMANY, tmp_path / "data", f"{server.address}/near/")
+    assert held(kept) == sorted(NAMES)
+    assert asked(server) == ["/near/kermany/set.zip"]
+
+
+def test_a_mirror_that_lacks_the_file_or_has_a_wrong_one_is_passed_over(
+    tmp_path: Path, server: Server, archive: Path
+) -> None:
+    right = server.answer
+
+    def answer(request: Request) -> None:
+        if request.path.startswith("/wrong/"):
+            request.give(archive.read_bytes()[::-1])
+        elif request.path.startswith("/empty/"):
+            request.send_error(404)
+        else:
+            right(request)
+
+    server.answer = answer
+    for name in ("wrong", "empty"):
+        kept = sources.locate(KERMANY, tmp_path / name, f"{server.address}/{name}")
+        assert held(kept) == sorted(NAMES)
+    assert asked(server)[1::2] == ["/official/set.zip"] * 2
+
+
+@pytest.mark.parametrize("where", ["data", "mirror"])
+@pytest.mark.parametrize("name", ["set.zip", "edition.zip"])
+def test_an_archive_that_a_user_has_put_there_is_adopted(
+    tmp_path: Path, server: Server, archive: Path, where: str, name: str
+) -> None:
+    put_by_hand = tmp_path / where / "kermany" / name
+    put_by_hand.parent.mkdir(parents=True)
+    put_by_hand.write_bytes(archive.read_bytes())
+    kept = sources.locate(KERMANY, tmp_path / "data", str(tmp_path / "mirror"))
+    assert kept == tmp_path / "data" / "kermany"
+    assert set(held(kept)) - {name} == set(NAMES)
+    assert put_by_hand.read_bytes() == archive.read_bytes()
+    assert held(put_by_hand.parent) == (sorted([*NAMES, name]) if where == "data" else [name])
+    assert server.seen == []
+
+
+def test_a_wrong_archive_of_the_users_is_refused_and_left_alone(
+    tmp_path: Path, server: Server
+) -> None:
+    mine = tmp_path / "data" / "kermany" / "set.zip"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("half of it")
+    with pytest.raises(UserError, match=r"set\.zip is not the published file \(10 bytes instead"):
+        sources.locate(KERMANY, tmp_path / "data", None)
+    assert mine.read_text() == "half of it"
+
+
+def test_offline_one_line_says_what_goes_where(
+    tmp_path: Path, server: Server, archive: Path
+) -> None:
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError) as told:
+        sources.locate(KERMANY, tmp_path / "data", str(tmp_path / "mirror"))
+    line = str(told.value)
+    assert "\n" not in line
+    checksum = hashlib.md5(archive.read_bytes()).hexdigest()
+    size = f"{archive.stat().st_size:,}"
+    for part in (
+        "127.0.0.1: cannot be reached",
+        f"put set.zip ({size} bytes, md5:{checksum}) (packed or unpacked)",
+        f"into {tmp_path / 'data' / 'kermany'}",
+        str(tmp_path / "mirror" / "kermany"),
+        "DATA_MIRROR",
+    ):
+        assert part in line
+
+
+def test_an_archive_of_another_layout_is_told(tmp_path: Path, manifest: Path) -> None:
+    text = manifest.read_text().replace("**/test/NORMAL/", "**/exam/NORMAL/")
+    manifest.write_text(text)
+    with pytest.raises(UserError, match=r"still lacks \*\*/exam/NORMAL"):
+        sources.locate(KERMANY, tmp_path / "data", None)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write to .*data/kermany .*DATA_ROOT"):
+        sources.locate(KERMANY, tmp_path / "data", None)
+
+
+def test_a_mirror_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"DATA_MIRROR begins with ftp://"):
+        sources.locate(KERMANY, tmp_path, "ftp://somewhere")
+
+
+def test_leftovers_of_an_interrupted_run_do_not_count(tmp_path: Path, server: Server) -> None:
+    put(tmp_path / "data" / "kermany" / ".unpacking")
+    kept = sources.locate(KERMANY, tmp_path / "data", None)
+    assert held(kept) == sorted(NAMES)
+    assert asked(server) == ["/official/set.zip"]
+
+
+def printed(folder: Path, cache: Path) -> str:
+    with ReadCache(cache) as known:
+        return sources.fingerprint(sources.list_images(KERMANY, folder), folder, known)
+
+
+def test_the_fingerprint_is_of_names_and_content_and_not_of_times(tmp_path: Path) -> None:
+    folder, cache = put(tmp_path / "one"), tmp_path / "cache"
+    first = printed(folder, cache)
+    copied = Path(shutil.copytree(folder, tmp_path / "two"))
+    for number, name in enumerate(NAMES):
+        os.utime(copied / name, (number, number))
+    assert printed(copied, cache) == printed(folder, cache) == first
+    (copied / NAMES[0]).rename((copied / NAMES[0]).with_name("other.jpeg"))
+    assert printed(copied, cache) != first
+    stamp = (folder / NAMES[0]).stat()
+    (folder / NAMES[0]).write_text(NAMES[0].upper())
+    os.utime(folder / NAMES[0], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert printed(folder, cache) != first
+
+
+def test_the_fingerprint_of_a_file_that_vanishes_is_no_traceback(tmp_path: Path) -> None:
+    folder = put(tmp_path / "one")
+    listed = sources.list_images(KERMANY, folder)
+    (folder / NAMES[0]).unlink()
+    with ReadCache(None) as known:
+        assert len(sources.fingerprint(listed, folder, known)) == 64
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from medvq.config import Config
+from medvq.datasets import published
+from medvq.datasets import sources
+published.FOLDER = Path(sys.argv[1])
+config = Config.model_validate({"name": "x", "source": {"kind": "kermany"}})
+print(sources.locate(config, Path(sys.argv[2]), None))
+"""
+
+
+def test_of_two_runs_one_fetches_and_the_other_waits(
+    tmp_path: Path, server: Server, archive: Path, manifest: Path
+) -> None:
+    started = []
+
+    def only_when_both_run(request: Request) -> None:
+        started.append(request.path)
+        # Only when the second has said that it waits does the first get its file.
+        assert server.released.wait(30)
+        request.give(archive.read_bytes())
+
+    server.answer = only_when_both_run
+    command = [sys.executable, "-c", SCRIPT, str(manifest.parent), str(tmp_path / "data")]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    # Each says one thing before it waits: for the server, or for the other.
+    lines = [run.stderr.readline() for run in runs if run.stderr]
+    assert any("another run is fetching kermany; waiting for it" in line for line in lines)
+    assert any("downloading set.zip" in line for line in lines)
+    server.released.set()
+    for run in runs:
+        out, err = run.communicate(timeout=30)
+        assert run.returncode == 0, err
+        assert out.strip() == str(tmp_path / "data" / "kermany")
+    assert started == ["/official/set.zip"]
+    assert held(tmp_path / "data" / "kermany") == sorted(NAMES)
+
+
+KINDS = ("hippocampus", "kermany", "mnist", "phantom", "pneumoniamnist", "stl10")
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> dict[str, DataManifest]:
+    folder = Path(published.__file__).parent.parent.parent / "data_manifests"
+    monkeypatch.setattr(published, "FOLDER", folder)
+    assert sorted(file.stem for file in folder.glob("*.yaml")) == list(KINDS)
+    manifests = {kind: data_manifest(kind) for kind in KINDS}
+    return {kind: manifest for kind, manifest in manifests.items() if manifest}
+
+
+def test_every_shipped_manifest_is_complete(shipped: dict[str, DataManifest]) -> None:
+    assert tuple(shipped) == KINDS
+    for kind, manifest in shipped.items():
+        assert manifest.licence
+        assert manifest.citation
+        if kind != "phantom":
+            assert manifest.files
+            assert manifest.parts
+            assert manifest.images
+        for file in manifest.files:
+            assert file.addresses
+
+
+def test_a_manifest_is_closed(manifest: Path) -> None:
+    manifest.write_text(manifest.read_text() + "sice: 1\n")
+    with pytest.raises(ValidationError, match="sice"):
+        data_manifest("kermany")
+
+
+def test_the_real_sets_are_known_as_complete(
+    real_data: Path, shipped: dict[str, DataManifest]
+) -> None:
+    for kind in ("kermany", "pneumoniamnist", "mnist"):
+        assert shipped[kind].lacking(real_data / kind) == ([], [])
+    for kind in ("pneumoniamnist", "mnist"):
+        for file in shipped[kind].files:
+            assert file.complaint(real_data / kind / file.file) is None
+    # A part of the published volumes.
+    needed, lacking = shipped["hippocampus"].lacking(real_data / "hippocampus")
+    assert (needed, len(lacking)) == ([], 1)
+
+
+def test_a_gzip_file_is_judged_by_what_it_holds(
+    tmp_path: Path, shipped: dict[str, DataManifest]
+) -> None:
+    import gzip
+
+    content = b"the same bytes"
+    wanted = f"md5:{hashlib.md5(content).hexdigest()}"
+    file = shipped["mnist"].files[0].model_copy(update={"checksum_unpacked": wanted})
+    for level in (1, 9):
+        (tmp_path / "a.gz").write_bytes(gzip.compress(content, level))
+        assert file.complaint(tmp_path / "a.gz") is None
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"others"))
+    assert "instead of" in (file.complaint(tmp_path / "a.gz") or "")
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content)[:-9])
+    assert file.complaint(tmp_path / "a.gz") == "not a whole gzip file"

@@ -1,0 +1,240 @@
+"""DICOM against values worked out elsewhere: pydicom's tables, and dcmtk as a second opinion."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from medvq.errors import UnreadableImage
+from medvq.images.formats import Window, is_dicom, read_image
+from numpy.typing import NDArray
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
+
+NO_HEADER = "not a DICOM file"
+NO_PIXELS = "without pixel data"
+FRAMES = "several frames that state no place"
+DOSE = "no image: a dose distribution"
+LENGTH = "shorter or longer than the size"
+REFUSED = {
+    "ExplVR_BigEndNoMeta.dcm": NO_HEADER,
+    "ExplVR_LitEndNoMeta.dcm": NO_HEADER,
+    "no_meta.dcm": NO_HEADER,
+    "rtstruct.dcm": NO_HEADER,
+    "UN_sequence.dcm": NO_PIXELS,
+    "empty_charset_LEI.dcm": NO_PIXELS,
+    "meta_missing_tsyntax.dcm": NO_PIXELS,
+    "nested_priv_SQ.dcm": NO_PIXELS,
+    "no_meta_group_length.dcm": NO_PIXELS,
+    "priv_SQ.dcm": NO_PIXELS,
+    "MR_truncated.dcm": LENGTH,
+    "MR_small_padded.dcm": LENGTH,
+    "JPEG2000-embedded-sequence-delimiter.dcm": "of another size than the header says",
+    "SC_rgb_rle_2frame.dcm": FRAMES,
+    "SC_rgb_rle_16bit_2frame.dcm": FRAMES,
+    "SC_rgb_rle_32bit_2frame.dcm": FRAMES,
+    "examples_ybr_color.dcm": FRAMES,
+    "badVR.dcm": DOSE,
+    "rtdose.dcm": DOSE,
+    "rtdose_1frame.dcm": DOSE,
+    "rtdose_expb.dcm": DOSE,
+    "rtdose_expb_1frame.dcm": DOSE,
+    "rtdose_rle.dcm": DOSE,
+    "rtdose_rle_1frame.dcm": DOSE,
+    "liver_1frame.dcm": "no image: a segmentation",
+    "liver_expb_1frame.dcm": "no image: a segmentation",
+    "reportsi.dcm": "no image: a structured report",
+    "reportsi_with_empty_number_tags.dcm": "no image: a structured report",
+    "test-SR.dcm": "no image: a structured report",
+    "rtplan.dcm": "no image: a treatment plan",
+    "rtplan_truncated.dcm": "no image: a treatment plan",
+    "waveform_ecg.dcm": "no image: a waveform",
+}
+# What dcmtk's tools cannot open, and the same pixels in a file that they can.
+SAME_AS = {
+    "MR_small_jp2klossless.dcm": "MR_small.dcm",
+    "SC_rgb_gdcm_KY.dcm": "SC_rgb_rle.dcm",
+    "SC_rgb_jpeg.dcm": "SC_rgb_jpeg_dcmd.dcm",
+}
+# Read by GDCM alone: the decoder is held against Pillow's OpenJPEG (below).
+ONE_DECODER = {
+    "693_J2KI.dcm",
+    "J2K_pixelrep_mismatch.dcm",
+    "JPEG2000.dcm",
+    "examples_jpeg2k.dcm",
+    "GDCMJ2K_TextGBR.dcm",
+}
+
+
+def bundled() -> list[Path]:
+    found = [path for path in sorted(BUNDLED.rglob("*")) if path.is_file()]
+    return [path for path in found if is_dicom(path) and not path.name.startswith("DICOMDIR")]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(BUNDLED))
+
+
+READ = [path for path in bundled() if path.name not in REFUSED and path.name != "IM000000"]
+READ = [path for path in READ if "TINY_ALPHA" not in path.parts]
+
+
+def demanded(header: pydicom.Dataset) -> Window | None:
+    """Where viewers differ on what to show without a window, both are told one."""
+    stated = "WindowCenter" in header or "VOILUTSequence" in header
+    told = {"NM": Window(128, 256), "CT": Window(40, 400)}
+    return None if stated else told.get(header.get("Modality"))
+
+
+@pytest.fixture(scope="module")
+def dcmtk() -> None:
+    if shutil.which("dcm2pnm"):
+        return
+    if os.environ.get("MEDVQ_REQUIRE_DATA"):
+        pytest.fail("MEDVQ_REQUIRE_DATA is set, and dcmtk is not installed (apt-get install dcmtk)")
+    # Not a Python package, so that no lock file brings it.
+    pytest.skip("needs dcmtk's dcm2pnm as a second opinion: apt-get install dcmtk")  # not in CI
+
+
+def shown_by_dcmtk(path: Path, folder: Path) -> NDArray[np.float64]:
+    """(3, height, width) in [0, 1]; 16 bits deep where the pixels are deeper than 8."""
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    window = demanded(header)
+    options = ["-O", "-q", "+on" if header.BitsStored <= 8 else "+on2"]
+    if window:
+        options += ["+Ww", str(window.center), str(window.width)]
+    elif "VOILUTSequence" in header:
+        options += ["+Wl", "1"]
+    elif "WindowCenter" in header:
+        options += ["+Wi", "1"]
+    lossless = "JPEG-LS" in header.file_meta.TransferSyntaxUID.name
+    tool = "dcml2pnm" if lossless else "dcmj2pnm"
+    subprocess.run([tool, *options, str(path), str(folder / "x.png")], check=True)
+    picture = cv2.imread(str(folder / "x.png"), cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    shown = picture / np.iinfo(picture.dtype).max
+    return np.stack([shown] * 3) if shown.ndim == 2 else shown[..., ::-1].transpose(2, 0, 1)
+
+
+@pytest.mark.usefixtures("dcmtk")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in READ if path.name not in SAME_AS | dict.fromkeys(ONE_DECODER)],
+    ids=name_of,
+)
+def test_a_file_looks_as_dcmtk_shows_it(path: Path, tmp_path: Path) -> None:
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    ours = read_image(path, 3, demanded(header))
+    # Rounding: to bytes or to 16 bits, and of a rescale before or after it.
+    tolerance = 1.01 / 255 if header.BitsStored <= 8 else 0.1 / 255
+    np.testing.assert_allclose(ours, shown_by_dcmtk(path, tmp_path), atol=tolerance)
+    assert read_image(path, 1, demanded(header)).shape == (1, *ours.shape[1:])
+
+
+@pytest.mark.usefixtures("dcmtk")
+def test_real_radiographs_look_as_dcmtk_shows_them(real_data: Path, tmp_path: Path) -> None:
+    for path in sorted((real_data / "dicom").glob("*.dcm")):
+        shown = shown_by_dcmtk(path, tmp_path)
+        np.testing.assert_allclose(read_image(path, 3), shown, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize(("name", "twin"), SAME_AS.items())
+def test_a_compressed_file_is_its_uncompressed_twin(name: str, twin: str) -> None:
+    one, two = (read_image(BUNDLED / file, 3) for file in (name, twin))
+    np.testing.assert_allclose(one, two, atol=1 / 255)
+
+
+@pytest.mark.parametrize("name", sorted(ONE_DECODER - {"GDCMJ2K_TextGBR.dcm"}))
+def test_two_decoders_of_jpeg_2000_agree(name: str) -> None:
+    one, two = (
+        pydicom.pixels.pixel_array(BUNDLED / name, decoding_plugin=plugin)
+        for plugin in ("gdcm", "pillow")
+    )
+    np.testing.assert_array_equal(one, two)
+    assert read_image(BUNDLED / name).std() > 0.01
+
+
+def has_greys(path: Path) -> bool:
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    stated = "WindowCenter" in header or "VOILUTSequence" in header
+    return stated and header.SamplesPerPixel == 1
+
+
+@pytest.mark.parametrize("path", filter(has_greys, READ), ids=name_of)
+def test_greys_as_pydicom_works_them_out(path: Path) -> None:
+    header = pydicom.dcmread(path)
+    shown = apply_voi_lut(apply_modality_lut(header.pixel_array, header), header).astype(float)
+    # pydicom maps a window to the range of what can be stored, in the units of the modality.
+    signed, bits = header.PixelRepresentation == 1, header.BitsStored
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    slope, offset = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+    low, high = (slope * value + offset for value in (low, high))
+    expected = (shown - low) / (high - low)
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        expected = 1 - expected
+    np.testing.assert_allclose(read_image(path)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", bundled(), ids=name_of)
+def test_every_bundled_file_is_read_or_refused(path: Path) -> None:
+    if reason := REFUSED.get(path.name):
+        with pytest.raises(UnreadableImage, match=reason):
+            read_image(path)
+    elif path in READ:
+        image = read_image(path)
+        assert image.min() >= 0
+        assert image.max() <= 1
+    else:
+        with pytest.raises(UnreadableImage, match=NO_PIXELS):
+            read_image(path)
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLED.rglob("DICOMDIR*")), ids=name_of)
+def test_a_directory_of_files_is_no_image(path: Path) -> None:
+    with pytest.raises(UnreadableImage, match="no image: a directory of other files"):
+        read_image(path)
+
+
+COMPRESSED = [
+    "SC_rgb_jpeg_dcmtk.dcm",
+    "SC_rgb_jpeg_gdcm.dcm",
+    "JPGExtended.dcm",
+    "MR_small_jpeg_ls_lossless.dcm",
+    "MR_small_jp2klossless.dcm",
+    "MR_small_RLE.dcm",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "down", "across"),
+    [
+        (name, down, across)
+        for name in COMPRESSED
+        for down, across in [(0.5, 1), (1, 2), (0.5, 2), (2, 0.5)]
+        # Run lengths state how many pixels there are, and not in which rows.
+        if "RLE" not in name or down * across != 1
+    ],
+)
+def test_compressed_pixels_of_another_size_than_the_header_says(
+    tmp_path: Path, name: str, down: float, across: float
+) -> None:
+    # Left to themselves decoders crop, shear, or (GDCM with JPEG-LS) end the process.
+    header = pydicom.dcmread(BUNDLED / name)
+    header.Rows, header.Columns = int(header.Rows * down), int(header.Columns * across)
+    header.save_as(tmp_path / "x.dcm")
+    with pytest.raises(UnreadableImage, match="of another size than the header says"):
+        read_image(tmp_path / "x.dcm")
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_fewer_frames_than_the_header_says(tmp_path: Path, name: str) -> None:
+    header = pydicom.dcmread(BUNDLED / name)
+    header.NumberOfFrames = 2
+    header.save_as(tmp_path / "x.dcm")
+    with pytest.raises(UnreadableImage):
+        read_image(tmp_path / "x.dcm")

@@ -1,0 +1,374 @@
+"""Files read on all processors: what is set aside, what the cache knows, what it never tells."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from medvq.errors import UnreadableImage
+from medvq.images import formats, reading
+from medvq.images.cache import FILE, ReadCache
+from medvq.images.formats import read_image
+from medvq.images.reading import ImageFiles, Reader, ReadResult, read_all, sha256_of
+from medvq.images.resizing import fit
+from medvq.images.workers import map_in_processes
+from PIL import Image
+
+READER = Reader((16, 24))
+
+
+def draw(path: Path, seed: int, mode: str = "L", size: tuple[int, int] = (70, 60)) -> Path:
+    rng = np.random.default_rng(seed)
+    shape = size[::-1] if mode == "L" else (*size[::-1], 3)
+    coarse = rng.integers(0, 256, shape, np.uint8)
+    Image.fromarray(coarse).save(path)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "CANARY"
+    folder.mkdir()
+    suffixes = ("jpeg", "png", "jpeg", "tif", "jpeg", "bmp")
+    return [draw(folder / f"CANARY{n}.{suffix}", n) for n, suffix in enumerate(suffixes)]
+
+
+def read(paths: Sequence[Path], folder: Path | None = None) -> list[ReadResult]:
+    with ReadCache(folder) as cache:
+        return list(read_all([ImageFiles((path,)) for path in paths], READER, cache))
+
+
+def same(one: list[ReadResult], two: list[ReadResult]) -> bool:
+    return all(
+        (a.sha256, a.size, a.reason, a.lasting) == (b.sha256, b.size, b.reason, b.lasting)
+        and np.array_equal(a.image, b.image)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_images_are_what_the_formats_say(pictures: list[Path]) -> None:
+    for path, found in zip(pictures, read(pictures), strict=True):
+        expected = fit(read_image(path), (16, 24), "stretch")
+        assert found.image is not None
+        assert found.image.shape == (1, 16, 24)
+        assert np.abs(found.image - expected.astype(int)).max() <= 1  # ties in rounding
+        assert found.size == (60, 70)
+        assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30}]
+)
+def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
+    file = tmp_path / "a.jpeg"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (90, 70), np.uint8)).save(file, **options)
+    whole = file.read_bytes()
+    reader = Reader((90, 70))  # of the same size: nothing is averaged
+    for end in range(len(whole), 300, -61):
+        # Cut off, and cut off but with the marker of an end.
+        for content in (whole[:end], whole[:end] + b"\xff\xd9"):
+            file.write_bytes(content)
+            expected, reason = None, ""
+            with contextlib.suppress(UnreadableImage):
+                expected = fit(read_image(file), (90, 70), "stretch")
+            if expected is None:
+                reason = "not a readable image (OSError)"
+            found = reader(ImageFiles((file,)))
+            assert found.reason == reason
+            np.testing.assert_array_equal(found.image, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("how", ["stretch", "pad"])
+def test_colour_orientation_and_small_pictures_take_the_long_way(
+    tmp_path: Path, channels: int, how: str
+) -> None:
+    colour = draw(tmp_path / "colour.jpeg", 0, "RGB")
+    small = draw(tmp_path / "small.jpeg", 1, size=(20, 10))
+    turned = tmp_path / "turned.jpeg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(draw(tmp_path / "upright.jpeg", 2)) as picture:
+        picture.save(turned, exif=exif)
+    reader = Reader((16, 24), channels, how)
+    for path in (colour, small, turned):
+        image = read_image(path, channels)
+        found = reader(ImageFiles((path,)))
+        np.testing.assert_array_equal(found.image, fit(image, (16, 24), how))
+        assert found.size == image.shape[1:]
+
+
+def test_what_cannot_be_read_has_its_reason_and_the_rest_is_read(tmp_path: Path) -> None:
+    fine = draw(tmp_path / "a.jpeg", 0)
+    half = tmp_path / "b.jpeg"
+    half.write_bytes(fine.read_bytes()[:500])
+    empty = tmp_path / "c.png"
+    empty.touch()
+    folder = tmp_path / "d.png"
+    folder.mkdir()
+    gone = tmp_path / "e.png"
+    found = read([half, empty, folder, gone, fine])
+    assert [one.reason for one in found] == [
+        "not a readable image (OSError)",
+        "the file is empty",
+        "the file cannot be read (Is a directory)",
+        "the file has vanished",
+        "",
+    ]
+    assert [bool(one.sha256) for one in found] == [True, True, False, False, True]
+    assert [one.image is None for one in found] == [True, True, True, True, False]
+
+
+class Crashing(Reader):
+    """Dies of one file, as a decoder would."""
+
+    def __call__(self, files: ImageFiles) -> ReadResult:
+        if files.paths[0].name == "CANARY2.jpeg":
+            os.abort()
+        return super().__call__(files)
+
+
+def test_a_decoder_that_crashes_sets_one_file_aside(pictures: list[Path], tmp_path: Path) -> None:
+    whole = read(pictures)
+    with ReadCache(tmp_path / "cache") as cache:
+        listed = [ImageFiles((path,)) for path in pictures]
+        found = list(read_all(listed, Crashing((16, 24)), cache))
+    assert found[2].image is None
+    assert found[2].reason == "the decoder crashed (SIGABRT)"
+    assert found[2].sha256 == whole[2].sha256
+    assert same(found[:2] + found[3:], whole[:2] + whole[3:])
+
+
+def test_again_nothing_is_read_or_hashed(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = both(pictures, tmp_path / "cache")
+    names = counted(monkeypatch)
+    monkeypatch.setattr(reading, "_sha256", lambda _: pytest.fail("it was hashed again"))
+    assert same(read(pictures, tmp_path / "cache"), first)
+    sums = hashes(pictures, tmp_path / "cache")
+    assert sums == [one.sha256 for one in first]
+    assert names == []
+
+
+def test_what_was_refused_is_not_read_again(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures[0].write_bytes(pictures[0].read_bytes()[:500])
+    pictures[1].write_bytes(b"")
+    first = both(pictures, tmp_path / "cache")
+    assert [bool(one.reason) for one in first[:3]] == [True, True, False]
+    names = counted(monkeypatch)
+    assert same(both(pictures, tmp_path / "cache"), first)
+    assert names == []
+    # Another version of a decoder may know better.
+    monkeypatch.setattr(reading, "_decoders", lambda: ("newer",))
+    assert same(both(pictures, tmp_path / "cache"), first)
+    assert len(names) == len(pictures)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FileNotFoundError(2, "No such file"), "the file has vanished"),
+        (OSError(5, "Input/output error"), "the file cannot be read (Input/output error)"),
+        (OSError("broken"), "not a readable image (OSError)"),
+        (OSError(22, "Invalid argument"), "not a readable image (OSError)"),
+    ],
+)
+def test_a_disk_that_fails_says_nothing_of_the_content(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(formats, "read_picture", failing)
+    found = READER(ImageFiles((pictures[1],)))
+    assert found.reason == reason
+    assert found.lasting == reason.startswith("not a readable")
+
+
+def hashes(paths: list[Path], folder: Path) -> list[str]:
+    with ReadCache(folder) as cache:
+        return sha256_of(paths, cache)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read from now on."""
+    names: list[str] = []
+
+    def counting(function: object, items: object, **options: object) -> object:
+        def seen() -> object:
+            for files in items:
+                names.append(files.paths[0].name)
+                yield files
+
+        return map_in_processes(function, seen(), **options)
+
+    monkeypatch.setattr(reading, "map_in_processes", counting)
+    return names
+
+
+def both(paths: list[Path], folder: Path) -> list[ReadResult]:
+    hashes(paths, folder)
+    return read(paths, folder)
+
+
+def test_only_what_is_new_or_changed_is_read(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    both(pictures, cache)
+    names = counted(monkeypatch)
+    added = draw(tmp_path / "CANARY" / "new.png", 77)
+    stamp = pictures[1].stat()
+    draw(pictures[1], 78)
+    # Of the same size, with its time set back: that is found out too.
+    os.utime(pictures[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    found = both([*pictures, added], cache)
+    assert sorted(names) == ["CANARY1.png", "new.png"]
+    assert same(found, read([*pictures, added]))
+
+
+def test_data_that_was_moved_or_copied_is_not_read_again(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = both(pictures, tmp_path / "cache")
+    names = counted(monkeypatch)
+    shutil.copytree(pictures[0].parent, tmp_path / "elsewhere")
+    moved = [tmp_path / "elsewhere" / path.name for path in pictures]
+    assert same(both(moved, tmp_path / "cache"), first)
+    assert names == []
+
+
+def test_another_way_of_reading_is_another_picture(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both(pictures, tmp_path / "cache")
+    names = counted(monkeypatch)
+    for reader in (Reader((8, 8)), Reader((16, 24), 3), Reader((16, 24), 1, "pad")):
+        with ReadCache(tmp_path / "cache") as cache:
+            listed = [ImageFiles((path,)) for path in pictures]
+            for one, path in zip(read_all(listed, reader, cache), pictures, strict=True):
+                np.testing.assert_array_equal(one.image, reader(ImageFiles((path,))).image)
+    assert len(names) == 3 * len(pictures)
+
+
+def spoil_a_row(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        (pixels,) = db.execute("SELECT pixels FROM pictures WHERE number=2").fetchone()
+        db.execute("UPDATE pictures SET pixels=? WHERE number=2", (pixels[::-1],))
+
+
+def noise(file: Path) -> None:
+    file.write_bytes(np.random.default_rng(0).bytes(50_000))
+
+
+def cut(file: Path) -> None:
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size // 2)
+
+
+def another_database(file: Path) -> None:
+    file.unlink()
+    with sqlite3.connect(file) as db:
+        db.execute("CREATE TABLE pictures (other)")
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_a_row, noise, cut, another_database, a_folder, Path.unlink]
+)
+def test_a_spoilt_cache_costs_time_and_nothing_else(
+    pictures: list[Path], tmp_path: Path, spoil: object
+) -> None:
+    first = both(pictures, tmp_path / "cache")
+    spoil(tmp_path / "cache" / FILE)
+    for _ in range(2):
+        assert same(both(pictures, tmp_path / "cache"), first)
+
+
+def test_the_cache_is_bounded_and_keeps_the_newest(pictures: list[Path], tmp_path: Path) -> None:
+    with ReadCache(tmp_path, limit=3 * 16 * 24) as cache:
+        for number in range(8):
+            cache.put_picture(f"{number}", np.full((16, 24), number, np.uint8), (1, 2))
+    with ReadCache(tmp_path) as cache:
+        kept = [number for number in range(8) if cache.has_picture(f"{number}")]
+        assert kept == [5, 6, 7]
+        pixels, size = cache.picture("7") or pytest.fail("lost")
+        assert (pixels == 7).all()
+        assert pixels.shape == (16, 24)
+        assert size == (1, 2)
+
+
+def test_no_name_of_a_file_is_in_the_cache(pictures: list[Path], tmp_path: Path) -> None:
+    both(pictures, tmp_path / "cache")
+    for file in (tmp_path / "cache").iterdir():
+        content = file.read_bytes()
+        for name in (b"CANARY", pictures[0].name.encode(), str(tmp_path).encode()):
+            assert name not in content
+        # Nor a hash that could be found by trying names without the key.
+        for path in pictures:
+            for text in (path.name, str(path), str(path.resolve())):
+                assert hashlib.blake2b(text.encode(), digest_size=16).digest() not in content
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = reading._sha256
+
+    def meanwhile(path: Path) -> str:
+        found = true(path)
+        path.write_bytes(path.read_bytes() + b"x")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "_sha256", meanwhile)
+        hashes(pictures[:1], tmp_path / "cache")
+    assert hashes(pictures[:1], tmp_path / "cache") == [true(pictures[0])]
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
+    """Peak memory of reading a set four times larger, in processes of their own."""
+    Image.new("L", (400, 400), 100).save(tmp_path / "a.jpeg")
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from medvq.images.cache import ReadCache\n"
+        "from medvq.images.reading import Files, Reader, read_all\n"
+        "listed = [Files((Path(sys.argv[1]),))] * int(sys.argv[2])\n"
+        "reader = Reader((384, 384))\n"
+        "count = sum(one.image is not None for one in read_all(listed, reader, ReadCache(None)))\n"
+        "assert count == len(listed)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+
+    def peak(count: int) -> int:
+        command = [sys.executable, "-c", script, str(tmp_path / "a.jpeg"), str(count)]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    # All of the larger set would be 29 MB.
+    assert peak(200) - peak(50) < 10_000
+
+
+def test_vanished_between_listing_and_reading(pictures: list[Path], tmp_path: Path) -> None:
+    both(pictures, tmp_path / "cache")
+    pictures[0].unlink()
+    first, *others = both(pictures, tmp_path / "cache")
+    assert (first.image, first.reason) == (None, "the file has vanished")
+    assert all(one.image is not None for one in others)

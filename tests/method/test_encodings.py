@@ -1,0 +1,141 @@
+"""Code histograms against slow loops and symmetries; joined blocks that weigh alike."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from medvq.method.encodings import BlockScaler, CodeHistogram
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+SIZE = 5
+SHAPES = [((4, 4), 1), ((4, 4), 2), ((6, 4), 2), ((5, 3), 2), ((4, 2, 6), 2), ((3, 3, 3), 3)]
+
+
+def some_codes(shape: tuple[int, ...], number: int = 6) -> Codes:
+    return np.random.default_rng(0).integers(0, SIZE, (number, int(np.prod(shape))))
+
+
+def slow_histogram(codes: Codes, shape: tuple[int, ...], grid: int) -> Floats:
+    cuts = [np.array_split(np.arange(side), grid) for side in shape]
+    table = []
+    for image in codes:
+        row: list[float] = []
+        for cell in product(*cuts):
+            inside = image.reshape(shape)[np.ix_(*cell)]
+            row.extend(np.histogram(inside, bins=np.arange(SIZE + 1))[0] / inside.size)
+        table.append(row)
+    return np.array(table)
+
+
+def shares(codes: Codes, shape: tuple[int, ...], *grids: int) -> Floats:
+    histogram = CodeHistogram(SIZE, shape, grids, square_root=False)
+    return np.asarray(histogram.fit_transform(codes).toarray(), np.float64)
+
+
+@pytest.mark.parametrize(("shape", "grid"), SHAPES)
+def test_histogram_is_that_of_a_slow_loop(shape: tuple[int, ...], grid: int) -> None:
+    codes = some_codes(shape)
+    np.testing.assert_allclose(
+        shares(codes, shape, grid), slow_histogram(codes, shape, grid), rtol=1e-6
+    )
+
+
+def test_a_hand_worked_grid() -> None:
+    codes = np.array([[0, 1, 1, 1]])  # [[0, 1], [1, 1]]: one row of each half
+    assert shares(codes, (2, 2), 1)[0].tolist() == [0.25, 0.75, 0, 0, 0]
+    by_cell = shares(codes, (2, 2), 2)[0].reshape(4, SIZE)
+    assert by_cell.argmax(1).tolist() == [0, 1, 1, 1]
+    assert by_cell.max(1).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4)])
+def test_pyramid_is_the_grids_side_by_side(shape: tuple[int, ...]) -> None:
+    codes = some_codes(shape)
+    single = [shares(codes, shape, grid) for grid in (1, 2, 4)]
+    np.testing.assert_array_equal(shares(codes, shape, 1, 2, 4), np.concatenate(single, axis=1))
+
+
+def test_positions_within_a_cell_do_not_matter_and_those_across_cells_do() -> None:
+    codes = some_codes((4, 4))
+    rng = np.random.default_rng(1)
+    grid = codes.reshape(-1, 4, 4).copy()
+    for top, left in product((0, 2), (0, 2)):
+        cell = grid[:, top : top + 2, left : left + 2].reshape(-1, 4)
+        shuffled = cell[:, rng.permutation(4)].reshape(-1, 2, 2)
+        grid[:, top : top + 2, left : left + 2] = shuffled
+    moved = grid.reshape(-1, 16)
+    assert not np.array_equal(moved, codes)
+    np.testing.assert_array_equal(shares(moved, (4, 4), 1, 2), shares(codes, (4, 4), 1, 2))
+    mirrored = grid[:, ::-1].reshape(-1, 16)
+    np.testing.assert_array_equal(shares(mirrored, (4, 4), 1), shares(codes, (4, 4), 1))
+    assert not np.array_equal(shares(mirrored, (4, 4), 2), shares(codes, (4, 4), 2))
+
+
+def test_renaming_codes_permutes_columns() -> None:
+    codes = some_codes((4, 4))
+    renamed = np.array([3, 0, 4, 1, 2])
+    before = shares(codes, (4, 4), 2).reshape(-1, 4, SIZE)
+    after = shares(renamed[codes], (4, 4), 2).reshape(-1, 4, SIZE)
+    np.testing.assert_array_equal(after[:, :, renamed], before)
+
+
+def test_rooted_shares_have_the_bhattacharyya_coefficient_as_dot_product() -> None:
+    codes = some_codes((4, 4))
+    rooted = CodeHistogram(SIZE, (4, 4)).fit_transform(codes).toarray()
+    plain = shares(codes, (4, 4), 1)
+    np.testing.assert_allclose(rooted, np.sqrt(plain), rtol=1e-6)
+    np.testing.assert_allclose((rooted**2).sum(1), 1, rtol=1e-6)
+    assert rooted[0] @ rooted[1] == pytest.approx(np.sqrt(plain[0] * plain[1]).sum())
+
+
+def test_works_in_a_pipeline_and_clones() -> None:
+    rng = np.random.default_rng(2)
+    truth = np.repeat([0, 1], 40)
+    codes = np.where(rng.random((80, 16)) < 0.5, truth[:, None] + 1, 0)
+    histogram = CodeHistogram(SIZE, (4, 4), (1, 2), square_root=False)
+    model = clone(make_pipeline(histogram, LogisticRegression(C=100)))
+    assert model[0].get_params() == histogram.get_params()
+    assert model.fit(codes, truth).score(codes, truth) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [-1, SIZE])
+def test_codes_outside_the_codebook_are_refused(wrong: int) -> None:
+    codes = some_codes((4, 4))
+    codes[2, 3] = wrong
+    with pytest.raises(ValueError, match=r"\[0, 5\)"):
+        CodeHistogram(SIZE, (4, 4)).fit(codes).transform(codes)
+
+
+def test_scaled_blocks_weigh_alike() -> None:
+    rng = np.random.default_rng(3)
+    X = rng.normal(5, 1, (200, 12)) * rng.uniform(0.01, 100, 12)
+    scaled = BlockScaler((10, 2)).fit_transform(X)
+    assert (scaled[:, :10] ** 2).sum(1).mean() == pytest.approx(1)
+    assert (scaled[:, 10:] ** 2).sum(1).mean() == pytest.approx(1)
+    widths = np.repeat([10, 2], [10, 2])
+    np.testing.assert_allclose(scaled, StandardScaler().fit_transform(X) / np.sqrt(widths))
+
+
+def test_scaler_keeps_what_it_learnt() -> None:
+    scaler = BlockScaler((1,)).fit([[0.0], [4.0]])
+    assert scaler.transform([[8.0]]).tolist() == [[3.0]]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3e4])
+def test_constant_columns_become_nothing(value: float) -> None:
+    X = np.random.default_rng(4).normal(size=(20_000, 2)).astype(np.float32)
+    X[:, 1] = value
+    scaler = BlockScaler((2,)).fit(X)
+    assert np.all(scaler.transform(X)[:, 1] == 0)
+    assert scaler.transform(np.array([[0, value + 1]]))[0, 1] == 0
+
+
+def test_blocks_must_cover_the_columns() -> None:
+    with pytest.raises(ValueError, match="3 columns"):
+        BlockScaler((1, 1)).fit(np.zeros((4, 3)))

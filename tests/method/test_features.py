@@ -1,0 +1,93 @@
+"""The trivial features: block means, gradients that brightness leaves alone, a fixed network."""
+
+import numpy as np
+import pytest
+import torch
+from medvq.method.features import (
+    histogram_of_oriented_gradients,
+    pooled,
+    raw_pixels,
+    untrained,
+)
+from medvq.method.vqvae import VQVAE
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(3, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+
+
+def test_raw_pixels_are_block_means(images: Tensor) -> None:
+    blocks = images.numpy().reshape(3, 16, 8, 16, 8).mean((2, 4)).reshape(3, 256)
+    np.testing.assert_allclose(raw_pixels(images), blocks, rtol=1e-5)
+
+
+def test_gradients_are_the_same_every_time_and_each_image_has_its_own(images: Tensor) -> None:
+    described = histogram_of_oriented_gradients(images)
+    assert described.shape == (3, 1764)
+    np.testing.assert_array_equal(described, histogram_of_oriented_gradients(images))
+    np.testing.assert_array_equal(described[1:2], histogram_of_oriented_gradients(images[1:2]))
+    assert np.abs(described[0] - described[1]).max() > 0.05
+
+
+def test_brightness_leaves_gradients_alone(images: Tensor) -> None:
+    greys = (images * 100).round() / 255
+    np.testing.assert_allclose(
+        histogram_of_oriented_gradients(greys + 80 / 255),
+        histogram_of_oriented_gradients(greys),
+        atol=1e-5,
+    )
+
+
+def test_gradients_tell_the_direction_of_stripes() -> None:
+    stripes = (torch.arange(128) // 8 % 2).float()
+    upright = stripes.expand(1, 1, 128, 128)
+    lying = upright.transpose(2, 3).contiguous()
+    by_direction = [
+        histogram_of_oriented_gradients(image).reshape(-1, 9).mean(0) for image in (upright, lying)
+    ]
+    # The bins hold 20 degrees each: a gradient along x lies between the last and the first, one
+    # along y in the middle one.
+    assert by_direction[0][[0, 8]].sum() > 0.9 * by_direction[0].sum()
+    assert by_direction[1][4] > 0.9 * by_direction[1].sum()
+
+
+@pytest.mark.parametrize("spatial", [(8, 4), (4, 4, 8)])
+def test_pooled_is_the_mean_of_each_cell(spatial: tuple[int, ...]) -> None:
+    features = torch.randn(2, 3, *spatial, generator=torch.Generator().manual_seed(1))
+    expected = [
+        [
+            image[(channel, *(slice(i * s // 2, (i + 1) * s // 2) for i, s in cell))].mean().item()
+            for channel in range(3)
+            for cell in (
+                tuple(zip(index, spatial, strict=True)) for index in np.ndindex(*[2] * len(spatial))
+            )
+        ]
+        for image in features
+    ]
+    np.testing.assert_allclose(pooled(features, 2), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_pooling_to_one_cell_is_the_mean() -> None:
+    features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    np.testing.assert_allclose(pooled(features, 1), features.mean((2, 3)).numpy(), atol=1e-6)
+
+
+def test_the_untrained_network_is_the_same_every_time() -> None:
+    torch.manual_seed(5)
+    first = untrained(VQVAE, widths=(8, 8), codebook_size=4)
+    torch.manual_seed(6)
+    second = untrained(VQVAE, widths=(8, 8), codebook_size=4)
+    assert not first.training
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_building_it_leaves_the_global_random_state() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    untrained(nn.Linear, in_features=2, out_features=2)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,302 @@
+"""The quantizer against slow references, closed forms and an example worked by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+from medvq.method.quantizer import QuantizerOutput, VectorQuantizer, nearest_codes, perplexity
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def as_features(vectors: Tensor) -> Tensor:
+    """(N, D) to one feature map with a single spatial axis, (1, D, N)."""
+    return vectors.T[None]
+
+
+def as_vectors(features: Tensor) -> Tensor:
+    return features.movedim(1, -1).reshape(-1, features.shape[1])
+
+
+def quantizer_at(codebook: Tensor, counts: Tensor, **options: float) -> VectorQuantizer:
+    """A quantizer in the midst of training: every code is the mean of ``counts`` vectors."""
+    quantizer = VectorQuantizer(*codebook.shape, **options)
+    quantizer.codebook.copy_(codebook)
+    quantizer.counts.copy_(counts)
+    quantizer.sums.copy_(codebook * counts[:, None])
+    quantizer.initialised.fill_(True)
+    return quantizer
+
+
+def state(quantizer: VectorQuantizer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# 5000 vectors go through the chunks of the search; 1 and 2 are its smallest cases; 17 and 4099
+# codes leave a block that is not full.
+@pytest.mark.parametrize(
+    ("number", "size", "dim"), [(1, 2, 1), (300, 17, 3), (5000, 64, 32), (300, 4099, 8)]
+)
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_codes_are_the_nearest_of_a_slow_search(
+    number: int, size: int, dim: int, offset: float
+) -> None:
+    vectors, codebook = torch.randn(number, dim) + offset, torch.randn(size, dim) + offset
+    differences = vectors.double()[:, None] - codebook.double()
+    squares = differences.square().sum(2)
+    codes = nearest_codes(vectors, codebook)
+    # What float32 cannot tell apart, it may swap.
+    rounding = 1e-6 * (codebook.square().sum(1).max() + vectors.square().sum(1).max())
+    assert (squares.gather(1, codes[:, None])[:, 0] <= squares.min(1).values + rounding).all()
+    best_two = squares.topk(2, largest=False).values
+    clear = best_two[:, 1] - best_two[:, 0] > rounding
+    assert clear.float().mean() > 0.9
+    assert torch.equal(codes[clear], squares.argmin(1)[clear])
+
+
+def test_a_tie_goes_to_the_lowest_index() -> None:
+    codebook = torch.tensor([[9.0], [2.0], [0.0], [2.0]])
+    assert nearest_codes(torch.tensor([[1.0], [3.0], [0.5]]), codebook).tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize("size", [5, 16, 33, 200])
+def test_the_lowest_of_equal_codes_wins_wherever_they_stand(size: int) -> None:
+    vectors = torch.randint(-1, 2, (500, 2)).float()
+    # Whole numbers, whose distances have no rounding, each several times.
+    codebook = torch.randint(-1, 2, (size, 2)).float()
+    distances = (vectors[:, None] - codebook).square().sum(2)
+    lowest = torch.where(distances == distances.min(1, keepdim=True).values, 1, 0).argmax(1)
+    assert torch.equal(nearest_codes(vectors, codebook), lowest)
+
+
+def test_the_size_of_the_chunks_changes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, codebook = torch.randn(1000, 8), torch.randn(300, 8)
+    codes = nearest_codes(vectors, codebook)
+    for tile in (1, 1 << 17, 1 << 30):
+        monkeypatch.setattr("medvq.method.quantizer._TILE", {"cpu": tile})
+        assert torch.equal(nearest_codes(vectors, codebook), codes)
+
+
+def test_permuting_the_codebook_permutes_the_codes() -> None:
+    vectors, codebook = torch.randn(200, 4), torch.randn(12, 4)
+    order = torch.randperm(12)
+    codes = nearest_codes(vectors, codebook)
+    assert torch.equal(order[nearest_codes(vectors, codebook[order])], codes)
+
+
+def test_the_order_of_the_vectors_does_not_matter() -> None:
+    codebook, vectors, order = torch.randn(6, 3), torch.randn(50, 3), torch.randperm(50)
+    one, two = (quantizer_at(codebook, torch.full((6,), 8.0)) for _ in range(2))
+    straight, shuffled = one(as_features(vectors)), two(as_features(vectors[order]))
+    assert torch.equal(straight.codes[:, order], shuffled.codes)
+    torch.testing.assert_close(straight.loss, shuffled.loss)
+    torch.testing.assert_close(one.codebook, two.codebook)
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 5), (2, 3, 4)])
+def test_values_are_the_codebook_vectors_at_their_place(shape: tuple[int, ...]) -> None:
+    quantizer = quantizer_at(torch.randn(9, 3), torch.ones(9)).eval()
+    features = torch.randn(2, 3, *shape)
+    out: QuantizerOutput = quantizer(features)
+    for place in torch.cartesian_prod(*(torch.arange(n) for n in (2, *shape))):
+        batch, *position = place.tolist()
+        vector = features[(batch, slice(None), *position)]
+        code = (quantizer.codebook - vector).norm(dim=1).argmin()
+        assert out.codes[(batch, *position)] == code
+        torch.testing.assert_close(
+            out.values[(batch, slice(None), *position)], quantizer.codebook[code]
+        )
+    assert torch.equal(quantizer.encode(features), out.codes)
+    assert torch.equal(
+        quantizer.decode(out.codes).movedim(1, -1),
+        quantizer.codebook[out.codes.flatten()].view(*out.codes.shape, 3),
+    )
+
+
+def test_gradient_passes_straight_through_and_commits() -> None:
+    quantizer = quantizer_at(torch.randn(5, 3), torch.ones(5), commitment=0.7).eval()
+    features = torch.randn(2, 3, 4, requires_grad=True)
+    weights = torch.randn(2, 3, 4)
+    out = quantizer(features)
+    ((weights * out.values).sum() + out.loss).backward()
+    away = features.detach() - quantizer.decode(out.codes)
+    torch.testing.assert_close(features.grad, weights + 2 * 0.7 * away / features.numel())
+
+
+def test_losses_are_those_of_the_paper() -> None:
+    codebook, vectors = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 1.0], [4.0, 2]])
+    # Squared distances 1 + 1 and 0 + 4, over four numbers.
+    distance = 6 / 4
+    averaging = quantizer_at(codebook, torch.ones(2), commitment=0.5).eval()
+    assert averaging(as_features(vectors)).loss.item() == pytest.approx(0.5 * distance)
+    learning = VectorQuantizer(2, 2, commitment=0.5, learn="gradient").eval()
+    learning.codebook.data.copy_(codebook)
+    loss = learning(as_features(vectors)).loss
+    assert loss.item() == pytest.approx(1.5 * distance)
+    loss.backward()
+    # 2 (e - z) / 4 for each code, whatever the commitment is.
+    expected = torch.tensor([[-0.5, -0.5], [0.0, -1.0]])
+    torch.testing.assert_close(learning.codebook.grad, expected)
+
+
+def test_moving_averages_of_an_example_worked_by_hand() -> None:
+    quantizer = quantizer_at(
+        torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([2.0, 2.0]), decay=0.75
+    )
+    batch = torch.tensor([[1.0, 0], [1, 1], [5, 2], [3, -2], [6, 4], [6, 0]])
+    out = quantizer(as_features(batch))
+    assert out.codes.tolist() == [[0, 0, 1, 1, 1, 1]]
+    # counts: 0.75 * 2 + 0.25 * 2 and 0.75 * 2 + 0.25 * 4
+    assert quantizer.counts.tolist() == [2.0, 2.5]
+    # sums: 0.75 (0, 0) + 0.25 (2, 1) and 0.75 (8, 0) + 0.25 (20, 4)
+    assert quantizer.sums.tolist() == [[0.5, 0.25], [11.0, 1.0]]
+    torch.testing.assert_close(quantizer.codebook, torch.tensor([[0.25, 0.125], [4.4, 0.4]]))
+
+
+@pytest.mark.parametrize("learn", ["ema", "gradient"])
+@pytest.mark.parametrize("number", [5, 16, 100])
+def test_the_codebook_starts_as_vectors_of_the_first_batch(
+    number: int, learn: Literal["ema", "gradient"]
+) -> None:
+    quantizer = VectorQuantizer(16, 4, learn=learn)
+    vectors = torch.randn(number, 4) + 50
+    out = quantizer(as_features(vectors))
+    apart = (as_vectors(out.values).detach()[:, None] - vectors).norm(dim=2)
+    assert (apart.min(1).values < 1e-4).all()
+    # Every row is its own nearest code, so none is taken twice while there are enough.
+    assert len(out.codes.unique()) == 16 or number < 16
+    if number == 16:
+        assert (apart.diagonal() < 1e-4).all()
+    before = state(quantizer)["codebook"]
+    quantizer(as_features(vectors - 100))
+    # Only the moving average follows the second batch.
+    assert (quantizer.codebook - before).abs().max() < 100
+
+
+def test_a_code_out_of_use_restarts_with_its_averages_and_no_other_changes() -> None:
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [1000.0, 1000.0]])
+    options = {"decay": 0.5, "restart_below": 0.1}
+    quantizer = quantizer_at(centres, torch.full((4,), 15.0), **options)
+    twin = quantizer_at(centres, torch.full((4,), 15.0), **options | {"restart_below": 0.0})
+    vectors = centres[:3].repeat_interleave(20, 0) + torch.randn(60, 2)
+    features = as_features(vectors)
+    # A fair share is 60 / 4 = 15 vectors; 15 / 2^4 is the first below a tenth of it.
+    for _ in range(3):
+        quantizer(features), twin(features)
+        assert same(state(quantizer), state(twin))
+    quantizer(features), twin(features)
+    restarted, other = state(quantizer), state(twin)
+    for name in ("codebook", "counts", "sums"):
+        assert torch.equal(restarted[name][:3], other[name][:3])
+    assert (restarted["codebook"][3] - vectors).norm(dim=1).min() < 1e-4
+    assert restarted["counts"][3] > 0.1 * 15
+    torch.testing.assert_close(
+        restarted["sums"][3], restarted["codebook"][3] * restarted["counts"][3]
+    )
+
+
+def test_a_code_learnt_by_gradient_restarts_as_a_vector_of_the_batch() -> None:
+    quantizer = VectorQuantizer(2, 2, decay=0.5, learn="gradient")
+    quantizer.initialised.fill_(True)
+    quantizer.codebook.data.copy_(torch.tensor([[0.0, 0.0], [500.0, 500.0]]))
+    vectors = torch.randn(30, 2)
+    for _ in range(20):
+        quantizer(as_features(vectors))
+    assert (quantizer.codebook[1] == vectors).all(1).any()
+    assert quantizer.codebook[0].tolist() == [0.0, 0.0]
+
+
+def test_codes_in_use_never_restart() -> None:
+    centres = torch.randn(8, 4) * 20
+    options = {"decay": 0.9, "restart_below": 0.5}
+    quantizer = quantizer_at(centres, torch.full((8,), 4.0), **options)
+    twin = quantizer_at(centres, torch.full((8,), 4.0), **options | {"restart_below": 0.0})
+    for _ in range(60):
+        features = as_features(centres.repeat(4, 1) + torch.randn(32, 4) / 10)
+        quantizer(features), twin(features)
+    assert same(state(quantizer), state(twin))
+
+
+def test_without_restarts_a_code_out_of_use_stays_where_it_is() -> None:
+    centres = torch.tensor([[0.0, 0.0], [100.0, -300.0]])
+    quantizer = quantizer_at(centres, torch.ones(2), decay=0.5, restart_below=0.0)
+    # Long enough for its count to vanish from float32.
+    for _ in range(200):
+        out = quantizer(as_features(torch.randn(10, 2)))
+    torch.testing.assert_close(quantizer.codebook[1], centres[1])
+    assert out.codes.unique().tolist() == [0]
+
+
+def test_eval_mode_and_encode_change_nothing() -> None:
+    quantizer = VectorQuantizer(8, 3)
+    features = torch.randn(2, 3, 5)
+    before = state(quantizer)
+    quantizer.encode(features)
+    quantizer.eval()(features)
+    assert same(before, state(quantizer))
+    quantizer.train()(features)
+    assert not same(before, state(quantizer))
+    before = state(quantizer)
+    quantizer.encode(features)
+    quantizer.eval()(features)
+    assert same(before, state(quantizer))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_leaves_the_search_in_full_precision(training: bool) -> None:
+    codebook = 10 + torch.arange(64.0)[:, None].expand(64, 4) / 64
+    features = as_features(codebook.repeat(3, 1))
+    coarse = nearest_codes(as_vectors(features).bfloat16(), codebook.bfloat16())
+    expected = torch.arange(64).repeat(3)
+    assert (coarse != expected).float().mean() > 0.5
+    quantizer = quantizer_at(codebook, torch.full((64,), 3.0)).train(training)
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = quantizer.encode(features)
+        out = quantizer(features)
+    assert torch.equal(out.codes[0], expected)
+    assert torch.equal(encoded[0], expected)
+    assert out.values.dtype == out.loss.dtype == torch.float32
+    assert torch.equal(out.values, features)
+    torch.testing.assert_close(quantizer.codebook, codebook)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([3, 3, 3, 3, 3], 5.0), ([0, 7, 0], 1.0), ([1, 1, 2], 2**1.5), ([30, 30, 60, 0], 2**1.5)],
+)
+def test_perplexity(counts: list[int], expected: float) -> None:
+    assert perplexity(torch.tensor(counts)) == pytest.approx(expected)
+
+
+def test_perplexity_of_two_codes_is_that_of_a_coin() -> None:
+    share = 0.1
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    assert perplexity(torch.tensor([1, 9])) == pytest.approx(math.exp(entropy))
+
+
+def test_what_is_bypassed_goes_on_as_it_came_and_the_codebook_follows() -> None:
+    torch.manual_seed(0)
+    plain, bypassed = (VectorQuantizer(8, 3, bypass=bypass) for bypass in (False, True))
+    for _ in range(4):
+        features = torch.randn(2, 3, 5, 5, requires_grad=True)
+        torch.manual_seed(1)
+        expected = plain(features)
+        torch.manual_seed(1)
+        found = bypassed(features)
+        assert torch.equal(found.values, features)
+        assert found.loss == 0
+        assert torch.equal(found.codes, expected.codes)
+        assert torch.equal(bypassed.codebook, plain.codebook)
+    found.values.sum().backward()
+    assert torch.equal(features.grad, torch.ones_like(features))

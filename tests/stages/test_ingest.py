@@ -1,0 +1,329 @@
+"""The stage ingest on tiny sets: splits, quarantine, audit, and the cache it leaves."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+from medvq.config import Config
+from medvq.datasets.manifest import COLUMNS, read_manifest
+from medvq.datasets.phantom import write_phantom
+from medvq.errors import UserError
+from medvq.stages.ingest import frame_features, ingest, validation_share
+from medvq.storage.artifacts import StageContext
+from numpy.typing import NDArray
+from PIL import Image
+
+SMALL: dict[str, Any] = {
+    "read_size": 64,
+    "image_size": 32,
+    "validation_fraction": 0.3,
+    "swap": {"training_copies": 1},
+}
+
+
+def configured(source: dict[str, Any], seed: int = 0, **changes: Any) -> Config:
+    return Config.model_validate(
+        {
+            "name": "tiny",
+            "seed": seed,
+            "source": source,
+            "ingest": SMALL | changes,
+            "pretrain": {"widths": (8, 8, 8)},
+        }
+    )
+
+
+def run(config: Config, out: Path, data_root: Path) -> dict[str, Any]:
+    out.mkdir()
+    return ingest(StageContext(config, out, {}, data_root, None))
+
+
+PHANTOM = configured({"kind": "phantom", "train_subjects": 20, "test_subjects": 10, "size": 64})
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def ingested(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
+        out = tmp_path_factory.mktemp("ingest") / "first"
+        return out, run(PHANTOM, out, data_root)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Thirty subjects of two pictures each, the last ten of them for the test."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = []
+    for subject in range(30):
+        for take in range(2):
+            name = f"{subject:02d}-{take}.png"
+            draw(folder / name, 10 * subject + take)
+            split = "test" if subject >= 20 else "train"
+            rows.append((name, f"subject {subject}", split, ("ill", "well")[subject % 2]))
+    table = pd.DataFrame(rows, columns=["file", "subject", "split", "label"])
+    table.to_csv(folder / "labels.csv", index=False)
+    return folder
+
+
+def draw(path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:70, :60] / 30 - 1
+    grey = 0.5 + 0.4 * np.cos(3 * x + rng.uniform(-0.4, 0.4)) * np.cos(2 * y)
+    grey += 0.02 * rng.standard_normal(grey.shape)
+    Image.fromarray((255 * grey.clip(0, 1)).astype(np.uint8)).save(path)
+
+
+def own(folder: Path, **changes: Any) -> Config:
+    source = {"kind": "image_folder", "folder": str(folder), "labels": "labels.csv"}
+    return configured(source, **changes)
+
+
+def splits(out: Path) -> dict[str, str]:
+    manifest = read_manifest(out / "manifest.csv")
+    return dict(zip(manifest["path"], manifest["split"], strict=True))
+
+
+def test_splits_follow_the_source_and_keep_subjects_apart(
+    ingested: tuple[Path, dict], data_root: Path
+) -> None:
+    out, summary = ingested
+    manifest = read_manifest(out / "manifest.csv")
+    assert tuple(manifest.columns) == COLUMNS
+    labels = pd.read_csv(next(data_root.glob("phantom-*")) / "labels.csv")
+    parts = {split: manifest[manifest["split"] == split] for split in summary["splits"]}
+    assert list(parts) == ["train", "validation", "test"]
+    subjects = {split: set(part["subject_id"]) for split, part in parts.items()}
+    assert len(subjects["train"]) + len(subjects["validation"]) == 20
+    assert len(subjects["test"]) == 10
+    assert len(set.union(*subjects.values())) == summary["subjects"] == 30
+    assert len(parts["test"]) == (labels["split"] == "test").sum()
+    assert len(manifest) == len(labels) == summary["images"]
+    for split, part in parts.items():
+        assert summary["splits"][split] == {
+            "images": len(part),
+            "subjects": len(subjects[split]),
+            "labels": part["label_name"].value_counts().sort_index().to_dict(),
+        }
+    assert summary["quarantined"] == summary["duplicates"] == 0
+    # In the order of the source's files, none of which is named.
+    assert manifest["label_name"].tolist() == labels["label"].tolist()
+    assert manifest["label"].tolist() == (labels["label"] == "OPACITY").astype(int).tolist()
+    assert (manifest["path"] == "").all()
+    assert not set(manifest["subject_id"]) & set(labels["subject"])
+    assert manifest["certain_subject_id"].tolist() == manifest["subject_id"].tolist()
+
+
+def test_the_cache_is_complete(ingested: tuple[Path, dict]) -> None:
+    out, summary = ingested
+    images, train = summary["images"], summary["splits"]["train"]["images"]
+    outside_test = images - summary["splits"]["test"]["images"]
+    expected = {
+        "images": ("uint8", (images, 32, 32)),
+        "originals": ("uint8", (images, 64, 64)),
+        "swapped_training": ("uint8", (1, train, 32, 32)),
+        "swapped_validation": ("uint8", (outside_test, 32, 32)),
+        "frame": ("float32", (images, 196)),
+        "frame_swapped": ("float32", (outside_test, 196)),
+        "template": ("float32", (56, 56)),
+    }
+    for name, (kind, shape) in expected.items():
+        array = np.load(out / f"{name}.npy")
+        assert (array.dtype, array.shape) == (kind, shape)
+        assert array.reshape(len(array), -1).std(1).min() > 0
+    table = pd.read_csv(out / "alignment.csv")
+    manifest = read_manifest(out / "manifest.csv")
+    assert table["image_id"].tolist() == manifest["image_id"].tolist()
+    assert table["failed"].sum() == summary["not_aligned"]
+    at = table[["log_scale_x", "log_scale_y", "shift_x", "shift_y"]].to_numpy(np.float32)
+    expected_frame = frame_features(np.load(out / "originals.npy"), torch.from_numpy(at))
+    np.testing.assert_allclose(np.load(out / "frame.npy"), expected_frame, atol=1e-3)
+
+
+def test_the_same_twice_is_the_same_to_the_byte(
+    ingested: tuple[Path, dict], data_root: Path, tmp_path: Path
+) -> None:
+    first, summary = ingested
+    assert run(PHANTOM, tmp_path / "again", data_root) == summary
+    for file in first.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_another_seed_draws_other_swaps(
+    ingested: tuple[Path, dict], data_root: Path, tmp_path: Path
+) -> None:
+    # The phantom set of another seed is another set; only the draws are to differ here.
+    write_phantom(tmp_path / "phantom-20-10-64-5", train_subjects=20, test_subjects=10, size=64)
+    other = PHANTOM.model_copy(update={"seed": 5})
+    run(other, tmp_path / "other", tmp_path)
+    for name, equal in (("originals", True), ("swapped_validation", False)):
+        one, two = (np.load(out / f"{name}.npy") for out in (ingested[0], tmp_path / "other"))
+        assert np.array_equal(one, two) == equal
+
+
+def test_test_images_have_no_part_in_the_template(folder: Path, tmp_path: Path) -> None:
+    run(own(folder), tmp_path / "before", tmp_path)
+    for path in folder.glob("2?-*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path)).T).save(path)
+    run(own(folder), tmp_path / "after", tmp_path)
+    before, after = (tmp_path / name for name in ("before", "after"))
+    for name in ("template.npy", "swapped_training.npy", "swapped_validation.npy"):
+        assert (before / name).read_bytes() == (after / name).read_bytes()
+    changed = (np.load(before / "images.npy") != np.load(after / "images.npy")).any((1, 2))
+    assert changed.tolist() == [split == "test" for split in splits(after).values()]
+
+
+def text(path: Path) -> None:
+    path.write_text("no picture")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def test_broken_files_are_set_aside_and_the_run_goes_on(folder: Path, tmp_path: Path) -> None:
+    run(own(folder), tmp_path / "whole", tmp_path)
+    broken: dict[str, tuple[Callable[[Path], None], str]] = {
+        "00-0.png": (text, "not a readable image (UnidentifiedImageError)"),
+        "07-1.png": (empty, "the file is empty"),
+        "25-0.png": (truncated, "not a readable image"),
+    }
+    for name, (breaks, _) in broken.items():
+        breaks(folder / name)
+    summary = run(own(folder, max_quarantined=0.05), tmp_path / "out", tmp_path)
+    table = pd.read_csv(tmp_path / "out" / "quarantine.csv")
+    assert table["path"].tolist() == list(broken)
+    for reason, (_, expected) in zip(table["reason"], broken.values(), strict=True):
+        assert reason.startswith(expected)
+    assert (summary["quarantined"], summary["images"]) == (3, 57)
+    kept = [path not in broken for path in splits(tmp_path / "whole")]
+    originals = np.load(tmp_path / "whole" / "originals.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "originals.npy"), originals[kept])
+
+
+def test_what_the_source_wants_set_aside_may_be_any_share(
+    ingested: tuple[Path, dict], data_root: Path, tmp_path: Path
+) -> None:
+    files = sorted(next(data_root.glob("phantom-*")).glob("**/*.dcm"))
+    shutil.copytree(files[0].parent, tmp_path / "train" / "any")
+    for path in files[::3]:
+        header = pydicom.dcmread(path)
+        header.Modality = header.PatientID = "CT"
+        header.save_as(tmp_path / "train" / "any" / path.name)
+    (tmp_path / "train" / "any" / "broken.dcm").write_text("no DICOM")
+    source = {"kind": "dicom_folder", "folder": str(tmp_path), "modality": ("DX",)}
+    config = configured(source, alignment={"enabled": False}, max_quarantined=0.02)
+    summary = run(config, tmp_path / "out", tmp_path)
+    assert summary["images"] == len(files) - len(files[::3])
+    assert summary["quarantined"] == len(files[::3]) + 1
+    assert summary["splits"]["test"]["subjects"] > 0
+    table = pd.read_csv(tmp_path / "out" / "quarantine.csv", keep_default_na=False)
+    reasons = table["reason"].value_counts()
+    assert reasons["the modality is not DX, as the configuration demands"] == len(files[::3])
+    assert len(reasons) == 2
+    assert set(table["path"]) == {""}
+
+
+def test_too_many_broken_files_stop_the_run_with_the_table(folder: Path, tmp_path: Path) -> None:
+    for name in ("00-0.png", "01-0.png"):
+        text(folder / name)
+    empty(folder / "02-0.png")
+    with pytest.raises(UserError, match=r"3 of 60 .*max_quarantined=0\.04.*2 x not a rea") as told:
+        run(own(folder, max_quarantined=0.04), tmp_path / "out", tmp_path)
+    assert str(tmp_path / "out" / "quarantine.csv") in str(told.value)
+    assert len(pd.read_csv(tmp_path / "out" / "quarantine.csv")) == 3
+
+
+def test_a_set_of_broken_files_alone_is_refused(folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("*.png"):
+        text(path)
+    with pytest.raises(UserError, match="all 60 files were set aside"):
+        run(own(folder, max_quarantined=1.0), tmp_path / "out", tmp_path)
+
+
+def test_the_disk_is_asked_for_space_before_it_is_mapped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int, start: int, length: int) -> None:
+        assert (start, length) == (0, 60 * 64 * 64 + 128)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # Without this a full disk ends in a bus error, which no handler turns into one line.
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(own(folder), tmp_path / "out", tmp_path)
+
+
+def test_adding_images_moves_no_other(folder: Path, tmp_path: Path) -> None:
+    run(own(folder), tmp_path / "before", tmp_path)
+    table = pd.read_csv(folder / "labels.csv")
+    more = []
+    for subject in range(40, 50):
+        draw(folder / f"{subject}-0.png", subject)
+        more.append((f"{subject}-0.png", f"subject {subject}", "train", "ill"))
+    both = pd.concat([pd.DataFrame(more, columns=table.columns), table])
+    both.to_csv(folder / "labels.csv", index=False)
+    run(own(folder), tmp_path / "after", tmp_path)
+    before, after = splits(tmp_path / "before"), splits(tmp_path / "after")
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 10
+    assert {after[name] for name, *_ in more} == {"train", "validation"}
+
+
+def test_the_share_held_back_is_uniform_and_depends_on_the_seed() -> None:
+    shares = np.array([[validation_share(f"s{n}", seed) for n in range(2000)] for seed in (0, 1)])
+    for share in shares:
+        counts = np.histogram(share, 10, (0, 1))[0]
+        assert abs(counts - 200).max() < 60  # 4.5 deviations
+    assert abs(np.corrcoef(shares)[0, 1]) < 0.1
+
+
+def test_duplicates_are_counted_within_and_across(folder: Path, tmp_path: Path) -> None:
+    for copy, original in (("01-1", "01-0"), ("02-0", "01-0"), ("29-0", "03-0")):
+        (folder / f"{copy}.png").write_bytes((folder / f"{original}.png").read_bytes())
+    summary = run(own(folder), tmp_path / "out", tmp_path)
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert summary["duplicates"] == audit["duplicate_files"] == 5
+    assert audit["duplicate_groups"] == 2
+    assert audit["duplicates_across_train_and_test"] == 1
+    assert audit["subjects_in_train_and_test"] == audit["subjects_with_two_labels"] == 0
+    assert read_manifest(tmp_path / "out" / "manifest.csv")["image_id"].is_unique
+
+
+def test_a_subject_on_both_sides_is_refused(folder: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(folder / "labels.csv")
+    table.loc[0, "subject"] = "subject 25"
+    table.to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(UserError, match=r"1 subject\(s\) stand in two splits") as told:
+        run(own(folder), tmp_path / "out", tmp_path)
+    assert "subject 25" not in str(told.value)
+
+
+def test_frame_features_by_hand() -> None:
+    originals: NDArray[np.uint8] = np.zeros((1, 30, 30), np.uint8)
+    originals[0, :2, :2] = [[0, 40], [80, 120]]
+    originals[0, 4:24, 4:24] = 255  # the middle, of which nothing may be told
+    features = frame_features(originals, torch.tensor([[0.1, 0.2, -0.1, 0.0]]))[0]
+    assert features.shape == (2 * 96 + 4,)
+    assert features[0] == 60
+    assert features[96] == pytest.approx(np.sqrt(2000))
+    assert not features[1:96].any()
+    assert not features[97:192].any()
+    np.testing.assert_allclose(features[192:], [25.5, 51, -25.5, 0], rtol=1e-6)
