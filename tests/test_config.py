@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medvq.cli import CONFIGS
 from medvq.config import Config, PretrainConfig
-from medvq.config_file import load_config
+from medvq.config_file import load_config, shipped
 from medvq.errors import UserError
 from pydantic import ValidationError
 
@@ -27,7 +26,7 @@ def value(config: Config, key: str) -> Any:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(shipped("configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_is_shipped_loads(path: Path) -> None:
     assert load_config(path).name == path.stem
 

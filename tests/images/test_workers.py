@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import misbehaving
 import pytest
+from factories import misbehaving
 from medvq.images import workers
 from medvq.images.workers import WorkerFailure, map_in_processes
 
@@ -99,12 +99,12 @@ class Missing:
 def test_a_script_without_a_guard_does_not_run_twice(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import misbehaving\n"
+        "from factories import misbehaving\n"
         "from medvq.images.workers import map_in_processes\n"
         "print(list(map_in_processes(misbehaving.square, range(3), processes=2, timeout=60)))\n"
     )
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+        "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])
     }
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, env=environment, check=True
