@@ -57,7 +57,7 @@ def keep_freed_memory(keep: bool = True) -> None:
     """Let the C library keep what tensors give back, where it is glibc.
 
     By itself it returns large pieces to the kernel, which clears them for the next step: up to a
-    fifth of a training step (docs/SPEED.md). ``keep=False`` sets the most that it keeps by itself.
+    fifth of a training step (docs/results/speed.md). ``keep=False`` sets the most that it keeps by itself.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt

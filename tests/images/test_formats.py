@@ -695,7 +695,7 @@ def test_the_reason_names_no_file(
 
 
 def tables() -> str:
-    """The formats and the refusals above, as ``docs/FORMATS.md`` shows them."""
+    """The formats and the refusals above, as ``docs/formats.md`` shows them."""
     read = "".join(f"| {kind} |\n" for kind in FORMATS)
     refused = "".join(f"| {kind} | {reason} |\n" for kind, (_, _, reason) in REFUSED.items())
     return (
@@ -706,7 +706,7 @@ def tables() -> str:
 
 
 def test_the_documentation_lists_what_is_tested_here() -> None:
-    document = Path(__file__).parents[2] / "docs" / "FORMATS.md"
+    document = Path(__file__).parents[2] / "docs" / "formats.md"
     assert document.read_text(encoding="utf-8").endswith(tables())
 
 

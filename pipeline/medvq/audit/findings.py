@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 NEAR = 0.985
 """Correlation of two thumbnails above which they show the same image. Radiographs are too
-alike for the 64 bits of a perceptual hash; see docs/AUDIT.md."""
+alike for the 64 bits of a perceptual hash; see docs/audit.md."""
 _LOW_FREQUENCIES = 8
 _THUMBNAIL = 32
 _MOST_PAIRS = 20_000

@@ -4,7 +4,7 @@ Readers hand over (channels, height, width), or (channels, depth, height, width)
 float32 in [0, 1], 0 black: what a viewer would show. MONAI's own readers swap the axes, do not
 invert MONOCHROME1 and apply no VOI LUT, so MONAI's transforms start from here
 (:class:`medvq.images.preparation.ReadImage`). What is read how, and what is refused:
-``docs/FORMATS.md``.
+``docs/formats.md``.
 """
 
 from __future__ import annotations
