@@ -197,7 +197,7 @@ class Loop(ABC):
         size = self.batches.batch_size
         images = self.epochs * len(self.batches) * size
         bar = tqdm(
-            all_reduce_sum=images,
+            total=images,
             desc=self.doing,
             unit=" images",
             mininterval=2.0,
