@@ -18,7 +18,7 @@ from medvq.config_file import config_file, load_config
 from medvq.datasets.manifest import read_manifest
 from medvq.errors import UserError
 from medvq.flow import Options, run
-from medvq.images.preparation import Equalise, cut_out
+from medvq.images.preparation import Preparation
 from medvq.method.alignment import Alignment
 from medvq.method.vqvae import VQVAE
 from medvq.prior.code_prior import CodePrior
@@ -159,14 +159,7 @@ def _gate(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[
     originals = np.load(folder / "originals.npy", mmap_mode="r")
     gate = TypicalityCheck.calibrate(surprise(prior, maps.codes[maps.rows("validation")]))
     template = torch.from_numpy(np.load(folder / "template.npy"))[None, None]
-    alignment = Alignment(template, config.alignment)
-
-    def prepared(raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        equalised = np.stack([Equalise(config.equalise)(image) for image in raw])
-        batch = torch.from_numpy(equalised)[:, None]
-        placed = alignment.register(batch).positions
-        return cut_out(batch, placed, config.image_shape)[:, 0].numpy()
-
+    preparation = Preparation(config, Alignment(template, config.alignment))
     test = maps.rows("test")
     typical = gate.score(surprise(prior, maps.codes[test]))
     some = test[:: max(1, len(test) // _OTHERS)]
@@ -178,7 +171,7 @@ def _gate(study: Study, maps: CodeMaps, model: VQVAE, prior: CodePrior) -> list[
             print(f"left out: {error}")
     rows = [Row("gate: test images flagged", float((typical > gate.threshold).mean()), None, True)]
     for name, raw in others.items():
-        score = gate.score(score_images(model, prior, prepared(raw), grid).surprise)
+        score = gate.score(score_images(model, prior, preparation(raw).images, grid).surprise)
         truth = np.repeat([0, 1], [len(typical), len(score)])
         value = float(roc_auc_score(truth, np.concatenate([typical, score])))
         rows.append(Row(f"gate: {name}, AUROC", value, 0.99))

@@ -23,8 +23,8 @@ from medvq.audit.findings import (
 from medvq.config import Config
 from medvq.datasets import kermany, sources
 from medvq.datasets.manifest import SourceImage
-from medvq.images.formats import read_grey
-from medvq.images.preparation import ResizeByArea
+from medvq.images.formats import read_image
+from medvq.images.resizing import fit
 from medvq.stages.ingest import frame_features
 from numpy.typing import NDArray
 from PIL import Image
@@ -234,8 +234,7 @@ def kermany_images() -> Kermany | None:
         return None
     config = Config.model_validate({"name": "kermany", "source": {"kind": "kermany"}})
     listed = sources.list_images(config, Path(mirror) / "kermany")
-    shrink = ResizeByArea(112)
-    images = np.stack([shrink(read_grey(item.path)) for item in listed])
+    images = np.stack([fit(read_image(item.path), (112, 112), "stretch")[0] for item in listed])
     return listed, images, pd.Series([hash(item.path.read_bytes()) for item in listed])
 
 

@@ -1,111 +1,128 @@
-"""The deterministic preprocessing as MONAI transforms, from a file to a tensor.
+"""From images as read to the images that a network sees: equalised, registered, resampled.
 
-``Compose([ReadImage(), ResizeByArea(224), Equalise(...), AlignToTemplate(...), ScaleToUnit()])`` is
-what :func:`preprocessing` returns and what a bundle would ship; ingest runs the same steps over
-whole sets.
+Ingest prepares whole data sets with it, and an encoder the files of a user, so both see the same.
+Processes that only read files do not import this module, since it imports torch.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from monai.transforms import Compose, Transform
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
-from medvq.config import EqualiseConfig, IngestConfig
-from medvq.images.formats import read_grey, resize
-from medvq.images.resizing import to_bytes
-from medvq.method.alignment import Alignment, warp
+from medvq.config import IngestConfig
+from medvq.images.workers import processors
+from medvq.method.alignment import Alignment, Registration, warp
 
 Bytes = NDArray[np.uint8]
 
-
-class _Transform(Transform):  # type: ignore[misc]  # MONAI's types aren't followed (pyproject.toml)
-    """What the transforms here have in common, for MONAI: its base class."""
-
-
-class ReadImage(_Transform):
-    """A path to a grey picture, (height, width) float32 in [0, 1], upright."""
-
-    def __call__(self, path: str | Path) -> NDArray[np.float32]:
-        return read_grey(Path(path))
+# Images that are registered or resampled at a time: it bounds the memory of their float32 copies.
+_CHUNK = 256
 
 
-class ResizeByArea(_Transform):
-    """To (side, side) bytes by area averaging."""
+class PreparedImages(NamedTuple):
+    """Images as a network sees them, and where in the images as read they lie.
 
-    def __init__(self, side: int) -> None:
-        self.side = side
-
-    def __call__(self, grey: NDArray[np.float32]) -> Bytes:
-        return to_bytes(resize(grey, self.side))
-
-
-class Equalise(_Transform):
-    """Contrast-limited adaptive histogram equalisation of a (height, width) byte image.
-
-    None for ``config`` leaves the image as it is.
+    Attributes
+    ----------
+    images : uint8 (B, *image_shape) of grey pictures, (B, C, *image_shape) of all others.
+    registration : their positions.
     """
 
-    def __init__(self, config: EqualiseConfig | None) -> None:
-        self.config = config
-
-    def __call__(self, image: Bytes) -> Bytes:
-        if self.config is None:
-            return image
-        # OpenCV's object keeps buffers, so every call (and thread) has its own.
-        tiles = (self.config.tiles, self.config.tiles)
-        return np.asarray(cv2.createCLAHE(self.config.clip_limit, tiles).apply(image), np.uint8)
+    images: Bytes
+    registration: Registration
 
 
-class AlignToTemplate(_Transform):
-    """A (height, width) byte image to its aligned (1, side, side) bytes; see
-    :mod:`medvq.method.alignment`. Without an alignment the whole image is resized.
+@dataclass(frozen=True)
+class Preparation:
+    """The chain from images as read to prepared images: equalise, register, resample.
+
+    Grey pictures are arrays without an axis of channels, (B, height, width); colour pictures and
+    volumes have one, (B, C, *spatial).
+
+    Attributes
+    ----------
+    config : the settings of ingest, of which ``equalise``, ``read_size`` and ``image_size`` count.
+    alignment : the template that images are registered to; None resizes the whole image instead.
     """
 
-    def __init__(self, alignment: Alignment | None, side: int) -> None:
-        self.alignment = alignment
-        self.side = side
+    config: IngestConfig
+    alignment: Alignment | None = None
 
-    def __call__(self, image: Bytes) -> Tensor:
-        batch = torch.from_numpy(image)[None, None]
-        positions = (
-            self.alignment.register(batch).positions if self.alignment else torch.zeros(1, 4)
+    def __call__(self, images: Bytes) -> PreparedImages:
+        """Prepare a batch of images as read, bytes of shape (B, [C,] *read_shape)."""
+        if self.alignment is None and self.config.equalise is None and not self._resizes:
+            # The images may be mapped from a file that is larger than memory.
+            return PreparedImages(images, self._zero_registration(len(images)))
+        equalised = self.equalise(images)
+        registration = self.register(equalised)
+        return PreparedImages(self.resample(equalised, registration), registration)
+
+    def equalise(self, images: Bytes) -> Tensor:
+        """Equalise histograms with limited contrast (CLAHE), where the settings say so.
+
+        Returns
+        -------
+        Bytes of shape (B, C, *read_shape).
+        """
+        if (config := self.config.equalise) is None:
+            copy = torch.from_numpy(np.array(images))
+            return copy[:, None] if self._is_grey else copy
+
+        def equalise(image: Bytes) -> NDArray[np.uint8]:
+            # OpenCV's object keeps buffers, so every call (and thread) has its own.
+            clahe = cv2.createCLAHE(config.clip_limit, (config.tiles, config.tiles))
+            return np.asarray(clahe.apply(image), np.uint8)
+
+        with ThreadPoolExecutor(processors()) as pool:
+            return torch.from_numpy(np.stack(list(pool.map(equalise, images))))[:, None]
+
+    def register(self, equalised: Tensor, progress: str | None = None) -> Registration:
+        """Find the position of each image in the template, or zero where there is no template.
+
+        Parameters
+        ----------
+        equalised : bytes of shape (B, C, *read_shape).
+        progress : what a progress bar calls it; None shows none.
+        """
+        if self.alignment is None:
+            return self._zero_registration(len(equalised))
+        chunks = tqdm(
+            equalised.split(_CHUNK), desc=progress, unit=" batches", disable=progress is None
         )
-        return cut_out(batch, positions, self.side)[0]
+        parts = [self.alignment.register(chunk) for chunk in chunks]
+        return Registration(
+            torch.cat([part.positions for part in parts]),
+            torch.cat([part.correlation for part in parts]),
+            torch.cat([part.failed for part in parts]),
+        )
 
-
-class ScaleToUnit(_Transform):
-    """Bytes to float32 in [0, 1]."""
-
-    def __call__(self, image: Tensor) -> Tensor:
-        return image.float() / 255.0
-
-
-def cut_out(images: Tensor, positions: Tensor, size: int | tuple[int, ...]) -> Tensor:
-    """Aligned byte images (B, C, *size) of byte images and their positions; one number for
-    ``size`` is the side of a square.
-    """
-    size = (size, size) if isinstance(size, int) else size
-    cut = [
-        (warp(chunk.float(), at, size) + 0.5).clamp(0, 255).byte()
-        for chunk, at in zip(torch.split(images, 256), torch.split(positions, 256), strict=True)
-    ]
-    return torch.cat(cut)
-
-
-def preprocessing(config: IngestConfig, alignment: Alignment | None) -> Compose:
-    """The chain from the path of a grey picture to a (1, side, side) float32 tensor in [0, 1]."""
-    return Compose(
-        [
-            ReadImage(),
-            ResizeByArea(config.read_shape[0]),
-            Equalise(config.equalise),
-            AlignToTemplate(alignment, config.image_shape[0]),
-            ScaleToUnit(),
+    def resample(self, equalised: Tensor, registration: Registration) -> Bytes:
+        """Resample each image at its position: bytes of shape (B, [C,] *image_shape)."""
+        shape = self.config.image_shape
+        chunks = zip(equalised.split(_CHUNK), registration.positions.split(_CHUNK), strict=True)
+        parts = [
+            (warp(images.float(), positions, shape) + 0.5).clamp(0, 255).byte()
+            for images, positions in chunks
         ]
-    )
+        resampled = torch.cat(parts).numpy()
+        return np.asarray(resampled[:, 0] if self._is_grey else resampled)
+
+    @property
+    def _is_grey(self) -> bool:
+        return self.config.channels == 1 and len(self.config.read_shape) == 2
+
+    @property
+    def _resizes(self) -> bool:
+        return self.config.read_shape != self.config.image_shape
+
+    def _zero_registration(self, count: int) -> Registration:
+        zeros = torch.zeros(count, 1 + 2 * len(self.config.read_shape))
+        return Registration(zeros[:, 1:], zeros[:, 0], zeros[:, 0].bool())

@@ -29,7 +29,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ from medvq.datasets.array_files import read_array_image
 from medvq.datasets.manifest import SPLITS, SourceImage, check_manifest
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
-from medvq.images.preparation import Equalise, cut_out
+from medvq.images.preparation import Preparation
 from medvq.images.reading import ImageFiles, Reader, ReadResult, combined, read_all, sha256_of
 from medvq.images.resizing import fit
 from medvq.images.workers import processors
@@ -243,18 +242,20 @@ def _preprocess(
     return how many images could not be placed.
     """
     settings = config.ingest
+    preparation = Preparation(settings)
     if not settings.alignment.enabled and not settings.swap.enabled:
-        np.save(folder / "images.npy", _prepared(originals, settings))
+        np.save(folder / "images.npy", preparation(originals).images)
         return 0
-    equalised = _equalised(originals, settings)
+    equalised = preparation.equalise(originals)
     train = np.flatnonzero(manifest["split"] == "train")
     if settings.alignment.enabled:
         alignment = alignment or Alignment.fit(
             equalised[torch.from_numpy(train)], settings.alignment
         )
         np.save(folder / "template.npy", alignment.template[0, 0].numpy())
-    placed = _place(equalised, alignment, desc="aligning")
-    np.save(folder / "images.npy", _cut(equalised, placed, settings))
+    preparation = Preparation(settings, alignment)
+    placed = preparation.register(equalised, progress="aligning")
+    np.save(folder / "images.npy", preparation.resample(equalised, placed))
     del equalised
     _positions_table(manifest, placed).to_csv(folder / "alignment.csv", index=False)
     if not settings.swap.enabled:
@@ -277,10 +278,9 @@ def _preprocess(
                 kind,
                 rng,
             )
-            prepared = _equalised(images, settings)
-            found = _place(prepared, alignment)
-            cut.append(_cut(prepared, found, settings))
-            frames.append(frame_features(images, found.positions))
+            prepared, registration = preparation(images)
+            cut.append(prepared)
+            frames.append(frame_features(images, registration.positions))
         return np.concatenate(cut), np.concatenate(frames)
 
     copies = [swapped(train, "training", 1 + c)[0] for c in range(settings.swap.training_copies)]
@@ -291,39 +291,6 @@ def _preprocess(
     np.save(folder / "swapped_validation.npy", images)
     np.save(folder / "frame_swapped.npy", frames)
     return int(placed.failed.sum())
-
-
-def _prepared(originals: Bytes, config: IngestConfig) -> Bytes:
-    """Images that are neither aligned nor swapped: equalised where asked for, and resized."""
-    if config.equalise is None and config.read_shape == config.image_shape:
-        return originals
-    grey = originals.ndim == 3
-    images = _equalised(originals, config) if grey else torch.from_numpy(np.array(originals))
-    cut = cut_out(images, torch.zeros(len(images), 2 * len(config.image_shape)), config.image_shape)
-    return np.asarray(cut[:, 0].numpy() if grey else cut.numpy())
-
-
-def _equalised(images: Bytes, config: IngestConfig) -> Tensor:
-    equalise = Equalise(config.equalise)
-    with ThreadPoolExecutor(processors()) as pool:
-        return torch.from_numpy(np.stack(list(pool.map(equalise, images))))[:, None]
-
-
-def _place(images: Tensor, alignment: Alignment | None, desc: str | None = None) -> Registration:
-    if alignment is None:
-        nothing = torch.zeros(len(images))
-        return Registration(torch.zeros(len(images), 4), nothing, nothing.bool())
-    chunks = tqdm(images.split(256), desc=desc, unit=" batches", disable=desc is None)
-    parts = [alignment.register(chunk) for chunk in chunks]
-    return Registration(
-        torch.cat([part.positions for part in parts]),
-        torch.cat([part.correlation for part in parts]),
-        torch.cat([part.failed for part in parts]),
-    )
-
-
-def _cut(images: Tensor, placed: Registration, config: IngestConfig) -> Bytes:
-    return np.asarray(cut_out(images, placed.positions, config.image_size)[:, 0].numpy())
 
 
 def _positions_table(manifest: pd.DataFrame, placed: Registration) -> pd.DataFrame:
