@@ -19,7 +19,7 @@ from medvq.evaluation import metrics
 from medvq.evaluation.prevalence import at_prevalence
 from medvq.evaluation.tasks import Binary
 from medvq.flow import run
-from medvq.method.probe import CLEAN_WEIGHT, ProbeFeatures, Uncalibrated, choose
+from medvq.method.probe import CLEAN_WEIGHT, ProbeFeatures, SelectedModel, select_model
 from medvq.stages.probe import ProbeData, Store, images_of, label_draws
 from numpy.typing import NDArray
 
@@ -58,7 +58,7 @@ def main() -> None:
     if not isinstance(images.task, Binary) or encoded.swapped is None:
         raise UserError("benchmark-calibration is for two classes, and acquisitions to swap")
     fitted = [
-        choose(encoded, images.truth, images.subjects, drawn, config.probe, _TASK)
+        select_model(encoded, images.truth, images.subjects, drawn, config.probe, _TASK)
         for drawn in draws
     ]
     learnt = [float(images.truth[drawn].mean()) for drawn in draws]
@@ -69,7 +69,7 @@ def main() -> None:
     print(page)
 
 
-def calibrated(chosen: Uncalibrated, clean_weight: float | None) -> Any:
+def calibrated(chosen: SelectedModel, clean_weight: float | None) -> Any:
     """The model, calibrated by held-out scores of which those of images as they are weigh so."""
     model = copy.deepcopy(chosen.model)
     if clean_weight is not None:
@@ -81,7 +81,7 @@ def calibrated(chosen: Uncalibrated, clean_weight: float | None) -> Any:
 
 
 def by_mixture(
-    fitted: Sequence[Uncalibrated],
+    fitted: Sequence[SelectedModel],
     learnt: Sequence[float],
     encoded: ProbeFeatures,
     images: ProbeData,
@@ -101,7 +101,7 @@ def by_mixture(
 
 
 def by_prevalence(
-    fitted: Sequence[Uncalibrated],
+    fitted: Sequence[SelectedModel],
     learnt: Sequence[float],
     encoded: ProbeFeatures,
     images: ProbeData,

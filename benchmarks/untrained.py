@@ -168,7 +168,9 @@ def _judged(folder: Path, config: Config) -> list[float]:
         probe = config.probe.model_copy(update={"label_fraction": fraction})
         scores = []
         for drawn in label_draws(images, probe, config.seed):
-            model = fit_probe(encoded, images.truth, images.subjects, drawn, probe).classifier
+            model = fit_probe(
+                encoded, images.truth, images.subjects, drawn, probe, images.task
+            ).classifier
             clean, swapped = (
                 roc_auc_score(truth, images.task.scores(model, table[images.validation]))
                 for table in (encoded.images, encoded.swapped)

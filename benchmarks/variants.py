@@ -54,7 +54,9 @@ def predictions(
     told_of = keys.iloc[images.test][["image_id", "subject_id", "label"]]
     parts = []
     for number, drawn in enumerate(label_draws(images, probe, config.seed)):
-        model = fit_probe(encoded, images.truth, images.subjects, drawn, probe).classifier
+        model = fit_probe(
+            encoded, images.truth, images.subjects, drawn, probe, images.task
+        ).classifier
         said = images.task.predict(model, encoded.images[images.test])
         parts.append(told_of.assign(draw=number, probability=said))
     return pd.concat(parts)

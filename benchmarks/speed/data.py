@@ -112,6 +112,7 @@ def measure_probe(bench: Bench) -> list[Row]:
     if bench.cuda:
         return []
     from medvq.method.probe import ProbeFeatures, fit_probe
+    from medvq.method.targets import Binary
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -134,7 +135,7 @@ def measure_probe(bench: Bench) -> list[Row]:
         CalibratedClassifierCV(search.best_estimator_, cv=folds).fit(table, truth)
 
     def own() -> None:
-        fit_probe(encoded, truth, subjects, np.arange(number), config)
+        fit_probe(encoded, truth, subjects, np.arange(number), config, Binary())
 
     taken = bench.seconds({MEDVQ: own, "plain": plain}, 3)
     figure = f"probe on {number} labels, {width} features"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from medvq.config import ProbeConfig
 from medvq.evaluation.tasks import Binary
-from medvq.method.probe import ProbeFeatures, Uncalibrated, choose, fit_probe
+from medvq.method.probe import ProbeFeatures, SelectedModel, fit_probe, select_model
 from medvq.stages.probe import ProbeData
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -43,15 +43,17 @@ def encoded(images: ProbeData) -> ProbeFeatures:
 
 
 @pytest.fixture(scope="module")
-def chosen(images: ProbeData, encoded: ProbeFeatures) -> Uncalibrated:
+def chosen(images: ProbeData, encoded: ProbeFeatures) -> SelectedModel:
     truth, subjects = images.truth, images.subjects
-    return choose(encoded, truth, subjects, images.train, CONFIG, images.task)
+    return select_model(encoded, truth, subjects, images.train, CONFIG, images.task)
 
 
 def test_what_is_called_chosen_is_what_the_probe_does(
-    images: ProbeData, encoded: ProbeFeatures, chosen: Uncalibrated
+    images: ProbeData, encoded: ProbeFeatures, chosen: SelectedModel
 ) -> None:
-    probe = fit_probe(encoded, images.truth, images.subjects, images.train, CONFIG).classifier
+    probe = fit_probe(
+        encoded, images.truth, images.subjects, images.train, CONFIG, images.task
+    ).classifier
     model = calibrated(chosen, MIXTURES[CHOSEN])
     np.testing.assert_allclose(model.coef_, probe.coef_, rtol=1e-6)
     np.testing.assert_allclose(model.intercept_, probe.intercept_, rtol=1e-6)
@@ -59,7 +61,7 @@ def test_what_is_called_chosen_is_what_the_probe_does(
 
 
 def test_swapped_images_make_probabilities_less_sure(
-    images: ProbeData, encoded: ProbeFeatures, chosen: Uncalibrated
+    images: ProbeData, encoded: ProbeFeatures, chosen: SelectedModel
 ) -> None:
     slopes = [calibrated(chosen, weight).coef_[0, 0] for weight in (1.0, 0.75, 0.5, 0.25, 0.0)]
     assert np.all(np.diff(slopes) < 0)
@@ -87,11 +89,11 @@ def test_rows_are_drawn_to_a_prevalence(images: ProbeData, prevalence: float) ->
 
 
 def test_the_correction_mends_what_the_prevalence_broke(
-    images: ProbeData, encoded: ProbeFeatures, chosen: Uncalibrated
+    images: ProbeData, encoded: ProbeFeatures, chosen: SelectedModel
 ) -> None:
     same = ProbeFeatures(encoded.images, [], encoded.images)
-    clean = Uncalibrated(
-        chosen.model, chosen.truth, chosen.clean, chosen.clean, chosen.regularisation, 0.0
+    clean = SelectedModel(
+        chosen.model, chosen.regularisation, chosen.truth, chosen.clean, chosen.clean
     )
     found = by_prevalence([clean], [0.7], same, images, seed=0)
     mean = found.groupby("prevalence").mean(numeric_only=True)

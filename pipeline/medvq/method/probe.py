@@ -1,11 +1,9 @@
-"""The linear probe on drawn labels: regularisation, calibration and threshold from them alone.
+"""The linear probe: regularisation, calibration and threshold from the drawn labels alone.
 
-Each drawn image is shown to the model as it is and in a few random versions. C is chosen by
-cross-validation grouped by subject inside the draw, by the merit of the task (for two classes the
-log loss): 3/4 that of the images as they are and 1/4 that of their acquisition-swapped copies,
-since on images as they are alone, whatever reads the equipment wins. Where acquisitions are not
-swapped it is that of the images as they are. The same held-out scores calibrate the probabilities,
-there the swapped copies weighing half (``make benchmark-calibration``).
+Each labelled image is shown to the model as it is and in a few random versions. ``C`` is chosen by
+cross-validation grouped by subject: on images as they are and on their acquisition-swapped copies,
+since on the former alone features that read the equipment win. The same held-out scores calibrate
+the probabilities.
 """
 
 from __future__ import annotations
@@ -20,16 +18,25 @@ from threadpoolctl import threadpool_limits
 
 from medvq.config import ProbeConfig
 from medvq.errors import UserError
-from medvq.evaluation.tasks import Binary, Regression, Task
+from medvq.method.targets import Floats, Target, Truth
 
-Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+Folds = list[tuple[Rows, Rows]]
+
 CLEAN_WEIGHT = 0.75
-_MANY = 10_000
+"""Weight of the score on images as they are; that on swapped copies has the rest. Of 0.5, 0.75 and
+1 it ranked the baselines most as a test set from other equipment did (docs/results)."""
+CLEAN_CALIBRATION_WEIGHT = 0.5
+"""The same weight where held-out scores calibrate probabilities; judged best by validation images
+(``make benchmark-calibration``)."""
+MANY_LABELS = 10_000
+"""Above this many labels one held-out fold chooses ``C``, in a quarter of the time, and subjects of
+one image each are not grouped, which would take a minute and do nothing."""
 
 
 @dataclass(frozen=True)
 class ProbeFeatures:
-    """One encoding of all images and their versions.
+    """One encoding of all images and of their versions.
 
     Attributes
     ----------
@@ -45,186 +52,170 @@ class ProbeFeatures:
 
 
 @dataclass(frozen=True)
-class Uncalibrated:
-    """A linear model of all drawn images, and scores of theirs by models not fitted on them.
+class SelectedModel:
+    """A linear model whose ``C`` cross-validation chose, and its held-out scores.
 
     Attributes
     ----------
-    model : of the task; its probabilities are not calibrated.
+    model : fitted on all labelled images; its probabilities are not calibrated.
+    regularisation : the chosen ``C``.
     truth : (M,), of the held-out images.
-    clean, swapped : their scores, (M, ...), as they are and swapped; the latter None where
-        acquisitions are not.
-    regularisation : the chosen C.
-    inner_merit : the cross-validated merit that chose it.
+    clean, swapped : (M, ...), their scores by models that were not fitted on them, as they are and
+        swapped; None where acquisitions are not swapped.
     """
 
     model: Any
-    truth: NDArray[Any]
+    regularisation: float
+    truth: Truth
     clean: Floats
     swapped: Floats | None
-    regularisation: float
-    selection_score: float
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedProbe:
     """A calibrated probe.
 
     Attributes
     ----------
-    classifier : a linear model of the task; its probabilities are calibrated.
-    threshold : of the probability, for the metrics that need one: the drawn prevalence, which is
-        where a calibrated classifier balances sensitivity and specificity best.
-    regularisation : the chosen C.
-    inner_merit : the cross-validated merit that chose it.
+    classifier : a linear model of the target; its probabilities are calibrated.
+    threshold : of the probability, for the metrics that need one; see :meth:`Target.threshold`.
+    regularisation : the chosen ``C``.
     """
 
     classifier: Any
     threshold: float
     regularisation: float
-    selection_score: float
-
-
-def selection_score(
-    task: Task, truth: NDArray[Any], clean: Floats, swapped: Floats | None
-) -> float:
-    """3/4 the task's merit on images as they are, 1/4 on their swapped copies where there are."""
-    on_clean = task.selection_score(truth, clean)
-    if swapped is None:
-        return on_clean
-    return CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * task.selection_score(truth, swapped)
 
 
 def fit_probe(
-    encoded: ProbeFeatures,
-    truth: NDArray[Any],
+    features: ProbeFeatures,
+    truth: Truth,
     subjects: NDArray[np.str_],
-    rows: NDArray[np.intp],
+    rows: Rows,
     config: ProbeConfig,
-    task: Task | None = None,
-) -> Fitted:
-    """Fit on the images in ``rows`` and calibrate; no other label is looked at.
+    target: Target,
+) -> FittedProbe:
+    """Fit and calibrate a probe on the images in ``rows``; no other label is looked at.
+
+    Parameters
+    ----------
+    truth, subjects : (N,), of all images.
+    rows : the labelled images.
 
     Raises
     ------
     UserError
-        A class has too few subjects in the draw to cross-validate.
+        A class has too few subjects in ``rows`` to cross-validate.
     """
-    task = task or Binary()
-    chosen = choose(encoded, truth, subjects, rows, config, task)
-    calibrate(task, chosen.model, chosen.truth, chosen.clean, chosen.swapped)
-    threshold = task.threshold(truth[rows])
-    return Fitted(chosen.model, threshold, chosen.regularisation, chosen.selection_score)
+    selected = select_model(features, truth, subjects, rows, config, target)
+    calibrate(target, selected.model, selected.truth, selected.clean, selected.swapped)
+    return FittedProbe(selected.model, target.threshold(truth[rows]), selected.regularisation)
 
 
-def choose(
-    encoded: ProbeFeatures,
-    truth: NDArray[Any],
+def select_model(
+    features: ProbeFeatures,
+    truth: Truth,
     subjects: NDArray[np.str_],
-    rows: NDArray[np.intp],
+    rows: Rows,
     config: ProbeConfig,
-    task: Task,
-) -> Uncalibrated:
-    """Fit on the images in ``rows`` with the C that cross-validation among them prefers.
+    target: Target,
+) -> SelectedModel:
+    """Fit on the images in ``rows`` with the ``C`` that cross-validation among them prefers.
 
-    Raises
-    ------
-    UserError
-        A class has too few subjects in the draw to cross-validate.
+    Parameters and exceptions are those of :func:`fit_probe`.
     """
-    strata = np.zeros(len(truth), np.int64) if isinstance(task, Regression) else truth
-    folds = grouped_folds(strata[rows], subjects[rows], config.folds)
+    folds = grouped_folds(target.strata(truth)[rows], subjects[rows], config.folds)
+    # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits did.
     shrink = 1 - 1 / len(folds)
-    if len(rows) > _MANY:
-        # With so many labels one fold held out says enough, in a quarter of the time.
+    if len(rows) > MANY_LABELS:
         folds = folds[:1]
-    judged = np.sort(np.concatenate([held_out for _, held_out in folds]))
-    best: tuple[float, float, Floats, Floats | None] | None = None
-    # On more threads these small matrices wait for each other: ten times slower where cores are
-    # shared.
+    held_out = np.sort(np.concatenate([rows_out for _, rows_out in folds]))
+    best_score, best = -np.inf, None
+    # More threads wait for each other on such small matrices: ten times slower on shared cores.
     with threadpool_limits(limits=1, user_api="blas"):
         for regularisation in config.regularisation:
-            models = [_fit(task, encoded, truth, rows[a], regularisation) for a, _ in folds]
-            clean = _held_out(task, models, encoded.images[rows], folds)[judged]
+            models = [_fit(target, features, truth, rows[a], regularisation) for a, _ in folds]
+            clean = _held_out_scores(target, models, features.images[rows], folds)[held_out]
             swapped = None
-            if encoded.swapped is not None:
-                swapped = _held_out(task, models, encoded.swapped[rows], folds)[judged]
-            found = selection_score(task, truth[rows[judged]], clean, swapped)
-            if best is None or found > best[0]:
-                best = (found, regularisation, clean, swapped)
+            if features.swapped is not None:
+                swapped = _held_out_scores(target, models, features.swapped[rows], folds)[held_out]
+            score = selection_score(target, truth[rows[held_out]], clean, swapped)
+            if best is None or score > best_score:
+                best_score, best = score, (regularisation, clean, swapped)
         assert best is not None
-        inner, regularisation, clean, swapped = best
-        # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits
-        # did.
-        model = _fit(task, encoded, truth, rows, regularisation * shrink)
-    return Uncalibrated(model, truth[rows[judged]], clean, swapped, regularisation, inner)
+        regularisation, clean, swapped = best
+        model = _fit(target, features, truth, rows, regularisation * shrink)
+    return SelectedModel(model, regularisation, truth[rows[held_out]], clean, swapped)
 
 
-def _held_out(
-    task: Task,
-    models: list[Any],
-    images: Floats,
-    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
-) -> Floats:
-    """Scores of every image by the model that was not fitted on it."""
-    parts = [task.scores(m, images[rows]) for m, (_, rows) in zip(models, folds, strict=True)]
-    scores = np.zeros((len(images), *parts[0].shape[1:]))
-    for part, (_, rows) in zip(parts, folds, strict=True):
-        scores[rows] = part
-    return scores
+def selection_score(target: Target, truth: Truth, clean: Floats, swapped: Floats | None) -> float:
+    """Return the score of held-out images, 3/4 as they are and 1/4 swapped where they are."""
+    on_clean = target.selection_score(truth, clean)
+    if swapped is None:
+        return on_clean
+    return CLEAN_WEIGHT * on_clean + (1 - CLEAN_WEIGHT) * target.selection_score(truth, swapped)
 
 
-def grouped_folds(
-    labels: NDArray[np.int64], subjects: NDArray[np.str_], folds: int
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Rows to fit on and rows held out, no subject in both; of fewer subjects fewer folds.
+def calibrate(
+    target: Target, model: Any, truth: Truth, clean: Floats, swapped: Floats | None
+) -> None:
+    """Calibrate ``model`` in place by held-out scores, half of the weight on swapped copies."""
+    if swapped is None:
+        target.calibrate(model, truth, clean, np.ones(len(truth)))
+        return
+    weights = np.repeat([CLEAN_CALIBRATION_WEIGHT, 1 - CLEAN_CALIBRATION_WEIGHT], len(truth))
+    target.calibrate(model, np.tile(truth, 2), np.concatenate([clean, swapped]), weights)
+
+
+def grouped_folds(strata: NDArray[np.int64], subjects: NDArray[np.str_], folds: int) -> Folds:
+    """Split rows for cross-validation, stratified, with all images of a subject on one side.
+
+    Parameters
+    ----------
+    folds : number of folds; fewer where a stratum has fewer subjects.
+
+    Returns
+    -------
+    Of each fold the rows to fit on and the rows held out.
 
     Raises
     ------
     UserError
         A class has too few subjects.
     """
-    classes = np.unique(labels)
-    fewest = min(len(np.unique(subjects[labels == label])) for label in classes)
+    classes = np.unique(strata)
+    fewest = min(len(np.unique(subjects[strata == label])) for label in classes)
     if fewest < 2:
         raise UserError(
             "LABEL_FRACTION leaves a class with a single subject, too few to choose the "
             "regularisation by cross-validation; raise it"
         )
-    alone = len(np.unique(subjects)) == len(subjects)
-    # Grouping takes a minute for tens of thousands of subjects, and does nothing where each is
-    # one image.
-    kind = StratifiedKFold if alone and len(subjects) > _MANY else StratifiedGroupKFold
+    ungrouped = len(np.unique(subjects)) == len(subjects) > MANY_LABELS
+    kind = StratifiedKFold if ungrouped else StratifiedGroupKFold
     splitter = kind(min(folds, fewest), shuffle=True, random_state=0)
-    groups = None if kind is StratifiedKFold else subjects
-    split = list(splitter.split(labels, labels, groups))
+    split = splitter.split(strata, strata, None if ungrouped else subjects)
     # Grouping can leave a fold's training part without a class where classes are tiny.
-    split = [(a, b) for a, b in split if len(np.unique(labels[a])) == len(classes)]
-    if not split:
+    complete = [(a, b) for a, b in split if len(np.unique(strata[a])) == len(classes)]
+    if not complete:
         raise UserError(
             "LABEL_FRACTION leaves too few subjects of some class to choose the regularisation by "
             "cross-validation; raise it"
         )
-    return split
+    return complete
+
+
+def _held_out_scores(target: Target, models: list[Any], images: Floats, folds: Folds) -> Floats:
+    """Return the scores of every image by the model that was not fitted on it."""
+    parts = [target.scores(m, images[rows]) for m, (_, rows) in zip(models, folds, strict=True)]
+    scores = np.zeros((len(images), *parts[0].shape[1:]))
+    for part, (_, rows) in zip(parts, folds, strict=True):
+        scores[rows] = part
+    return scores
 
 
 def _fit(
-    task: Task,
-    encoded: ProbeFeatures,
-    truth: NDArray[Any],
-    rows: NDArray[np.intp],
-    regularisation: float,
+    target: Target, features: ProbeFeatures, truth: Truth, rows: Rows, regularisation: float
 ) -> Any:
-    shown = np.concatenate([encoded.images[rows], *(v[rows] for v in encoded.versions)])
-    return task.fit(shown, np.tile(truth[rows], 1 + len(encoded.versions)), regularisation)
-
-
-def calibrate(
-    task: Task, model: Any, truth: NDArray[Any], clean: Floats, swapped: Floats | None
-) -> None:
-    """Calibrate by held-out scores, half of the weight on those of swapped copies."""
-    if swapped is None:
-        task.calibrate(model, truth, clean, np.ones(len(truth)))
-        return
-    weights = np.full(2 * len(truth), 0.5)
-    task.calibrate(model, np.tile(truth, 2), np.concatenate([clean, swapped]), weights)
+    """Fit a model on the images in ``rows`` and on their random versions."""
+    images = np.concatenate([features.images[rows], *(v[rows] for v in features.versions)])
+    return target.fit(images, np.tile(truth[rows], 1 + len(features.versions)), regularisation)

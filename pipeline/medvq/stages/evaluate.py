@@ -33,7 +33,7 @@ from medvq.evaluation.tasks import Binary, Multiclass, Regression, Task
 from medvq.prior.codes import read_codes
 from medvq.prior.typicality import TypicalityCheck, surprise
 from medvq.stages.prior import PRIOR, load_prior
-from medvq.stages.probe import MEDVQ, PROBE, columns_of, stored_name
+from medvq.stages.probe import MEDVQ, PROBE, stored_name
 from medvq.storage.artifacts import StageContext
 from medvq.storage.feature_store import FEATURES, read_feature, read_keys, read_metadata
 
@@ -61,13 +61,13 @@ def evaluate(context: StageContext) -> dict[str, Any]:
     gate = TypicalityCheck.read(context.inputs["prior"].folder)
     scores = _scores(context, new)
     told = keys.loc[new, ["image_id", "subject_id"]].assign(
-        **{"target" if isinstance(task, Regression) else "label": truth},
-        **columns_of(task, predicted, fitted.summary["threshold"]),
+        **{task.truth_column: truth},
+        **task.columns(predicted, fitted.summary["threshold"]),
         surprise=scores,
         untypical=scores > gate.threshold,
     )
     told.to_parquet(context.folder / "predictions.parquet", index=False)
-    known = np.isfinite(truth) if isinstance(task, Regression) else truth >= 0
+    known = task.known(truth)
     summary = {
         "probe": fitted.fingerprint,
         "images": int(new.sum()),

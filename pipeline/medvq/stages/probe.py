@@ -39,7 +39,7 @@ from medvq.evaluation import metrics
 from medvq.evaluation.label_subsets import repeated_draws
 from medvq.evaluation.tasks import Binary, Multiclass, Regression, Task
 from medvq.method.encodings import BlockScaler, CodeHistogram, Encoding, pyramid_grids
-from medvq.method.probe import CLEAN_WEIGHT, Fitted, ProbeFeatures, fit_probe
+from medvq.method.probe import CLEAN_WEIGHT, FittedProbe, ProbeFeatures, fit_probe
 from medvq.stages.extract import SWAPPED, augmented
 from medvq.storage.artifacts import StageContext
 from medvq.storage.feature_store import (
@@ -121,8 +121,9 @@ def probe(context: StageContext) -> dict[str, Any]:
         row = {metric: metrics.interval(*over[metric], repeats) for metric in task.metrics}
         validation = _validate(encoded, images, fitted, draws)
         rows.append({"features": name, **row, "validation": validation})
-        if isinstance(task, Multiclass):
-            rows[-1]["recall"] = _recall(images, predicted, store.metadata["classes"])
+        truth = images.truth[images.test]
+        if recall := task.recall(truth, predicted, store.metadata["classes"]):
+            rows[-1]["recall"] = recall
         resampled[name] = over[task.headline]
         predictions.append(_predictions(name, store.keys, images, predicted, fitted, config))
         if name == MEDVQ:
@@ -266,18 +267,13 @@ def images_of(store: Store) -> ProbeData:
     """
     keys = store.keys
     task, truth = _task(keys)
-    known = np.isfinite(truth) if isinstance(task, Regression) else truth >= 0
+    known = task.known(truth)
     split = keys["split"].to_numpy()
     rows = {
         name: np.flatnonzero((split == name) & known) for name in ("train", "validation", "test")
     }
     for name, chosen in rows.items():
-        if isinstance(task, Regression):
-            if len(chosen) < 2:
-                raise UserError(f"the {name} split has fewer than two images with a number")
-        elif len(np.unique(truth[chosen])) != len(np.unique(truth[known])):
-            few = "images of one class only" if isinstance(task, Binary) else "not every class"
-            raise UserError(f"the {name} split has {few}")
+        task.check_split(name, truth[chosen], len(np.unique(truth[known])))
     return ProbeData(
         task,
         truth,
@@ -320,9 +316,9 @@ def label_draws(images: ProbeData, config: ProbeConfig, seed: int) -> list[NDArr
     fraction = config.label_fraction
     if config.label_subsets == "official":
         return _official_draws(images, fraction)
-    subjects, truth = images.subjects[images.train], images.truth[images.train]
-    labels = np.zeros(len(truth), np.int64) if isinstance(images.task, Regression) else truth
-    drawn = repeated_draws(subjects, labels, fraction, config.repeats, seed)
+    subjects = images.subjects[images.train]
+    strata = images.task.strata(images.truth[images.train])
+    drawn = repeated_draws(subjects, strata, fraction, config.repeats, seed)
     return [images.train[rows] for rows in drawn]
 
 
@@ -343,7 +339,7 @@ def _official_draws(images: ProbeData, fraction: float) -> list[NDArray[np.intp]
 def _over_draws(
     images: ProbeData,
     predicted: list[NDArray[np.float64]],
-    fitted: list[Fitted],
+    fitted: list[FittedProbe],
     weights: NDArray[np.float64],
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     truth = images.truth[images.test]
@@ -355,7 +351,10 @@ def _over_draws(
 
 
 def _validate(
-    encoded: ProbeFeatures, images: ProbeData, fitted: list[Fitted], draws: list[NDArray[np.intp]]
+    encoded: ProbeFeatures,
+    images: ProbeData,
+    fitted: list[FittedProbe],
+    draws: list[NDArray[np.intp]],
 ) -> dict[str, float | None]:
     """The task's score on the validation part of train, as it is and swapped, mean over draws.
 
@@ -368,7 +367,9 @@ def _validate(
         for probe, drawn in zip(fitted, draws, strict=True):
             rows = np.setdiff1d(images.validation, drawn)
             scores.append(
-                task.score(images.truth[rows], task.scores(probe.classifier, table[rows]))
+                task.validation_score(
+                    images.truth[rows], task.scores(probe.classifier, table[rows])
+                )
             )
         return float(np.mean(scores))
 
@@ -381,15 +382,6 @@ def _validate(
         "swapped": swapped,
         "score": CLEAN_WEIGHT * clean + (1 - CLEAN_WEIGHT) * swapped,
     }
-
-
-def _recall(
-    images: ProbeData, predicted: list[NDArray[np.float64]], classes: list[str]
-) -> dict[str, float]:
-    """The share of each class's test images that are called by its name, mean over draws."""
-    truth = images.truth[images.test]
-    called = np.stack([p.argmax(1) for p in predicted])
-    return {name: float((called[:, truth == k] == k).mean()) for k, name in enumerate(classes)}
 
 
 def _paired(
@@ -406,11 +398,10 @@ def _predictions(
     keys: pd.DataFrame,
     images: ProbeData,
     predicted: list[NDArray[np.float64]],
-    fitted: list[Fitted],
+    fitted: list[FittedProbe],
     config: ProbeConfig,
 ) -> pd.DataFrame:
     test = keys.iloc[images.test]
-    truth = "target" if isinstance(images.task, Regression) else "label"
     return pd.concat(
         pd.DataFrame(
             {
@@ -419,23 +410,12 @@ def _predictions(
                 "draw": draw,
                 "image_id": test["image_id"].to_numpy(),
                 "subject_id": test["subject_id"].to_numpy(),
-                truth: images.truth[images.test],
-                **columns_of(images.task, values, probe.threshold),
+                images.task.truth_column: images.truth[images.test],
+                **images.task.columns(values, probe.threshold),
             }
         )
         for draw, (values, probe) in enumerate(zip(predicted, fitted, strict=True))
     )
-
-
-def columns_of(
-    task: Task, predicted: NDArray[np.float64], threshold: float
-) -> dict[str, NDArray[Any] | float]:
-    """What a table of predictions tells of what a task predicts."""
-    if isinstance(task, Multiclass):
-        return {"predicted": predicted.argmax(1), "probability": predicted.max(1)}
-    if isinstance(task, Regression):
-        return {"predicted": predicted}
-    return {"probability": predicted, "threshold": threshold}
 
 
 def _report_draws(
