@@ -9,29 +9,31 @@ DATA_ROOT ?= data
 DATA_MIRROR ?=
 ARTIFACTS ?= artifacts
 FORCE ?=
+ACCEPT_CODE ?=
 JSON ?=
 QUICK ?=
 NPROC ?= 1
 PROBE ?=
-PYTHON ?= python3.11
+PYTHON ?=
 PORT ?= 5000
 
 VENV := .venv
 BIN := $(VENV)/bin
 export DATA_ROOT DATA_MIRROR ARTIFACTS
 
-# The stage's command line from the variables above.
-RUN = $(BIN)/python -m pipeline $(1) --config "$(2)" --device "$(DEVICE)" \
-	$(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SEED)") \
-	$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)") \
-	$(if $(FORCE),--force) $(if $(JSON),--json) $(if $(NPROC),--processes "$(NPROC)")
+# Several processes are started by torchrun; each runs the same program.
+LAUNCH = $(BIN)/$(if $(filter-out 1,$(NPROC)),torchrun --standalone --nproc-per-node "$(NPROC)",python)
+OVERRIDES = $(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SEED)") \
+	$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
+# Command lines from the variables above: $(call RUN,stage,data set) and $(call STUDY,module).
+RUN = $(LAUNCH) -m medvq $(1) --config "$(2)" --device "$(DEVICE)" $(OVERRIDES) \
+	$(if $(FORCE),--force) $(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json)
+STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVICE)" $(OVERRIDES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain extract-features linear-probe prior sample \
-	evaluate-prior mlflow-ui notebook benchmark benchmark-ablation benchmark-alignment \
-	benchmark-calibration benchmark-ingest benchmark-learning-curve benchmark-reconstruction \
-	benchmark-scale benchmark-speed benchmark-supervised benchmark-untrained test test-cuda lint \
-	format lock clean
+.PHONY: help setup demo data pretrain extract-features linear-probe prior sample evaluate-prior \
+	mlflow-ui notebook benchmark benchmark-ablation benchmark-speed benchmark-supervised test \
+	test-cuda lint format docs lock clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -44,24 +46,22 @@ help: ## this text
 	@echo "  LABEL_FRACTION=0.05     share of the training subjects whose labels the probe may see"
 	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
-	@echo "  SEED=0                  of everything random"
+	@echo "  SEED=0                  seed of everything random"
 	@echo "  DEVICE=auto             auto, cpu or cuda"
-	@echo "  DATA_ROOT=data          folder of data sets, looked in first"
+	@echo "  DATA_ROOT=data          folder of data sets, searched first"
 	@echo "  DATA_MIRROR=            folder (read in place) or address, where DATA_ROOT has none"
 	@echo "  ARTIFACTS=artifacts     folder that stages write to"
 	@echo "  FORCE=1                 run the stage although it is up to date"
+	@echo "  ACCEPT_CODE=1           reuse artifacts of other code; the result records it"
 	@echo "  JSON=1                  one JSON object on the last line of standard output"
-	@echo "  NPROC=1                 processes that pretrain and extract together"
-	@echo "  PORT=5000               of make mlflow-ui"
+	@echo "  NPROC=1                 processes that pretrain and extract together, by torchrun"
+	@echo "  PYTHON=                 setup: the interpreter, instead of the newest of 3.11 to 3.13"
+	@echo "  PORT=5000               port of make mlflow-ui"
 
 setup: $(VENV)/.ready ## make .venv and install what the project needs
 
 $(VENV)/.ready: pyproject.toml requirements.lock
-	@command -v $(PYTHON) >/dev/null || \
-		{ echo "medvq: $(PYTHON) is not installed; install Python 3.11 or set PYTHON=..." >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	@PYTHON="$(PYTHON)" scripts/setup.sh $(VENV)
 	@touch $@
 
 demo: setup ## the whole flow on the built-in synthetic phantom set, offline
@@ -89,11 +89,6 @@ sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_
 		$(if $(GUIDANCE),--set "sample.guidance=$(GUIDANCE)") \
 		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
 
-evaluate-prior: setup ## likelihood, samples, anomalies and the gate; writes docs/PRIOR-<data set>.md
-	$(BIN)/python -m benchmarks.prior --config "$(DATASET)" --device "$(DEVICE)" \
-		--data-root "$(DATA_ROOT)" $(if $(DATA_MIRROR),--data-mirror "$(DATA_MIRROR)") \
-		--artifacts "$(ARTIFACTS)" $(foreach pair,$(SET),--set "$(pair)") $(if $(JSON),--json)
-
 mlflow-ui: setup ## compare runs in the browser, on this machine only
 	@echo "open http://127.0.0.1:$(PORT)/#/experiments"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
@@ -104,55 +99,29 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 	mkdir -p "$(ARTIFACTS)"
 	$(BIN)/jupyter execute notebooks/own_data.ipynb --output="$(abspath $(ARTIFACTS))/own_data.ipynb"
 
-benchmark: setup ## the README's table: 1 to 100% of the labels, and how far to trust it (hours)
-	$(BIN)/python -m benchmarks.label_efficiency --config "$(DATASET)" --device "$(DEVICE)" \
-		$(foreach pair,$(SET),--set "$(pair)")
+# Studies: each writes a page into docs/results/.
+benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
+	$(call STUDY,label_efficiency)
 
-benchmark-ablation: setup ## what each part of the recipe gains, paired (trains six more models)
-	$(BIN)/python -m benchmarks.ablation --config "$(DATASET)" --device "$(DEVICE)" \
-		$(foreach pair,$(SET),--set "$(pair)")
+benchmark-supervised: setup ## a ResNet-18 from scratch on the same label subsets (hours)
+	$(call STUDY,supervised)
 
-benchmark-alignment: setup ## what the alignment gains, paired (trains a second model)
-	$(BIN)/python -m benchmarks.alignment --config "$(DATASET)" \
-		$(foreach pair,$(SET),--set "$(pair)")
-
-benchmark-calibration: setup ## which images calibrate, and a shifted prevalence, on validation
-	$(BIN)/python -m benchmarks.calibration --config "$(DATASET)" --device "$(DEVICE)" \
-		$(foreach pair,$(SET),--set "$(pair)") \
-		$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
-
-benchmark-ingest: setup ## how fast files are read, against MONAI and the bare decoder
-	$(BIN)/python -m benchmarks.ingest
-
-benchmark-learning-curve: setup ## what more unlabelled images gain, paired (trains two more models)
-	$(BIN)/python -m benchmarks.learning_curve --config "$(DATASET)" --device "$(DEVICE)" \
-		$(foreach pair,$(SET),--set "$(pair)")
-
-benchmark-reconstruction: setup ## two levels of codes against one, at equal bits (needs a GPU)
-	$(BIN)/python -m benchmarks.reconstruction --config kermany-reconstruction \
-		$(foreach pair,$(SET),--set "$(pair)")
-
-benchmark-scale: setup ## what ten million radiographs take; a made-up feature store of that size
-	$(BIN)/python -m benchmarks.scale
-
-benchmark-supervised: setup ## a ResNet-18 from scratch on the same draws of labels
-	$(BIN)/python -m benchmarks.supervised --config "$(DATASET)" --device "$(DEVICE)" \
-		$(foreach pair,$(SET),--set "$(pair)")
+benchmark-ablation: setup ## what each part of the recipe gains, paired (trains other models, hours)
+	$(call STUDY,ablation)
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json)
 
-benchmark-untrained: setup ## the best encoder that was never trained, on validation
-	$(BIN)/python -m benchmarks.untrained --config "$(DATASET)" --device "$(DEVICE)" \
-		$(foreach pair,$(SET),--set "$(pair)")
+evaluate-prior: setup ## likelihood, samples, anomalies and typicality of the model of the codes
+	$(call STUDY,prior) $(if $(JSON),--json)
 
 # SlipCover counts by instrumented bytecode: a tracer, such as coverage.py's on Python 3.11, makes
 # Python code half as slow again. Its warning is that it does not count the tests' own branches.
-test: setup ## all tests, doctests included, and what of the code they cover
+test: setup ## all tests, doctests included, and the share of the code that they cover
 	$(BIN)/python -W ignore::RuntimeWarning:slipcover.importer \
-		-m slipcover --branch --source pipeline --skip-covered -m pytest
+		-m slipcover --branch --source pipeline/medvq --skip-covered -m pytest
 
 test-cuda: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -rs tests/test_cuda.py
@@ -166,6 +135,10 @@ lint: setup ## ruff, mypy (strict), import-linter
 format: setup ## let ruff format and mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup ## build this project's documentation into build/docs; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "open $(abspath build/docs/index.html)"
 
 lock: setup ## pin what is installed into requirements.lock
 	# A build's local version (+cpu, +cu130) is left out: it is on no index that all can reach.
