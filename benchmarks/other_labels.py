@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from medvq.config import Config
-from medvq.datasets.kermany import parse_name
+from medvq.datasets.published.kermany import parse_name
 from medvq.flow import Options, run
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact

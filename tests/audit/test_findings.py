@@ -21,8 +21,9 @@ from medvq.audit.findings import (
     planes,
 )
 from medvq.config import Config
-from medvq.datasets import kermany, sources
-from medvq.datasets.manifest import SourceImage
+from medvq.datasets import sources
+from medvq.datasets.dataset import SourceImage
+from medvq.datasets.published import kermany
 from medvq.images.formats import read_image
 from medvq.images.resizing import fit
 from medvq.stages.ingest import frame_features
@@ -272,7 +273,7 @@ def test_the_facts_of_kermany_are_found(real_data: Path, kermany_images: Kermany
         manifest,
         images,
         acquisition=describe([item.path for item in listed]),
-        groupings=kermany.groupings(manifest["path"]),
+        groupings=kermany.subject_rules(manifest["path"].tolist()),
     )
     assert (found["duplicate_files"], found["duplicate_groups"]) == (62, 30)
     assert found["duplicates_across_train_and_test"] == 0

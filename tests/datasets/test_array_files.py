@@ -9,13 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medvq.datasets.array_files import (
-    list_mnist,
-    list_pneumoniamnist,
-    list_stl10,
-    read_array_image,
-)
-from medvq.datasets.manifest import SourceImage
+from medvq.datasets.array_files import read_array_image
+from medvq.datasets.dataset import SourceImage
+from medvq.datasets.published import mnist, pneumoniamnist, stl10
 from medvq.errors import UserError
 from numpy.typing import NDArray
 
@@ -31,7 +27,7 @@ def write_idx(file: Path, array: Bytes) -> None:
     file.write_bytes(gzip.compress(header + array.tobytes()))
 
 
-def mnist(folder: Path) -> dict[str, Bytes]:
+def write_mnist(folder: Path) -> dict[str, Bytes]:
     digits = {"train": noise(5, 28, 28), "t10k": noise(3, 28, 28)}
     for name, images in digits.items():
         write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
@@ -39,7 +35,7 @@ def mnist(folder: Path) -> dict[str, Bytes]:
     return digits
 
 
-def pneumoniamnist(folder: Path) -> dict[str, Bytes]:
+def write_pneumoniamnist(folder: Path) -> dict[str, Bytes]:
     parts = {"train": noise(4, 28, 28), "val": noise(2, 28, 28), "test": noise(3, 28, 28)}
     arrays = {f"{name}_images": images for name, images in parts.items()}
     arrays |= {f"{n}_labels": np.arange(len(i))[:, None] % 2 for n, i in parts.items()}
@@ -47,7 +43,7 @@ def pneumoniamnist(folder: Path) -> dict[str, Bytes]:
     return parts
 
 
-def stl10(folder: Path, unlabelled: int = 0) -> dict[str, Bytes]:
+def write_stl10(folder: Path, unlabelled: int = 0) -> dict[str, Bytes]:
     """Upright pictures (N, 3, row, column), written column by column as published."""
     parts = {"train": noise(4, 3, 96, 96), "test": noise(2, 3, 96, 96)}
     if unlabelled:
@@ -69,9 +65,9 @@ def stl10(folder: Path, unlabelled: int = 0) -> dict[str, Bytes]:
 
 Lister = Callable[[Path], Iterator[SourceImage]]
 SETS: list[tuple[Callable[[Path], dict[str, Bytes]], Lister]] = [
-    (mnist, list_mnist),
-    (pneumoniamnist, list_pneumoniamnist),
-    (stl10, list_stl10),
+    (write_mnist, mnist.list_images),
+    (write_pneumoniamnist, pneumoniamnist.list_images),
+    (write_stl10, stl10.list_images),
 ]
 
 
@@ -93,23 +89,23 @@ def test_every_image_is_read_as_it_was_written(
 
 
 def test_colour_becomes_grey_by_its_luminance(tmp_path: Path) -> None:
-    picture = stl10(tmp_path)["train"][1] / 255
+    picture = write_stl10(tmp_path)["train"][1] / 255
     _, grey = read_array_image(tmp_path / "train_X.bin", 1, channels=1)
     expected = 0.299 * picture[0] + 0.587 * picture[1] + 0.114 * picture[2]
     np.testing.assert_allclose(grey, expected[None], atol=1e-6)
 
 
 def test_official_splits_and_labels_of_pneumoniamnist(tmp_path: Path) -> None:
-    pneumoniamnist(tmp_path)
-    listed = list(list_pneumoniamnist(tmp_path))
+    write_pneumoniamnist(tmp_path)
+    listed = list(pneumoniamnist.list_images(tmp_path))
     assert [i.split for i in listed] == ["train"] * 4 + ["validation"] * 2 + ["test"] * 3
     names = ["NORMAL", "PNEUMONIA"]
     assert [i.label for i in listed] == names * 2 + names + [*names, "NORMAL"]
 
 
 def test_stl10_is_split_by_its_folds(tmp_path: Path) -> None:
-    stl10(tmp_path, unlabelled=2)
-    listed = list(list_stl10(tmp_path))
+    write_stl10(tmp_path, unlabelled=2)
+    listed = list(stl10.list_images(tmp_path))
     assert [i.folds for i in listed[:4]] == [(0,), (), (0, 1), (1,)]
     assert [i.split for i in listed] == ["train", "validation", *["train"] * 2, *["test"] * 2] + [
         "train"
@@ -120,8 +116,8 @@ def test_stl10_is_split_by_its_folds(tmp_path: Path) -> None:
 
 def test_stl10_is_found_as_the_archive_unpacks(tmp_path: Path) -> None:
     (tmp_path / "stl10_binary").mkdir()
-    stl10(tmp_path / "stl10_binary")
-    assert len(list(list_stl10(tmp_path))) == 6
+    write_stl10(tmp_path / "stl10_binary")
+    assert len(list(stl10.list_images(tmp_path))) == 6
 
 
 @pytest.mark.parametrize(("write", "lister"), SETS)
@@ -140,10 +136,10 @@ def test_a_file_that_lacks_is_named(
 @pytest.mark.parametrize(
     ("write", "lister", "name"),
     [
-        (mnist, list_mnist, "train-images-idx3-ubyte.gz"),
-        (mnist, list_mnist, "t10k-labels-idx1-ubyte.gz"),
-        (pneumoniamnist, list_pneumoniamnist, "pneumoniamnist.npz"),
-        (stl10, list_stl10, "test_X.bin"),
+        (write_mnist, mnist.list_images, "train-images-idx3-ubyte.gz"),
+        (write_mnist, mnist.list_images, "t10k-labels-idx1-ubyte.gz"),
+        (write_pneumoniamnist, pneumoniamnist.list_images, "pneumoniamnist.npz"),
+        (write_stl10, stl10.list_images, "test_X.bin"),
     ],
 )
 def test_a_file_cut_short_is_one_line(
@@ -157,14 +153,14 @@ def test_a_file_cut_short_is_one_line(
 
 
 def test_a_wrong_number_of_labels_is_refused(tmp_path: Path) -> None:
-    mnist(tmp_path)
+    write_mnist(tmp_path)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(4, np.uint8))
     with pytest.raises(UserError, match="another number of images than of labels"):
-        list(list_mnist(tmp_path))
+        list(mnist.list_images(tmp_path))
 
 
 def test_the_real_mnist(real_data: Path) -> None:
-    listed = list(list_mnist(real_data / "mnist"))
+    listed = list(mnist.list_images(real_data / "mnist"))
     assert Counter(i.split for i in listed) == {"train": 60000, "test": 10000}
     assert [i.label for i in listed[:6]] == ["5", "0", "4", "1", "9", "2"]
     pixels = b"".join(
@@ -176,7 +172,7 @@ def test_the_real_mnist(real_data: Path) -> None:
 
 
 def test_the_real_pneumoniamnist(real_data: Path) -> None:
-    listed = list(list_pneumoniamnist(real_data / "pneumoniamnist"))
+    listed = list(pneumoniamnist.list_images(real_data / "pneumoniamnist"))
     counts = Counter((i.split, i.label) for i in listed)
     assert sum(counts.values()) == 5856
     assert (counts["train", "NORMAL"], counts["train", "PNEUMONIA"]) == (1214, 3494)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pydicom
 import pytest
 from medvq.config import FolderSource, Source
+from medvq.datasets.dataset import SourceImage
 from medvq.datasets.folders import list_images
-from medvq.datasets.manifest import SourceImage
 from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.errors import Notice, UserError
 from pydantic import TypeAdapter

@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 from factories.web import Request, Server, serving
+from medvq import config_file
 from medvq.config import Config
-from medvq.datasets import download, published, sources
+from medvq.datasets import data_manifest as manifests
+from medvq.datasets import download, sources
+from medvq.datasets.data_manifest import DataManifest, data_manifest
+from medvq.datasets.dataset import Dataset
 from medvq.datasets.download import Patience
-from medvq.datasets.published import DataManifest, data_manifest
+from medvq.datasets.published import published_dataset
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
 from pydantic import ValidationError
@@ -79,7 +83,7 @@ def manifest(
     about = dict.fromkeys(("title", "address", "licence", "citation"), "made up")
     document = about | {"images": 8, "files": [file], "parts": PARTS}
     (folder / "kermany.yaml").write_text(yaml.safe_dump(document))
-    monkeypatch.setattr(published, "FOLDER", folder)
+    monkeypatch.setattr(manifests, "FOLDER", folder)
     quick = partial(download.download, patience=Patience(2, 2, 2, 0.001))
     monkeypatch.setattr(sources, "download", quick)
     sources._say_once.cache_clear()
@@ -238,7 +242,7 @@ def test_leftovers_of_an_interrupted_run_do_not_count(tmp_path: Path, server: Se
 
 
 def printed(folder: Path, cache: Path) -> str:
-    with ReadCache(cache) as known:
+    with ReadCache(cache, b"secret") as known:
         return sources.fingerprint(sources.list_images(KERMANY, folder), folder, known)
 
 
@@ -269,9 +273,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from medvq.config import Config
-from medvq.datasets import published
-from medvq.datasets import sources
-published.FOLDER = Path(sys.argv[1])
+from medvq.datasets import data_manifest, sources
+data_manifest.FOLDER = Path(sys.argv[1])
 config = Config.model_validate({"name": "x", "source": {"kind": "kermany"}})
 print(sources.locate(config, Path(sys.argv[2]), None))
 """
@@ -312,11 +315,10 @@ KINDS = ("hippocampus", "kermany", "mnist", "phantom", "pneumoniamnist", "stl10"
 
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch) -> dict[str, DataManifest]:
-    folder = Path(published.__file__).parent.parent.parent / "data_manifests"
-    monkeypatch.setattr(published, "FOLDER", folder)
+    folder = config_file.shipped("data_manifests")
+    monkeypatch.setattr(manifests, "FOLDER", folder)
     assert sorted(file.stem for file in folder.glob("*.yaml")) == list(KINDS)
-    manifests = {kind: data_manifest(kind) for kind in KINDS}
-    return {kind: manifest for kind, manifest in manifests.items() if manifest}
+    return {kind: data_manifest(kind) for kind in KINDS}
 
 
 def test_every_shipped_manifest_is_complete(shipped: dict[str, DataManifest]) -> None:
@@ -330,6 +332,18 @@ def test_every_shipped_manifest_is_complete(shipped: dict[str, DataManifest]) ->
             assert manifest.images
         for file in manifest.files:
             assert file.addresses
+
+
+def test_a_published_set_is_a_module_and_a_manifest(shipped: dict[str, DataManifest]) -> None:
+    for kind in shipped.keys() - {"phantom"}:
+        assert isinstance(published_dataset(kind), Dataset)
+
+
+def test_an_unknown_set_is_never_taken_for_a_folder_of_the_users() -> None:
+    with pytest.raises(UserError, match=r"kind=kermani is no data set .* kermany, mnist"):
+        published_dataset("kermani")
+    with pytest.raises(UserError, match=r"kermani has no manifest .*kermani\.yaml"):
+        data_manifest("kermani")
 
 
 def test_a_manifest_is_closed(manifest: Path) -> None:

@@ -22,6 +22,7 @@ from medvq.images.workers import map_in_processes
 from PIL import Image
 
 READER = Reader((16, 24))
+SECRET = b"tests only"
 
 
 def draw(path: Path, seed: int, mode: str = "L", size: tuple[int, int] = (70, 60)) -> Path:
@@ -41,7 +42,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 def read(paths: Sequence[Path], folder: Path | None = None) -> list[ReadResult]:
-    with ReadCache(folder) as cache:
+    with ReadCache(folder, SECRET) as cache:
         return list(read_all([ImageFiles((path,)) for path in paths], READER, cache))
 
 
@@ -140,7 +141,7 @@ class Crashing(Reader):
 
 def test_a_decoder_that_crashes_sets_one_file_aside(pictures: list[Path], tmp_path: Path) -> None:
     whole = read(pictures)
-    with ReadCache(tmp_path / "cache") as cache:
+    with ReadCache(tmp_path / "cache", SECRET) as cache:
         listed = [ImageFiles((path,)) for path in pictures]
         found = list(read_all(listed, Crashing((16, 24)), cache))
     assert found[2].image is None
@@ -199,7 +200,7 @@ def test_a_disk_that_fails_says_nothing_of_the_content(
 
 
 def hashes(paths: list[Path], folder: Path) -> list[str]:
-    with ReadCache(folder) as cache:
+    with ReadCache(folder, SECRET) as cache:
         return sha256_of(paths, cache)
 
 
@@ -257,7 +258,7 @@ def test_another_way_of_reading_is_another_picture(
     both(pictures, tmp_path / "cache")
     names = counted(monkeypatch)
     for reader in (Reader((8, 8)), Reader((16, 24), 3), Reader((16, 24), 1, "pad")):
-        with ReadCache(tmp_path / "cache") as cache:
+        with ReadCache(tmp_path / "cache", SECRET) as cache:
             listed = [ImageFiles((path,)) for path in pictures]
             for one, path in zip(read_all(listed, reader, cache), pictures, strict=True):
                 np.testing.assert_array_equal(one.image, reader(ImageFiles((path,))).image)
@@ -303,10 +304,10 @@ def test_a_spoilt_cache_costs_time_and_nothing_else(
 
 
 def test_the_cache_is_bounded_and_keeps_the_newest(pictures: list[Path], tmp_path: Path) -> None:
-    with ReadCache(tmp_path, limit=3 * 16 * 24) as cache:
+    with ReadCache(tmp_path, SECRET, limit=3 * 16 * 24) as cache:
         for number in range(8):
             cache.put_picture(f"{number}", np.full((16, 24), number, np.uint8), (1, 2))
-    with ReadCache(tmp_path) as cache:
+    with ReadCache(tmp_path, SECRET) as cache:
         kept = [number for number in range(8) if cache.has_picture(f"{number}")]
         assert kept == [5, 6, 7]
         pixels, size = cache.picture("7") or pytest.fail("lost")
@@ -350,8 +351,8 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
         "import resource, sys\n"
         "from pathlib import Path\n"
         "from medvq.images.cache import ReadCache\n"
-        "from medvq.images.reading import Files, Reader, read_all\n"
-        "listed = [Files((Path(sys.argv[1]),))] * int(sys.argv[2])\n"
+        "from medvq.images.reading import ImageFiles, Reader, read_all\n"
+        "listed = [ImageFiles((Path(sys.argv[1]),))] * int(sys.argv[2])\n"
         "reader = Reader((384, 384))\n"
         "count = sum(one.image is not None for one in read_all(listed, reader, ReadCache(None)))\n"
         "assert count == len(listed)\n"

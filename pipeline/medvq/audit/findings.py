@@ -24,7 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 from medvq.audit.acquisition import GROUPS
 from medvq.audit.shortcuts import WARNING, ShortcutResult, told
-from medvq.datasets.manifest import SPLITS, crossing_subjects
+from medvq.datasets.dataset import SPLITS
+from medvq.datasets.manifest import crossing_subjects
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -1,8 +1,8 @@
 """Archives from elsewhere, unpacked so that they can do no harm.
 
-Nothing is written outside the given folder, nothing but plain files and folders is made, and an
-archive that swells beyond reason is refused before it fills the disk. An archive is unpacked as a
-whole or not at all: aside first, then renamed.
+Nothing is written outside the folder, nothing but plain files and folders is made, and an archive
+that swells beyond reason is refused before it fills the disk. An archive is unpacked as a whole or
+not at all: aside first, then renamed.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from tqdm import tqdm
 
 from medvq.errors import UserError
 
+# Images are compressed already: an archive of them hardly swells. Small archives may swell more.
 MAX_RATIO = 100
-"""Images are compressed already: an archive of them hardly swells at all."""
+_SMALL = 1 << 20
+# More than any data set that is read here.
 MAX_BYTES = 1 << 40
 MAX_FILES = 5_000_000
-_CHUNK = 1 << 20
-_SMALL = 1 << 20
+
+_BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError
+)  # fmt: skip
 
 
 class BadArchive(UserError):
-    """The archive is broken, or holds what no data set should."""
+    """An archive that is broken, or holds what no data set should."""
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -64,44 +67,31 @@ def unpack(archive: Path, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-_BROKEN = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError
-)  # fmt: skip
-
-
 def _unpack(archive: Path, aside: Path) -> None:
     packed = archive.stat().st_size
     allowed = min(MAX_BYTES, MAX_RATIO * packed + _SMALL)
     free = shutil.disk_usage(aside).free
-    members = _zip_members if zipfile.is_zipfile(archive) else _tar_members
-    written = files = 0
+    extract = _extract_zip if zipfile.is_zipfile(archive) else _extract_tar
+    total = files = 0
     with tqdm(desc=f"unpacking {archive.name}", unit="B", unit_scale=True) as progress:
-        for name, stream in members(archive):
-            path = _safe(name, archive)
-            if _is_debris(path):
-                continue
-            target = aside / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            files += 1
-            with target.open("xb") as out:
-                # What is written counts, not what the archive says of itself.
-                while chunk := stream.read(_CHUNK):
-                    written += len(chunk)
-                    if written > allowed or files > MAX_FILES:
-                        raise BadArchive(
-                            f"{archive.name} ({packed:,} bytes) unpacks to more than "
-                            f"{allowed:,} bytes or {MAX_FILES:,} files: refused"
-                        )
-                    if written > free:
-                        raise UserError(
-                            f"no space to unpack {archive.name} in {aside.parent}: "
-                            f"more than the {free:,} free bytes"
-                        )
-                    out.write(chunk)
-                    progress.update(len(chunk))
+        # Neither library writes more of a file than the size that the archive states.
+        for size in extract(archive, aside):
+            total, files = total + size, files + 1
+            if total > allowed or files > MAX_FILES:
+                raise BadArchive(
+                    f"{archive.name} ({packed:,} bytes) unpacks to more than "
+                    f"{allowed:,} bytes or {MAX_FILES:,} files: refused"
+                )
+            if total > free:
+                raise UserError(
+                    f"no space to unpack {archive.name} in {aside.parent}: "
+                    f"more than the {free:,} free bytes"
+                )
+            progress.update(size)
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _extract_zip(archive: Path, aside: Path) -> Iterator[int]:
+    """Extract file after file; the size of each is yielded before it is written."""
     with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
@@ -109,21 +99,25 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 raise BadArchive(f"{archive.name} holds a link or a device: refused")
             if member.flag_bits & 1:
                 raise BadArchive(f"{archive.name} is encrypted")
-            if not member.is_dir():
-                with opened.open(member) as stream:
-                    yield member.filename, stream
+            if not member.is_dir() and not _is_debris(path := _safe(member.filename, archive)):
+                yield member.file_size
+                member.filename = str(path)
+                opened.extract(member, aside)
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _extract_tar(archive: Path, aside: Path) -> Iterator[int]:
+    """Extract file after file; the size of each is yielded before it is written."""
     with tarfile.open(archive) as opened:
         for member in opened:
             if not (member.isreg() or member.isdir()):
                 raise BadArchive(f"{archive.name} holds a link or a device: refused")
-            if member.isreg() and (stream := opened.extractfile(member)) is not None:
-                yield member.name, stream
+            if member.isreg() and not _is_debris(path := _safe(member.name, archive)):
+                yield member.size
+                opened.extract(member.replace(name=str(path), deep=False), aside, filter="data")
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
+    """Return the name as a path below the folder; the libraries would silently change a bad one."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name or not path.name:
         raise BadArchive(f"{archive.name} holds a name that leads out of its folder: refused")

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from medvq.config import DicomFolderSource, FolderSource, NiftiFolderSource
+from medvq.datasets.dataset import SourceImage
 from medvq.datasets.labels import Label, named_split, read_labels
-from medvq.datasets.manifest import SourceImage
 from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.errors import Notice, UserError
 from medvq.images.formats import (

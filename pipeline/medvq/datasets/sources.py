@@ -7,19 +7,19 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from medvq.config import Config, FolderSource, ImageFolderSource, Labels, PhantomSource
-from medvq.datasets import array_files, hippocampus, kermany
+from medvq.config import Config, FolderSource, ImageFolderSource, Labels, PhantomSource, Source
 from medvq.datasets import folders as image_folder
 from medvq.datasets.archives import unpack
+from medvq.datasets.data_manifest import DataManifest, PublishedFile, data_manifest
+from medvq.datasets.dataset import Dataset, SourceImage
 from medvq.datasets.download import DownloadError, download
-from medvq.datasets.manifest import SourceImage
-from medvq.datasets.published import DataManifest, PublishedFile, data_manifest
+from medvq.datasets.pseudonyms import subject_key
+from medvq.datasets.published import published_dataset
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import sha256_of
@@ -27,17 +27,30 @@ from medvq.images.reading import sha256_of
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
 _PHANTOM_KEY = b"synthetic"
 _PHANTOM_FOLDER = ImageFolderSource(kind="image_folder", labels=Labels(file="labels.csv"))
-_PUBLISHED = {
-    "kermany": kermany.list_images,
-    "pneumoniamnist": array_files.list_pneumoniamnist,
-    "mnist": array_files.list_mnist,
-    "stl10": array_files.list_stl10,
-    "hippocampus": hippocampus.list_images,
-}
+
+
+def dataset(source: Source) -> Dataset:
+    """Return what generic code asks of the data set of a configuration.
+
+    Raises
+    ------
+    UserError
+        It is neither a folder of the user's own nor a published data set that is known.
+    """
+    if isinstance(source, FolderSource):
+        return Dataset(partial(image_folder.list_images, source=source))
+    if isinstance(source, PhantomSource):
+        return Dataset(partial(image_folder.list_images, source=_PHANTOM_FOLDER, key=_PHANTOM_KEY))
+    return published_dataset(source.kind)
+
+
+def published_images(source: Source) -> int | None:
+    """Return how many images were published; None for a folder of the user's own and phantoms."""
+    return None if isinstance(source, FolderSource) else data_manifest(source.kind).images
 
 
 def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
-    """The folder with the data set.
+    """Find the folder with the data set, or fill it.
 
     A user's own; else ``DATA_ROOT/<name>`` or ``DATA_MIRROR/<name>``, whichever holds all that was
     published; else either with a part of it, saying so; else ``DATA_ROOT/<name>``, filled from an
@@ -49,64 +62,54 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
     UserError
         There is none, saying which file goes where, how large it is and its checksum.
     """
-    if isinstance(config.source, FolderSource) and config.source.folder:
-        folder = Path(config.source.folder).expanduser()
+    source = config.source
+    if isinstance(source, FolderSource) and source.folder:
+        folder = Path(source.folder).expanduser()
         if not folder.is_dir():
             raise UserError(f"source.folder={folder} is not a folder")
         return folder
-    name = _folder_name(config)
-    kept = data_root / name
-    if isinstance(config.source, PhantomSource):
-        _write_phantom(config.source, config.seed, kept)
-        return kept
+    if isinstance(source, PhantomSource):
+        return _phantom_folder(source, config.seed, data_root)
+    # Variants of a configuration (kermany-fast) share the folder of their data set.
+    name = config.name if isinstance(source, FolderSource) else source.kind
+    home = data_root / name
     mirror, address = _mirror(data_mirror)
-    folders = [kept, mirror / name] if mirror else [kept]
-    manifest = data_manifest(config.source.kind)
-    if manifest is None:
+    folders = [home, mirror / name] if mirror else [home]
+    if isinstance(source, FolderSource):
         for folder in folders:
             if folder.is_dir() and any(folder.iterdir()):
                 return folder
-        raise UserError(f"no data: {_missing(folders)}; put the images into {kept}")
-    if (found := _at_hand(manifest, folders)) is None:
-        with _alone(kept):
-            if (found := _at_hand(manifest, folders)) is None:
+        raise UserError(f"no data: {_missing(folders)}; put the images into {home}")
+    manifest = data_manifest(source.kind)
+    if (folder := _at_hand(manifest, folders)) is None:
+        with _lock(home):
+            if (folder := _at_hand(manifest, folders)) is None:
                 _obtain(manifest, folders, f"{address}/{name}" if address else None)
-                found = kept
-    return found
-
-
-def describe(kind: str) -> dict[str, Any]:
-    """The published facts of a data set from ``data_manifests/``; empty for a user's own."""
-    manifest = data_manifest(kind)
-    return manifest.model_dump() if manifest else {}
+                folder = home
+    return folder
 
 
 def list_images(config: Config, folder: Path) -> list[SourceImage]:
-    """The images of the data set in ``folder``.
+    """List the images of the data set in ``folder``.
 
     Raises
     ------
     UserError
         The folder has another layout or holds no image.
     """
-    if isinstance(config.source, FolderSource):
-        images = list(image_folder.list_images(folder, config.source))
-    elif isinstance(config.source, PhantomSource):
-        images = list(image_folder.list_images(folder, _PHANTOM_FOLDER, _PHANTOM_KEY))
-    else:
-        images = list(_PUBLISHED[config.source.kind](folder))
+    images = list(dataset(config.source).list_images(folder))
     if not images:
         raise UserError(f"{folder} holds no image")
     return images
 
 
 def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> str:
-    """A hash over names and contents: the same wherever, and whenever, the same data is copied."""
-    paths = sorted({path for image in images for path in image.parts or (image.path,)})
+    """Hash names and contents: the same wherever, and whenever, the same data is copied."""
+    paths = sorted({path for image in images for path in image.files})
     sums = dict(zip(paths, sha256_of(paths, cache), strict=True))
     digest = hashlib.sha256()
     for image in images:
-        for path in image.parts or (image.path,):
+        for path in image.files:
             entry = (
                 path.relative_to(folder).as_posix(),
                 sums[path],
@@ -124,31 +127,33 @@ def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> st
     return digest.hexdigest()
 
 
-def _folder_name(config: Config) -> str:
-    """Variants of a configuration (kermany-fast) share the folder of their data set."""
-    if isinstance(config.source, PhantomSource):
-        size = config.source
-        return f"phantom-{size.train_subjects}-{size.test_subjects}-{size.size}-{config.seed}"
-    return config.name if isinstance(config.source, FolderSource) else config.source.kind
+def read_cache(folder: Path | None) -> ReadCache:
+    """Open the cache of what was read before; without a secret it remembers nothing."""
+    try:
+        return ReadCache(folder, subject_key())
+    except UserError:
+        return ReadCache(None)
 
 
-def _write_phantom(source: PhantomSource, seed: int, folder: Path) -> None:
-    if (folder / "labels.csv").is_file():
-        return
-    from medvq.datasets.phantom import write_phantom
+def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
+    size = f"{source.train_subjects}-{source.test_subjects}-{source.size}"
+    folder = data_root / f"phantom-{size}-{seed}"
+    if not (folder / "labels.csv").is_file():
+        from medvq.datasets.phantom import write_phantom
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_phantom(
-        folder,
-        train_subjects=source.train_subjects,
-        test_subjects=source.test_subjects,
-        size=source.size,
-        seed=seed,
-    )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_phantom(
+            folder,
+            train_subjects=source.train_subjects,
+            test_subjects=source.test_subjects,
+            size=source.size,
+            seed=seed,
+        )
+    return folder
 
 
 def _mirror(data_mirror: str | None) -> tuple[Path | None, str | None]:
-    """DATA_MIRROR as a folder or as an address."""
+    """Return DATA_MIRROR as a folder or as an address."""
     if not data_mirror:
         return None, None
     scheme, separator, _ = data_mirror.partition("://")
@@ -163,7 +168,7 @@ def _mirror(data_mirror: str | None) -> tuple[Path | None, str | None]:
 
 
 def _at_hand(manifest: DataManifest, folders: list[Path]) -> Path | None:
-    """The first folder with all that was published, else the first with enough to go on with."""
+    """Return the first folder with all that was published, else the first that is of use."""
     usable = None
     for folder in folders:
         needed, published = manifest.lacking(folder)
@@ -183,25 +188,25 @@ def _at_hand(manifest: DataManifest, folders: list[Path]) -> Path | None:
 
 @cache
 def _say_once(line: str) -> None:
-    """Every stage looks for the data; the user is told once."""
+    """Print a line the first time: every stage looks for the data."""
     print(line, file=sys.stderr)
 
 
 @contextmanager
-def _alone(kept: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Let one run fetch the data set while others wait for it."""
-    lock = FileLock(kept.parent / f".{kept.name}.lock")
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
-        kept.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"another run is fetching {kept.name}; waiting for it", file=sys.stderr)
+            print(f"another run is fetching {folder.name}; waiting for it", file=sys.stderr)
             lock.acquire()
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write to {kept} ({error.strerror}); mend that or set DATA_ROOT"
+            f"cannot write to {folder} ({error.strerror}); mend that or set DATA_ROOT"
         ) from error
     finally:
         lock.release()
@@ -209,36 +214,32 @@ def _alone(kept: Path) -> Iterator[None]:
 
 def _obtain(manifest: DataManifest, folders: list[Path], address: str | None) -> None:
     """Fill the first of ``folders`` with what the manifest says."""
-    kept = folders[0]
+    home = folders[0]
     for file in manifest.files:
         archive = _adopt(file, folders)
         fetched = archive is None
         if archive is None:
-            archive = kept / file.file
-            mirrored = (f"{address}/{file.file}",) if address else ()
+            archive = home / file.file
+            addresses = (*([f"{address}/{file.file}"] if address else []), *file.addresses)
             try:
-                download(
-                    (*mirrored, *file.addresses),
-                    archive,
-                    size=file.size,
-                    complaint=file.complaint,
-                )
+                download(addresses, archive, size=file.size, complaint=file.complaint)
             except DownloadError as error:
                 raise UserError(_where_to_put(manifest, folders, str(error))) from error
         if file.unpack:
-            unpack(archive, kept)
+            unpack(archive, home)
             if fetched:
                 archive.unlink()
-        elif archive.parent != kept:
-            shutil.copyfile(archive, kept / f".{file.file}.part")
-            (kept / f".{file.file}.part").replace(kept / file.file)
-    needed, _ = manifest.lacking(kept)
+        elif archive.parent != home:
+            part = home / f".{file.file}.part"
+            shutil.copyfile(archive, part)
+            part.replace(home / file.file)
+    needed, _ = manifest.lacking(home)
     if needed:
-        raise UserError(f"{kept} still lacks {', '.join(needed)}: its archive is of another layout")
+        raise UserError(f"{home} still lacks {', '.join(needed)}: its archive is of another layout")
 
 
 def _adopt(file: PublishedFile, folders: list[Path]) -> Path | None:
-    """What the user has put there already, if it is whole."""
+    """Return the copy that the user has put there already, if it is whole."""
     for folder in folders:
         if (path := folder / file.file).is_file():
             if wrong := file.complaint(path):
@@ -251,7 +252,7 @@ def _adopt(file: PublishedFile, folders: list[Path]) -> Path | None:
 
 
 def _where_to_put(manifest: DataManifest, folders: list[Path], failures: str) -> str:
-    files = ", ".join(file.told() for file in manifest.files)
+    files = ", ".join(map(str, manifest.files))
     unpacked = " (packed or unpacked)" if any(file.unpack for file in manifest.files) else ""
     return (
         f"no data: {_missing(folders)}, and downloading failed ({failures}); put {files}{unpacked} "
@@ -262,4 +263,4 @@ def _where_to_put(manifest: DataManifest, folders: list[Path], failures: str) ->
 
 def _missing(folders: list[Path]) -> str:
     verb = "is" if len(folders) == 1 else "are"
-    return f"{' and '.join(str(folder) for folder in folders)} {verb} missing or empty"
+    return f"{' and '.join(map(str, folders))} {verb} missing or empty"

@@ -21,15 +21,12 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medvq.datasets.pseudonyms import subject_key
-from medvq.errors import UserError
-
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
 
 FILE = "reading.sqlite"
+# Bytes of pictures: 428,000 of 224 x 224 pixels, more than any public set of radiographs has.
 LIMIT = 20 * 2**30
-"""Bytes of pictures; the oldest go first."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
     name BLOB PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, sha256 TEXT
@@ -51,17 +48,21 @@ DELETE FROM pictures WHERE number IN (
 
 
 class ReadCache:
-    """A cache in ``folder``; None, or one that cannot be used, is a cache that knows nothing."""
+    """A cache in a folder; without one, or with one that cannot be used, it remembers nothing.
 
-    def __init__(self, folder: Path | None, limit: int = LIMIT) -> None:
+    Parameters
+    ----------
+    folder : where it lies, None for a cache that remembers nothing.
+    secret : that names of files are hashed with, since without one they could be guessed.
+    limit : how many bytes of pictures are kept; the oldest go first.
+    """
+
+    def __init__(self, folder: Path | None, secret: bytes = b"", limit: int = LIMIT) -> None:
         self.limit = limit
         self._unsaved = 0
-        self._file = folder / FILE if folder else None
+        self._file = folder / FILE if folder and secret else None
+        self._key = hashlib.sha256(b"read cache" + secret).digest()
         self._open: sqlite3.Connection | None = None
-        try:
-            self._key = hashlib.sha256(b"read cache" + subject_key()).digest()
-        except UserError:
-            self._file = None  # without a secret, names could be guessed
         if self._file:
             self._try(lambda _: None, None)
 

@@ -42,12 +42,12 @@ from tqdm import tqdm
 
 from medvq.audit import acquisition
 from medvq.audit import findings as audit
-from medvq.config import Config, IngestConfig, KermanySource
-from medvq.datasets import kermany, sources
+from medvq.config import Config, IngestConfig
+from medvq.datasets import sources
 from medvq.datasets.array_files import read_array_image
-from medvq.datasets.manifest import SPLITS, SourceImage, check_manifest
+from medvq.datasets.dataset import SPLITS, SourceImage
+from medvq.datasets.manifest import check_manifest
 from medvq.errors import UserError
-from medvq.images.cache import ReadCache
 from medvq.images.preparation import Preparation
 from medvq.images.reading import ImageFiles, Reader, ReadResult, combined, read_all, sha256_of
 from medvq.images.resizing import fit
@@ -70,7 +70,7 @@ def ingest(context: StageContext) -> dict[str, Any]:
         # Nothing will be fitted on these images, whatever split their source puts them in.
         listed = [replace(item, split="test") for item in listed]
     manifest, originals, kept = _read_all(listed, config, context.folder, context.cache)
-    official = isinstance(config.source, KermanySource)
+    official = sources.dataset(config.source).allows_crossing
     splits = ("test",) if frozen else SPLITS
     manifest = check_manifest(manifest, official_crossing=official, splits=splits)
     manifest.to_csv(context.folder / "manifest.csv", index=False)
@@ -205,15 +205,15 @@ def _reads(
     """Every image as read: those of array files here, those in files of their own elsewhere."""
     reader = Reader(config.read_shape, config.channels, config.fit)
     files = [
-        ImageFiles(item.parts or (item.path,), bool(item.parts), item.window)
+        ImageFiles(item.files, bool(item.parts), item.window)
         for item in listed
         if item.index is None and not item.set_aside
     ]
-    with ReadCache(cache_folder) as cache:
+    with sources.read_cache(cache_folder) as cache:
         read = read_all(files, reader, cache)
         for item in tqdm(listed, desc="reading", unit=" images", mininterval=1.0):
             if item.set_aside:
-                digest = combined(sha256_of(item.parts or (item.path,), cache))
+                digest = combined(sha256_of(item.files, cache))
                 yield ReadResult(None, digest, reason=item.set_aside)
             elif item.index is not None:
                 stored, image = read_array_image(item.path, item.index, config.channels)
@@ -307,13 +307,14 @@ def _audit(
     config: Config,
     folder: Path,
 ) -> dict[str, Any]:
+    rules = sources.dataset(config.source).subject_rules(manifest["path"].tolist())
     found, clusters = audit.audit(
         manifest,
         originals,
         _frame(originals, folder),
         _acquisition(listed),
-        kermany.groupings(manifest["path"]) or {"subject": manifest["subject_id"].tolist()},
-        sources.describe(config.source.kind).get("images"),
+        rules or {"subject": manifest["subject_id"].tolist()},
+        sources.published_images(config.source),
         config.seed,
     )
     found = {"dataset": config.name, **found}

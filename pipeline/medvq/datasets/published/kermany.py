@@ -7,11 +7,11 @@ Classification, Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0; Cell 172 (2
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from medvq.datasets.manifest import SourceImage
+from medvq.datasets.dataset import Dataset, SourceImage
 from medvq.errors import UserError
 
 LABELS = ("NORMAL", "PNEUMONIA")
@@ -26,7 +26,7 @@ _NAMES = (
 
 
 class FileName(NamedTuple):
-    """What a file name tells: the label, the number of the patient, and the series it counts in."""
+    """What a file name says: the label, the number of the patient, and the series it counts in."""
 
     label: str
     number: int
@@ -34,14 +34,14 @@ class FileName(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """The bare number within the class: the safe grouping, since numbering may not restart."""
+        """The bare number within the class: the safe rule, since numbering may not restart."""
         return f"{self.label.lower()}-{self.number}"
 
     @property
     def subject_by_series(self) -> str:
-        """The number within its series (subtype or prefix): the grouping that is certain.
+        """The number within its series (subtype or prefix): certainly of one patient.
 
-        Whether or not numbering restarts, what shares it is of one patient.
+        That holds whether or not the numbering of a series starts anew.
         """
         return f"{self.series.lower()}-{self.number}"
 
@@ -62,10 +62,8 @@ def parse_name(name: str) -> FileName | None:
     return None
 
 
-def groupings(paths: Iterable[str]) -> dict[str, list[str]]:
-    """The rules that may say which images are of one subject, the safe one first: for each, a name
-    per image. Empty where the paths are not of this set.
-    """
+def subject_rules(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Name the subject of each image by two rules; by none where a file name is not of this set."""
     names = [parse_name(Path(path).name) for path in paths]
     known = [name for name in names if name is not None]
     if len(known) < len(names):
@@ -77,7 +75,7 @@ def groupings(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def find_root(folder: Path) -> Path:
-    """The folder that holds ``train`` and ``test``, in any of the published layouts.
+    """Find the folder that holds ``train`` and ``test``, in any of the published layouts.
 
     Raises
     ------
@@ -96,7 +94,7 @@ def find_root(folder: Path) -> Path:
 
 
 def list_images(folder: Path) -> Iterator[SourceImage]:
-    """All images of the set, in an order that does not depend on the file system."""
+    """List all images of the set."""
     root = find_root(folder)
     for split_name, split in _SPLITS.items():
         for label in LABELS:
@@ -108,3 +106,7 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
                 shown = path.relative_to(folder).as_posix()
                 certain = parsed.subject_by_series if parsed else ""
                 yield SourceImage(path, shown, subject, split, label, certain_subject=certain)
+
+
+# The published split itself has patients on both sides of train and test.
+DATASET = Dataset(list_images, subject_rules, allows_crossing=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from medvq.datasets.kermany import LABELS, FileName, find_root, list_images, parse_name
-from medvq.datasets.manifest import SourceImage
+from medvq.datasets.dataset import SourceImage
+from medvq.datasets.published.kermany import LABELS, FileName, find_root, list_images, parse_name
 from medvq.errors import UserError
 
 FILES = (

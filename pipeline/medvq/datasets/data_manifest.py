@@ -19,6 +19,7 @@ from pydantic import Field
 
 from medvq.config import Positive, StrictModel
 from medvq.config_file import shipped
+from medvq.errors import UserError
 
 FOLDER = shipped("data_manifests")
 
@@ -27,7 +28,7 @@ _CHUNK = 1 << 20
 
 
 class PublishedFile(StrictModel):
-    """A file as its source offers it."""
+    """A file as its publisher offers it."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     addresses: tuple[Annotated[str, Field(pattern="^https?://")], ...] = ()
@@ -44,27 +45,26 @@ class PublishedFile(StrictModel):
     """Archives of the same set that have no open address, unpacked where a user has put one."""
 
     def complaint(self, path: Path) -> str | None:
-        """What is wrong with a copy of the file, None for nothing."""
-        found = path.stat().st_size
-        if self.size is not None and found != self.size:
-            return f"{found:,} bytes instead of {self.size:,}"
+        """Say what is wrong with a copy of the file, None for nothing."""
+        size = path.stat().st_size
+        if self.size is not None and size != self.size:
+            return f"{size:,} bytes instead of {self.size:,}"
         if self.checksum is not None:
             with path.open("rb") as stream:
-                if (seen := _hash(stream, self.checksum)) != self.checksum:
-                    return f"{seen} instead of {self.checksum}"
+                if (checksum := _hash(stream, self.checksum)) != self.checksum:
+                    return f"{checksum} instead of {self.checksum}"
         if self.checksum_unpacked is not None:
             try:
                 # Hashed as it is read, so that a gzip bomb takes time and no memory.
                 with gzip.open(path) as unpacked:
-                    seen = _hash(cast("BinaryIO", unpacked), self.checksum_unpacked)
+                    checksum = _hash(cast("BinaryIO", unpacked), self.checksum_unpacked)
             except (OSError, EOFError, zlib.error):
                 return "not a whole gzip file"
-            if seen != self.checksum_unpacked:
-                return f"{seen}, unpacked, instead of {self.checksum_unpacked}"
+            if checksum != self.checksum_unpacked:
+                return f"{checksum}, unpacked, instead of {self.checksum_unpacked}"
         return None
 
-    def told(self) -> str:
-        """The file, its size and its checksum, in one phrase."""
+    def __str__(self) -> str:
         size = f"{self.size:,} bytes" if self.size else f"about {self.size_about}"
         sum_unpacked = self.checksum_unpacked and f"{self.checksum_unpacked} unpacked"
         return f"{self.file} ({size}, {self.checksum or sum_unpacked or 'no published checksum'})"
@@ -95,7 +95,7 @@ class DataManifest(StrictModel):
     parts: tuple[Part, ...] = ()
 
     def lacking(self, folder: Path) -> tuple[list[str], list[str]]:
-        """What ``folder`` lacks: without which the set is of no use, and what else was published.
+        """List what ``folder`` lacks: what the set is of no use without, and all that is published.
 
         >>> cxr = DataManifest(title="", address="", licence="", citation="",
         ...                    parts=(Part(pattern="**/*.none", count=3),))
@@ -113,18 +113,24 @@ class DataManifest(StrictModel):
         return needed, published
 
 
-def data_manifest(kind: str) -> DataManifest | None:
-    """The manifest of a published data set; None for a kind that has none: a user's own."""
+def data_manifest(kind: str) -> DataManifest:
+    """Return the manifest of a published data set.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
     file = FOLDER / f"{kind}.yaml"
     if not file.is_file():
-        return None
+        raise UserError(f"the data set {kind} has no manifest {file}; install the package anew")
     document = yaml.safe_load(file.read_text(encoding="utf-8"))
     # Through JSON, since YAML and JSON both write a tuple as a list.
     return DataManifest.model_validate_json(json.dumps(document))
 
 
 def _hidden(path: Path, folder: Path) -> bool:
-    """Whether it is left over from an interrupted run, or macOS's debris."""
+    """Say whether a file is left over from an interrupted run, or macOS's debris."""
     return any(name.startswith(".") for name in path.relative_to(folder).parts)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from medvq.datasets.hippocampus import list_images
+from medvq.datasets.published.hippocampus import list_images
 from medvq.errors import UserError
 from numpy.typing import NDArray
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medvq.datasets.manifest import SourceImage
+from medvq.datasets.dataset import Dataset, SourceImage
 from medvq.errors import UserError
 
 _TEST_SHARE = 0.25
@@ -23,7 +23,7 @@ _TASK = "Task04_Hippocampus"
 
 
 def list_images(folder: Path) -> Iterator[SourceImage]:
-    """All volumes, in the order of their names; every volume is its own subject.
+    """List all volumes in the order of their names; every volume is its own subject.
 
     No split is published (of the official test images the label maps are withheld): a quarter of
     the volumes, by a hash of their names, is the test split.
@@ -56,7 +56,7 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
 
 
 def _marked_volume(file: Path) -> float:
-    """Volume of all voxels that are marked (anterior or posterior), in mm3."""
+    """Measure the volume of all voxels that are marked (anterior or posterior), in mm3."""
     opened = _open(file)
     if opened is None:
         raise UserError(f"{file} is missing or no NIfTI file; every volume needs its label map")
@@ -80,3 +80,6 @@ def _open(file: Path) -> Any:
         return nibabel.load(file)
     except Exception:  # of any of its types: a fact about the file
         return None
+
+
+DATASET = Dataset(list_images)

@@ -1,0 +1,79 @@
+"""What a data set says to generic code: its images as its source names them, and its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image as its source names it, before it is read.
+
+    Attributes
+    ----------
+    path : the file.
+    shown_path : what tables may show of the path; empty where it could name a patient.
+    subject : the person it was taken of, as far as the source says; where that leaves a doubt,
+        images that may be of one person share it, so that splits are safe.
+    split : as the source has it; where it has no validation split, ingest makes one of train.
+    label : the class by name, None where the source has none.
+    index : of the image, where the file holds many.
+    target : a number to be predicted instead of a class, None where there is none.
+    target_name : what that number is, with its unit.
+    folds : the official label subsets that the image is in.
+    parts : the files of a series that make up one volume; empty where ``path`` is all.
+    window : centre and width to show the values with; None leaves it to the header.
+    set_aside : why the source wants the image set aside unread; empty where it does not.
+    certain_subject : images that are of one person beyond doubt share it, so that one may be taken
+        for another view of that person; empty where ``subject`` leaves no doubt.
+    """
+
+    path: Path
+    shown_path: str
+    subject: str
+    split: Split
+    label: str | None
+    index: int | None = None
+    target: float | None = None
+    target_name: str = ""
+    folds: tuple[int, ...] = ()
+    parts: tuple[Path, ...] = ()
+    window: tuple[float, float] | None = None
+    set_aside: str = ""
+    certain_subject: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the image is read from."""
+        return self.parts or (self.path,)
+
+
+def no_subject_rules(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Return no rule: the subjects of the manifest are all that is known."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What generic code asks of a data set.
+
+    Attributes
+    ----------
+    list_images : from the folder with the data set to its images, in an order that does not depend
+        on the file system. Raises UserError where the folder does not hold the data set.
+    subject_rules : from the paths in the manifest to the rules that may say which images are of one
+        subject, the safe one first: for each, a subject per image. Empty where the manifest's
+        subjects are in no doubt. The audit counts what crosses the splits under each rule.
+    allows_crossing : whether the published split itself puts subjects into both train and test;
+        otherwise such a manifest is refused.
+    """
+
+    list_images: Callable[[Path], Iterable[SourceImage]]
+    subject_rules: Callable[[Sequence[str]], dict[str, list[str]]] = no_subject_rules
+    allows_crossing: bool = False
