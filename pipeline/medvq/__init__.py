@@ -1,15 +1,32 @@
 """MedVQ: features from unlabelled medical images that need few labels.
 
-The flow, one stage after another, is ``data -> training -> features -> probe -> reporting``.
+>>> import medvq
+>>> config = medvq.load_config("kermany", {"pretrain.epochs": 3})
+>>> config.pretrain.epochs
+3
+
+The public API is what ``__all__`` lists; everything else is private. It is imported when it is
+first used, since torch takes seconds.
 """
 
-import os
+from __future__ import annotations
 
-# Set before torch or MLflow is imported anywhere, and only where the user has not said otherwise.
-# Threads that spin while they wait starve each other on small machines: a passive wait trained a
-# small convolutional network four times as fast on two shared cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from medvq.api import load_config, run
+
+__all__ = ["__version__", "load_config", "run"]
+__version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from medvq import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'medvq' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

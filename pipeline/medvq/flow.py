@@ -1,7 +1,4 @@
-"""The stages in order, and what carries a user from one to the next.
-
-A stage runs the stages it reads first; one whose artifact is up to date is not run again.
-"""
+"""Run a stage and the stages that it reads; what is up to date is not run again."""
 
 from __future__ import annotations
 
@@ -11,137 +8,75 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medvq.config import Config, StrictModel
-from medvq.distributed import choose_device, load, together
-from medvq.errors import UserError
+from medvq import distributed
+from medvq.config import Config
+from medvq.device import choose_device
+from medvq.stages import STAGES
+from medvq.stages.stage import InputArtifacts, RunOptions, Stage
 from medvq.storage import artifacts
-from medvq.storage.artifacts import Artifact, StageContext
+from medvq.storage.artifacts import Artifact, Record, StageContext
+from medvq.storage.code import PACKAGE, changed, code_of
+from medvq.summaries import JsonObject, Summary
+
+__all__ = ["STAGES", "RunOptions", "StageResult", "commit", "run"]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of the flow.
+class StageResult:
+    """What a run of a stage gives.
 
     Attributes
     ----------
-    name : of its artifacts' folder and of its command.
-    reads : the stages whose artifacts it is given.
-    section : of the configuration, the part that its fingerprint hashes.
-    run : ``module:function`` that does the work; imported late, since MONAI takes seconds.
-    draw : ``module:function`` that draws its figures into ``figures/`` of its artifact.
-    help : one line for the command line.
-    shared : whether all processes do it together, where there are several.
+    seconds : of this run; of the run that made the artifact, where it is up to date.
+    up_to_date : whether the artifact was there already.
+    accepted_code : modules that have changed since the artifact was made, where the user accepted
+        it all the same.
     """
 
-    name: str
-    reads: tuple[str, ...]
-    section: Callable[[Config], StrictModel]
-    run: str
-    draw: str
-    help: str
-    shared: bool = False
+    stage: Stage[Any]
+    artifact: Artifact
+    summary: Summary
+    seconds: float
+    up_to_date: bool
+    accepted_code: tuple[str, ...] = ()
 
+    def to_json(self) -> JsonObject:
+        """Return the object that ``JSON=1`` prints."""
+        accepted = {"accepted_code": list(self.accepted_code)} if self.accepted_code else {}
+        return {
+            "stage": self.stage.name,
+            "dataset": self.artifact.record.dataset,
+            "artifact": str(self.artifact.folder),
+            "seconds": round(self.seconds, 1),
+            "up_to_date": self.up_to_date,
+            "mlflow_run_id": self.artifact.record.mlflow_run_id,
+            **accepted,
+            **self.summary.to_json(),
+        }
 
-FLOW = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "ingest",
-            (),
-            lambda config: config.ingest,
-            "medvq.stages.ingest:ingest",
-            "medvq.report.audit_page:draw_ingest",
-            "read the images: manifest, audit, alignment, cache of preprocessed images",
-        ),
-        Stage(
-            "pretrain",
-            ("ingest",),
-            lambda config: config.pretrain,
-            "medvq.stages.pretrain:pretrain",
-            "medvq.report.figures:draw_pretrain",
-            "train the VQ-VAE on the training images, without labels",
-            shared=True,
-        ),
-        Stage(
-            "extract",
-            ("ingest", "pretrain"),
-            lambda config: config.extract,
-            "medvq.stages.extract:extract",
-            "medvq.report.figures:draw_extract",
-            "write codes, histograms and embeddings of every image to the feature store",
-            shared=True,
-        ),
-        Stage(
-            "prior",
-            ("extract",),
-            lambda config: config.prior,
-            "medvq.stages.prior:prior",
-            "medvq.report.figures:draw_prior",
-            "train the model of the codes",
-            shared=True,
-        ),
-        Stage(
-            "sample",
-            ("ingest", "pretrain", "extract", "prior"),
-            lambda config: config.sample,
-            "medvq.stages.sample:sample",
-            "medvq.report.figures:draw_sample",
-            "draw images from the model of the codes",
-        ),
-        Stage(
-            "probe",
-            ("extract",),
-            lambda config: config.probe,
-            "medvq.stages.probe:probe",
-            "medvq.report.figures:draw_probe",
-            "fit the linear probe on a fraction of the labels and judge it on the test split",
-        ),
-        Stage(
-            "evaluate",
-            ("ingest", "extract"),
-            lambda config: config.probe,
-            "medvq.stages.evaluate:evaluate",
-            "medvq.report.figures:draw_evaluation",
-            "judge a fitted probe (--probe) on another data set, with nothing fitted anew",
-        ),
-    )
-}
-CACHE = ".cache"
-"""A folder beside the data sets' artifacts that may be deleted at any time."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run is told beside the configuration.
-
-    Attributes
-    ----------
-    probe : the artifact of a fitted probe, for the stage that judges one on another data set.
-    """
-
-    data_root: Path
-    data_mirror: str | None
-    artifacts: Path
-    device: str = "auto"
-    force: bool = False
-    probe: Path | None = None
-
-
-InputArtifacts = dict[str, dict[str, Artifact]]
-"""By stage, inputs that it is given instead of what it would have made for itself."""
+    def table(self) -> list[str]:
+        """Return the lines for people."""
+        return self.stage.table(self.summary)
 
 
 def run(
-    name: str, config: Config, options: Options, inputs: InputArtifacts | None = None
-) -> dict[str, Any]:
-    """Run the stage ``name`` and what it needs beside the ``inputs``; return its line for
-    ``JSON=1``.
+    stage: Stage[Any] | str,
+    config: Config,
+    options: RunOptions | None = None,
+    inputs: InputArtifacts | None = None,
+) -> StageResult:
+    """Run a stage and what it needs beside ``inputs``.
+
+    Parameters
+    ----------
+    stage : a stage or the name of one of :data:`~medvq.stages.STAGES`.
+    inputs : by stage name, artifacts to read instead of those that would be made.
 
     Raises
     ------
@@ -149,164 +84,182 @@ def run(
         Anything that is the user's to mend.
     """
     started = time.perf_counter()
+    options = options or RunOptions()
+    stage = STAGES[stage] if isinstance(stage, str) else stage
     if options.device == "cuda":
-        choose_device(options.device)  # which refuses it before any work is done
-    given: InputArtifacts = inputs or {}
-    if name == "evaluate":
-        config, given = _as_trained(config, options)
-    artifact, fresh = _ensure(name, config, options, options.force, given)
-    seconds = artifact.record["seconds"] if not fresh else time.perf_counter() - started
-    return {
-        "stage": name,
-        "dataset": config.name,
-        "artifact": str(artifact.folder),
-        "seconds": round(seconds, 1),
-        "up_to_date": not fresh,
-        "mlflow_run_id": artifact.record["mlflow_run_id"],
-        **artifact.summary,
-    }
+        choose_device(options.device)  # refuses it before any work is done
+    made = _Flow(options).ensure(stage, config, options.force, dict(inputs or {}))
+    summary = made.artifact.summary(stage.summary)
+    seconds = time.perf_counter() - started if made.fresh else made.artifact.record.seconds
+    return StageResult(stage, made.artifact, summary, seconds, not made.fresh, made.accepted)
 
 
-def _as_trained(config: Config, options: Options) -> tuple[Config, InputArtifacts]:
-    """The data set of ``config``, read, placed and encoded as the probe's own images were.
+@dataclass(frozen=True)
+class _Made:
+    """An artifact, whether it was made just now, and the changed code that was accepted."""
 
-    Nothing is swapped and no random version is made, since nothing is fitted on it. What is typical
-    of the probe's own images, a prior of their codes says, made where there is none.
-    """
-    if (folder := options.probe) is None:
-        raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
-    if (probe := artifacts.find(folder.resolve())) is None or probe.record["stage"] != "probe":
-        raise UserError(f"{folder} is no finished artifact of the stage 'probe'")
-    extract = made_from(probe, "extract")
-    ingest, pretrain = made_from(extract, "ingest"), made_from(extract, "pretrain")
-    trained = Config.model_validate_json(json.dumps(probe.record["configuration"]))
-    swap = trained.ingest.swap.model_copy(update={"enabled": False})
-    changed = trained.model_copy(
-        update={
-            "name": config.name,
-            "description": config.description,
-            "source": config.source,
-            "ingest": trained.ingest.model_copy(update={"swap": swap}),
-            "extract": trained.extract.model_copy(update={"versions": 0}),
-        }
-    )
-    given: InputArtifacts = {"ingest": {"reference": ingest}, "extract": {"pretrain": pretrain}}
-    # First, since what is wrong with the new images should be told before minutes of training.
-    new, _ = _ensure("extract", changed, options, False, given)
-    prior = _prior_of(extract, trained, options)
-    given["evaluate"] = {"probe": probe, "reference": ingest, "prior": prior}
-    given["evaluate"] |= {"ingest": made_from(new, "ingest"), "extract": new}
-    return changed, given
+    artifact: Artifact
+    fresh: bool
+    accepted: tuple[str, ...] = ()
 
 
-def _prior_of(extract: Artifact, trained: Config, options: Options) -> Artifact:
-    """The prior of all training images of ``extract``, made where there is none."""
-    every = trained.prior.model_copy(update={"only_class": None})
-    config = trained.model_copy(update={"prior": every})
-    why = f"what is typical of {trained.name} is learnt from its stored codes: minutes, this once"
-    return _ensure("prior", config, options, False, {"prior": {"extract": extract}}, why)[0]
+@dataclass(frozen=True)
+class _Plan:
+    """What an artifact is to be made of, before it is made."""
+
+    stage: Stage[Any]
+    config: Config
+    inputs: dict[str, Artifact]
+    reads: dict[str, str]
+    settings: JsonObject
+    code: dict[str, str]
+    parent: Path
+
+    @property
+    def fingerprint(self) -> str:
+        return artifacts.fingerprint(self.stage.name, self.settings, self.reads, self.code)
+
+    @property
+    def folder(self) -> Path:
+        return self.parent / self.fingerprint
 
 
-def made_from(artifact: Artifact, stage: str) -> Artifact:
-    """The artifact of ``stage`` that ``artifact`` was made from, which lies beside it.
+class _Flow:
+    """Makes artifacts under the options of one run."""
 
-    Raises
-    ------
-    UserError
-        It is not there.
-    """
-    folder = artifact.folder.parents[1] / stage / artifact.record["inputs"][stage]
-    if (found := artifacts.find(folder)) is None:
-        raise UserError(
-            f"{artifact.folder} needs the artifact {folder} that it was made from: copy it there"
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+
+    def ensure(
+        self,
+        stage: Stage[Any],
+        config: Config,
+        force: bool,
+        given: InputArtifacts,
+        why: str = "",
+    ) -> _Made:
+        """Return the artifact of a stage, made where there is none, saying ``why``."""
+        inputs = dict(given.get(stage.name, {}))
+        if stage.prepare is not None:
+            config, prepared = stage.prepare(config, self.options, self._artifact)
+            inputs |= prepared
+        for read in stage.reads:
+            if read.name not in inputs:
+                inputs[read.name] = self.ensure(read, config, False, given).artifact
+        plan = self._plan(stage, config, inputs)
+        # The first process decides for all, so that none looks while it publishes.
+        made = distributed.from_first(lambda: None if force else self._up_to_date(plan))
+        if made is not None:
+            return made
+        if why and distributed.rank() == 0:
+            print(why, file=sys.stderr)
+        return _Made(self._make(plan), fresh=True)
+
+    def _artifact(
+        self, stage: Stage[Any], config: Config, inputs: InputArtifacts, why: str = ""
+    ) -> Artifact:
+        return self.ensure(stage, config, False, inputs, why).artifact
+
+    def _plan(self, stage: Stage[Any], config: Config, inputs: dict[str, Artifact]) -> _Plan:
+        outside: Mapping[str, str] = {}
+        if (fingerprints := stage.outside) is not None:
+            outside = distributed.from_first(lambda: fingerprints(config, self.options))
+        reads = {name: artifact.fingerprint for name, artifact in inputs.items()} | dict(outside)
+        settings = {"seed": config.seed, **stage.settings(config)}
+        parent = self.options.artifacts / config.name / stage.name
+        return _Plan(stage, config, inputs, reads, settings, code_of(stage.run.__module__), parent)
+
+    def _up_to_date(self, plan: _Plan) -> _Made | None:
+        if (artifact := artifacts.find(plan.folder)) is not None:
+            artifacts.point_latest(plan.folder)
+            return _Made(artifact, fresh=False)
+        other = artifacts.differing_in_code(plan.parent, plan.settings, plan.reads)
+        if other is None:
+            return None
+        modules = changed(other.record.code, plan.code)
+        since = f"{plan.stage.name}: code changed since commit {other.record.commit}: " + ", ".join(
+            modules
         )
-    return found
+        if not self.options.accept_code:
+            print(f"{since}; ACCEPT_CODE=1 uses the old result", file=sys.stderr)
+            return None
+        print(f"{since}; the old result is used", file=sys.stderr)
+        artifacts.point_latest(other.folder)
+        return _Made(other, fresh=False, accepted=tuple(modules))
 
+    def _make(self, plan: _Plan) -> Artifact:
+        """Run the stage in every process, or in the first one alone; the first one publishes."""
+        if distributed.rank() == 0:
+            with artifacts.writing(plan.folder) as folder:
+                distributed.barrier()
+                self._write(plan, folder)
+        else:
+            distributed.barrier()
+            if plan.stage.distributed:
+                plan.stage.run(self._context(plan, artifacts.partial_folder(plan.folder)))
+        distributed.barrier()
+        artifact = artifacts.find(plan.folder)
+        assert artifact is not None
+        return artifact
 
-def _ensure(
-    name: str, config: Config, options: Options, force: bool, given: InputArtifacts, why: str = ""
-) -> tuple[Artifact, bool]:
-    """The finished artifact of a stage, and whether it was made just now, telling ``why``."""
-    stage = FLOW[name]
-    inputs = dict(given.get(name, {}))
-    for read in stage.reads:
-        if read not in inputs:
-            inputs[read] = _ensure(read, config, options, False, given)[0]
-    reads = {read: artifact.fingerprint for read, artifact in inputs.items()}
-    if name == "ingest":
-        reads["files"] = _files(config, options)
-    section = {"seed": config.seed, **stage.section(config).model_dump(mode="json")}
-    if name == "ingest":
-        section["source"] = config.source.model_dump(mode="json")
-    print_hash = artifacts.fingerprint(name, section, reads)
-    folder = options.artifacts / config.name / name / print_hash
-    found = artifacts.find(folder)
-    if found is not None and not force:
-        artifacts.point_latest(folder)
-        return found, False
-    if why:
-        print(why, file=sys.stderr)
-    with artifacts.partial(folder) as partial:
-        record = {"stage": name, "dataset": config.name, "fingerprint": print_hash, "inputs": reads}
-        record |= {"configuration": config.model_dump(mode="json"), **_provenance()}
-        return _make(stage, config, options, inputs, partial, folder, record), True
-
-
-def _make(
-    stage: Stage,
-    config: Config,
-    options: Options,
-    inputs: dict[str, Artifact],
-    partial: Path,
-    folder: Path,
-    record: dict[str, Any],
-) -> Artifact:
-    from medvq.storage.tracking import Tracking
-
-    started = time.perf_counter()
-    device = choose_device(options.device)
-    print(f"{stage.name}: {stage.help}", file=sys.stderr)
-    with Tracking(options.artifacts, config, stage.name, folder.name, inputs) as tracking:
-        context = StageContext(
-            config=config,
-            folder=partial,
-            inputs=inputs,
-            data_root=options.data_root,
-            data_mirror=options.data_mirror,
-            cache=options.artifacts / CACHE,
-            device=device,
-            report=tracking.report,
+    def _context(self, plan: _Plan, folder: Path) -> StageContext:
+        return StageContext(
+            config=plan.config,
+            folder=folder,
+            inputs=plan.inputs,
+            data_root=self.options.data_root,
+            data_mirror=self.options.data_mirror,
+            device=choose_device(self.options.device),
+            cache=self.options.cache,
         )
-        summary = together(stage.run, context) if stage.shared else load(stage.run)(context)
-        # No result is shown without what the data set itself gives away.
-        for artifact in reversed(inputs.values()):
-            if "audit" in artifact.summary:
-                summary.setdefault("audit", artifact.summary["audit"])
-        figures = partial / "figures"
-        figures.mkdir(exist_ok=True)
-        load(stage.draw)(partial, inputs, summary, figures)
-        tracking.finish(summary, partial)
-        record |= {"device": device, "summary": summary, "mlflow_run_id": tracking.run_id}
-        record["seconds"] = round(time.perf_counter() - started, 1)
-    return artifacts.publish(partial, folder, record)
+
+    def _write(self, plan: _Plan, folder: Path) -> None:
+        from medvq.storage.tracking import Tracking
+
+        started = time.perf_counter()
+        stage, context = plan.stage, self._context(plan, folder)
+        print(f"{stage.name}: {stage.help}", file=sys.stderr)
+        label = stage.label(plan.config) if stage.label else ""
+        settings = {**stage.settings(plan.config), "seed": plan.config.seed}
+        with Tracking(
+            self.options.artifacts, plan.config, stage.name, plan.fingerprint, plan.inputs
+        ) as tracking:
+            tracking.start(label, settings)
+            summary = stage.run(replace(context, report=tracking.report))
+            summary = _with_audit(summary, plan.inputs)
+            context.figures.mkdir(exist_ok=True)
+            if stage.draw is not None:
+                stage.draw(context, summary)
+            tracking.finish(summary.runs(), folder)
+        record = Record(
+            stage=stage.name,
+            dataset=plan.config.name,
+            fingerprint=plan.fingerprint,
+            inputs=plan.reads,
+            settings=plan.settings,
+            code=plan.code,
+            configuration=plan.config.model_dump(mode="json"),
+            versions=_versions(),
+            machine=f"{platform.machine()}, {os.cpu_count()} processors",
+            commit=commit(),
+            device=context.device,
+            seconds=round(time.perf_counter() - started, 1),
+            mlflow_run_id=tracking.run_id,
+            summary=summary.to_json(),
+        )
+        artifacts.publish(folder, plan.folder, record)
 
 
-def _files(config: Config, options: Options) -> str:
-    from medvq.datasets import sources
-    from medvq.images.cache import ReadCache
-
-    folder = sources.locate(config, options.data_root, options.data_mirror)
-    with ReadCache(options.artifacts / CACHE) as cache:
-        return sources.fingerprint(sources.list_images(config, folder), folder, cache)
+def _with_audit(summary: Summary, inputs: Mapping[str, Artifact]) -> Summary:
+    """Add the audit of the data set that the nearest of the inputs knows."""
+    known = [artifact.summary(Summary).audit for artifact in reversed([*inputs.values()])]
+    audit = next((one for one in known if one is not None), None)
+    return replace(summary, audit=audit) if summary.audit is None else summary
 
 
-def _provenance() -> dict[str, Any]:
+def _versions() -> dict[str, str | None]:
     names = ("torch", "monai", "scikit-learn", "numpy", "medvq")
-    return {
-        "versions": {"python": platform.python_version()} | {n: _version(n) for n in names},
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-        "commit": commit(),
-    }
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str | None:
@@ -317,9 +270,8 @@ def _version(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, ``-dirty`` where it was changed; None outside git."""
-    root = Path(__file__).parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Return the commit of the code that runs, ``-dirty`` where changed; None outside git."""
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
@@ -327,6 +279,6 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
-def as_json(result: dict[str, Any]) -> str:
-    """One line, as the last of standard output."""
-    return json.dumps(result, allow_nan=False, default=float)
+def as_line(result: StageResult) -> str:
+    """Return the JSON object as one line."""
+    return json.dumps(result.to_json(), allow_nan=False, default=float)

@@ -26,18 +26,72 @@ import skops.io
 import torch
 from numpy.typing import NDArray
 
+from medvq.config import Config
 from medvq.datasets.manifest import read_manifest
 from medvq.errors import UserError
 from medvq.evaluation import metrics
 from medvq.evaluation.tasks import Binary, Multiclass, Regression, Task
 from medvq.prior.codes import read_codes
 from medvq.prior.typicality import TypicalityCheck, surprise
-from medvq.stages.prior import PRIOR, load_prior
+from medvq.stages import EXTRACT, PRIOR
+from medvq.stages.prior import PRIOR as PRIOR_FILE
+from medvq.stages.prior import load_prior
 from medvq.stages.probe import MEDVQ, PROBE, stored_name
-from medvq.storage.artifacts import StageContext
+from medvq.stages.stage import Ensure, RunOptions
+from medvq.storage import artifacts
+from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.feature_store import FEATURES, read_feature, read_keys, read_metadata
 
 _OURS = ("medvq.method.encodings.", "medvq.stages.probe.")
+
+
+def prepare(
+    config: Config, options: RunOptions, ensure: Ensure
+) -> tuple[Config, dict[str, Artifact]]:
+    """Read, register and encode the data set of ``config`` as the probe's own images were.
+
+    Nothing is swapped and no random version is made, since nothing is fitted on it. What is typical
+    of the probe's own images is said by a prior of their codes, trained where there is none.
+
+    Returns
+    -------
+    The configuration that the probe's own images were prepared with, of this data set; and the
+    artifacts that :func:`evaluate` reads.
+    """
+    if (folder := options.probe) is None:
+        raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
+    if (probe := artifacts.find(folder.resolve())) is None or probe.record.stage != "probe":
+        raise UserError(f"{folder} is no finished artifact of the stage 'probe'")
+    extract = artifacts.source(probe, "extract")
+    ingest, pretrain = (artifacts.source(extract, name) for name in ("ingest", "pretrain"))
+    trained = probe.config()
+    swap = trained.ingest.swap.model_copy(update={"enabled": False})
+    changed = trained.model_copy(
+        update={
+            "name": config.name,
+            "description": config.description,
+            "source": config.source,
+            "ingest": trained.ingest.model_copy(update={"swap": swap}),
+            "extract": trained.extract.model_copy(update={"versions": 0}),
+        }
+    )
+    given = {"ingest": {"reference": ingest}, "extract": {"pretrain": pretrain}}
+    # First, since what is wrong with the new images should be told before minutes of training.
+    new = ensure(EXTRACT, changed, given)
+    every = trained.prior.model_copy(update={"only_class": None})
+    prior = ensure(
+        PRIOR,
+        trained.model_copy(update={"prior": every}),
+        {"prior": {"extract": extract}},
+        f"what is typical of {trained.name} is learnt from its stored codes: minutes, once",
+    )
+    return changed, {
+        "probe": probe,
+        "reference": ingest,
+        "prior": prior,
+        "ingest": artifacts.source(new, "ingest"),
+        "extract": new,
+    }
 
 
 def evaluate(context: StageContext) -> dict[str, Any]:
@@ -49,20 +103,22 @@ def evaluate(context: StageContext) -> dict[str, Any]:
         A class was unknown to the probe, or the training has seen every image.
     """
     fitted, store = context.inputs["probe"], context.inputs["extract"].folder / FEATURES
-    names = fitted.record["configuration"]["probe"]["features"]
-    task = _task(fitted.summary)
+    names = fitted.record.configuration["probe"]["features"]
+    task = _task(fitted.record.summary)
     keys = read_keys(store)
     new = ~keys["image_id"].isin(_seen(context.inputs["reference"].folder)).to_numpy()
     if not new.any():
         raise UserError("every image was among the training images of the probe: nothing is new")
     table = np.concatenate([read_feature(store, stored_name(name)) for name in names], axis=1)
     predicted = task.predict(load_probe(fitted.folder), table[new])
-    truth = _truth(task, keys[new], read_metadata(store)["classes"], fitted.summary["classes"])
+    truth = _truth(
+        task, keys[new], read_metadata(store)["classes"], fitted.record.summary["classes"]
+    )
     gate = TypicalityCheck.read(context.inputs["prior"].folder)
     scores = _scores(context, new)
     told = keys.loc[new, ["image_id", "subject_id"]].assign(
         **{task.truth_column: truth},
-        **task.columns(predicted, fitted.summary["threshold"]),
+        **task.columns(predicted, fitted.record.summary["threshold"]),
         surprise=scores,
         untypical=scores > gate.threshold,
     )
@@ -73,7 +129,7 @@ def evaluate(context: StageContext) -> dict[str, Any]:
         "images": int(new.sum()),
         "labelled": int(known.sum()),
         "seen_in_training": int((~new).sum()),
-        "label_fraction": fitted.summary["label_fraction"],
+        "label_fraction": fitted.record.summary["label_fraction"],
         "headline": task.headline,
         "typicality": gate.judge(scores),
         "rows": [],
@@ -86,7 +142,7 @@ def evaluate(context: StageContext) -> dict[str, Any]:
         )
         over = metrics.over_draws(
             lambda _draw, given: task.evaluate(
-                truth[known], predicted[known], fitted.summary["threshold"], given
+                truth[known], predicted[known], fitted.record.summary["threshold"], given
             ),
             1,
             weights,
@@ -102,7 +158,7 @@ def evaluate(context: StageContext) -> dict[str, Any]:
 def _scores(context: StageContext, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     """How untypical these images are of those that the prior was trained on, (rows,)."""
     maps = read_codes(context.inputs["extract"])
-    prior = load_prior(context.inputs["prior"].folder / PRIOR, maps.codebook).to(context.device)
+    prior = load_prior(context.inputs["prior"].folder / PRIOR_FILE, maps.codebook).to(context.device)
     return TypicalityCheck.score(surprise(prior, maps.codes[torch.from_numpy(rows)]))
 
 

@@ -103,7 +103,7 @@ def probe(context: StageContext) -> dict[str, Any]:
     bar = tqdm(sets.items(), desc="probing", unit=" feature sets")
     for name, features in bar:
         bar.set_postfix_str(name)
-        search = config.of_baselines() if name in baselines else config
+        search = _for_baselines(config) if name in baselines else config
         if name != MEDVQ and features == config.features and search == config:
             rows.append(rows[0] | {"features": name})
             predictions.append(predictions[0].assign(features=name))
@@ -244,6 +244,13 @@ class _Stretch(Encoding):
 
     def transform(self, X: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(X) * self.factor_
+
+
+def _for_baselines(config: ProbeConfig) -> ProbeConfig:
+    """Return ``config`` with the larger values of C that baselines may choose besides."""
+    largest = max(config.regularisation)
+    larger = tuple(largest * factor for factor in config.larger_for_baselines)
+    return config.model_copy(update={"regularisation": (*config.regularisation, *larger)})
 
 
 def _check_features(config: ProbeConfig, store: Store) -> None:

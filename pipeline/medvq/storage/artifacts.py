@@ -9,23 +9,61 @@ stage, which may resume from it.
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from medvq import __version__
 from medvq.config import Config
 from medvq.errors import UserError
+from medvq.summaries import JsonObject, Summary
 
 RECORD = "stage.json"
 _FINGERPRINT_LENGTH = 16
+S = TypeVar("S", bound=Summary)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``stage.json`` says of an artifact.
+
+    Attributes
+    ----------
+    fingerprint : over the settings, the inputs and the code.
+    inputs : fingerprints of what the stage read, by name.
+    settings : the part of the configuration that the fingerprint hashes.
+    code : a hash of every module that the stage runs, by module.
+    configuration : all of it.
+    versions : of Python and the main libraries.
+    commit : of the code, ``-dirty`` where it was changed; None outside git.
+    summary : see :mod:`medvq.summaries`.
+    finished : when, in UTC.
+    """
+
+    stage: str
+    dataset: str
+    fingerprint: str
+    inputs: dict[str, str]
+    settings: JsonObject
+    code: dict[str, str]
+    configuration: JsonObject
+    versions: dict[str, str | None]
+    machine: str
+    commit: str | None
+    device: str
+    seconds: float
+    mlflow_run_id: str
+    summary: JsonObject
+    finished: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,21 +71,24 @@ class Artifact:
     """A finished folder and its record."""
 
     folder: Path
-    record: dict[str, Any]
+    record: Record
 
     @property
     def fingerprint(self) -> str:
-        return str(self.record["fingerprint"])
+        return self.record.fingerprint
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What the stage found, as its JSON line shows it."""
-        return dict(self.record["summary"])
+    def config(self) -> Config:
+        """Return the whole configuration that the artifact was made with."""
+        return Config.model_validate_json(json.dumps(self.record.configuration))
+
+    def summary(self, kind: type[S]) -> S:
+        """Return what the stage found."""
+        return kind.from_json(self.record.summary)
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage is given: where to write, what to read, and whom to tell.
+    """What a stage is given: where to write, what to read, and whom to report to.
 
     Attributes
     ----------
@@ -69,30 +110,74 @@ class StageContext:
     report: Callable[[dict[str, float], int], None] = field(default=lambda _metrics, _step: None)
     cache: Path | None = None
 
+    @property
+    def figures(self) -> Path:
+        """The folder of the stage's figures."""
+        return self.folder / "figures"
 
-def fingerprint(stage: str, configuration: Any, inputs: dict[str, str]) -> str:
-    """A hash of the stage's own configuration and of the fingerprints that it reads.
 
-    >>> fingerprint("a", {"x": 1}, {}) == fingerprint("a", {"x": 1}, {}) != fingerprint("b", {}, {})
+def fingerprint(
+    stage: str, settings: JsonObject, inputs: Mapping[str, str], code: Mapping[str, str]
+) -> str:
+    """Return a hash of a stage's settings, of the fingerprints that it reads, and of its code.
+
+    >>> one = fingerprint("a", {"x": 1}, {}, {"medvq.a": "0"})
+    >>> one == fingerprint("a", {"x": 1}, {}, {"medvq.a": "0"})
     True
+    >>> one == fingerprint("a", {"x": 1}, {}, {"medvq.a": "1"})
+    False
     """
-    content = {"stage": stage, "version": __version__, "configuration": configuration}
-    text = json.dumps(content | {"inputs": inputs}, sort_keys=True)
+    content = {"stage": stage, "version": __version__, "settings": settings}
+    text = json.dumps(content | {"inputs": dict(inputs), "code": dict(code)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
 
 
 def find(folder: Path) -> Artifact | None:
-    """The artifact in ``folder``, None where none was finished."""
+    """Return the artifact in ``folder``, None where none was finished."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = TypeAdapter(Record).validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError):
         return None
-    return Artifact(folder, record) if record.get("finished") else None
+    return Artifact(folder, record) if record.finished else None
+
+
+def differing_in_code(
+    stage_folder: Path, settings: JsonObject, inputs: Mapping[str, str]
+) -> Artifact | None:
+    """Return the newest artifact in ``stage_folder`` of the same settings and inputs, if any."""
+    found = [
+        artifact
+        for file in stage_folder.glob(f"*/{RECORD}")
+        if not file.parent.is_symlink() and (artifact := find(file.parent)) is not None
+    ]
+    same = [a for a in found if (a.record.settings, a.record.inputs) == (settings, dict(inputs))]
+    return max(same, key=lambda artifact: artifact.record.finished, default=None)
+
+
+def source(artifact: Artifact, stage: str) -> Artifact:
+    """Return the artifact of ``stage`` that ``artifact`` was made from, which lies beside it.
+
+    Raises
+    ------
+    UserError
+        It is not there.
+    """
+    folder = artifact.folder.resolve().parents[1] / stage / artifact.record.inputs[stage]
+    if (found := find(folder)) is None:
+        raise UserError(
+            f"{artifact.folder} needs the artifact {folder} that it was made from: copy it there"
+        )
+    return found
+
+
+def partial_folder(folder: Path) -> Path:
+    """Return the folder that is written before it is renamed to ``folder``."""
+    return folder.with_name(f"{folder.name}.partial")
 
 
 @contextmanager
-def partial(folder: Path) -> Iterator[Path]:
-    """The partial folder beside ``folder``, locked against a second run.
+def writing(folder: Path) -> Iterator[Path]:
+    """Make the partial folder of ``folder``, locked against a second run.
 
     Raises
     ------
@@ -100,28 +185,26 @@ def partial(folder: Path) -> Iterator[Path]:
         Another run is writing the same artifact.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.parent / f".{folder.name}.lock"
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another run is writing {folder}; wait for it, or stop it and start again"
-            ) from error
-        try:
-            work = folder.with_name(f"{folder.name}.partial")
-            work.mkdir(exist_ok=True)
-            yield work
-        finally:
-            lock.unlink(missing_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"another run is writing {folder}; wait for it, or stop it and start again"
+        ) from error
+    try:
+        aside = partial_folder(folder)
+        aside.mkdir(exist_ok=True)
+        yield aside
+    finally:
+        lock.release()
 
 
-def publish(work: Path, folder: Path, record: dict[str, Any]) -> Artifact:
-    """Write the record, sync, and rename ``work`` to ``folder``; then point ``latest`` at it."""
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    record = {**record, "finished": now}
-    write_text(work / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
-    for path in work.rglob("*"):
+def publish(aside: Path, folder: Path, record: Record) -> Artifact:
+    """Write the record, sync, rename ``aside`` to ``folder``, and point ``latest`` at it."""
+    content = asdict(record) | {"finished": dt.datetime.now(dt.UTC).isoformat()}
+    write_text(aside / RECORD, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    for path in aside.rglob("*"):
         if path.is_file():
             _sync(path)
     replaced = folder.with_name(f"{folder.name}.replaced")
@@ -129,11 +212,13 @@ def publish(work: Path, folder: Path, record: dict[str, Any]) -> Artifact:
         shutil.rmtree(replaced)
     if folder.exists():
         folder.rename(replaced)
-    work.rename(folder)
+    aside.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     point_latest(folder)
-    return Artifact(folder, record)
+    finished = find(folder)
+    assert finished is not None
+    return finished
 
 
 def point_latest(folder: Path) -> None:

@@ -8,33 +8,41 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
 from medvq.config import Config
 from medvq.storage.artifacts import Artifact
+from medvq.summaries import TrackedRun
 
-_LONGEST_PARAMETER = 500
+# Before MLflow is imported: nothing is sent to anybody.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+
+_TABLES = ("metrics.json", "audit.json", "audit.html", "history.csv")
 
 
 def tracking_uri(artifacts: Path) -> str:
-    """Where runs are tracked: MLFLOW_TRACKING_URI, else ``artifacts/mlflow.db``."""
+    """Return where runs are tracked: MLFLOW_TRACKING_URI, else ``artifacts/mlflow.db``."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     return given or f"sqlite:///{(artifacts / 'mlflow.db').absolute()}"
 
 
 class Tracking:
-    """The run of one stage; as a context it ends as FINISHED, FAILED or KILLED.
+    """The runs of one stage; as a context it ends as FINISHED, FAILED or KILLED.
 
     Attributes
     ----------
-    run_id : of the stage's own run.
+    run_id : of the stage's own run, once :meth:`start` was called.
     """
 
     def __init__(
@@ -43,17 +51,15 @@ class Tracking:
         config: Config,
         stage: str,
         fingerprint: str,
-        inputs: dict[str, Artifact],
+        inputs: Mapping[str, Artifact],
     ) -> None:
         artifacts.mkdir(parents=True, exist_ok=True)
         self.config, self.stage, self.fingerprint, self.inputs = config, stage, fingerprint, inputs
-        # MLflow creates its tables on first use, and fails where another run is at it.
+        # MLflow creates its tables on first use, and fails where another run is doing so.
         with FileLock(artifacts / ".mlflow.lock"):
             self.client = MlflowClient(tracking_uri(artifacts))
             self.experiment = self._experiment(artifacts)
-        # Seconds in the name: MLflow handlers and people alike find runs by it.
-        self.moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        self.run_id = self._start(self._name(), self._parameters(), {})
+        self.label = self.run_id = ""
 
     def __enter__(self) -> Self:
         return self
@@ -64,46 +70,41 @@ class Tracking:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self.run_id:
+            return
         if kind is None:
             status = "FINISHED"
         else:
             status = "KILLED" if kind is KeyboardInterrupt else "FAILED"
         self.client.set_terminated(self.run_id, status)
 
+    def start(self, label: str, settings: Mapping[str, Any]) -> None:
+        """Start the stage's own run; ``label`` are words that tell its runs apart."""
+        self.label = label
+        self.run_id = self._start(label, _flat(settings))
+
     def report(self, metrics: dict[str, float], step: int) -> None:
-        """Log metrics at a step: an epoch of training, a label draw of a probe."""
+        """Log metrics at a step: an epoch of training, a label subset of a probe."""
         self._log(self.run_id, metrics, step)
 
-    def finish(self, summary: dict[str, Any], folder: Path) -> None:
-        """Log what the stage found, its figures, and for a probe a run per feature set."""
-        if self.stage == "probe":
-            self._finish_probe(summary)
-        else:
-            self._log(self.run_id, _numbers(summary), 0)
-            for row in summary.get("rows", []):
-                self._log(self.run_id, _row_metrics(row), 0)
+    def finish(self, runs: list[TrackedRun], folder: Path) -> None:
+        """Log what the stage found, its figures and tables, and its further runs."""
+        own, *others = runs
+        if own.feature_set:
+            self.client.log_param(self.run_id, "feature_set", own.feature_set)
+        self._log(self.run_id, own.metrics, own.step)
+        for run in others:
+            label = self.label.replace("medvq", run.feature_set, 1)
+            parameters = {**run.parameters, "feature_set": run.feature_set}
+            identity = self._start(label, parameters | {"seed": self.config.seed})
+            self._log(identity, run.metrics, run.step)
+            self.client.set_terminated(identity, "FINISHED")
         figures = folder / "figures"
         if any(figures.glob("*.png")):
             self.client.log_artifacts(self.run_id, str(figures), "figures")
-        for table in ("metrics.json", "audit.json", "audit.html", "history.csv"):
+        for table in _TABLES:
             if (folder / table).exists():
                 self.client.log_artifact(self.run_id, str(folder / table))
-
-    def _finish_probe(self, summary: dict[str, Any]) -> None:
-        shared = {"label_fraction": summary["label_fraction"], "labels": summary["labels"]}
-        # MLflow shows the value of the last step, which must be the mean and no single draw.
-        step = max(summary["labels"], summary["repeats"])
-        audit = _numbers({"audit": summary.get("audit", {})})
-        for row in summary["rows"]:
-            name = row["features"]
-            metrics = _row_metrics(row) | audit
-            if name == summary["rows"][0]["features"]:
-                self._log(self.run_id, metrics, step)
-                continue
-            parameters = {**shared, "feature_set": name, "seed": self.config.seed}
-            run = self._start(self._name(name), parameters, {})
-            self._log(run, metrics, step)
-            self.client.set_terminated(run, "FINISHED")
 
     def _experiment(self, artifacts: Path) -> str:
         name = self.config.name
@@ -122,17 +123,19 @@ class Tracking:
                 raise
             return str(created.experiment_id)
 
-    def _start(self, name: str, parameters: dict[str, Any], tags: dict[str, str]) -> str:
+    def _start(self, label: str, parameters: Mapping[str, Any]) -> str:
+        # Seconds in the name: MLflow handlers and people alike find runs by it.
+        moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        name = " ".join(filter(None, (self.stage, label, moment, self.fingerprint[:6])))
         tags = {
             "medvq.stage": self.stage,
             "medvq.dataset": self.config.name,
             "medvq.artifact": f"{self.config.name}/{self.stage}/{self.fingerprint}",
-            **{f"medvq.built_on.{s}": a.record["mlflow_run_id"] for s, a in self.inputs.items()},
-            **tags,
+            **{f"medvq.built_on.{s}": a.record.mlflow_run_id for s, a in self.inputs.items()},
         }
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)
         identity: str = run.info.run_id
-        params = [Param(k, str(v)[:_LONGEST_PARAMETER]) for k, v in parameters.items()]
+        params = [Param(k, str(v)[:MAX_PARAM_VAL_LENGTH]) for k, v in parameters.items()]
         run_tags = [RunTag("medvq.seed", str(self.config.seed))]
         self.client.log_batch(identity, params=params, tags=run_tags)
         source = self.inputs["ingest"].fingerprint if "ingest" in self.inputs else self.fingerprint
@@ -140,57 +143,18 @@ class Tracking:
         self.client.log_inputs(identity, datasets=[DatasetInput(data)])
         return identity
 
-    def _name(self, feature_set: str = "medvq") -> str:
-        if self.stage != "probe":
-            return f"{self.stage} {self.moment} {self.fingerprint[:6]}"
-        percent = f"{100 * self.config.probe.label_fraction:g}%"
-        return f"probe {feature_set} {percent} {self.moment} {self.fingerprint[:6]}"
-
-    def _parameters(self) -> dict[str, Any]:
-        # A probe that is judged elsewhere has no settings of its own.
-        chosen = getattr(self.config, "probe" if self.stage == "evaluate" else self.stage)
-        parameters = _flat(chosen.model_dump(mode="json")) | {"seed": self.config.seed}
-        if self.stage == "probe":
-            parameters["feature_set"] = "medvq"
-        return parameters
-
-    def _log(self, run: str, metrics: dict[str, float], step: int) -> None:
+    def _log(self, run: str, metrics: Mapping[str, float], step: int) -> None:
         now = int(dt.datetime.now().timestamp() * 1000)
-        self.client.log_batch(
-            run, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()]
-        )
+        # Names of labels stand in names of metrics, where MLflow refuses most punctuation.
+        values = {re.sub(r"[^\w.\- ]", "_", name): float(v) for name, v in metrics.items()}
+        self.client.log_batch(run, metrics=[Metric(k, v, now, step) for k, v in values.items()])
 
 
-def _row_metrics(row: dict[str, Any]) -> dict[str, float]:
-    metrics = {}
-    for name, value in row.items():
-        if isinstance(value, dict) and "ci95" in value:
-            metrics[name] = value["mean"]
-            metrics[f"{name}_std"] = value["std"]
-            metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = value["ci95"]
-    known = {name: value for name, value in row.get("validation", {}).items() if value is not None}
-    validation = {f"validation_{name}": value for name, value in known.items()}
-    return metrics | validation
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _numbers(summary: dict[str, Any]) -> dict[str, float]:
-    flat = _flat({k: v for k, v in summary.items() if not isinstance(v, list)})
-    # Names of labels stand in names of metrics, where MLflow refuses most punctuation.
-    numbers = {
-        re.sub(r"[^\w.\- ]", "_", k): float(v)
-        for k, v in flat.items()
-        if isinstance(v, int | float)
-    }
-    for level, book in enumerate(summary.get("codebook", [])):
-        numbers |= {f"codebook_{level}_{k}": float(v) for k, v in book.items()}
-    return numbers

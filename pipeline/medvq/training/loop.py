@@ -35,6 +35,22 @@ _STEPS_UNSEEN = 50
 _CHECKPOINT = "checkpoint.pt"
 
 
+# Where a configuration names no epochs: what Kermany's 4,595 training images are trained for, and
+# the steps below which a small set's codebook and batch statistics do not settle.
+_EPOCHS, _LEAST_STEPS = 18, 600
+
+
+def epochs_for(config: TrainingConfig, batches: int) -> int:
+    """Return how many epochs of so many batches the training has."""
+    return config.epochs or max(_EPOCHS, -(-_LEAST_STEPS // batches))
+
+
+def patience_for(config: TrainingConfig, batches: int) -> int:
+    """Return after how many epochs without a better validation loss the training stops."""
+    half = 0 if config.epochs else epochs_for(config, batches) // 2
+    return max(config.patience, half)
+
+
 class Batches(Protocol):
     """An epoch of batches, anew at every iteration; of several processes, each makes its part."""
 
@@ -84,7 +100,7 @@ class Loop(ABC):
         self.step: nn.Module = objective
         if world_size() > 1:
             self.step = _parallel(objective, unused)
-        self.epochs = config.epochs_of(len(self.batches))
+        self.epochs = epochs_for(config, len(self.batches))
         steps = len(self.batches) * self.epochs
         self.schedule = WarmupCosineSchedule(
             self.optimizer, warmup_steps=min(config.warmup_steps, steps // 4), t_total=steps
@@ -121,7 +137,7 @@ class Loop(ABC):
         """Train; go on where a run that was interrupted stopped."""
         trainer, evaluator = self._trainer(), self._evaluator()
         evaluator.logger.setLevel("CRITICAL")
-        patience = self.training.patience_of(len(self.batches))
+        patience = patience_for(self.training, len(self.batches))
         stopping = EarlyStopping(patience, lambda _: -self.history[-1]["val_loss"], trainer)
         state = {
             "objective": self.trained,

@@ -1,0 +1,110 @@
+"""The settings: typed and closed.
+
+Every section of a file in ``configs/`` is one class here. An unknown key, a wrong type and an
+impossible value are refused with the key, the value and what is allowed
+(:mod:`medvq.config_file`). Settings only hold values; what is computed from them is computed where
+it is used, since the code that a stage runs is part of its fingerprint and settings are hashed by
+their values.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from medvq.config.base import Positive, Share, StrictModel
+from medvq.config.ingest import AlignmentConfig, EqualiseConfig, IngestConfig, SwapConfig
+from medvq.config.probe import ExtractConfig, ProbeConfig
+from medvq.config.source import (
+    SOURCES,
+    DicomFolderSource,
+    FolderSource,
+    ImageFolderSource,
+    Labels,
+    NiftiFolderSource,
+    PhantomSource,
+    PublishedSource,
+    Source,
+)
+from medvq.config.training import (
+    AugmentConfig,
+    ContrastConfig,
+    FinerCodes,
+    PretrainConfig,
+    PriorConfig,
+    SampleConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "SOURCES",
+    "AlignmentConfig",
+    "AugmentConfig",
+    "Config",
+    "ContrastConfig",
+    "DicomFolderSource",
+    "EqualiseConfig",
+    "ExtractConfig",
+    "FinerCodes",
+    "FolderSource",
+    "ImageFolderSource",
+    "IngestConfig",
+    "Labels",
+    "NiftiFolderSource",
+    "PhantomSource",
+    "Positive",
+    "PretrainConfig",
+    "PriorConfig",
+    "ProbeConfig",
+    "PublishedSource",
+    "SampleConfig",
+    "Share",
+    "Source",
+    "StrictModel",
+    "SwapConfig",
+    "TrainingConfig",
+]
+
+
+class Config(StrictModel):
+    """One data set and everything that is done with it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Of everything random."""
+    source: Source
+    ingest: IngestConfig = IngestConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    extract: ExtractConfig = ExtractConfig()
+    prior: PriorConfig = PriorConfig()
+    sample: SampleConfig = SampleConfig()
+    probe: ProbeConfig = ProbeConfig()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        stride = 2 ** len(self.pretrain.widths)
+        if any(side % stride for side in self.ingest.image_shape):
+            raise ValueError(
+                f"ingest.image_size={self.ingest.image_size} must be a multiple of {stride}, "
+                "since every entry of pretrain.widths halves the image"
+            )
+        latent = [side // stride for side in self.ingest.image_shape]
+        for key, grid in (
+            ("pretrain.contrast.grid", self.pretrain.contrast.grid),
+            ("extract.grid", self.extract.grid),
+        ):
+            if any(side % grid for side in latent):
+                sides = "x".join(map(str, dict.fromkeys(latent)))
+                raise ValueError(f"{key}={grid} must divide the latent grid of {sides}")
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_has_both_conditionals(self) -> Self:
+        if self.sample.guidance != 1 and not self.prior.withheld_labels:
+            raise ValueError(
+                f"sample.guidance={self.sample.guidance:g} needs a prior that was trained without "
+                "labels too, and prior.withheld_labels=0"
+            )
+        return self

@@ -1,0 +1,52 @@
+"""Settings of the feature store and of the linear probe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medvq.config.base import Positive, StrictModel
+from medvq.config.training import AugmentConfig
+
+
+class ExtractConfig(StrictModel):
+    """From a trained model to the feature store."""
+
+    grid: Positive = 4
+    """Embeddings are average-pooled to this grid; the pyramid goes down to it by halves. Finer
+    pooling (8x8) was worse on chest X-rays, where no two thoraxes fit cell by cell."""
+    versions: Annotated[int, Field(ge=0, le=64)] = 4
+    """Random versions of every training image that the probe is fitted on besides the image."""
+    augment: AugmentConfig = AugmentConfig()
+    augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
+    """Multiplies the ranges of ``augment`` for these versions."""
+    batch_size: Positive = 256
+
+
+class ProbeConfig(StrictModel):
+    """The linear probe and how it is judged."""
+
+    label_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    features: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedding",)
+    """The feature sets that make up MedVQ's row."""
+    label_subsets: Literal["random", "official"] = "random"
+    """Labels are drawn at random, or by the folds that the data set is published with."""
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Random label subsets; with all labels there is only one."""
+    folds: Annotated[int, Field(ge=2, le=20)] = 4
+    """Of the cross-validation inside a label subset that chooses C."""
+    regularisation: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (
+        1e-5,
+        1e-4,
+        1e-3,
+    )
+    """Values of scikit-learn's ``C`` that the grouped cross-validation chooses from. The log loss
+    of a few dozen held-out images prefers larger ones, which then rank other images worse."""
+    larger_for_baselines: tuple[Annotated[float, Field(gt=1.0)], ...] = (3.0, 10.0)
+    """Multiples of the largest C that baselines may choose besides: most untrained features want
+    less regularisation, and are not to be held back by what suits MedVQ's features."""
+    components: Positive = 256
+    """Principal components that features are reduced to."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Resamples behind every 95% interval."""

@@ -1,0 +1,140 @@
+"""Where images and labels come from: a published data set, a user's folder, or the phantoms."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from medvq.config.base import StrictModel
+
+Window = tuple[float, Annotated[float, Field(gt=0)]]
+
+
+class Labels(StrictModel):
+    """Where the labels of a user's own folder come from: a CSV, or the names of its folders.
+
+    In YAML ``labels: labels.csv`` is short for ``labels: {file: labels.csv}``, and ``labels:
+    folders`` for ``labels: {join: folders}``. See :mod:`medvq.datasets.labels` for the CSV.
+    """
+
+    join: Literal["path", "subject", "study", "instance", "folders"] = "path"
+    """What a row of the CSV is about: a file (relative to the folder), or the images with this
+    PatientID, StudyInstanceUID or SOPInstanceUID. ``folders``: ``<split>/<label>/...``, no CSV."""
+    file: str | None = None
+    """The CSV, relative to the folder."""
+    key: str | None = None
+    """The column joined on; null: ``file``, ``subject``, ``study`` or ``instance``."""
+    column: str = "label"
+    """The column of the class."""
+    target: str | None = None
+    """The column of a number to predict, for a regression."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"join": "folders"} if value == "folders" else {"file": value}
+        return value
+
+    @model_validator(mode="after")
+    def _file_or_folders(self) -> Self:
+        if (self.file is None) != (self.join == "folders"):
+            raise ValueError("labels need a 'file', or 'join: folders', and not both")
+        return self
+
+
+class FolderSource(StrictModel):
+    """What every kind of a user's own folder has."""
+
+    folder: str | None = None
+    """Where the images are; null: DATA_ROOT/<name> or DATA_MIRROR/<name>."""
+    labels: Labels | None = None
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Share of the subjects drawn for the test, where neither CSV nor folders name a split."""
+
+
+class ImageFolderSource(FolderSource):
+    """A user's own folder of PNG, JPEG, TIFF, BMP, WebP or DICOM pictures.
+
+    ``labels: null`` is ``labels: folders``.
+    """
+
+    kind: Literal["image_folder"]
+
+
+class NiftiFolderSource(FolderSource):
+    """A user's own folder of NIfTI volumes; ``labels: null`` is ``labels: folders``."""
+
+    kind: Literal["nifti_folder"]
+    window: Window | None = None
+    """Centre and width to show voxels with; null: as :mod:`medvq.images.formats.nifti` says."""
+
+
+class DicomFolderSource(FolderSource):
+    """A user's own folder of DICOM files, as it comes from the archive, in any depth.
+
+    ``labels: null`` gives none: folders of an export are often named after patients. What is not
+    of a demanded modality, body part or view is set aside with the reason.
+    """
+
+    kind: Literal["dicom_folder"]
+    modality: tuple[str, ...] = ()
+    """Modality (0008,0060), e.g. [DX, CR]; empty: any."""
+    body_part: tuple[str, ...] = ()
+    """Body Part Examined (0018,0015), e.g. [CHEST]; empty: any."""
+    view: tuple[str, ...] = ()
+    """View Position (0018,5101), e.g. [PA, AP]; empty: any."""
+    series_as_volumes: bool = False
+    """Whether the slices of a series make one volume; otherwise every file is an image."""
+    window: Window | None = None
+    """Centre and width to show values with, in the units of the modality (Hounsfield for CT);
+    null: as :mod:`medvq.images.formats.dicom` says."""
+
+    @model_validator(mode="after")
+    def _series_have_no_path(self) -> Self:
+        if self.series_as_volumes and self.labels and self.labels.join == "path":
+            raise ValueError("a volume has many files: join labels on subject, study or instance")
+        return self
+
+
+class PhantomSource(StrictModel):
+    """The built-in synthetic radiographs: written once into the data folder, then read as DICOM."""
+
+    kind: Literal["phantom"]
+    train_subjects: Annotated[int, Field(ge=20)] = 420
+    test_subjects: Annotated[int, Field(ge=10)] = 160
+    size: Annotated[int, Field(ge=64, le=1024)] = 192
+    """Nominal rows and columns of a picture, in pixels."""
+
+
+class PublishedSource(StrictModel):
+    """A published data set, in any of its published layouts."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """The module of :mod:`medvq.datasets.published` and the file in ``data_manifests/``."""
+
+
+SOURCES: dict[str, type[StrictModel]] = {
+    "image_folder": ImageFolderSource,
+    "nifti_folder": NiftiFolderSource,
+    "dicom_folder": DicomFolderSource,
+    "phantom": PhantomSource,
+    "published": PublishedSource,
+}
+"""The sections that ``source`` may be, by the name that an error of pydantic gives them."""
+
+
+def _tag(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if kind in SOURCES else "published"
+
+
+Source = Annotated[
+    Annotated[ImageFolderSource, Tag("image_folder")]
+    | Annotated[NiftiFolderSource, Tag("nifti_folder")]
+    | Annotated[DicomFolderSource, Tag("dicom_folder")]
+    | Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[PublishedSource, Tag("published")],
+    Discriminator(_tag),
+]

@@ -1,0 +1,380 @@
+"""What each stage found, typed: the JSON line, tables, figures and MLflow are made from it.
+
+A summary is stored in the stage's record (``stage.json``) and read back from there. This module is
+light to import, so that an up-to-date stage answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from pydantic import TypeAdapter
+
+JsonObject = dict[str, Any]
+"""A JSON object; what its keys are is said by the record that it is made from."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What one MLflow run is told when a stage ends.
+
+    Attributes
+    ----------
+    metrics : final values by name.
+    step : the step that they are logged at.
+    feature_set : the feature set of a probe's row; empty for the run of the stage itself.
+    parameters : parameters besides the stage's own settings.
+    """
+
+    metrics: dict[str, float]
+    step: int = 0
+    feature_set: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """The strongest shortcut that the audit found: what tells the label, and how well."""
+
+    name: str
+    what: str
+    auroc: float
+
+
+@dataclass(frozen=True)
+class AuditHeadline:
+    """The figures of an audit that every later stage shows beside its own.
+
+    Attributes
+    ----------
+    strongest_shortcut : None where no shortcut could be measured.
+    test_told_from_train : by label, the AUROC at which frame and position tell test images from
+        training images; None where it could not be measured.
+    warnings : how many figures of the audit call for a look.
+    """
+
+    strongest_shortcut: Shortcut | None
+    test_told_from_train: dict[str, float | None]
+    warnings: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The base of all summaries.
+
+    Attributes
+    ----------
+    audit : what the data set itself gives away. Stages that read an ingested set carry it on, since
+        no result is to be shown without it.
+    """
+
+    audit: AuditHeadline | None = field(default=None, kw_only=True)
+
+    def to_json(self) -> JsonObject:
+        """Return the summary as plain JSON values."""
+        values = asdict(self)
+        if self.audit is None:
+            del values["audit"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` returned."""
+        summary: Self = TypeAdapter(cls).validate_python(values)
+        return summary
+
+    def runs(self) -> list[TrackedRun]:
+        """Return what MLflow is told: first the stage's own run, then any further ones."""
+        return [TrackedRun(dict(numbers(self.to_json())))]
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers in nested JSON objects under dotted names; lists are left out."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            yield prefix + key, float(value)
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """How many images and subjects a split holds, and how many images of each label."""
+
+    images: int
+    subjects: int
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class IngestSummary(Summary):
+    """What ingest read."""
+
+    images: int
+    subjects: int
+    splits: dict[str, SplitCount]
+    quarantined: int
+    duplicates: int
+    subjects_in_train_and_test: int
+    not_aligned: int
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """How many codes of a codebook the validation images use, and how evenly."""
+
+    size: int
+    used: int
+    perplexity: float
+
+
+@dataclass(frozen=True)
+class PretrainSummary(Summary):
+    """What pretraining reached on the validation images, at the best epoch.
+
+    Attributes
+    ----------
+    val_mse : squared error in units of the variance of the training images.
+    bits_per_position : nominal rate of the codes, in bits per pixel or voxel.
+    entropy_bits_per_position : the same for an ideal entropy coder of single codes.
+    codebook : one entry per level of codes, coarsest first.
+    """
+
+    epochs: int
+    best_epoch: int
+    images_per_second: float
+    val_mse: float
+    val_psnr_db: float
+    val_ssim: float
+    bits_per_position: float
+    entropy_bits_per_position: float
+    codebook: list[CodebookUse]
+
+    def runs(self) -> list[TrackedRun]:
+        """Return the stage's run, with the use of every codebook under a name of its own."""
+        (run,) = super().runs()
+        for level, book in enumerate(self.codebook):
+            run.metrics.update({f"codebook_{level}_{k}": float(v) for k, v in asdict(book).items()})
+        return [run]
+
+
+@dataclass(frozen=True)
+class ExtractSummary(Summary):
+    """How many images were encoded, and the width of every feature set."""
+
+    images: int
+    images_per_second: float
+    feature_sets: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PriorLevel:
+    """What the prior of one level of codes reached on the validation images."""
+
+    model: str
+    epochs: int
+    best_epoch: int
+    images: int
+    codes_per_image: int
+    parameters: int
+    val_bits_per_code: float
+    val_bits_per_code_labelled: float
+    val_bits_of_simple_codings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PriorSummary(Summary):
+    """What the model of the codes reached: one entry per level, coarsest first."""
+
+    levels: list[PriorLevel]
+    val_bits_per_image: float
+    typicality_threshold: float
+
+    def runs(self) -> list[TrackedRun]:
+        """Return the stage's run, with the figures of every level."""
+        (run,) = super().runs()
+        for number, level in enumerate(self.levels):
+            suffix = f"_{number}" if number else ""
+            run.metrics.update({f"{k}{suffix}": v for k, v in numbers(asdict(level))})
+        return [run]
+
+
+@dataclass(frozen=True)
+class SampleSummary(Summary):
+    """What was sampled, and how likely the prior finds it."""
+
+    samples: int
+    class_name: str | None
+    temperature: float
+    guidance: float
+    bits_per_code: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric over label subsets: mean, standard deviation, and 95% interval."""
+
+    mean: float
+    std: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The selection score on the validation part of train.
+
+    Attributes
+    ----------
+    clean : on the images as they are.
+    swapped : on their acquisition-swapped copies; None where acquisitions are not swapped.
+    score : 3/4 of ``clean`` and 1/4 of ``swapped``, or ``clean`` alone.
+    """
+
+    clean: float
+    swapped: float | None
+    score: float
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """The metrics of one feature set on the test split.
+
+    Attributes
+    ----------
+    features : name of the feature set; MedVQ's own is ``medvq``.
+    metrics : by name.
+    validation : None where nothing was fitted.
+    recall : of each class by name, where there are more than two.
+    """
+
+    features: str
+    metrics: dict[str, Interval]
+    validation: Validation | None = None
+    recall: dict[str, float] | None = None
+
+    def to_json(self) -> JsonObject:
+        """Return the row as the JSON contract has it: metrics beside the name."""
+        row: JsonObject = {"features": self.features}
+        row |= {name: asdict(value) for name, value in self.metrics.items()}
+        if self.validation is not None:
+            row["validation"] = asdict(self.validation)
+        if self.recall is not None:
+            row["recall"] = self.recall
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` returned."""
+        own = ("features", "validation", "recall")
+        metrics = {name: value for name, value in row.items() if name not in own}
+        known = {name: row[name] for name in own if name in row}
+        parsed: Self = TypeAdapter(cls).validate_python({**known, "metrics": metrics})
+        return parsed
+
+    def tracked(self) -> dict[str, float]:
+        """Return the row's numbers under the names that MLflow shows."""
+        values: dict[str, float] = {}
+        for name, figure in self.metrics.items():
+            values |= {name: figure.mean, f"{name}_std": figure.std}
+            values |= {f"{name}_ci95_low": figure.ci95[0], f"{name}_ci95_high": figure.ci95[1]}
+        scores = asdict(self.validation) if self.validation else {}
+        known = {f"validation_{k}": float(v) for k, v in scores.items() if v is not None}
+        return values | known
+
+
+@dataclass(frozen=True)
+class _WithRows(Summary):
+    """A summary with rows of metrics."""
+
+    rows: list[ProbeRow]
+
+    def to_json(self) -> JsonObject:
+        """Return the summary with its rows as the JSON contract has them."""
+        return {**super().to_json(), "rows": [row.to_json() for row in self.rows]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` returned."""
+        rows = [ProbeRow.from_json(row) for row in values["rows"]]
+        return super().from_json({**values, "rows": rows})
+
+
+@dataclass(frozen=True)
+class ProbeSummary(_WithRows):
+    """What the probe reached on the test split.
+
+    Attributes
+    ----------
+    rows : MedVQ's row first, then baselines, then single feature sets.
+    labels : images in a label subset (the median over subsets).
+    subjects : subjects in the first label subset.
+    repeats : label subsets.
+    threshold : of the probability, as fitted on the first label subset.
+    medvq_minus : by baseline, MedVQ's headline metric less the baseline's, paired.
+    task : ``binary``, ``multiclass``, or the name of the number that is predicted.
+    headline : the metric that rows are compared by.
+    """
+
+    label_fraction: float
+    labels: int
+    subjects: int
+    repeats: int
+    classes: list[str]
+    threshold: float
+    medvq_minus: dict[str, Interval]
+    task: str
+    headline: str
+
+    def runs(self) -> list[TrackedRun]:
+        """Return one run per feature set, MedVQ's first."""
+        audit = {} if self.audit is None else dict(numbers({"audit": asdict(self.audit)}))
+        # MLflow shows the value of the last step, which must be the mean and no single subset's.
+        step = max(self.labels, self.repeats)
+        shared = {"label_fraction": self.label_fraction, "labels": self.labels}
+        first, *others = self.rows
+        return [
+            TrackedRun(first.tracked() | audit, step, first.features),
+            *(TrackedRun(r.tracked() | audit, step, r.features, dict(shared)) for r in others),
+        ]
+
+
+@dataclass(frozen=True)
+class TypicalityFigures:
+    """How many images are unlike the training images, beside the reference.
+
+    Attributes
+    ----------
+    median, reference_median : of the out-of-distribution score, in bits per code.
+    reference_images : validation images of the training set, which set the threshold.
+    """
+
+    images: int
+    flagged: int
+    share: float
+    median: float
+    threshold: float
+    reference_images: int
+    reference_share: float
+    reference_median: float
+
+
+@dataclass(frozen=True)
+class EvaluateSummary(_WithRows):
+    """What a fitted probe reached on another data set; no rows where no truth is known."""
+
+    probe: str
+    images: int
+    labelled: int
+    seen_in_training: int
+    label_fraction: float
+    headline: str
+    typicality: TypicalityFigures
+
+    def runs(self) -> list[TrackedRun]:
+        """Return the stage's run, with the metrics of its row where there is one."""
+        (run,) = super().runs()
+        for row in self.rows:
+            run.metrics.update(row.tracked())
+        return [run]
