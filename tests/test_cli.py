@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ import pytest
 import torch
 from medvq.cli import _notices, main
 from medvq.errors import Notice
-from medvq.flow import FLOW
+from medvq.stages import STAGES
 
 HEAVY = ("torch", "monai", "mlflow", "pandas", "cv2", "sklearn", "matplotlib")
 
@@ -21,8 +22,10 @@ Captured = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("DATASET", "DATA_ROOT", "DATA_MIRROR", "ARTIFACTS", "MLFLOW_TRACKING_URI"):
+    for name in ("DATASET", "DATA_ROOT", "DATA_MIRROR", "ARTIFACTS", "MLSTAGES_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
+    # Downloads fail at once, without the pauses before they are tried again.
+    monkeypatch.setattr("medvq.datasets.download.time.sleep", lambda _: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -67,7 +70,7 @@ def test_help_is_complete_and_imports_nothing_heavy() -> None:
     script = (
         "import sys\n"
         "from medvq.cli import main\n"
-        f"for arguments in (['--help'], *([name, '--help'] for name in {list(FLOW)})):\n"
+        f"for arguments in (['--help'], *([name, '--help'] for name in {list(STAGES)})):\n"
         "    try:\n"
         "        main(arguments)\n"
         "    except SystemExit as end:\n"
@@ -79,11 +82,11 @@ def test_help_is_complete_and_imports_nothing_heavy() -> None:
     )
     *text, heavy = done.stdout.splitlines()
     assert heavy == "[]"
-    told = "\n".join(text)
-    for stage in FLOW:
-        assert f"usage: python -m medvq {stage}" in told
+    shown = "\n".join(text)
+    for stage in STAGES:
+        assert f"usage: medvq {stage}" in shown
     for option in ("--config", "--set", "--data-root", "--data-mirror", "--artifacts", "--device"):
-        assert told.count(f"  {option}") >= len(FLOW)
+        assert shown.count(f"  {option}") >= len(STAGES)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,9 @@ class Untracked:
     def __init__(self, *_: object) -> None:
         self.report = None
 
+    def start(self, *_: object) -> None:
+        return None
+
     def __enter__(self) -> Self:
         return self
 
@@ -158,7 +164,7 @@ class Untracked:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "reason"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left on device"),
         (OSError(errno.EROFS, "Read-only file system"), 2, "read-only file system"),
@@ -172,13 +178,14 @@ def test_a_run_that_ends_in_the_middle(
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
     status: int,
-    told: str,
+    reason: str,
 ) -> None:
     def run(context: Any) -> None:
         (context.folder / "half").touch()
         raise error
 
-    monkeypatch.setattr("medvq.stages.ingest.ingest", run)
+    run.__module__ = STAGES["ingest"].run.__module__
+    monkeypatch.setitem(STAGES, "ingest", replace(STAGES["ingest"], run=run))
     monkeypatch.setattr("medvq.storage.tracking.Tracking", Untracked)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.png").touch()
@@ -190,7 +197,7 @@ def test_a_run_that_ends_in_the_middle(
     assert "Traceback" not in err
     (line,) = (line for line in err.splitlines() if line.startswith("medvq: "))
     assert line == err.splitlines()[-1]
-    assert told in line
+    assert reason in line
     assert contents(earlier) == before
     finished = list((tmp_path / "artifacts").rglob("stage.json"))
     assert finished == [earlier / "stage.json"]
@@ -202,12 +209,12 @@ def test_a_bug_is_not_passed_off_as_the_users(
     def run(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("medvq.cli.run", run)
+    monkeypatch.setattr("medvq.flow.run", run)
     with pytest.raises(ZeroDivisionError):
         main(["ingest", "--config", configure(tmp_path, "{kind: phantom}")])
 
 
-def test_a_notice_is_one_line_and_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_notice_is_one_line_and_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     usual = warnings.showwarning
     with _notices():
         for message in ("look at this", "look at this", "and that"):
