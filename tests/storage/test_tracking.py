@@ -5,13 +5,24 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from factories.artifacts import record
 from medvq.config import Config, PhantomSource, ProbeConfig
 from medvq.evaluation.metrics import METRICS
 from medvq.storage.artifacts import Artifact
 from medvq.storage.tracking import Tracking, tracking_uri
+from medvq.summaries import (
+    AuditHeadline,
+    CodebookUse,
+    IngestSummary,
+    Interval,
+    PretrainSummary,
+    ProbeRow,
+    ProbeSummary,
+    SplitCount,
+    Validation,
+)
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -22,32 +33,47 @@ CONFIG = Config(
     probe=ProbeConfig(label_fraction=0.05, repeats=3),
 )
 FEATURE_SETS = ("medvq", "raw_pixels", "hog")
-INGEST = {
-    "images": 12,
-    "splits": {"train": {"images": 8, "labels": {"normal": 5, "COVID-19 (severe, 50%)": 3}}},
-}
-PRETRAIN = {
-    "epochs": 2,
-    "val_mse": 0.25,
-    "codebook": [{"size": 16, "used": 12, "perplexity": 9.5}],
-}
+INGEST = IngestSummary(
+    images=12,
+    subjects=9,
+    splits={"train": SplitCount(8, 6, {"normal": 5, "COVID-19 (severe, 50%)": 3})},
+    quarantined=0,
+    duplicates=0,
+    subjects_in_train_and_test=0,
+    not_aligned=0,
+)
+PRETRAIN = PretrainSummary(
+    epochs=2,
+    best_epoch=2,
+    images_per_second=10.0,
+    val_mse=0.25,
+    val_psnr_db=20.0,
+    val_ssim=0.5,
+    bits_per_position=0.1,
+    entropy_bits_per_position=0.1,
+    codebook=[CodebookUse(16, 12, 9.5)],
+)
 
 
-def row(features: str, auroc: float) -> dict[str, Any]:
-    metric = {"mean": auroc, "std": 0.01, "ci95": [auroc - 0.05, auroc + 0.04]}
-    validation = {"clean": 0.8, "swapped": 0.6, "score": 0.75}
-    return {"features": features, **dict.fromkeys(METRICS, metric), "validation": validation}
+def row(features: str, auroc: float) -> ProbeRow:
+    metric = Interval(auroc, 0.01, (auroc - 0.05, auroc + 0.04))
+    return ProbeRow(features, dict.fromkeys(METRICS, metric), Validation(0.8, 0.6, 0.75))
 
 
-# Fewer labels than draws, as a small fraction of a small data set gives.
-PROBE = {
-    "label_fraction": 0.05,
-    "labels": 2,
-    "subjects": 2,
-    "repeats": 3,
-    "rows": [row(name, 0.9 - n / 10) for n, name in enumerate(FEATURE_SETS)],
-    "medvq_minus": {},
-}
+# Fewer labels than label subsets, as a small fraction of a small data set gives.
+PROBE = ProbeSummary(
+    label_fraction=0.05,
+    labels=2,
+    subjects=2,
+    repeats=3,
+    rows=[row(name, 0.9 - n / 10) for n, name in enumerate(FEATURE_SETS)],
+    medvq_minus={},
+    classes=["normal", "ill"],
+    threshold=0.5,
+    task="binary",
+    headline="auroc",
+    audit=AuditHeadline(None, {}, 3),
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +94,7 @@ class Store:
 
 def break_off(artifacts: Path, kind: type[BaseException], ids: dict[str, str]) -> None:
     with Tracking(artifacts, CONFIG, "ingest", "broken", {}) as tracking:
+        tracking.start("", {})
         ids[kind.__name__] = tracking.run_id
         raise kind
 
@@ -85,12 +112,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             (folder / "figures" / "curves.png").write_bytes(b"a figure")
             (folder / "metrics.json").write_text("{}")
             with Tracking(artifacts, CONFIG, stage, f"{stage}-print", dict(inputs)) as tracking:
+                settings = getattr(CONFIG, stage).model_dump(mode="json") | {"seed": CONFIG.seed}
+                tracking.start("medvq 5%" if stage == "probe" else "", settings)
                 ids[stage] = tracking.run_id
                 for step in range(3):
                     tracking.report({"auroc": 0.5 + step / 10, "loss": 3.0 - step}, step)
-                tracking.finish(summary, folder)
-            record = {"fingerprint": f"{stage}-print", "mlflow_run_id": tracking.run_id}
-            inputs[stage] = Artifact(folder, record)
+                tracking.finish(summary.runs(), folder)
+            made = record(stage, f"{stage}-print", mlflow_run_id=tracking.run_id)
+            inputs[stage] = Artifact(folder, made)
         for kind in (ValueError, KeyboardInterrupt):
             with pytest.raises(kind):
                 break_off(artifacts, kind, ids)
@@ -145,13 +174,14 @@ def test_labels_of_any_name_are_counted(store: Store) -> None:
     assert counts["splits.train.labels.normal"] == 5
 
 
-def test_the_probe_shows_its_mean_with_the_draws_as_history(store: Store) -> None:
+def test_the_probe_shows_its_mean_with_the_label_subsets_as_history(store: Store) -> None:
     found = store.run("probe").data.metrics
     assert found["auroc"] == 0.9
     assert found["auroc_std"] == 0.01
     assert found["auroc_ci95_low"] == pytest.approx(0.85)
     assert found["auroc_ci95_high"] == pytest.approx(0.94)
     assert found["validation_score"] == 0.75
+    assert found["audit.warnings"] == 3
     history = store.client.get_metric_history(store.ids["probe"], "auroc")
     assert sorted(metric.value for metric in history) == pytest.approx([0.5, 0.6, 0.7, 0.9])
 
@@ -194,12 +224,12 @@ def test_a_run_ends_as_it_ended(store: Store, name: str, status: str) -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, "true"), ({"DO_NOT_TRACK": "0"}, "0")])
-def test_nothing_is_told_to_others_unless_the_user_says_so(
+def test_nothing_is_sent_to_others_unless_the_user_says_so(
     given: dict[str, str], expected: str
 ) -> None:
     names = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
     environment = {key: value for key, value in os.environ.items() if key not in names}
-    code = f"import os, medvq; print(*[os.environ[n] for n in {names}])"
+    code = f"import os, medvq.storage.tracking; print(*[os.environ[n] for n in {names}])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment | given,
@@ -213,11 +243,13 @@ def test_nothing_is_told_to_others_unless_the_user_says_so(
 def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -> None:
     """As two makes in an empty folder do: each would create the tables of the other."""
     code = (
-        "from tests.reporting.test_tracking import CONFIG, Path, Tracking; import sys;"
+        "from tests.storage.test_tracking import CONFIG, Path, Tracking; import sys;"
         "print('ready', flush=True); sys.stdin.readline();"
-        f"print(Tracking(Path({str(tmp_path)!r}), CONFIG, 'ingest', 'f', {{}}).run_id)"
+        f"tracking = Tracking(Path({str(tmp_path)!r}), CONFIG, 'ingest', 'f', {{}});"
+        "tracking.start('', {}); print(tracking.run_id)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -235,9 +267,9 @@ def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -
         assert run.stdin is not None
         run.stdin.write("go\n")
         run.stdin.flush()
-    said = [run.communicate()[0].strip() for run in runs]
+    ids = [run.communicate()[0].strip() for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     client = MlflowClient(tracking_uri(tmp_path))
     experiment = client.get_experiment_by_name("tiny")
     found = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_id for run in found) == sorted(said)
+    assert sorted(run.info.run_id for run in found) == sorted(ids)
