@@ -10,77 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from factories.flow import STAGES, command, json_line, run_in_process
 from medvq.cli import main
-from medvq.config_file import config_file, load_config
-from medvq.datasets.manifest import read_manifest
-from medvq.flow import Options
-from medvq.stages.probe import Store, images_of, label_draws
+from medvq.storage.code import code_of
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-import benchmarks.label_efficiency as label_efficiency
-from benchmarks.prior import samples
-from benchmarks.prior.study import Study
-from benchmarks.supervised import Cache, draws_of
-
-SMALLEST = (
-    "name=tiny",
-    "source.train_subjects=60",
-    "source.test_subjects=20",
-    "source.size=64",
-    "ingest.read_size=64",
-    "ingest.image_size=32",
-    "ingest.swap.training_copies=1",
-    "pretrain.widths=[8, 8, 8]",
-    "pretrain.decoder_widths=null",
-    "pretrain.residual_levels=1",
-    # Its averages take more steps than there are to settle, and all codes would be the same.
-    "pretrain.batch_norm=false",
-    "pretrain.codebook_size=16",
-    "pretrain.codebook_dim=8",
-    "pretrain.batch_size=32",
-    # After one epoch what the gate flags is chance.
-    "pretrain.epochs=4",
-    "extract.versions=1",
-    "probe.label_fraction=0.5",
-    "probe.repeats=2",
-    "probe.folds=2",
-    "probe.components=16",
-    "probe.regularisation=[0.01]",
-    "probe.bootstrap=100",
-)
 METRICS = (
     "auroc", "auprc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "brier", "ece",
 )  # fmt: skip
-STAGES = ("ingest", "pretrain", "extract", "probe")
-
 Captured = pytest.CaptureFixture[str]
 Ran = tuple[dict[str, Any], Path]
 
 
-def command(folder: Path, stage: str = "probe", *more: str) -> list[str]:
-    overrides = [part for override in (*SMALLEST, *more) for part in ("--set", override)]
-    return [
-        stage, "--config", "phantom", "--device", "cpu", "--json",
-        "--data-root", str(folder / "data"), "--artifacts", str(folder / "artifacts"), *overrides,
-    ]  # fmt: skip
-
-
 def run(folder: Path) -> dict[str, Any]:
-    """In a process of its own, as users do; the last line of its output."""
-    ours = ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")
-    environment = {k: v for k, v in os.environ.items() if k not in ours}
-    done = subprocess.run(
-        [sys.executable, "-m", "medvq", *command(folder)],
-        capture_output=True,
-        text=True,
-        env=environment | {"MEDVQ_SUBJECT_KEY": "tests only"},
-        check=False,
-    )
+    """Run the probe in a process of its own, as users do."""
+    done = run_in_process(command(folder))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return json_line(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +116,34 @@ def test_the_same_seed_elsewhere_gives_the_same_to_the_bit(ran: Ran, tmp_path: P
     }
 
 
+def test_changed_code_is_named_and_run_again_unless_it_is_accepted(
+    ran: Ran, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = ran
+    artifacts = folder / "artifacts" / "tiny" / "pretrain"
+    before = json.loads((artifacts / "latest" / "stage.json").read_text())
+
+    def edited(module: str) -> dict[str, str]:
+        code = code_of(module)
+        return code | {"medvq.method.loss": "edited"} if "medvq.method.loss" in code else code
+
+    monkeypatch.setattr("medvq.flow.code_of", edited)
+    named = f"pretrain: code changed since commit {before['commit']}: method.loss; "
+    assert main([*command(folder, "pretrain"), "--accept-code"]) == 0
+    out, err = capsys.readouterr()
+    accepted = json_line(out)
+    assert (accepted["up_to_date"], accepted["accepted_code"]) == (True, ["method.loss"])
+    assert Path(accepted["artifact"]).name == before["fingerprint"]
+    assert named + "the old result is used" in err
+    assert main(command(folder, "pretrain")) == 0
+    out, err = capsys.readouterr()
+    again = json_line(out)
+    assert not again["up_to_date"]
+    assert "accepted_code" not in again
+    assert Path(again["artifact"]).name != before["fingerprint"]
+    assert named + "ACCEPT_CODE=1 uses the old result" in err
+
+
 TWO_LEVELS = (
     "pretrain.finer=[{halvings: 2, codebook_size: 8}]",
     "extract.versions=0",
@@ -184,7 +160,7 @@ def test_two_levels_of_codes_are_learnt_drawn_and_decoded(ran: Ran, capsys: Capt
     _, folder = ran
     assert main(command(folder, "sample", *TWO_LEVELS)) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (result["samples"], result["class"], result["guidance"]) == (5, "OPACITY", 2.0)
+    assert (result["samples"], result["class_name"], result["guidance"]) == (5, "OPACITY", 2.0)
     with np.load(Path(result["artifact"]) / "samples.npz") as made:
         assert made["codes_0"].shape == (5, 4, 4)
         assert made["codes_1"].shape == (5, 8, 8)
@@ -192,79 +168,12 @@ def test_two_levels_of_codes_are_learnt_drawn_and_decoded(ran: Ran, capsys: Capt
         assert made["samples"].shape == (5, 32, 32)
     learnt = folder / "artifacts" / "tiny" / "prior" / "latest"
     summary = json.loads((learnt / "stage.json").read_text())["summary"]
-    (finer,) = summary["finer"]
-    bits = 16 * summary["val_bits_per_code"] + 64 * finer["val_bits_per_code"]
+    coarsest, finer = summary["levels"]
+    bits = 16 * coarsest["val_bits_per_code"] + 64 * finer["val_bits_per_code"]
     assert summary["val_bits_per_image"] == pytest.approx(bits)
     assert finer["val_bits_per_code"] < 3
     for file in ("prior.safetensors", "level_1/prior.safetensors", "level_1/history.csv"):
         assert (learnt / file).exists()
-
-
-def test_a_study_of_two_levels_of_codes_says_what_its_parts_say(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, folder = ran
-    for name, value in (
-        ("GUIDANCE", (1.0, 2.0)),
-        ("TEMPERATURE", (1.0,)),
-        ("_PER_CLASS", 8),
-        ("_PER_CLASS_TO_CHOOSE_BY", 4),
-    ):
-        monkeypatch.setattr(samples, name, value)
-    options = Options(folder / "data", None, folder / "artifacts", "cpu")
-    overrides = (*SMALLEST, *TWO_LEVELS)
-    config = load_config(config_file("phantom"), overrides)
-    study = Study(config, overrides, "phantom", options)
-    priors, trained = study.priors()
-    found = {row.figure: row.value for row in samples.likelihood(study, (priors, trained))}
-    levels = [found[f"transformer: bits per code of level {level}, test"] for level in (0, 1)]
-    per_pixel = found["transformer: bits per pixel, test"]
-    assert per_pixel == pytest.approx((levels[0] * 16 + levels[1] * 64) / 32**2)
-    assert found["uniform: bits per pixel, test"] == pytest.approx((4 * 16 + 3 * 64) / 32**2)
-    groups = samples.Samples(study, priors).groups()
-    figures = [row.figure for rows in groups.values() for row in rows]
-    assert len(figures) == len(set(figures)) > 30
-    assert set(groups) | {"Likelihood"} == set(samples.ABOUT)
-    assert (folder / "artifacts" / "tiny" / "prior_samples.png").exists()
-
-
-def test_the_benchmark_tells_subgroups_and_finds_nothing_in_shuffled_labels(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, folder = ran
-    config = load_config(config_file("phantom"), SMALLEST)
-    monkeypatch.setattr(label_efficiency, "FEW", config.probe.label_fraction)
-    options = Options(folder / "data", None, folder / "artifacts", device="cpu")
-    before = {stage: (folder / "artifacts/tiny" / stage / "latest").resolve() for stage in STAGES}
-    lines = label_efficiency._page([first], "tiny", "", "none.png")
-    lines += label_efficiency._trust([config], [first], options)
-    heads = [line for line in lines if line.startswith("## ")]
-    assert [head.split(",")[0] for head in heads[-3:]] == [
-        "## MedVQ's calibration",
-        "## Subgroups of the test split",
-        "## Permutation check",
-    ]
-    made = folder / "artifacts/tiny-shuffled/probe/latest/stage.json"
-    shuffled = json.loads(made.read_text())["summary"]["rows"]
-    assert [row["features"] for row in shuffled] == [row["features"] for row in first["rows"]]
-    chance = [row["auroc"]["ci95"][0] <= 0.5 <= row["auroc"]["ci95"][1] for row in shuffled]
-    # Of nine rows that each miss once in twenty, three miss in less than one case of a hundred.
-    assert sum(chance) >= len(chance) - 2
-    assert [line.split(" | ")[-1] for line in lines[-len(chance) :]] == [
-        "yes |" if held else "**no** |" for held in chance
-    ]
-    for stage, artifact in before.items():
-        assert (folder / "artifacts/tiny" / stage / "latest").resolve() == artifact
-
-
-def test_a_supervised_network_is_given_the_draws_of_the_probe(ran: Ran) -> None:
-    _, folder = ran
-    config = load_config(config_file("phantom"), SMALLEST)
-    ingest, extract = (folder / "artifacts/tiny" / s / "latest" for s in ("ingest", "extract"))
-    images = images_of(Store(extract))
-    theirs = draws_of(Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True), config)
-    for rows, other in zip(label_draws(images, config.probe, config.seed), theirs, strict=True):
-        assert rows.tolist() == other.tolist()
 
 
 def test_too_few_labels_for_a_class_is_one_line(ran: Ran, capsys: Captured) -> None:
