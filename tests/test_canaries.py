@@ -18,10 +18,9 @@ import pytest
 import yaml
 from factories import canaries
 from factories.canaries import DATE, MARK, UID_ROOT, leaks, leaks_below, plant, save
+from factories.flow import SMALLEST, STAGES
 from medvq.cli import main
 from medvq.datasets.phantom import write_phantom
-
-from tests.test_end_to_end import SMALLEST, STAGES
 
 Captured = pytest.CaptureFixture[str]
 Ran = tuple[Path, str]
