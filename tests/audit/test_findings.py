@@ -25,7 +25,7 @@ from medvq.datasets import sources
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.published import kermany
 from medvq.images.formats import read_image
-from medvq.images.resizing import fit
+from medvq.images.resizing import fit_to_shape
 from medvq.stages.ingest import frame_features
 from numpy.typing import NDArray
 from PIL import Image
@@ -235,7 +235,9 @@ def kermany_images() -> Kermany | None:
         return None
     config = Config.model_validate({"name": "kermany", "source": {"kind": "kermany"}})
     listed = sources.list_images(config, Path(mirror) / "kermany")
-    images = np.stack([fit(read_image(item.path), (112, 112), "stretch")[0] for item in listed])
+    images = np.stack(
+        [fit_to_shape(read_image(item.path), (112, 112), "stretch")[0] for item in listed]
+    )
     return listed, images, pd.Series([hash(item.path.read_bytes()) for item in listed])
 
 

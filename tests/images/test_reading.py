@@ -16,8 +16,8 @@ from medvq.errors import UnreadableImage
 from medvq.images import formats, reading
 from medvq.images.cache import FILE, ReadCache
 from medvq.images.formats import read_image
-from medvq.images.reading import ImageFiles, Reader, ReadResult, read_all, sha256_of
-from medvq.images.resizing import fit
+from medvq.images.reading import ImageFiles, Reader, ReadResult, file_checksums, read_all
+from medvq.images.resizing import fit_to_shape
 from medvq.images.workers import map_in_processes
 from PIL import Image
 
@@ -56,7 +56,7 @@ def same(one: list[ReadResult], two: list[ReadResult]) -> bool:
 
 def test_images_are_what_the_formats_say(pictures: list[Path]) -> None:
     for path, found in zip(pictures, read(pictures), strict=True):
-        expected = fit(read_image(path), (16, 24), "stretch")
+        expected = fit_to_shape(read_image(path), (16, 24), "stretch")
         assert found.image is not None
         assert found.image.shape == (1, 16, 24)
         assert np.abs(found.image - expected.astype(int)).max() <= 1  # ties in rounding
@@ -81,7 +81,7 @@ def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
             file.write_bytes(content)
             expected, reason = None, ""
             with contextlib.suppress(UnreadableImage):
-                expected = fit(read_image(file), (90, 70), "stretch")
+                expected = fit_to_shape(read_image(file), (90, 70), "stretch")
             if expected is None:
                 reason = "not a readable image (OSError)"
             found = reader(ImageFiles((file,)))
@@ -105,7 +105,7 @@ def test_colour_orientation_and_small_pictures_take_the_long_way(
     for path in (colour, small, turned):
         image = read_image(path, channels)
         found = reader(ImageFiles((path,)))
-        np.testing.assert_array_equal(found.image, fit(image, (16, 24), how))
+        np.testing.assert_array_equal(found.image, fit_to_shape(image, (16, 24), how))
         assert found.size == image.shape[1:]
 
 
@@ -173,7 +173,7 @@ def test_what_was_refused_is_not_read_again(
     assert same(both(pictures, tmp_path / "cache"), first)
     assert names == []
     # Another version of a decoder may know better.
-    monkeypatch.setattr(reading, "_decoders", lambda: ("newer",))
+    monkeypatch.setattr(reading, "_decoder_versions", lambda: ("newer",))
     assert same(both(pictures, tmp_path / "cache"), first)
     assert len(names) == len(pictures)
 
@@ -201,7 +201,7 @@ def test_a_disk_that_fails_says_nothing_of_the_content(
 
 def hashes(paths: list[Path], folder: Path) -> list[str]:
     with ReadCache(folder, SECRET) as cache:
-        return sha256_of(paths, cache)
+        return file_checksums(paths, cache)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -308,7 +308,7 @@ def test_the_cache_is_bounded_and_keeps_the_newest(pictures: list[Path], tmp_pat
         for number in range(8):
             cache.put_picture(f"{number}", np.full((16, 24), number, np.uint8), (1, 2))
     with ReadCache(tmp_path, SECRET) as cache:
-        kept = [number for number in range(8) if cache.has_picture(f"{number}")]
+        kept = [number for number in range(8) if cache.has(f"{number}")]
         assert kept == [5, 6, 7]
         pixels, size = cache.picture("7") or pytest.fail("lost")
         assert (pixels == 7).all()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medvq.images import resizing as fitting
-from medvq.images.resizing import fit, shrink_bytes
+from medvq.images.resizing import fit_to_shape, shrink_bytes
 from numpy.typing import NDArray
 
 
@@ -61,7 +61,7 @@ def test_real_radiographs_are_shrunk_as_before(real_data: Path) -> None:
     files = sorted((real_data / "kermany-fullres").glob("*/*"))
     for file in files[::6]:
         picture = np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), np.uint8)
-        slow = fit(picture[None].astype(np.float32) / 255, (224, 224), "stretch")[0]
+        slow = fit_to_shape(picture[None].astype(np.float32) / 255, (224, 224), "stretch")[0]
         difference = np.abs(shrink_bytes(picture, (224, 224)) - slow.astype(int))
         assert difference.max() <= 1
         assert difference.mean() < 0.002

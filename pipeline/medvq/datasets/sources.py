@@ -22,7 +22,7 @@ from medvq.datasets.pseudonyms import subject_key
 from medvq.datasets.published import published_dataset
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
-from medvq.images.reading import sha256_of
+from medvq.images.reading import file_checksums
 
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
 _PHANTOM_KEY = b"synthetic"
@@ -106,7 +106,7 @@ def list_images(config: Config, folder: Path) -> list[SourceImage]:
 def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> str:
     """Hash names and contents: the same wherever, and whenever, the same data is copied."""
     paths = sorted({path for image in images for path in image.files})
-    sums = dict(zip(paths, sha256_of(paths, cache), strict=True))
+    sums = dict(zip(paths, file_checksums(paths, cache), strict=True))
     digest = hashlib.sha256()
     for image in images:
         for path in image.files:

@@ -1,4 +1,4 @@
-"""What is known of files already: their checksums, how they look, and why some were refused.
+"""A cache of what is known of files: their checksums, their pixels, and why some were refused.
 
 One SQLite file under the artifacts. A file's checksum is found by a keyed hash of its path, its
 size and its times, a picture by the checksum of its content and by how it was read; so data that
@@ -15,8 +15,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +35,7 @@ CREATE TABLE IF NOT EXISTS pictures (
 );
 CREATE TABLE IF NOT EXISTS refusals (key TEXT PRIMARY KEY, reason TEXT) WITHOUT ROWID;
 """
+# Rows that an interrupted run may lose.
 _COMMIT_EVERY = 256
 _PUT = "INSERT OR REPLACE INTO pictures (key, shape, size, crc, pixels) VALUES (?, ?, ?, ?, ?)"
 _FORGET = """
@@ -63,82 +63,78 @@ class ReadCache:
         self._file = folder / FILE if folder and secret else None
         self._key = hashlib.sha256(b"read cache" + secret).digest()
         self._open: sqlite3.Connection | None = None
-        if self._file:
-            self._try(lambda _: None, None)
+        self._row("SELECT 1")  # so that a file that is no cache is found out now
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._try(self._bound, None)
+    def __exit__(self, *_: object) -> None:
+        self._try(self._bound)
         self._close()
 
     def sha256(self, path: Path, status: os.stat_result) -> str | None:
-        """The checksum of a file that is as it was when it was hashed."""
+        """Return the checksum of a file that is as it was when it was hashed."""
         query = "SELECT sha256 FROM files WHERE name=? AND size=? AND modified=? AND changed=?"
-        row = self._try(lambda db: db.execute(query, self._entry(path, status)).fetchone(), None)
+        row = self._row(query, *self._entry(path, status))
         return row[0] if row else None
 
     def put_sha256(self, path: Path, status: os.stat_result, sha256: str) -> None:
-        entry = (*self._entry(path, status), sha256)
-        self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", entry)
+        statement = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
+        self._write(statement, *self._entry(path, status), sha256)
 
-    def has_picture(self, key: str) -> bool:
-        query = "SELECT 1 FROM pictures WHERE key=?"
-        return self._try(lambda db: db.execute(query, (key,)).fetchone() is not None, False)
+    def has(self, key: str) -> bool:
+        """Say whether the picture, or why it is refused, is known."""
+        query = "SELECT 1 FROM pictures WHERE key=?1 UNION SELECT 1 FROM refusals WHERE key=?1"
+        return self._row(query, key) is not None
 
     def picture(self, key: str) -> tuple[Bytes, tuple[int, ...]] | None:
-        """Pixels as read, and the size that the picture had; None where they are not whole."""
-        query = "SELECT shape, size, crc, pixels FROM pictures WHERE key=?"
-        row = self._try(lambda db: db.execute(query, (key,)).fetchone(), None)
+        """Return pixels as read, and the size of the image; None where they are not whole."""
+        row = self._row("SELECT shape, size, crc, pixels FROM pictures WHERE key=?", key)
         if row is None:
             return None
         shape, size, crc, pixels = row
         if zlib.crc32(pixels) != crc:
-            self._write("DELETE FROM pictures WHERE key=?", (key,))
+            self._write("DELETE FROM pictures WHERE key=?", key)
             return None
         return np.frombuffer(pixels, np.uint8).reshape(json.loads(shape)), tuple(json.loads(size))
 
     def put_picture(self, key: str, pixels: Bytes, size: tuple[int, ...]) -> None:
         data = np.ascontiguousarray(pixels).tobytes()
-        row = (key, json.dumps(pixels.shape), json.dumps(size), zlib.crc32(data), data)
-        self._write(_PUT, row)
+        shapes = json.dumps(pixels.shape), json.dumps(size)
+        self._write(_PUT, key, *shapes, zlib.crc32(data), data)
 
     def refusal(self, key: str) -> str:
-        """Why the image is not read; empty where that is not known, or it is."""
-        query = "SELECT reason FROM refusals WHERE key=?"
-        row = self._try(lambda db: db.execute(query, (key,)).fetchone(), None)
+        """Return why the image is refused; empty where that is not known, or it is not."""
+        row = self._row("SELECT reason FROM refusals WHERE key=?", key)
         return row[0] if row else ""
 
     def put_refusal(self, key: str, reason: str) -> None:
-        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?)", (key, reason))
+        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?)", key, reason)
 
     def _entry(self, path: Path, status: os.stat_result) -> tuple[bytes, int, int, int]:
         name = hashlib.blake2b(os.fsencode(path.resolve()), key=self._key, digest_size=16).digest()
         return name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
-    def _write(self, statement: str, row: tuple[object, ...]) -> None:
-        self._try(lambda db: db.execute(statement, row), None)
+    def _row(self, query: str, *values: object) -> Any:
+        return self._try(lambda db: db.execute(query, values).fetchone())
+
+    def _write(self, statement: str, *values: object) -> None:
+        self._try(lambda db: db.execute(statement, values))
         self._unsaved += 1
         if self._unsaved >= _COMMIT_EVERY:
             self._unsaved = 0
-            self._try(lambda db: db.commit(), None)
+            self._try(lambda db: db.commit())
 
     def _bound(self, db: sqlite3.Connection) -> None:
         """Drop the oldest pictures beyond the limit."""
         db.execute(_FORGET, (self.limit,))
         db.commit()
 
-    def _try(self, action: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """A broken cache is begun anew; one that cannot be written is done without."""
+    def _try(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Begin a broken cache anew; do without one that cannot be written."""
         for _ in range(2):
             if self._file is None:
-                return otherwise
+                return None
             try:
                 return action(self._connected(self._file))
             except sqlite3.OperationalError:
@@ -151,7 +147,7 @@ class ReadCache:
                 break
         self._close()
         self._file = None
-        return otherwise
+        return None
 
     def _connected(self, file: Path) -> sqlite3.Connection:
         if self._open is None:

@@ -1,7 +1,7 @@
 """From files to bytes of one size: on all processors, in order, and none of it twice.
 
-Every file is read in a process of its own kind (:mod:`medvq.images.workers`), so that a decoder
-that crashes or hangs sets one file aside. What was read before comes from the cache
+Every file is read in a worker process (:mod:`medvq.images.workers`), so that a decoder that crashes
+or hangs sets one file aside. What was read before comes from the cache
 (:mod:`medvq.images.cache`). Memory does not grow with the data set.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,18 +25,20 @@ from PIL import Image as Pillow
 from medvq.errors import UnreachableFile, UnreadableImage
 from medvq.images.cache import ReadCache
 from medvq.images.formats import Window, read_image, read_series
-from medvq.images.resizing import fit, shrink_bytes
+from medvq.images.resizing import Fit, fit_to_shape, shrink_bytes
 from medvq.images.workers import WorkerFailure, map_in_processes, processors
 
 Bytes = NDArray[np.uint8]
 
+# Seconds after which a decoder counts as hung: far more than any image takes, even from a share.
 TIMEOUT = 300.0
-"""Seconds after which reading an image is given up."""
+# Of the code that reads: raise it when the same file comes to give other bytes.
 _VERSION = 2
-"""Of what is read: raise it when the same file comes to give other bytes."""
-_PLAIN_PIXELS = 2**26
-_ORIENTATION = 0x0112
+# Larger JPEGs, in pixels or bytes, are read with bounded memory by `formats.picture`.
+_MAX_FAST_PIXELS = 2**26
+_EXIF_ORIENTATION = 0x0112
 _DECODERS = ("pillow", "opencv-python-headless", "pydicom", "python-gdcm", "nibabel")
+# Files that are handed to the hashing threads at a time; checksums are saved after each batch.
 _BATCH = 4096
 
 
@@ -61,7 +63,7 @@ class ReadResult:
 
 
 class ImageFiles(NamedTuple):
-    """What one image is read from: a file, or the parts of a series."""
+    """The files that one image is read from: one, or the slices of a series."""
 
     paths: tuple[Path, ...]
     series: bool = False
@@ -70,152 +72,152 @@ class ImageFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """How images are read; a function from :class:`Files` to :class:`Read`."""
+    """How images are read; a function from :class:`ImageFiles` to :class:`ReadResult`."""
 
     shape: tuple[int, ...]
     channels: Literal[1, 3] = 1
-    how: Literal["stretch", "pad"] = "stretch"
+    fit: Fit = "stretch"
 
     def __call__(self, files: ImageFiles) -> ReadResult:
         cv2.setNumThreads(1)
-        if plain := self._plain(files):
-            return plain
-        digest = ""
+        if result := self._read_grey_jpeg(files):
+            return result
+        checksum = ""
         try:
-            digest = combined([_sha256(path) for path in files.paths])
-            image, size = self._image(files)
+            checksum = _combine([_sha256(path) for path in files.paths])
+            image = self._read(files)
+            pixels = fit_to_shape(image, self.shape, self.fit)
         except UnreadableImage as error:
             lasting = not isinstance(error, UnreachableFile)
-            return ReadResult(None, digest, reason=str(error), lasting=lasting)
+            return ReadResult(None, checksum, reason=str(error), lasting=lasting)
         except FileNotFoundError:
-            return ReadResult(None, digest, reason="the file has vanished")
+            return ReadResult(None, checksum, reason="the file has vanished")
         except OSError as error:
-            return ReadResult(None, digest, reason=f"the file cannot be read ({error.strerror})")
-        return ReadResult(image, digest, size)
+            reason = f"the file cannot be read ({error.strerror})"
+            return ReadResult(None, checksum, reason=reason)
+        return ReadResult(pixels, checksum, image.shape[1:])
 
     def key(self, files: ImageFiles, sha256: str) -> str:
-        """Of the picture in the cache: its content, and all that its pixels depend on."""
-        how = (
+        """Name a picture in the cache by its content and all that its pixels depend on."""
+        settings = (
             _VERSION,
-            _decoders(),
+            _decoder_versions(),
             self.shape,
             self.channels,
-            self.how,
+            self.fit,
             files.series,
             files.window,
         )
-        return hashlib.sha256(f"{sha256} {how}".encode()).hexdigest()
+        return hashlib.sha256(f"{sha256} {settings}".encode()).hexdigest()
 
-    def _image(self, files: ImageFiles) -> tuple[Bytes, tuple[int, ...]]:
+    def _read(self, files: ImageFiles) -> NDArray[np.float32]:
         window = Window(*files.window, "LINEAR_EXACT") if files.window else None
         if files.series:
-            volume = read_series(files.paths, window)
-            image = np.repeat(volume, self.channels, axis=0)
-        else:
-            (path,) = files.paths
-            image = read_image(path, self.channels, window)
-        return fit(image, self.shape, self.how), image.shape[1:]
+            return np.repeat(read_series(files.paths, window), self.channels, axis=0)
+        return read_image(files.paths[0], self.channels, window)
 
-    def _plain(self, files: ImageFiles) -> ReadResult | None:
-        """A large grey JPEG, read once and without leaving bytes; None for all others."""
-        if files.series or self.channels != 1 or self.how != "stretch" or len(self.shape) != 2:
+    def _read_grey_jpeg(self, files: ImageFiles) -> ReadResult | None:
+        """Read a large grey JPEG once and without leaving bytes; None for all others.
+
+        Most public radiographs are such files, and this is several times as fast.
+        """
+        if files.series or self.channels != 1 or self.fit != "stretch" or len(self.shape) != 2:
             return None
         (path,), (height, width) = files.paths, self.shape
         try:
             with path.open("rb") as stream, Pillow.open(stream, formats=("JPEG",)) as opened:
                 shrinks = opened.height >= height and opened.width >= width
-                plain = opened.mode == "L" and opened.getexif().get(_ORIENTATION, 1) == 1
+                upright = opened.getexif().get(_EXIF_ORIENTATION, 1) == 1
                 largest = max(opened.height * opened.width, path.stat().st_size)
-                if not (plain and shrinks) or largest > _PLAIN_PIXELS:
+                if opened.mode != "L" or not (shrinks and upright) or largest > _MAX_FAST_PIXELS:
                     return None
                 stream.seek(0)
                 content = stream.read()
-        except Exception:  # of dozens of types
-            return None  # read_image knows what is wrong with it
-        # The same pixels as Pillow's, sooner; and none, where those are not whole.
+        except Exception:  # one of dozens of types, and read_image knows the reason
+            return None
+        # The same pixels as Pillow's, sooner; none where the file is not whole.
         stored = np.frombuffer(content, np.uint8)
         picture = cv2.imdecode(stored, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         if picture is None:
             return None
-        digest = hashlib.sha256(content).hexdigest()
-        return ReadResult(shrink_bytes(picture, (height, width))[None], digest, picture.shape)
+        checksum = hashlib.sha256(content).hexdigest()
+        return ReadResult(shrink_bytes(picture, (height, width))[None], checksum, picture.shape)
 
 
 def read_all(
     listed: Sequence[ImageFiles], reader: Reader, cache: ReadCache
 ) -> Iterator[ReadResult]:
-    """Read images in the order of ``listed``, from the cache or by :func:`map_in_processes`."""
-    keys = _known(listed, reader, cache)
-    missing = (files for files, key in zip(listed, keys, strict=True) if key is None)
-    read = map_in_processes(reader, missing, processes=processors(), timeout=TIMEOUT)
-    for files, known in zip(listed, keys, strict=True):
-        if known is not None:
-            key, sha256 = known
-            if (found := cache.picture(key)) is not None:
-                yield ReadResult(found[0], sha256, found[1])
+    """Read images in the order of ``listed``, from the cache or in worker processes."""
+    checksums = [_cached_checksum(files, reader, cache) for files in listed]
+    missing = (files for files, checksum in zip(listed, checksums, strict=True) if not checksum)
+    fresh = map_in_processes(reader, missing, processes=processors(), timeout=TIMEOUT)
+    for files, checksum in zip(listed, checksums, strict=True):
+        results = fresh
+        if checksum:
+            if cached := _cached_result(reader.key(files, checksum), checksum, cache):
+                yield cached
                 continue
-            if reason := cache.refusal(key):
-                yield ReadResult(None, sha256, reason=reason, lasting=True)
-                continue
-            again = map_in_processes(reader, [files], processes=1, timeout=TIMEOUT)
-            result = next(again)
-        else:
-            result = next(read)
+            # The entry was damaged, which only reading it shows.
+            results = map_in_processes(reader, [files], processes=1, timeout=TIMEOUT)
+        result = next(results)
         if isinstance(result, WorkerFailure):
-            sha256 = combined(sha256_of(files.paths, cache))
-            result = ReadResult(None, sha256, reason=result.reason)
+            result = ReadResult(None, image_checksum(files.paths, cache), reason=result.reason)
+        key = reader.key(files, result.sha256)
         if result.image is not None:
-            cache.put_picture(reader.key(files, result.sha256), result.image, result.size)
+            cache.put_picture(key, result.image, result.size)
         elif result.lasting:
-            cache.put_refusal(reader.key(files, result.sha256), result.reason)
+            cache.put_refusal(key, result.reason)
         yield result
 
 
-def _known(
-    listed: Sequence[ImageFiles], reader: Reader, cache: ReadCache
-) -> list[tuple[str, str] | None]:
-    """Key and checksum of those that the cache has."""
-    known: list[tuple[str, str] | None] = []
-    for files in listed:
-        sums = [_remembered(path, cache) for path in files.paths]
-        whole = [checksum for checksum in sums if checksum]
-        sha256 = combined(whole)
-        key = reader.key(files, sha256)
-        found = len(whole) == len(sums) and (cache.has_picture(key) or bool(cache.refusal(key)))
-        known.append((key, sha256) if found else None)
-    return known
+def _cached_checksum(files: ImageFiles, reader: Reader, cache: ReadCache) -> str:
+    """Return the checksum of an image that the cache has; empty of any other."""
+    checksums = [_remembered(path, cache) for path in files.paths]
+    checksum = _combine([one for one in checksums if one])
+    return checksum if all(checksums) and cache.has(reader.key(files, checksum)) else ""
+
+
+def _cached_result(key: str, checksum: str, cache: ReadCache) -> ReadResult | None:
+    if picture := cache.picture(key):
+        return ReadResult(picture[0], checksum, picture[1])
+    if reason := cache.refusal(key):
+        return ReadResult(None, checksum, reason=reason, lasting=True)
+    return None
 
 
 @functools.cache
-def _decoders() -> tuple[str, ...]:
-    """Versions of the libraries that decode: another may read what this one refused."""
+def _decoder_versions() -> tuple[str, ...]:
+    """Return the versions of the decoders: another may read what this one refused."""
     return tuple(version(name) for name in _DECODERS)
 
 
-def sha256_of(paths: Iterable[Path], cache: ReadCache) -> list[str]:
-    """Checksums of files, in order; hashed, several at a time, only where they have changed.
+def image_checksum(paths: Sequence[Path], cache: ReadCache) -> str:
+    """Return the checksum of an image: of its file, or over those of the files of a series."""
+    return _combine(file_checksums(paths, cache))
 
-    One that has vanished or cannot be read has an empty one.
+
+def file_checksums(paths: Sequence[Path], cache: ReadCache) -> list[str]:
+    """Return SHA-256 sums of files, in order; only files that have changed are hashed.
+
+    A file that has vanished or cannot be read has an empty one.
     """
-    paths = list(paths)
-    sums = [_remembered(path, cache) for path in paths]
-    unknown = [at for at, checksum in enumerate(sums) if checksum is None]
+    checksums = [_remembered(path, cache) for path in paths]
+    unknown = [index for index, checksum in enumerate(checksums) if checksum is None]
     with ThreadPoolExecutor(processors()) as pool:
         for start in range(0, len(unknown), _BATCH):
             batch = unknown[start : start + _BATCH]
-            found = pool.map(_hash_with_status, [paths[at] for at in batch])
-            for at, (checksum, status) in zip(batch, found, strict=True):
-                sums[at] = checksum
+            hashed = pool.map(_hash_with_status, [paths[index] for index in batch])
+            for index, (checksum, status) in zip(batch, hashed, strict=True):
+                checksums[index] = checksum
                 if status is not None:
-                    cache.put_sha256(paths[at], status, checksum)
-    return [checksum or "" for checksum in sums]
+                    cache.put_sha256(paths[index], status, checksum)
+    return [checksum or "" for checksum in checksums]
 
 
-def combined(sums: Sequence[str]) -> str:
-    """The checksum of an image: of its file, or over those of the files of a series."""
-    if len(sums) == 1:
-        return sums[0]
-    return hashlib.sha256("".join(sums).encode()).hexdigest()
+def _combine(checksums: Sequence[str]) -> str:
+    if len(checksums) == 1:
+        return checksums[0]
+    return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
 
 def _remembered(path: Path, cache: ReadCache) -> str | None:
@@ -226,7 +228,7 @@ def _remembered(path: Path, cache: ReadCache) -> str | None:
 
 
 def _hash_with_status(path: Path) -> tuple[str, os.stat_result | None]:
-    """The checksum, and the status that it belongs to: None where it changed meanwhile."""
+    """Return the checksum and the status it belongs to, None where the file changed meanwhile."""
     try:
         before = path.stat()
         checksum = _sha256(path)

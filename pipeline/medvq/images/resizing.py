@@ -1,6 +1,6 @@
 """From a picture or volume of any size to bytes of the size that a data set is read at.
 
-Kept apart from :mod:`medvq.images.preparation`, since processes that read must not import torch.
+Processes that read import this module, so torch and MONAI are imported for volumes alone.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from numpy.typing import NDArray
 from medvq.errors import UnreadableImage
 
 Bytes = NDArray[np.uint8]
+Fit = Literal["stretch", "pad"]
 # What an integral image of 32-bit sums of bytes can hold.
 _INTEGRAL_PIXELS = (2**31 - 1) // 255
 
 
 def to_bytes(grey: NDArray[np.float32]) -> Bytes:
-    """[0, 1] to the nearest of 0..255."""
+    """Map [0, 1] to the nearest of 0..255."""
     return np.asarray(np.rint(np.clip(grey, 0.0, 1.0) * 255.0), np.uint8)
 
 
-def fit(
-    image: NDArray[np.float32], shape: tuple[int, ...], how: Literal["stretch", "pad"]
-) -> Bytes:
-    """A picture or volume (C, *spatial) in [0, 1] to (C, *shape) bytes.
+def fit_to_shape(image: NDArray[np.float32], shape: tuple[int, ...], fit: Fit) -> Bytes:
+    """Bring a picture or volume (C, *spatial) in [0, 1] to bytes (C, *shape).
 
     Parameters
     ----------
-    how : ``stretch`` resizes along each axis: pictures by area averaging, volumes linearly after a
+    fit : ``stretch`` resizes along each axis: pictures by area averaging, volumes linearly after a
         blur where they shrink. ``pad`` keeps the scale, and pads with 0 or crops evenly on both
         sides.
 
@@ -44,8 +43,8 @@ def fit(
         raise UnreadableImage(f"an image of {image.ndim - 1} axes, where {len(shape)} are expected")
     if image.shape[1:] == shape:
         return to_bytes(image)
-    if how == "pad":
-        return to_bytes(_centred(image, shape))
+    if fit == "pad":
+        return to_bytes(_pad_or_crop(image, shape))
     if len(shape) == 3:
         return to_bytes(np.asarray(_stretch(shape)(image)))
     size = shape[::-1]
@@ -53,10 +52,10 @@ def fit(
 
 
 def shrink_bytes(picture: Bytes, shape: tuple[int, int]) -> Bytes:
-    """Area averaging of a (height, width) byte picture to a smaller ``shape``.
+    """Average a (height, width) byte picture over areas to a smaller ``shape``.
 
-    The same as :func:`fit` but for ties in rounding, and twice as fast: the mean over any rectangle
-    is a second difference of the integral image (Crow 1984), bilinear between pixels.
+    The same as :func:`fit_to_shape` but for ties in rounding, and twice as fast: the mean over any
+    rectangle is a second difference of the integral image (Crow 1984), bilinear between pixels.
     """
     depth = cv2.CV_32S if picture.size <= _INTEGRAL_PIXELS else cv2.CV_64F
     integral = cv2.integral(picture, sdepth=depth)
@@ -64,25 +63,26 @@ def shrink_bytes(picture: Bytes, shape: tuple[int, int]) -> Bytes:
     width = integral.shape[1]
     corners = integral.ravel()
     at = top[:, None] * width + left
-    here, next_column, next_row, diagonal = (
+    corner, next_column, next_row, diagonal = (
         corners[start:].take(at) for start in (0, 1, width, width + 1)
     )
+    # In place, which is a third of the time: the bilinear value between the four corners.
     diagonal -= next_column
     diagonal -= next_row
-    diagonal += here
+    diagonal += corner
     sums = right * diagonal
     sums += next_row
-    sums -= here
+    sums -= corner
     sums *= down[:, None]
-    sums += right * (next_column - here)
-    sums += here
+    sums += right * (next_column - corner)
+    sums += corner
     means = np.diff(np.diff(sums, axis=0), axis=1) * (shape[0] * shape[1] / picture.size)
     return np.asarray(np.rint(means), np.uint8)
 
 
 @lru_cache(4096)
 def _edges(pixels: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Where cells begin and end: whole pixels, and the part of the next one."""
+    """Return where cells begin and end: whole pixels, and the part of the next one."""
     at = np.arange(cells + 1) * pixels / cells
     whole = np.minimum(at.astype(np.intp), pixels - 1)
     return whole, at - whole
@@ -95,7 +95,7 @@ def _stretch(shape: tuple[int, ...]) -> Any:
     return Resize(shape, mode="trilinear", anti_aliasing=True)
 
 
-def _centred(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _pad_or_crop(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Crop where ``image`` (C, *spatial) is larger than ``shape``, pad with 0 where smaller."""
     spare = [wanted - side for wanted, side in zip(shape, image.shape[1:], strict=True)]
     inner = [slice(max(-s, 0) // 2, max(-s, 0) // 2 + w) for s, w in zip(spare, shape, strict=True)]

@@ -49,8 +49,8 @@ from medvq.datasets.dataset import SPLITS, SourceImage
 from medvq.datasets.manifest import check_manifest
 from medvq.errors import UserError
 from medvq.images.preparation import Preparation
-from medvq.images.reading import ImageFiles, Reader, ReadResult, combined, read_all, sha256_of
-from medvq.images.resizing import fit
+from medvq.images.reading import ImageFiles, Reader, ReadResult, image_checksum, read_all
+from medvq.images.resizing import fit_to_shape
 from medvq.images.workers import processors
 from medvq.method.alignment import Alignment, Registration
 from medvq.method.swap import Kind, swap_acquisition
@@ -213,12 +213,14 @@ def _reads(
         read = read_all(files, reader, cache)
         for item in tqdm(listed, desc="reading", unit=" images", mininterval=1.0):
             if item.set_aside:
-                digest = combined(sha256_of(item.files, cache))
+                digest = image_checksum(item.files, cache)
                 yield ReadResult(None, digest, reason=item.set_aside)
             elif item.index is not None:
                 stored, image = read_array_image(item.path, item.index, config.channels)
                 digest = hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest()
-                yield ReadResult(fit(image, config.read_shape, config.fit), digest, image.shape[1:])
+                yield ReadResult(
+                    fit_to_shape(image, config.read_shape, config.fit), digest, image.shape[1:]
+                )
             else:
                 yield next(read)
 

@@ -1,10 +1,8 @@
 """Image files in, upright arrays out, whatever the format.
 
-Readers hand over (channels, height, width), or (channels, depth, height, width) for a volume,
-float32 in [0, 1], 0 black: what a viewer would show. MONAI's own readers swap the axes, do not
-invert MONOCHROME1 and apply no VOI LUT, so MONAI's transforms start from here
-(:class:`medvq.images.preparation.ReadImage`). What is read how, and what is refused:
-``docs/formats.md``.
+Readers return (channels, height, width), or (channels, depth, height, width) for a volume, float32
+in [0, 1], 0 black: what a viewer would show. MONAI's own readers swap the axes, do not invert
+MONOCHROME1 and apply no VOI LUT. What is read how, and what is refused: ``docs/formats.md``.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
-import cv2
 import numpy as np
 
 from medvq.errors import UnreachableFile, UnreadableImage
@@ -26,7 +23,6 @@ from medvq.images.formats.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti
 from medvq.images.formats.picture import PICTURE_SUFFIXES, read_picture
 
 __all__ = [
-    "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "NIFTI_SUFFIXES",
     "PICTURE_SUFFIXES",
@@ -34,39 +30,40 @@ __all__ = [
     "Window",
     "is_dicom",
     "is_nifti",
-    "read_grey",
     "read_image",
     "read_series",
-    "resize",
 ]
 
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
-IMAGE_SUFFIXES = PICTURE_SUFFIXES | DICOM_SUFFIXES
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+IMAGE_SUFFIXES = PICTURE_SUFFIXES | _DICOM_SUFFIXES
 
-# Libraries put header values into their warnings; what matters of those becomes a refusal.
+# Libraries quote header values, which may name a patient, in warnings and logs; what matters of
+# those becomes a refusal. Whoever reads headers imports this package, so it is said here alone.
+# Levels would not do: pydicom resets its own when it is imported.
 warnings.filterwarnings("ignore", module=r"(pydicom|nibabel|PIL|medvq\.images\.formats)(\.|$)")
 for _library in ("pydicom", "nibabel", "PIL"):
-    logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
+    logging.getLogger(_library).addHandler(logging.NullHandler())
+    logging.getLogger(_library).propagate = False
 
-# Of a disk or a share. Decoders raise others, and OSErrors without a number, about content.
+# Errors of a disk or a share. Decoders raise others, and OSErrors without a number, about content.
 _UNREACHABLE = {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE}
 
 P = ParamSpec("P")
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether ``path`` is named as a DICOM file or begins as one (PS3.10: ``DICM`` at 128)."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
+    """Say whether a file is named as DICOM or begins as DICOM (PS3.10: ``DICM`` at byte 128)."""
+    if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
     try:
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
-        return False  # who reads it says why
+        return False  # reading the image says why
 
 
 def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
-    """Turn whatever a decoder raises into a fact about the file; check what it hands over."""
+    """Turn whatever a decoder raises into a fact about the file; check what it returns."""
 
     @functools.wraps(reader)
     def read(*args: P.args, **kwargs: P.kwargs) -> Image:
@@ -78,8 +75,8 @@ def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
             raise UnreachableFile("the file has vanished") from error
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _UNREACHABLE:
-                told = f"the file cannot be read ({error.strerror})"
-                raise UnreachableFile(told) from error
+                reason = f"the file cannot be read ({error.strerror})"
+                raise UnreachableFile(reason) from error
             raise UnreadableImage(f"not a readable image ({type(error).__name__})") from error
         if min(image.shape[-2:]) < 2:
             raise UnreadableImage(f"the image is only {image.shape[-1]}x{image.shape[-2]} pixels")
@@ -96,10 +93,10 @@ def read_image(path: Path, channels: int = 1, window: Window | None = None) -> I
 
     Parameters
     ----------
-    path : the file; its kind is told by its suffix, DICOM also by how it begins.
+    path : the file; its suffix tells its kind, of DICOM also its first bytes.
     channels : 1 for luminance, 3 for colour (grey repeated).
-    window : demanded of DICOM and NIfTI values instead of the header's; see
-        :mod:`medvq.images.formats.dicom` for what is shown without one.
+    window : shows DICOM and NIfTI values instead of the header's; for what is shown without one
+        see :mod:`medvq.images.formats.dicom`.
 
     Returns
     -------
@@ -125,23 +122,7 @@ def read_image(path: Path, channels: int = 1, window: Window | None = None) -> I
 
 @_checked
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
-    """Read the files of one DICOM series, in any order, as one volume.
-
-    See :func:`medvq.images.formats.series.read_series`.
-    """
+    """Read the files of one DICOM series as :func:`medvq.images.formats.series.read_series`."""
     from medvq.images.formats import series
 
     return series.read_series(paths, window)
-
-
-def read_grey(path: Path) -> Image:
-    """(height, width) of a picture or a single DICOM image; raises as :func:`read_image`."""
-    image = read_image(path)
-    if image.ndim != 3:
-        raise UnreadableImage("a volume where a picture is expected")
-    return np.asarray(image[0])
-
-
-def resize(grey: Image, side: int) -> Image:
-    """Resize to (side, side) by area averaging; the aspect is not kept (alignment restores it)."""
-    return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.float32)

@@ -14,7 +14,7 @@ _J2K_START = b"\xff\x4f\xff\x51"  # T.800 A.4.1, A.5.1: SOC, then SIZ
 
 
 def coded_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns), None where the stream does not begin as one of the three."""
+    """Return (rows, columns) of a JPEG, JPEG-LS or JPEG 2000 stream, None of any other."""
     start = stream.find(_J2K_START, 0, 512)  # a JP2 file has boxes before it
     if start >= 0:
         right, lower, left, upper = struct.unpack_from(">4I", stream, start + 8)
@@ -30,7 +30,7 @@ def coded_size(stream: bytes) -> tuple[int, int] | None:
 
 
 def run_length_pixels(frame: bytes) -> int:
-    """How many pixels the first segment of an RLE frame holds (PS3.5 annex G)."""
+    """Count the pixels that the first segment of an RLE frame holds (PS3.5 annex G)."""
     count, start, second = struct.unpack_from("<3I", frame)
     at, end = start, second if count > 1 else len(frame)
     pixels = 0

@@ -38,21 +38,13 @@ from medvq.images.formats.display import (
 )
 
 SOFT_TISSUE = Window(40, 400)
-"""What CT without a window is shown with, in Hounsfield units."""
+"""What CT without a window is shown with, in Hounsfield units: the abdominal soft tissue preset."""
 
 _IS_NO_IMAGE = "a DICOM object that is no image: "
-_IDENTITY = (
-    "PatientID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "Modality",
-    "BodyPartExamined",
-    "ViewPosition",
-)
 _TABLES = frozenset({"ModalityLUTSequence", "VOILUTSequence"})
+# Modalities of which the range of all stored bits is not the range to show.
 _NO_SCALE = frozenset({"CT", "MR", "PT", "NM"})
-# By the name that PS3.6 gives the class of the object.
+# By what the name that PS3.6 gives the class of the object contains.
 _NO_IMAGE = {
     "Segmentation": "a segmentation",
     "RT Dose": "a dose distribution",
@@ -74,14 +66,17 @@ _NO_IMAGE = {
 
 
 class Slice(NamedTuple):
-    """A frame: what its header says of it alone, and its stored pixels (height, width[, 3])."""
+    """A frame: the header that holds for it, and its stored pixels (height, width[, 3])."""
 
     header: Dataset
     stored: Values
 
 
 class Identity(NamedTuple):
-    """What a header says of whom and what an object shows. For comparing, never to be shown."""
+    """Whom and what a DICOM object shows, from its header. For comparing, never to be shown.
+
+    ``no_image`` is why the object is no image, and empty where it is one.
+    """
 
     subject: str
     study: str
@@ -92,7 +87,17 @@ class Identity(NamedTuple):
     view: str
     is_localizer: bool
     no_image: str
-    """Why the object is no image; empty where it is one."""
+
+
+_IDENTITY = (
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "Modality",
+    "BodyPartExamined",
+    "ViewPosition",
+)
 
 
 def identify(path: Path) -> Identity | None:
@@ -100,21 +105,15 @@ def identify(path: Path) -> Identity | None:
     tags = ["SOPClassUID", "ImageType", *_IDENTITY]
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        subject, study, series, instance, modality, body_part, view = (
-            str(header.get(tag) or "").strip() for tag in _IDENTITY
-        )
-        localizer = "LOCALIZER" in (header.get("ImageType") or ())
-        reason = _no_image(header)
+        values = [str(header.get(tag) or "").strip() for tag in _IDENTITY]
+        is_localizer = "LOCALIZER" in (header.get("ImageType") or ())
+        return Identity(*values, is_localizer=is_localizer, no_image=_no_image(header))
     except Exception:  # whatever pydicom raises, reading the image says why
         return None
-    no_image = f"{_IS_NO_IMAGE}{reason}" if reason else ""
-    return Identity(
-        subject, study, series, instance, modality, body_part, view, localizer, no_image
-    )
 
 
 def read_header(path: Path, *, pixels: bool = False) -> Dataset:
-    """The header of an image; with ``pixels``, the data to decode as well.
+    """Read the header of an image; with ``pixels``, the data to decode as well.
 
     Raises
     ------
@@ -126,14 +125,14 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     except InvalidDicomError as error:
         raise UnreadableImage("not a DICOM file (it lacks the file header of PS3.10)") from error
     if reason := _no_image(header):
-        raise UnreadableImage(f"{_IS_NO_IMAGE}{reason}")
+        raise UnreadableImage(reason)
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage("a DICOM object without pixel data")
     return header
 
 
 def decode(header: Dataset) -> Values:
-    """The pixels as stored: ([frames,] height, width[, 3]); colour as RGB.
+    """Decode the pixels as stored: ([frames,] height, width[, 3]); colour as RGB.
 
     Raises
     ------
@@ -174,10 +173,10 @@ def decode(header: Dataset) -> Values:
 
 
 def show_picture(picture: Slice, window: Window | None = None) -> Image:
-    """(height, width) in [0, 1] of a grey image's stored pixels."""
+    """Show a grey image's stored pixels: (height, width) in [0, 1]."""
     header = picture.header
-    values = rescaled(picture)
-    kept = ~_padding(picture)
+    values = _rescale(picture)
+    inside = ~_padding(picture)
     if window is None and header.get("VOILUTSequence"):
         bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
         table = apply_voi(np.rint(values).astype(np.int64), header)
@@ -190,38 +189,38 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
     elif _has_scale(header):
         shown = stretch(values, 0, 2 ** int(header.BitsStored) - 1)
     else:
-        shown = stretch(values, *robust_range(values[kept]))
-    return _finish(shown, header, kept)
+        shown = stretch(values, *robust_range(values[inside]))
+    return _finish(shown, header, inside)
 
 
 def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
-    """(slices, height, width) in [0, 1], all slices over one range.
+    """Show slices over one range: (slices, height, width) in [0, 1].
 
     That range is the window that the configuration demands; for MR, PET and NM, whose windows an
     operator sets slice by slice, the 0.5th to the 99.5th percentile of the volume; else the window
     that all slices state; else, for CT, ``SOFT_TISSUE``; else those percentiles.
     """
-    values = np.stack([rescaled(one).astype(np.float32) for one in slices])
-    kept = np.stack([~_padding(one) for one in slices])
+    values = np.stack([_rescale(one).astype(np.float32) for one in slices])
+    inside = np.stack([~_padding(one) for one in slices])
     stated = {stated_window(one.header) for one in slices}
     first = slices[0].header
     if window is None and _modality(first) not in {"MR", "PT", "NM"}:
         window = next(iter(stated)) if len(stated) == 1 else None
         window = window or _default_window(first)
     if window is None:
-        shown = stretch(values, *robust_range(values[kept]))
+        shown = stretch(values, *robust_range(values[inside]))
     else:
         shown = window.apply(values)
-    return _finish(shown, first, kept)
+    return _finish(shown, first, inside)
 
 
-def rescaled(picture: Slice) -> Values:
-    """Stored pixels through the modality LUT or the rescale, in the units of the modality."""
+def _rescale(picture: Slice) -> Values:
+    """Bring stored pixels to the units of the modality, by the modality LUT or the rescale."""
     return np.asarray(apply_modality_lut(picture.stored, picture.header))
 
 
 def stated_window(header: Dataset) -> Window | None:
-    """The first window of ``header``; None where there is none, or one that cannot be applied."""
+    """Return the first window of ``header``, None where there is none that can be applied."""
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     function = str(header.get("VOILUTFunction") or "LINEAR")
     if center is None or width is None or not np.isfinite([center, width]).all():
@@ -234,7 +233,7 @@ def stated_window(header: Dataset) -> Window | None:
 
 
 def split_frames(header: Dataset, stored: Values) -> list[Slice]:
-    """The frames of a multi-frame image, each with its own place, rescale and window.
+    """Split a multi-frame image into frames, each with its own place, rescale and window.
 
     Raises
     ------
@@ -247,17 +246,16 @@ def split_frames(header: Dataset, stored: Values) -> list[Slice]:
         raise UnreadableImage("a DICOM object of several frames that state no place in space")
     slices = []
     for groups, pixels in zip(each, stored, strict=True):
-        own = Dataset()
-        own.update(_plain(header))
+        frame = _simple_elements(header)
         for functional in (*shared[0], *groups):
             if functional.VR == "SQ" and len(functional.value) == 1:
-                own.update(_plain(functional.value[0]))
-        slices.append(Slice(own, pixels))
+                frame.update(_simple_elements(functional.value[0]))
+        slices.append(Slice(frame, pixels))
     return slices
 
 
-def _plain(header: Dataset) -> Dataset:
-    """What is neither a sequence nor pixels, and the sequences that hold tables of greys."""
+def _simple_elements(header: Dataset) -> Dataset:
+    """Copy what is neither a sequence nor pixels, and the sequences that hold tables of greys."""
     return Dataset(
         {
             element.tag: element
@@ -268,9 +266,10 @@ def _plain(header: Dataset) -> Dataset:
 
 
 def _no_image(header: Dataset) -> str:
+    """Say why a DICOM object is no image; empty where it is one."""
     kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
     name = uid.UID(kind).name
-    return next((told for part, told in _NO_IMAGE.items() if part in name), "")
+    return next((_IS_NO_IMAGE + what for part, what in _NO_IMAGE.items() if part in name), "")
 
 
 def _check_length(header: Dataset, samples: int, frames: int) -> None:
@@ -297,14 +296,14 @@ def _check_coded_size(header: Dataset, frames: int) -> None:
             raise UnreadableImage("the compressed pixels are of another size than the header says")
 
 
-def _finish(shown: Image, header: Dataset, kept: NDArray[np.bool_]) -> Image:
+def _finish(shown: Image, header: Dataset, inside: NDArray[np.bool_]) -> Image:
     if header.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
-    return np.where(kept, shown, np.float32(0))
+    return np.where(inside, shown, np.float32(0))
 
 
 def _padding(picture: Slice) -> NDArray[np.bool_]:
-    """Where the stored value is padding (PS3.3 C.7.5.1.1.2), and no part of the image."""
+    """Find the pixels whose stored value is padding (PS3.3 C.7.5.1.1.2)."""
     names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
     stated = [value for name in names if (value := _first(picture.header.get(name))) is not None]
     if "PixelPaddingValue" not in picture.header or not stated:
@@ -323,13 +322,12 @@ def _default_window(header: Dataset) -> Window | None:
 
 
 def _has_scale(header: Dataset) -> bool:
-    is_rescaled = _first(header.get("RescaleSlope")) not in {None, 1.0} or _first(
-        header.get("RescaleIntercept")
-    ) not in {None, 0.0}
-    signed = int(header.get("PixelRepresentation") or 0) == 1
-    return not (
-        signed or is_rescaled or int(header.BitsStored) > 16 or _modality(header) in _NO_SCALE
-    )
+    """Say whether all bits stored are the range to show."""
+    slope, intercept = (_first(header.get(f"Rescale{name}")) for name in ("Slope", "Intercept"))
+    is_rescaled = slope not in {None, 1.0} or intercept not in {None, 0.0}
+    is_signed = int(header.get("PixelRepresentation") or 0) == 1
+    is_deep = int(header.BitsStored) > 16
+    return not (is_signed or is_rescaled or is_deep or _modality(header) in _NO_SCALE)
 
 
 def _modality(header: Dataset) -> str:
@@ -337,7 +335,7 @@ def _modality(header: Dataset) -> str:
 
 
 def _first(value: object) -> float | None:
-    """The first of one value or several as a number."""
+    """Return the first of one value or several as a number."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = value[0] if value else None
     return None if value is None or value == "" else float(str(value))

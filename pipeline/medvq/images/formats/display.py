@@ -27,7 +27,7 @@ class Window(NamedTuple):
     function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"] = "LINEAR"
 
     def apply(self, values: Values) -> Image:
-        """``values`` of any shape to [0, 1]."""
+        """Bring ``values`` of any shape to [0, 1]."""
         center, width = self.center, self.width
         if self.function == "SIGMOID":
             # Beyond 30 widths the curve is flat in float32, and its exponential overflows.
@@ -41,7 +41,7 @@ class Window(NamedTuple):
 
 
 def stretch(values: Values, low: float, high: float) -> Image:
-    """``low`` to 0, ``high`` to 1, clipped; all 0 where the two are one."""
+    """Map ``low`` to 0 and ``high`` to 1, clipped; all to 0 where the two are one."""
     if high <= low:
         return np.zeros(values.shape, np.float32)
     scaled = (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
@@ -49,7 +49,7 @@ def stretch(values: Values, low: float, high: float) -> Image:
 
 
 def robust_range(values: Values) -> tuple[float, float]:
-    """The 0.5th and the 99.5th percentile, or the extremes where those two are one.
+    """Return the 0.5th and the 99.5th percentile, or the extremes where those two are one.
 
     For intensities whose scale means nothing (MR, most NIfTI): a few hot voxels do not darken the
     rest, and the scale of the scanner drops out.
@@ -61,7 +61,7 @@ def robust_range(values: Values) -> tuple[float, float]:
 
 
 def to_channels(image: Image, channels: int, *, colour: bool) -> Image:
-    """(..., 3) if ``colour``, else (...), to (channels, ...): luminance, or grey repeated.
+    """Bring (..., 3) if ``colour``, else (...), to (channels, ...): luminance, or grey repeated.
 
     Raises
     ------

@@ -28,15 +28,15 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether ``path`` is named as a NIfTI file."""
+    """Say whether ``path`` is named as a NIfTI file."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
 def read_nifti(path: Path, channels: int, window: Window | None = None) -> Image:
-    """(channels, depth, height, width) in [0, 1]; a single slice is (channels, height, width).
+    """Read (channels, depth, height, width) in [0, 1], (channels, height, width) of a single slice.
 
-    Turned as :func:`~medvq.images.formats.volume.to_anatomical` says. A slice across another axis
-    than the body's stands head up.
+    The volume is turned as :func:`~medvq.images.formats.volume.to_anatomical` says. A slice across
+    another axis than the body's stands head up.
 
     Raises
     ------

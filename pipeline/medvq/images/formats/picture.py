@@ -37,7 +37,7 @@ _NO_DISPLAY_RANGE = frozenset({"I", "F"})
 
 
 def read_picture(path: Path, channels: int) -> Image:
-    """(channels, height, width) in [0, 1], turned as its EXIF orientation says.
+    """Read (channels, height, width) in [0, 1], turned as the EXIF orientation says.
 
     What is transparent is black. A TIFF whose zero is white is inverted.
     """

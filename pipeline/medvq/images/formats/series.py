@@ -1,5 +1,6 @@
-"""DICOM files to images: one file, or a CT or MR series as one volume, its slices ordered by their
-place in space (PS3.3 C.7.6.2).
+"""DICOM files to images: one file, or a CT or MR series as one volume.
+
+The slices of a series are ordered by their place in space (PS3.3 C.7.6.2).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ANGLE_TOLERANCE = 1e-3
 
 
 def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image:
-    """(channels, height, width) in [0, 1], or (channels, depth, height, width) for a volume.
+    """Read one file: (channels, height, width) in [0, 1], or a volume with depth before height.
 
     Several frames are a volume where each states its place in space (PS3.3 C.7.6.16).
 
@@ -55,10 +56,10 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
 
 
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
-    """(1, depth, height, width) in [0, 1] of the files of one series, in any order.
+    """Read the files of one series, in any order: (1, depth, height, width) in [0, 1].
 
-    A second file of the same instance is dropped. Turned as
-    :func:`~medvq.images.formats.volume.to_anatomical` says, shown as
+    A second file of the same instance is dropped. The volume is turned as
+    :func:`~medvq.images.formats.volume.to_anatomical` says, and shown as
     :func:`~medvq.images.formats.dicom.show_volume` says.
 
     Raises
@@ -81,7 +82,7 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
 
 
 def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
-    """(depth, height, width) in [0, 1] of slices in any order; raises as :func:`read_series`."""
+    """Order slices to (depth, height, width) in [0, 1]; raises as :func:`read_series`."""
     if len({one.stored.shape for one in slices}) > 1:
         raise UnreadableImage("a series whose slices differ in size")
     headers = [one.header for one in slices]
@@ -103,7 +104,7 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
 
 
 def _directions(headers: Sequence[Dataset]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Unit vectors along which the columns and the rows of all slices are counted."""
+    """Return the unit vectors along which the columns and the rows of all slices are counted."""
     cosines = _numbers(headers, "ImageOrientationPatient", 6)
     if not np.allclose(cosines, cosines[0], atol=_ANGLE_TOLERANCE):
         raise UnreadableImage("a series whose slices differ in orientation")
@@ -115,7 +116,7 @@ def _directions(headers: Sequence[Dataset]) -> tuple[NDArray[np.float64], NDArra
 
 
 def _step(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From one slice to the next, in millimetres, of ordered positions that are evenly spaced."""
+    """Return the step between ordered slices, in millimetres; it must be the same for all."""
     if len(positions) == 1:
         return normal
     steps = np.diff(positions, axis=0)
@@ -130,7 +131,7 @@ def _step(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArra
 
 
 def _numbers(headers: Sequence[Dataset], name: str, count: int) -> NDArray[np.float64]:
-    """(slices, count) of an attribute that every slice must state."""
+    """Return an attribute that every slice must state, (slices, count)."""
     values = [header.get(name) for header in headers]
     if any(value is None or isinstance(value, str) or len(value) != count for value in values):
         raise UnreadableImage(f"a series with a slice that states no {name}")
