@@ -137,7 +137,7 @@ format: setup ## let ruff format and mend
 	$(BIN)/ruff check --fix .
 
 docs: setup ## build this project's documentation into build/docs; a warning is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open $(abspath build/docs/index.html)"
 
 lock: setup ## pin what is installed into requirements.lock
