@@ -1,10 +1,10 @@
-"""A function over many items, in processes of their own, whatever becomes of a process.
+"""A function over many items in worker processes, of which any may crash or hang.
 
-A decoder can crash, be killed for its memory, or never come back. Executors of the standard library
+A decoder can crash, be killed for its memory, or never return. Executors of the standard library
 break as a whole when one of their processes dies, and cannot end one that hangs; here only the item
-that did it is lost. The processes are fresh interpreters (not forked from one that holds threads,
-and not importing the caller's main module), so they start in a few tenths of a second as long as
-the function's module imports little.
+that caused it is lost. The processes are fresh interpreters (not forked from one that holds
+threads, and not importing the caller's main module), so they start in a few tenths of a second as
+long as the function's module imports little.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from typing import Generic, NamedTuple, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+# Items that a process has at hand: it never waits for the next, and a pipe never fills.
 _AHEAD = 2
-"""Items that a process has at hand: it never waits for the next, and a pipe never fills."""
+# Results kept for each process while an earlier item is still being worked on.
 _WINDOW = 32
-"""Results kept for each process while an earlier item is still being worked on."""
+# Exit status of a process that cannot load the function.
+_NOT_STARTED = 70
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Stands for the result of an item that took its process with it."""
+    """The result of an item whose process crashed, hung or ran out of memory."""
 
     reason: str
 
@@ -43,15 +45,21 @@ class _Raised(NamedTuple):
     error: Exception
 
 
+class _Died(Exception):
+    def __init__(self, reason: str, *, hung: bool = False) -> None:
+        super().__init__(reason)
+        self.hung = hung
+
+
 def processors() -> int:
-    """How many this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def map_in_processes(
     function: Callable[[T], R], items: Iterable[T], *, processes: int, timeout: float
 ) -> Iterator[R | WorkerFailure]:
-    """Results of ``function`` in the order of ``items``, which are taken as they are needed.
+    """Yield results of ``function`` in the order of ``items``, which are taken as they are needed.
 
     Parameters
     ----------
@@ -61,7 +69,7 @@ def map_in_processes(
 
     Yields
     ------
-    The result, or :class:`Lost` with a reason: the process died twice over the item (once may be
+    The result, or a :class:`WorkerFailure`: the process died twice over the item (once may be
     another's fault: memory), took longer than ``timeout``, or ran out of memory.
 
     Raises
@@ -69,78 +77,93 @@ def map_in_processes(
     Exception
         Whatever the function raises.
     """
-    queue = enumerate(items)
-    again: deque[tuple[int, T]] = deque()
-    suspects: set[int] = set()
-    results: dict[int, R | WorkerFailure] = {}
-    taken = given = 0
-    workers: list[_Worker[T, R]] = []
-
-    def next_task() -> tuple[int, T] | None:
-        nonlocal taken
-        if again:
-            return again.popleft()
-        if taken - given >= _WINDOW * processes or (task := next(queue, None)) is None:
-            return None
-        taken += 1
-        return task
-
+    pool = _Pool(function, items, processes, timeout)
     try:
-        while True:
-            while _has_room(workers, processes) and (task := next_task()):
-                if len(workers) < processes and all(worker.tasks for worker in workers):
-                    workers.append(_Worker(function))
-                min(workers, key=lambda worker: len(worker.tasks)).give(task)
-            busy = [worker for worker in workers if worker.tasks]
-            if not busy:
-                return
-            for worker in _answering(busy, timeout):
-                number, item = worker.tasks[0]
-                try:
-                    answer = worker.answer(timeout)
-                except _Died as died:
-                    again.extendleft(list(worker.tasks)[:0:-1])
-                    workers.remove(worker)
-                    if died.hung or number in suspects:
-                        results[number] = WorkerFailure(str(died))
-                    else:
-                        suspects.add(number)
-                        again.appendleft((number, item))
-                    continue
-                if isinstance(answer, _Raised):
-                    raise answer.error
-                results[number] = answer
-            while given in results:
-                yield results.pop(given)
-                given += 1
+        while pool.submit():
+            pool.collect()
+            yield from pool.ordered()
     finally:
-        for worker in workers:
+        pool.end()
+
+
+class _Pool(Generic[T, R]):
+    """Workers, the items that they work on, and results that wait for their turn."""
+
+    def __init__(
+        self, function: Callable[[T], R], items: Iterable[T], processes: int, timeout: float
+    ) -> None:
+        self.function, self.processes, self.timeout = function, processes, timeout
+        self.queue = enumerate(items)
+        self.retries: deque[tuple[int, T]] = deque()
+        self.suspects: set[int] = set()
+        self.results: dict[int, R | WorkerFailure] = {}
+        self.started = self.yielded = 0
+        self.workers: list[_Worker[T, R]] = []
+
+    def submit(self) -> bool:
+        """Submit items while a worker has room; say whether any is being worked on."""
+        while self._has_room() and (task := self._next_task()):
+            if len(self.workers) < self.processes and all(w.tasks for w in self.workers):
+                self.workers.append(_Worker(self.function))
+            min(self.workers, key=lambda worker: len(worker.tasks)).submit(task)
+        return any(worker.tasks for worker in self.workers)
+
+    def collect(self) -> None:
+        """Wait for at least one answer; raise what the function raised."""
+        for worker in self._wait():
+            number, item = worker.tasks[0]
+            try:
+                answer = worker.receive(self.timeout)
+            except _Died as died:
+                self.retries.extendleft(list(worker.tasks)[:0:-1])
+                self.workers.remove(worker)
+                if died.hung or number in self.suspects:
+                    self.results[number] = WorkerFailure(str(died))
+                else:
+                    self.suspects.add(number)
+                    self.retries.appendleft((number, item))
+                continue
+            if isinstance(answer, _Raised):
+                raise answer.error
+            self.results[number] = answer
+
+    def ordered(self) -> Iterator[R | WorkerFailure]:
+        """Yield the results that are next in the order of the items."""
+        while self.yielded in self.results:
+            self.yielded += 1
+            yield self.results.pop(self.yielded - 1)
+
+    def end(self) -> None:
+        for worker in self.workers:
             worker.end()
 
+    def _has_room(self) -> bool:
+        return len(self.workers) < self.processes or any(
+            len(worker.tasks) < _AHEAD for worker in self.workers
+        )
 
-def _has_room(workers: list[_Worker[T, R]], processes: int) -> bool:
-    return len(workers) < processes or any(len(worker.tasks) < _AHEAD for worker in workers)
+    def _next_task(self) -> tuple[int, T] | None:
+        if self.retries:
+            return self.retries.popleft()
+        full = self.started - self.yielded >= _WINDOW * self.processes
+        if full or (task := next(self.queue, None)) is None:
+            return None
+        self.started += 1
+        return task
 
-
-def _answering(busy: list[_Worker[T, R]], timeout: float) -> list[_Worker[T, R]]:
-    """Those that have answered, have died, or have taken too long: at least one."""
-    while True:
-        now = time.monotonic()
-        patience = min(worker.since for worker in busy) + timeout - now
-        ready = wait([worker.connection for worker in busy], max(patience, 0.0))
-        late = time.monotonic() - timeout
-        if found := [w for w in busy if w.connection in ready or w.since <= late]:
-            return found
-
-
-class _Died(Exception):
-    def __init__(self, reason: str, *, hung: bool = False) -> None:
-        super().__init__(reason)
-        self.hung = hung
+    def _wait(self) -> list[_Worker[T, R]]:
+        """Wait for workers that have answered, have died, or have taken too long: at least one."""
+        busy = [worker for worker in self.workers if worker.tasks]
+        while True:
+            remaining = min(worker.since for worker in busy) + self.timeout - time.monotonic()
+            ready = wait([worker.connection for worker in busy], max(remaining, 0.0))
+            late = time.monotonic() - self.timeout
+            if answering := [w for w in busy if w.connection in ready or w.since <= late]:
+                return answering
 
 
 class _Worker(Generic[T, R]):
-    """One process and the items it has been given, the one it works on first."""
+    """One process and the items submitted to it, of which it works on the first."""
 
     def __init__(self, function: Callable[[T], R]) -> None:
         self.tasks: deque[tuple[int, T]] = deque()
@@ -160,19 +183,19 @@ class _Worker(Generic[T, R]):
         self.connection = Connection(ours.detach())
         self.send(function)
 
-    def give(self, task: tuple[int, T]) -> None:
+    def submit(self, task: tuple[int, T]) -> None:
         if not self.tasks:
             self.since = time.monotonic()
         self.tasks.append(task)
         self.send(task[1])
 
-    def answer(self, timeout: float) -> R | WorkerFailure | _Raised:
-        """The result of the first item.
+    def receive(self, timeout: float) -> R | WorkerFailure | _Raised:
+        """Return the result of the first item.
 
         Raises
         ------
         _Died
-            There is none and never will be; the process has ended.
+            There will be none; the process has ended.
         """
         if not self.connection.poll():
             self.end()
@@ -191,7 +214,7 @@ class _Worker(Generic[T, R]):
         return answer
 
     def send(self, what: object) -> None:
-        with contextlib.suppress(OSError):  # it has died, which answer() will find
+        with contextlib.suppress(OSError):  # it has died, which receive() finds out
             self.connection.send(what)
 
     def end(self) -> None:
@@ -200,18 +223,15 @@ class _Worker(Generic[T, R]):
         self.process.wait()
 
 
-_NOT_STARTED = 70
-
-
 def _work(descriptor: int) -> int:
-    """The life of one process: a function first, then items until the other end is closed."""
+    """Serve in a worker process: receive a function, then items until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends us
     connection = Connection(descriptor)
     try:
         function = connection.recv()
     except EOFError:
         return 0
-    except Exception:  # whatever unpickling raises, the parent is told
+    except Exception:  # whatever unpickling raises, the user sees it
         sys.excepthook(*sys.exc_info())
         return _NOT_STARTED
     # Decoders print what they find in headers.
