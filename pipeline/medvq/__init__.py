@@ -5,27 +5,39 @@
 >>> config.pretrain.epochs
 3
 
-The public API is what ``__all__`` lists; everything else is private. It is imported when it is
+The public API is what ``__all__`` lists; everything else is private. A name is imported when it is
 first used, since torch takes seconds.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medvq.api import load_config, run
+    from medvq.config_file import load_config
+    from medvq.flow import run
+    from medvq.inference import Encoder, Encoding, load_encoder, load_probe
+    from medvq.stages.stage import RunOptions
 
-__all__ = ["__version__", "load_config", "run"]
+__all__ = [
+    "Encoder",
+    "Encoding",
+    "RunOptions",
+    "__version__",
+    "load_config",
+    "load_encoder",
+    "load_probe",
+    "run",
+]
 __version__ = "0.2.0"
+_MODULES = {"load_config": "config_file", "run": "flow", "RunOptions": "flow"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from medvq import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module 'medvq' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'medvq' has no attribute '{name}'")
+    return getattr(import_module(f"medvq.{_MODULES.get(name, 'inference')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from medvq import __version__
-from medvq.config_file import config_file, load_config
+from medvq.config_file import load_config
 from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank
 from medvq.errors import Notice, UserError
 from medvq.stages import STAGES
@@ -110,7 +110,7 @@ def _run(parsed: argparse.Namespace) -> int:
     from medvq.flow import as_line, run
     from medvq.stages.stage import RunOptions
 
-    config = load_config(config_file(parsed.config), tuple(parsed.set))
+    config = load_config(parsed.config, parsed.set)
     options = RunOptions(
         data_root=parsed.data_root,
         data_mirror=parsed.data_mirror,

@@ -44,20 +44,23 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_config(file: Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Config:
+def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Config:
     """Read a configuration, apply overrides, validate.
 
     Parameters
     ----------
-    file : a YAML mapping; with ``extends: NAME`` it changes values of the configuration NAME, a
-        shipped one or a file relative to this one.
-    overrides : values by dotted key, or texts of the form ``key.sub=value``.
+    name : the name of a shipped configuration, or a path to a yaml file: a mapping, which with
+        ``extends: NAME`` changes values of another configuration, a shipped one or a file relative
+        to this one.
+    overrides : values by dotted key, such as ``{"pretrain.epochs": 3}``, or texts of the form
+        ``pretrain.epochs=3``.
 
     Raises
     ------
     UserError
         The file is missing or no YAML mapping, or a key or value is not allowed.
     """
+    file = config_file(str(name))
     document = _read(file)
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parse, overrides))
     for key, value in values.items():

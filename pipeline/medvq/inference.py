@@ -1,0 +1,197 @@
+"""Use a trained encoder and a fitted probe on image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.pipeline import Pipeline
+from torch import Tensor
+
+from medvq.device import choose_device, threads_of_one_core
+from medvq.errors import UserError
+from medvq.images.cache import ReadCache
+from medvq.images.formats import is_dicom
+from medvq.images.preparation import Preparation
+from medvq.images.reading import ImageFiles, Reader, ReadResult, read_all
+from medvq.method.alignment import Alignment
+from medvq.method.features import FeatureExtractor, FeatureSets
+from medvq.method.scaling import to_network, to_unit
+from medvq.method.vqvae import VQVAE
+from medvq.storage import artifacts, probe_file
+from medvq.storage.artifacts import Artifact
+from medvq.storage.weights import FILE, load_model
+
+# Files that are read before they are encoded together: it bounds the memory.
+_BATCH = 256
+
+
+def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
+    """Return the encoder of a finished pretraining.
+
+    Parameters
+    ----------
+    path : the artifact of the stage ``pretrain``, e.g. ``artifacts/kermany/pretrain/latest``. The
+        artifact of ``ingest`` that it was made from must lie beside it: it holds the template that
+        images are registered to.
+    device : ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    UserError
+        There is no such artifact, or its files are damaged.
+    """
+    return Encoder(_finished(Path(path), "pretrain"), device)
+
+
+def load_probe(path: str | Path) -> Pipeline:
+    """Return a fitted probe: a scikit-learn pipeline that takes what an :class:`Encoder` returns.
+
+    Parameters
+    ----------
+    path : the artifact of the stage ``probe``, e.g. ``artifacts/kermany/probe/latest``.
+
+    Returns
+    -------
+    A pipeline with ``predict_proba``, or ``predict`` alone where the probe predicts a number. No
+    code is executed from the file.
+
+    Raises
+    ------
+    UserError
+        There is no such artifact, or it holds anything else than a probe.
+    """
+    return probe_file.load_probe(_finished(Path(path), "probe").folder)
+
+
+def _finished(folder: Path, stage: str) -> Artifact:
+    artifact = artifacts.find(folder.resolve())
+    if artifact is None or artifact.record.stage != stage:
+        raise UserError(f"{folder} is no finished artifact of the stage '{stage}'")
+    return artifact
+
+
+class Encoding(NamedTuple):
+    """The codes of a batch of images, and what they were quantized from.
+
+    Attributes
+    ----------
+    codes : int64, one tensor (B, *grid) for each level of codes, coarsest first.
+    latents : float32, one tensor (B, dim, *grid) for each.
+    """
+
+    codes: list[Tensor]
+    latents: list[Tensor]
+
+
+class Encoder:
+    """A trained encoder, with everything that its training images went through before it.
+
+    Attributes
+    ----------
+    config : the configuration that it was trained with.
+    model : the network, in eval mode; see :class:`~medvq.method.vqvae.VQVAE`.
+    """
+
+    def __init__(self, artifact: Artifact, device: str = "auto") -> None:
+        self.config = artifact.config()
+        self.device = torch.device(choose_device(device))
+        self.model: VQVAE = load_model(artifact.folder / FILE).to(self.device)
+        ingest, alignment = self.config.ingest, None
+        if ingest.alignment.enabled:
+            template = np.load(artifacts.source(artifact, "ingest").folder / "template.npy")
+            alignment = Alignment(torch.from_numpy(template)[None, None], ingest.alignment)
+        self._prepare = Preparation(ingest, alignment)
+        self._read = Reader(ingest.read_shape, ingest.channels, ingest.fit)
+
+    def __call__(self, files: Iterable[str | Path]) -> pd.DataFrame:
+        """Read, equalise, register, scale and encode image files.
+
+        Parameters
+        ----------
+        files : DICOM, NIfTI, PNG, JPEG, TIFF, BMP or WebP files.
+
+        Returns
+        -------
+        One row per file, in their order. Columns: ``image_id`` (the beginning of the file's SHA-256
+        checksum), ``file`` (empty for a DICOM file, whose name may name a patient), and one array
+        per cell for every feature set: ``codes_0``, ``histogram``, ``embedding``, ...
+
+        Raises
+        ------
+        UserError
+            A file cannot be read; the message says which and why.
+        """
+        paths = [Path(file) for file in files]
+        results = read_all([ImageFiles((path,)) for path in paths], self._read, ReadCache(None))
+        parts: list[pd.DataFrame] = []
+        batch: list[tuple[Path, ReadResult]] = []
+        for place, pair in enumerate(zip(paths, results, strict=True)):
+            if pair[1].image is None:
+                raise UserError(f"{_shown(pair[0]) or f'file {place}'}: {pair[1].reason}")
+            batch.append(pair)
+            if len(batch) == _BATCH:
+                parts.append(self._table(batch))
+                batch = []
+        if batch or not parts:
+            parts.append(self._table(batch))
+        return pd.concat(parts, ignore_index=True)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Encoding:
+        """Encode a batch of prepared images.
+
+        Parameters
+        ----------
+        images : float (B, C, *spatial) in [0, 1], equalised and registered as the training images
+            were; ``config.ingest`` has the number of channels and the size.
+
+        Raises
+        ------
+        ValueError
+            The shape or the range is another one.
+        """
+        ingest = self.config.ingest
+        expected = (ingest.channels, *ingest.image_shape)
+        if images.ndim != 1 + len(expected) or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"images of shape {tuple(images.shape)} are not (B, {expected})")
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}, not floating-point numbers in [0, 1]")
+        if not ((images >= 0) & (images <= 1)).all():
+            low, high = float(images.min()), float(images.max())
+            raise ValueError(f"images range from {low:g} to {high:g}, not within [0, 1]")
+        scaled = to_network(images.float().to(self.device))
+        latents, codes = self.model.quantize(self.model.features(scaled))
+        return Encoding(codes, latents)
+
+    def _table(self, batch: list[tuple[Path, ReadResult]]) -> pd.DataFrame:
+        table = pd.DataFrame(
+            {
+                "image_id": [result.sha256[:16] for _, result in batch],
+                "file": [_shown(path) for path, _ in batch],
+            }
+        )
+        if not batch:
+            return table
+        images = np.stack([result.image for _, result in batch if result.image is not None])
+        grey = images.ndim == 4 and images.shape[1] == 1
+        prepared = self._prepare(images[:, 0] if grey else images).images
+        sets = self._features(to_unit(prepared))
+        return table.assign(**{name: list(values) for name, values in sets.items()})
+
+    def _features(self, images: Tensor) -> FeatureSets:
+        halvings = 2 ** self.model.halvings[0]
+        latent_shape = [side // halvings for side in images.shape[2:]]
+        grid = self.config.extract.grid
+        with threads_of_one_core(torch.get_num_threads()) as threads:
+            extractor = FeatureExtractor(self.model, latent_shape, grid, self.device, threads)
+            sets = extractor.features(images, frame=None)
+        return sets | extractor.histograms(sets["codes_0"])
+
+
+def _shown(path: Path) -> str:
+    return "" if is_dicom(path) else str(path)
