@@ -1,0 +1,178 @@
+"""What a stranger meets first: README, documentation, set-up, wheel and import."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import medvq
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/how-to").glob("*.md")]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def by_name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 1200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_targets_and_variables_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.findall(r"(?:^ *|`)make((?: +[A-Za-z_=./-]+)+)", page.read_text(), re.MULTILINE)
+    words = [word for command in commands for word in command.split()]
+    targets = {word for word in words if re.fullmatch("[a-z-]+", word)}
+    variables = {word.partition("=")[0] for word in words if "=" in word}
+    assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    assert all(f"$({variable})" in makefile for variable in variables)
+
+
+def test_the_readme_names_what_is_public() -> None:
+    names = set(re.findall(r"\bmedvq\.([a-z_]+)\(", (ROOT / "README.md").read_text()))
+    assert names <= set(medvq.__all__)
+
+
+def test_one_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == medvq.__version__
+
+
+def test_the_lock_satisfies_what_is_needed() -> None:
+    lines = (ROOT / "requirements.lock").read_text().split()
+    pins = {
+        re.sub("[-_.]+", "-", name).lower(): pin for name, pin in (x.split("==") for x in lines)
+    }
+    extras = PROJECT["optional-dependencies"]
+    for text in (*PROJECT["dependencies"], *extras["dev"], *extras["docs"]):
+        needed = Requirement(text)
+        assert pins[re.sub("[-_.]+", "-", needed.name).lower()] in needed.specifier
+
+
+def test_the_wheel_holds_what_it_needs_to_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    shipped = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "data_manifests").glob("*.yaml")]
+    package = [
+        path.relative_to(ROOT / "pipeline")
+        for path in (ROOT / "pipeline/medvq").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    expected = {f"medvq/{by_name(path)}" for path in shipped} | {p.as_posix() for p in package}
+    metadata = f"medvq-{medvq.__version__}.dist-info"
+    assert names == expected | {
+        f"{metadata}/{file}"
+        for file in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
+    }
+
+
+def test_importing_changes_nothing_and_loads_nothing_heavy() -> None:
+    script = (
+        "import json, os, sys, warnings\n"
+        "def state(): return dict(os.environ), list(warnings.filters), list(sys.path)\n"
+        "before = state()\n"
+        "import medvq, medvq.cli\n"
+        "heavy = {'numpy', 'torch', 'monai', 'mlflow', 'sklearn', 'pandas'} & set(sys.modules)\n"
+        "print(json.dumps([before == state(), sorted(heavy)]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert json.loads(done.stdout) == [True, []]
+
+
+def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
+    """And it loads nothing from elsewhere: links aside, every address is a file of the site."""
+    if importlib.util.find_spec("mkdocs") is None and not os.environ.get("MEDVQ_REQUIRE_DATA"):
+        pytest.skip("needs the extra `docs`: make setup")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        text = page.read_text()
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"?([^\"\s>]+)", text)
+        loaded += re.findall(r"<link[^>]*rel=\"?stylesheet\"?[^>]*href=\"?([^\"\s>]+)", text)
+        assert [address for address in loaded if re.match("(https?:)?//", address)] == []
+        assert "arithmatex" not in text  # every equation became MathML
+
+
+def architecture_example(title: str) -> dict[str, Any]:
+    """Run the Python block below a heading of the architecture page; return what it defines."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    section = page[page.index(f"## Example: {title}") :]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    namespace: dict[str, Any] = {"__name__": f"example_{title.replace(' ', '_')}"}
+    sys.modules[namespace["__name__"]] = SimpleNamespace(**namespace)  # type: ignore[assignment]
+    exec(compile(code, "docs/architecture.md", "exec"), namespace)
+    return namespace
+
+
+def test_the_example_of_a_stage_is_right(tmp_path: Path) -> None:
+    stage = architecture_example("add a stage")["MEANS"]
+    manifest = pd.DataFrame(
+        {
+            "image_id": list("abcd"),
+            "subject_id": list("abcd"),
+            "split": ["train", "train", "train", "test"],
+            "label": [0, 0, 1, 1],
+            "label_name": ["N", "N", "P", "P"],
+        }
+    )
+    manifest.to_csv(tmp_path / "manifest.csv", index=False)
+    images = np.arange(16, dtype=np.uint8).reshape(4, 2, 2)
+    np.save(tmp_path / "images.npy", images)
+    context = SimpleNamespace(folder=tmp_path, inputs={"ingest": SimpleNamespace(folder=tmp_path)})
+    summary = stage.run(context)
+    assert stage.table(summary) == ["  mean images of 2 classes"]
+    with np.load(tmp_path / "means.npz") as means:
+        assert means["N"].tolist() == images[:2].mean(0).tolist()
+        assert means["P"].tolist() == images[2].tolist()
+
+
+def test_the_example_of_a_data_set_is_right(tmp_path: Path) -> None:
+    dataset = architecture_example("add a data set")["DATASET"]
+    for name in ("test/opacity/7_0.png", "train/normal/3_1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    images = [
+        (image.shown_path, image.subject, image.split, image.label)
+        for image in dataset.list_images(tmp_path)
+    ]
+    assert images == [
+        ("train/normal/3_1.png", "3", "train", "normal"),
+        ("test/opacity/7_0.png", "7", "test", "opacity"),
+    ]
