@@ -18,12 +18,11 @@ import torch
 from matplotlib.figure import Figure
 from medvq.config import Config
 from medvq.datasets.manifest import read_manifest
-from medvq.distributed import choose_device
+from medvq.device import choose_device
 from medvq.evaluation import metrics
+from medvq.evaluation.codebooks import bits_per_position, codebook_use, count_codes
 from medvq.flow import run
 from medvq.method.scaling import to_network, to_unit
-from medvq.method.vqvae import bits_per_position, use_of_codes
-from medvq.stages.pretrain import codebook_health
 from medvq.storage.weights import FILE, load_model
 from monai.metrics import SSIMMetric
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ class ImageStatistics:
     ----------
     psnr, ssim : (N,), of each image, in dB and in [-1, 1].
     mse : (N,), of images in [0, 1].
-    codebook : see :func:`codebook_health`.
+    codebook : see :func:`codebook_use`.
     bits, entropy : per pixel, nominal and of an ideal entropy coder of single codes.
     images : uint8 (shown, height, width), of a few of them.
     """
@@ -118,12 +117,12 @@ def measure(
         errors.append((reconstructed - target).double().square().flatten(1).mean(1).cpu())
         ssim(reconstructed, target)
         for counted, codes in zip(use, out.codes, strict=True):
-            counted += use_of_codes(codes, len(counted))
+            counted += count_codes(codes, len(counted))
         made.append((reconstructed[:, 0] * 255).round().byte().cpu().numpy())
     mse = torch.cat(errors).numpy()
-    codebook = [codebook_health(counted) for counted in use]
+    codebook = [codebook_use(counted) for counted in use]
     rates = [
-        bits_per_position([book[key] for book in codebook], network.halvings, 2)
+        bits_per_position([getattr(book, key) for book in codebook], network.halvings, 2)
         for key in ("size", "perplexity")
     ]
     similarity = ssim.get_buffer().double().cpu().numpy().ravel()
@@ -148,10 +147,10 @@ def write_page(
         "bits per pixel, nominal": [f"{m.bits:.4f}" for m in measured.values()],
         "bits per pixel, entropy of single codes": [f"{m.entropy:.4f}" for m in measured.values()],
         "codes in use": [
-            ", ".join(f"{b['used']} of {b['size']}" for b in m.codebook) for m in measured.values()
+            ", ".join(f"{b.used} of {b.size}" for b in m.codebook) for m in measured.values()
         ],
         "perplexity": [
-            ", ".join(f"{b['perplexity']:.0f}" for b in m.codebook) for m in measured.values()
+            ", ".join(f"{b.perplexity:.0f}" for b in m.codebook) for m in measured.values()
         ],
         "PSNR of the mean squared error, dB": [
             f"{-10 * math.log10(m.mse.mean()):.2f}" for m in measured.values()

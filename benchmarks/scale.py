@@ -24,12 +24,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from medvq.config import PretrainConfig
-from medvq.distributed import choose_device
+from medvq.device import choose_device
 from medvq.flow import commit
 from medvq.method.encodings import CodeHistogram
-from medvq.method.loss import Objective
+from medvq.method.loss import PretrainingLoss
 from medvq.storage.feature_store import KEYS, StoreWriter, parts_of
-from medvq.training.batches import ViewBatches, ahead
+from medvq.training.batches import ViewBatches, prefetch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_array
@@ -135,13 +135,13 @@ def network_rates(bench: Bench) -> dict[str, float | str]:
     batches = ViewBatches(
         images, *[np.arange(number)] * 2, images[None], config, seed=0, device=bench.device
     )
-    objective = Objective(config, 1.0).to(bench.device)
+    objective = PretrainingLoss(config, 1.0).to(bench.device)
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
     ready = next(iter(batches))
 
     def train(batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.mixed):
-            loss = objective(**batch)["loss"]
+            loss = objective(**batch).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -151,7 +151,7 @@ def network_rates(bench: Bench) -> dict[str, float | str]:
             train(ready)
 
     def epoch() -> None:
-        for batch in ahead(batches, bench.device):
+        for batch in prefetch(batches, bench.device):
             train(batch)
 
     @torch.inference_mode()

@@ -26,16 +26,16 @@ import torch
 import torch.nn.functional as F
 from medvq.config import Config, PretrainConfig, TrainingConfig
 from medvq.datasets.manifest import read_manifest
-from medvq.distributed import choose_device
+from medvq.device import choose_device, computes_in_bfloat16
 from medvq.errors import UserError
 from medvq.evaluation import metrics
 from medvq.evaluation.label_subsets import repeated_draws
 from medvq.evaluation.tasks import Binary
 from medvq.flow import made_from, run
 from medvq.method.augmentation import (
-    disturb,
-    disturbances_of,
-    numbers_for_disturbances,
+    apply_photometric,
+    photometric_parameter_count,
+    photometric_parameters,
     random_versions,
 )
 from medvq.method.probe import calibrate, grouped_folds, selection_score
@@ -43,7 +43,7 @@ from medvq.method.scaling import to_network, to_unit
 from medvq.report.figures import draw_label_efficiency
 from medvq.storage.artifacts import Artifact, find, fingerprint
 from medvq.training.batches import epoch_seed
-from medvq.training.loop import computes_in_bfloat16
+from medvq.training.loop import epoch_count, patience
 from monai.networks.nets import resnet18
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -157,7 +157,7 @@ def train(
     size = min(recipe.batch_size, len(fitted_on))
     batches = len(fitted_on) // size
     mixed = computes_in_bfloat16(torch.device(device))
-    epochs = recipe.epochs_of(batches)
+    epochs = epoch_count(recipe, batches)
     optimiser = torch.optim.AdamW(
         network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -184,7 +184,7 @@ def train(
         found = selection_score(_TASK, given.truth[held_out], clean, swapped)
         if found > best:
             best, kept, at = found, copy.deepcopy(network.state_dict()), epoch
-        elif epoch - at >= recipe.patience_of(batches):
+        elif epoch - at >= patience(recipe, batches):
             break
     network.load_state_dict(kept)
     # A plain line to start with, which the task then calibrates as it does the probe's.
@@ -226,10 +226,12 @@ def _view(
     seen = _resized(images, recipe)
     seen = random_versions(seen, views.augment, recipe.augment_strength, generator)
     if views.photometric:
-        number = numbers_for_disturbances(2, views.augment.cut_outs)
+        number = photometric_parameter_count(2, views.augment.cut_outs)
         unit_of = torch.rand((len(seen), number), generator=generator)
-        drawn = disturbances_of(unit_of, views.augment, 1, seen.shape[2:])
-        seen = disturb(seen, drawn, torch.randn(seen.shape, generator=generator), views.augment)
+        drawn = photometric_parameters(unit_of, views.augment, 1, seen.shape[2:])
+        seen = apply_photometric(
+            seen, drawn, torch.randn(seen.shape, generator=generator), views.augment
+        )
     return to_network(seen)
 
 
@@ -381,7 +383,7 @@ def _folder(config: Config, recipe: Recipe, ingest: Artifact, artifacts: Path) -
     content = {
         "seed": config.seed,
         "recipe": recipe.model_dump(mode="json"),
-        "views": config.pretrain.model_dump(mode="json", include={"augment", "disturb"}),
+        "views": config.pretrain.model_dump(mode="json", include={"augment", "photometric"}),
         "swapped_share": config.pretrain.contrast.swapped_share,
         "label_fraction": config.probe.label_fraction,
     }

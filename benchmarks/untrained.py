@@ -19,11 +19,11 @@ import torch
 from medvq.config import Config, ProbeConfig
 from medvq.datasets.manifest import read_manifest
 from medvq.flow import made_from, run
-from medvq.method.augmentation import change, draw_changes
-from medvq.method.features import pooled, untrained
+from medvq.method.augmentation import apply_affine, sample_affine
+from medvq.method.features import pool_to_grid, untrained_network
 from medvq.method.probe import CLEAN_WEIGHT, fit_probe
 from medvq.method.scaling import to_network, to_unit
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import Architecture
 from medvq.stages.extract import SWAPPED, augmented
 from medvq.stages.probe import Store, images_of, label_draws
 from medvq.storage.artifacts import Artifact, find, fingerprint
@@ -121,16 +121,17 @@ def _write(folder: Path, variant: Variant, ingest: Artifact, config: Config) -> 
     swapped = np.load(ingest.folder / "swapped_validation.npy", mmap_mode="r")
     train = np.flatnonzero((manifest["split"] == "train") & manifest["label"].notna())
     kept = np.flatnonzero(manifest["split"] != "test")
-    network = untrained(
-        VQVAE, widths=variant.widths, residual_levels=variant.residual_levels, codebook_size=2
+    network = untrained_network(
+        Architecture(
+            widths=variant.widths, residual_levels=variant.residual_levels, codebook_size=2
+        )
     )
-    assert isinstance(network, VQVAE)
 
     def write(store: StoreWriter, rows: NDArray[np.intp], seen: Tensor, version: str = "") -> None:
         with torch.inference_mode():
             maps = network.encoder(to_network(seen))[-variant.levels :]
         keys = manifest.iloc[rows][list(KEYS)]
-        features = np.concatenate([pooled(one, variant.grid) for one in maps], axis=1)
+        features = np.concatenate([pool_to_grid(one, variant.grid) for one in maps], axis=1)
         store.write(
             keys.assign(version=version) if version else keys, {"untrained_encoder": features}
         )
@@ -139,10 +140,12 @@ def _write(folder: Path, variant: Variant, ingest: Artifact, config: Config) -> 
         for number in range(config.extract.versions):
             generator = torch.Generator().manual_seed(1_000_003 * (config.seed + 1) + number)
             augment, strength = config.extract.augment, config.extract.augment_strength
-            changes = draw_changes(len(train), augment, strength, generator)
+            changes = sample_affine(len(train), augment, strength, generator)
             for part in _parts(len(train)):
                 of = train[part]
-                write(store, of, change(to_unit(images[of]), changes[part]), augmented(number))
+                write(
+                    store, of, apply_affine(to_unit(images[of]), changes[part]), augmented(number)
+                )
         for part in _parts(len(kept)):
             write(store, kept[part], to_unit(swapped[part]), SWAPPED)
     classes = sorted(manifest["label_name"].dropna().unique())

@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from medvq.config import SampleConfig
-from medvq.method.features import pooled
+from medvq.method.features import pool_to_grid
 from medvq.method.scaling import to_network, to_unit
 from medvq.method.vqvae import VQVAE
 from medvq.prior.code_prior import UNKNOWN, CodePrior
@@ -249,7 +249,7 @@ def embedded(model: VQVAE, images: NDArray[np.uint8], grid: int, batch: int = 64
     parts = []
     for start in range(0, len(images), batch):
         seen = to_network(to_unit(images[start : start + batch])).to(device)
-        parts.append(pooled(model.features(seen).levels[-1], grid))
+        parts.append(pool_to_grid(model.features(seen).levels[-1], grid))
     return np.concatenate(parts)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from medvq.distributed import choose_device
+from medvq.device import choose_device
 from medvq.flow import commit
 
 from benchmarks.speed.data import measure_alignment, measure_probe, measure_reading

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from medvq.config import Config, ContrastConfig, IngestConfig, PhantomSource, PretrainConfig
 from medvq.datasets.manifest import COLUMNS
-from medvq.method.vqvae import VQVAE, architecture
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.weights import FILE, save_model
 
@@ -68,6 +68,6 @@ def with_model(context: StageContext) -> StageContext:
     """The same with a model that was never trained."""
     trained = context.inputs["pretrain"].folder
     trained.mkdir()
-    shape = architecture(context.config.pretrain)
-    save_model(VQVAE(**shape), shape, trained / FILE)
+    shape = Architecture.from_config(context.config.pretrain)
+    save_model(VQVAE(shape), trained / FILE)
     return context

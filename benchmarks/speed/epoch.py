@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from medvq.distributed import keep_freed_memory
-from medvq.method.loss import Objective
-from medvq.training.batches import ViewBatches, ahead
+from medvq.device import keep_freed_memory
+from medvq.method.loss import PretrainingLoss
+from medvq.training.batches import ViewBatches, prefetch
 
 from benchmarks.speed.cache import SMALL
 from benchmarks.speed.measure import MEDVQ, Bench, Row, Step, within
@@ -23,20 +23,20 @@ def epochs(bench: Bench, number: int) -> dict[str, Step]:
     batches = ViewBatches(
         images, *[np.arange(number)] * 2, images[None], config, seed=0, device=bench.device
     )
-    objective = Objective(config, 1.0).to(bench.device)
+    objective = PretrainingLoss(config, 1.0).to(bench.device)
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
 
     def train(batch: Any) -> None:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.mixed):
-            loss = objective(**batch)["loss"]
+            loss = objective(**batch).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
-    ready = next(iter(ahead(batches, bench.device)))
+    ready = next(iter(prefetch(batches, bench.device)))
 
     def epoch() -> None:
-        for batch in ahead(batches, bench.device):
+        for batch in prefetch(batches, bench.device):
             train(batch)
 
     def steps_alone() -> None:

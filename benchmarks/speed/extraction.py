@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from medvq.distributed import joined, keep_freed_memory, rank
+from medvq.device import keep_freed_memory
+from medvq.distributed import joined, rank
 from medvq.method.collectives import total
 from medvq.method.scaling import to_network, to_unit
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.storage.artifacts import StageContext
 from medvq.storage.weights import FILE, load_model
 from torch import Tensor
@@ -34,14 +35,14 @@ _IN_CACHE = 32  # images that the stage gives to a core at a time
 def measure_extraction(bench: Bench) -> list[Row]:
     """Images per second from cache to Parquet against a loop of MONAI's ``index_quantize``."""
     # What needs OpenCV is imported here alone: a GPU machine may have none that serves.
-    from medvq.stages.extract import extract
+    from medvq.stages.extract import run as extract
 
     number = 512 if bench.quick else 2048
     with tempfile.TemporaryDirectory() as name:
         context = replace(
             with_model(made_up(Path(name), number, 64, SMALL)), device=bench.device.type
         )
-        network = VQVAE(widths=SMALL.widths).to(bench.device).eval()
+        network = VQVAE(Architecture(widths=SMALL.widths)).to(bench.device).eval()
         net = monai_vqvae((32, 64), 3).to(bench.device).eval()
         encoders: dict[str, Callable[[Tensor], Tensor]] = {
             MEDVQ: lambda batch: network.encode(batch)[0],
@@ -49,7 +50,7 @@ def measure_extraction(bench: Bench) -> list[Row]:
         }
         taken: dict[str, list[float]] = {"all": [], **{kind: [] for kind in encoders}}
         for _ in range(1 if bench.quick else 3):
-            taken["all"].append(1 / extract(context)["images_per_second"])
+            taken["all"].append(1 / extract(context).images_per_second)
             for kind, encode in encoders.items():
                 keep_freed_memory(kind == MEDVQ)
                 taken[kind].append(_codes_alone(context, encode, Path(name)) / number)
@@ -113,7 +114,7 @@ def _parts(folder: Path, number: int) -> dict[str, Step]:
     """Each part of the extraction by itself, on as many images at once as in the stage."""
     from medvq.method import features as baselines
     from medvq.method.encodings import CodeHistogram, pyramid_grids
-    from medvq.stages.extract import extract
+    from medvq.stages.extract import run as extract
     from medvq.storage.feature_store import FEATURES, StoreWriter, feature_names, read_feature
 
     context = with_model(made_up(folder, number, 64, SMALL))
@@ -121,8 +122,7 @@ def _parts(folder: Path, number: int) -> dict[str, Step]:
     table = context.folder / FEATURES
     written = {name: read_feature(table, name) for name in feature_names(table)}
     model = load_model(context.inputs["pretrain"].folder / FILE).eval()
-    untrained = baselines.untrained(VQVAE, widths=SMALL.widths)
-    assert isinstance(untrained, VQVAE)
+    untrained = baselines.untrained_network(Architecture(widths=SMALL.widths))
     grid, codes = context.config.extract.grid, written["codes_0"]
     counts = [
         CodeHistogram(SMALL.codebook_size, (16, 16), grids).fit([])
@@ -137,11 +137,11 @@ def _parts(folder: Path, number: int) -> dict[str, Step]:
     grids = torch.as_tensor(codes.astype(np.int64)).unflatten(1, (16, 16)).split(_IN_CACHE)
 
     def average() -> None:
-        """As the stage does; see ``medvq.stages.extract``."""
+        """As the stage does; see ``medvq.method.features``."""
         for maps, raw, grid_of_codes in zip(encoded, baseline, grids, strict=True):
             vectors = model.quantizers[0].decode(grid_of_codes)
             for one in (*maps.levels[-2:], maps.latent, vectors, *raw[-2:]):
-                baselines.pooled(one, grid)
+                baselines.pool_to_grid(one, grid)
 
     def write() -> None:
         with StoreWriter(folder / "again.parquet", {}) as store:
@@ -217,11 +217,11 @@ def products_part() -> None:
 
 def extract_part(folder: Path) -> None:
     """What each of those processes does; the first prints images per second."""
-    from medvq.stages.extract import extract
+    from medvq.stages.extract import run as extract
 
     with joined("cpu"):
         context = work_on(folder, 64, SMALL)
         extract(context)  # until everything is loaded
-        rate = extract(context)["images_per_second"]
+        rate = extract(context).images_per_second
     if rank() == 0:
         print(rate)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from medvq.distributed import keep_freed_memory
-from medvq.training.loop import computes_in_bfloat16
+from medvq.device import computes_in_bfloat16, keep_freed_memory
 from torch.utils.flop_counter import FlopCounterMode
 
 Step = Callable[[], Any]

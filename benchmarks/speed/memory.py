@@ -49,7 +49,7 @@ def peak(what: str, kind: str, device: torch.device) -> float:
         small = quantizer_step(kind, 256, 64, 16, device)
         small()
         return _highest(step, device, above=True)
-    from medvq.stages.pretrain import pretrain
+    from medvq.stages.pretrain import run as pretrain
 
     from benchmarks.speed.cache import made_up
 

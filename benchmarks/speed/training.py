@@ -6,7 +6,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 from torch import Tensor, nn
 
 from benchmarks.speed.measure import (
@@ -53,7 +53,7 @@ def training_step(kind: str, widths: tuple[int, ...], images: Tensor, amp: bool)
     device = images.device
     own = kind.startswith(MEDVQ)
     if own or kind == PLAIN:
-        net = VQVAE(widths=widths).to(device)
+        net = VQVAE(Architecture(widths=widths)).to(device)
         if not own:
             net = net.to(memory_format=torch.contiguous_format)
         if kind == COMPILED:
@@ -80,7 +80,7 @@ def training_step(kind: str, widths: tuple[int, ...], images: Tensor, amp: bool)
 
 def convolutions_alone(widths: tuple[int, ...], images: Tensor, amp: bool) -> Step:
     """Each convolution of the same network by itself, forward and backward, at its own shapes."""
-    net = VQVAE(widths=widths).to(images.device)
+    net = VQVAE(Architecture(widths=widths)).to(images.device)
     shapes: list[tuple[nn.Module, tuple[int, ...]]] = []
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from medvq.method.scaling import to_network, to_unit
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.pixelcnn import GatedPixelCNN
 from medvq.prior.typicality import surprise
 
@@ -52,7 +52,7 @@ def test_of_volumes_that_are_all_alike_every_lesion_is_found() -> None:
     volumes = (ramp + rng.normal(0, 2, (12, 1, *SHAPE))).astype(np.uint8)
     torch.manual_seed(0)
     shape = {"widths": (4, 8), "residual_levels": 0, "codebook_size": 16, "codebook_dim": 4}
-    model = VQVAE(spatial_dims=3, **shape, batch_norm=False)
+    model = VQVAE(Architecture(spatial_dims=3, **shape, batch_norm=False))
     with torch.inference_mode():
         model(to_network(to_unit(volumes)))
         codes = model.eval().encode(to_network(to_unit(volumes)))[0].clone()

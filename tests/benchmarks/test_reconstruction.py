@@ -10,7 +10,7 @@ import torch
 from medvq.config import Config
 from medvq.config_file import load_config
 from medvq.method.scaling import to_network, to_unit
-from medvq.method.vqvae import VQVAE, architecture
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.storage.weights import FILE, save_model
 
 from benchmarks.reconstruction import flattened, measure
@@ -38,12 +38,11 @@ def test_measures_are_those_of_one_batch(config: Config, tmp_path: Path) -> None
     tiny = config.pretrain.model_copy(
         update={"widths": (4, 4, 4), "codebook_size": 6, "codebook_dim": 3}
     )
-    shape = architecture(tiny)
-    network = VQVAE(**shape)
+    network = VQVAE(Architecture.from_config(tiny))
     images = np.random.default_rng(0).integers(0, 256, (20, 16, 16), np.uint8)
     seen = to_network(to_unit(images))
     network(seen)
-    save_model(network, shape, tmp_path / FILE)
+    save_model(network, tmp_path / FILE)
     shown = np.array([1, 18])
     found = measure(tmp_path / FILE, images, shown, "cpu")
     with torch.no_grad():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.pixelcnn import GatedPixelCNN
 from medvq.prior.restoration import decode_restored, limits, over_image, restoration, restore
 from medvq.prior.typicality import surprise
 
 SIZE, SHAPE = 6, (4, 4)
+SHAPE_OF_MODEL = Architecture(
+    widths=(4, 4), residual_levels=0, codebook_size=SIZE, codebook_dim=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def test_a_prior_of_one_image_restores_that_image(
     restored = restore(prior, broken, improbable, draws=4, seed=0)
     assert torch.equal(restored, image.expand(4, 3, *SHAPE))
     torch.manual_seed(0)
-    model = VQVAE(widths=(4, 4), residual_levels=0, codebook_size=SIZE, codebook_dim=2).eval()
+    model = VQVAE(SHAPE_OF_MODEL).eval()
     images = restoration(model, prior, broken.numpy(), improbable.numpy())
     with torch.inference_mode():
         sound = (model.decode(image) * 0.25 + 0.5).clamp(0, 1)
@@ -80,7 +83,7 @@ def test_nothing_but_the_improbable_is_drawn_anew() -> None:
 
 def test_the_difference_is_that_of_the_reconstruction_to_the_mean_of_the_restored() -> None:
     torch.manual_seed(0)
-    model = VQVAE(widths=(4, 4), residual_levels=0, codebook_size=SIZE, codebook_dim=2).eval()
+    model = VQVAE(SHAPE_OF_MODEL).eval()
     codes = torch.randint(SIZE, (3, *SHAPE))
     restored = codes.repeat(2, 1, 1, 1)
     restored[0, 1, 2, 2] = (restored[0, 1, 2, 2] + 1) % SIZE

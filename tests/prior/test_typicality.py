@@ -12,7 +12,7 @@ import torch
 from medvq.datasets import phantom
 from medvq.errors import UserError
 from medvq.method.scaling import to_network, to_unit
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.pixelcnn import GatedPixelCNN
 from medvq.prior.typicality import TypicalityCheck, surprise
 from numpy.typing import NDArray
@@ -93,7 +93,7 @@ def phantoms(number: int, first: int) -> NDArray[np.uint8]:
 def test_of_phantoms_those_upside_down_and_inverted_are_flagged() -> None:
     torch.manual_seed(0)
     shape = {"widths": (8, 8), "residual_levels": 0, "codebook_size": 16, "codebook_dim": 8}
-    model = VQVAE(**shape, batch_norm=False)
+    model = VQVAE(Architecture(**shape, batch_norm=False))
     images = phantoms(320, 1)
     model(to_network(to_unit(images[:120])))
     model.eval()

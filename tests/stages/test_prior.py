@@ -14,7 +14,7 @@ import torch
 from medvq.config import Config, PhantomSource, PriorConfig, SampleConfig
 from medvq.config_file import config_file, load_config
 from medvq.errors import UserError
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.code_prior import UNKNOWN
 from medvq.prior.codes import bits_per_code, read_codes, simple_codings
 from medvq.prior.outliers import FeatureDistance, score_images
@@ -181,7 +181,7 @@ def sampled(
     prior(context(tmp_path / "prior", extract))
     torch.manual_seed(0)
     (tmp_path / "pretrain").mkdir(exist_ok=True)
-    save_model(VQVAE(**model), model, tmp_path / "pretrain" / FILE)
+    save_model(VQVAE(Architecture(**model)), tmp_path / "pretrain" / FILE)
     np.save(tmp_path / "images.npy", np.zeros((300, 8, 8), np.uint8))
     inputs = {name: Artifact(tmp_path / name, {}) for name in ("pretrain", "prior")}
     inputs |= {"extract": extract, "ingest": Artifact(tmp_path, {})}
@@ -269,7 +269,7 @@ def test_what_is_looked_at_is_what_model_and_prior_say(tmp_path: Path, extract: 
     prior(context(tmp_path / "run", extract))
     network = load_prior(tmp_path / "run" / PRIOR, "m1")
     torch.manual_seed(0)
-    model = VQVAE(**MODEL).eval()
+    model = VQVAE(Architecture(**MODEL)).eval()
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
     seen = score_images(model, network, images, grid=1, batch=2)
     unit = torch.from_numpy(images).float()[:, None] / 255

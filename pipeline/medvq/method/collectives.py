@@ -1,4 +1,4 @@
-"""What processes that train one model tell each other; alone, each of these does nothing.
+"""Collective operations of the processes that train one model; alone, each does nothing.
 
 Every process holds an equal slice of the global batch, in the order of their ranks.
 """
@@ -13,32 +13,32 @@ from torch import Tensor, nn
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of ``values`` over the processes, in place; no gradient passes."""
+    """Sum ``values`` over the processes, in place; no gradient passes."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def all_gather(values: Tensor) -> Tensor:
-    """Every process's ``values`` (B, ...), one after another, (world B, ...), with gradients."""
+    """Return every process's ``values`` (B, ...) in turn, (world B, ...), with gradients."""
     if world_size() == 1:
         return values
-    every: Tensor = _Gather.apply(values)  # type: ignore[no-untyped-call]  # torch has no types for it
-    return every
+    gathered: Tensor = _AllGather.apply(values)  # type: ignore[no-untyped-call]  # torch has no types for it
+    return gathered
 
 
-class _Gather(torch.autograd.Function):
-    """A process's values are in the loss of every other, so that all their gradients add up."""
+class _AllGather(torch.autograd.Function):
+    """All values of every process; their gradients add up, since every loss depends on them."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class _Gather(torch.autograd.Function):
         return all_reduce_sum(gradient.contiguous())[start : start + ctx.number]
 
 
-class _OverProcesses(nn.modules.batchnorm._BatchNorm):
+class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the batch of all processes, on any device.
 
     ``torch.nn.SyncBatchNorm`` exists on CUDA alone. Every process holds as many values of a channel
@@ -62,7 +62,7 @@ class _OverProcesses(nn.modules.batchnorm._BatchNorm):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, *spatial), normalised."""
+        """Normalise features (B, C, *spatial)."""
         if world_size() == 1 or not self.training:
             return super().forward(features)
         axes = [0, *range(2, features.ndim)]
@@ -70,25 +70,25 @@ class _OverProcesses(nn.modules.batchnorm._BatchNorm):
         means, variances = all_gather(torch.stack([mean, variance])[None]).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        self._follow(mean.detach(), variance.detach(), world_size() * features.numel() // len(mean))
+        number = world_size() * features.numel() // len(mean)
+        self._update(mean.detach(), variance.detach() * number / (number - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         per_channel = (1, -1) + (1,) * (features.ndim - 2)
         offset = (self.bias - mean * scale).reshape(per_channel)
         return (features * scale.reshape(per_channel) + offset).to(features.dtype)
 
-    def _follow(self, mean: Tensor, variance: Tensor, number: int) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        momentum, running_mean, running_var = self.momentum, self.running_mean, self.running_var
+        assert momentum is not None and running_mean is not None and running_var is not None  # noqa: PT018
         assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * number / (number - 1), self.momentum)
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance, momentum)
 
 
-class BatchNorm2d(_OverProcesses, nn.BatchNorm2d):
-    """Of pictures (B, C, height, width)."""
+class BatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
+    """Batch normalisation of pictures (B, C, height, width)."""
 
 
-class BatchNorm3d(_OverProcesses, nn.BatchNorm3d):
-    """Of volumes (B, C, depth, height, width)."""
+class BatchNorm3d(_GlobalBatchNorm, nn.BatchNorm3d):
+    """Batch normalisation of volumes (B, C, depth, height, width)."""

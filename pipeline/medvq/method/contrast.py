@@ -1,11 +1,11 @@
-"""Agreement between two views of an image, cell by cell of the aligned grid.
+"""The contrastive loss between two views of an image, cell by cell of the aligned grid.
 
-The embedding of a cell must be told from the same cell of the other images of the batch by its
+The embedding of a cell is to be told from the same cell of the other images of the batch by its
 other view [1]_: on aligned images the negatives then show the same part of the body, and what
-tells them apart is what is in it. Reconstruction alone makes features that are worth no more than
-those of an untrained encoder; agreement makes them semantic. Where a subject has more images, the
-other view is of another of them [2]_: what stays the same from one radiograph of a patient to
-the next is anatomy and illness, what changes is the acquisition.
+differs is what is in it. Reconstruction alone makes features that are worth no more than those of
+an untrained encoder; the contrastive loss makes them semantic. Where a subject has several images,
+the other view is of another of them [2]_: from one radiograph of a patient to the next anatomy and
+disease stay the same, and the acquisition changes.
 
 References
 ----------
@@ -25,18 +25,21 @@ from torch import Tensor, nn
 
 from medvq.method.collectives import all_gather, rank
 
+_HIDDEN, _EMBEDDING = 128, 64
+"""Channels of the projection heads, which have one hidden layer as in [1]_."""
+
 
 def nt_xent(
-    first: Tensor, second: Tensor, temperature: float, *, everywhere: bool = True
+    first: Tensor, second: Tensor, temperature: float, *, all_processes: bool = True
 ) -> Tensor:
-    """Normalised temperature-scaled cross-entropy, averaged over groups.
+    """Compute the normalised temperature-scaled cross-entropy, averaged over groups.
 
     Parameters
     ----------
     first, second : shape (G, B, D): in each of G groups, the two views of B images. All other views
         of a group are a view's negatives.
     temperature : positive.
-    everywhere : whether the views of the other processes are negatives too.
+    all_processes : whether the views of the other processes are negatives too.
 
     Returns
     -------
@@ -46,16 +49,16 @@ def nt_xent(
     views = F.normalize(torch.cat([first, second], dim=1), dim=-1)
     groups, number, _ = views.shape
     # One process after another, each with its first views and then its second.
-    every = all_gather(views.transpose(0, 1)).transpose(0, 1) if everywhere else views
-    similarity = views @ every.transpose(1, 2) / temperature
-    itself = torch.arange(number, device=views.device) + (rank() * number if everywhere else 0)
-    places = torch.arange(every.shape[1], device=views.device)
-    similarity = similarity.masked_fill(places == itself[:, None], float("-inf"))
-    return F.cross_entropy(similarity.flatten(0, 1), itself.roll(number // 2).repeat(groups))
+    others = all_gather(views.transpose(0, 1)).transpose(0, 1) if all_processes else views
+    similarity = views @ others.transpose(1, 2) / temperature
+    own = torch.arange(number, device=views.device) + (rank() * number if all_processes else 0)
+    places = torch.arange(others.shape[1], device=views.device)
+    similarity = similarity.masked_fill(places == own[:, None], float("-inf"))
+    return F.cross_entropy(similarity.flatten(0, 1), own.roll(number // 2).repeat(groups))
 
 
 class ContrastiveLoss(nn.Module):
-    """The contrast at several feature maps, in every cell of a grid, and once for the whole image.
+    """The contrastive loss of several feature maps, in every cell of a grid, and of whole images.
 
     Parameters
     ----------
@@ -67,15 +70,15 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, widths: Sequence[int], grid: int, temperature: float) -> None:
         super().__init__()
         self.grid, self.temperature = grid, temperature
-        self.heads = nn.ModuleList(_head(width) for width in widths)
-        self.whole = _head(widths[-1])
+        self.heads = nn.ModuleList(_projection_head(width) for width in widths)
+        self.whole = _projection_head(widths[-1])
 
     def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        """The loss of two views, each a list of maps (B, widths[i], *spatial)."""
+        """Return the loss of two views, each a list of maps (B, widths[i], *spatial)."""
 
         def loss(one: Tensor, two: Tensor) -> Tensor:
             # In validation every process sees all images.
-            return nt_xent(one, two, self.temperature, everywhere=self.training)
+            return nt_xent(one, two, self.temperature, all_processes=self.training)
 
         losses = [
             loss(head(self._cells(a)), head(self._cells(b)))
@@ -85,10 +88,10 @@ class ContrastiveLoss(nn.Module):
         return torch.stack([*losses, loss(one, two)]).sum()
 
     def _cells(self, features: Tensor) -> Tensor:
-        """(B, C, *spatial) to (cells, B, C)."""
+        """Return the mean of each cell, (cells, B, C), of a map (B, C, *spatial)."""
         pool = F.adaptive_avg_pool2d if features.ndim == 4 else F.adaptive_avg_pool3d
         return pool(features, self.grid).flatten(2).permute(2, 0, 1)
 
 
-def _head(width: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 64))
+def _projection_head(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, _EMBEDDING))

@@ -1,4 +1,4 @@
-"""Encodings of code maps and joins of feature sets, as scikit-learn transformers."""
+"""Encodings of code maps and of joined feature sets, as scikit-learn transformers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+_SQUARED_NORM = 1000
+"""Mean squared norm that :class:`NormScaler` makes. With it C from 1e-5 to 1e-3 suits every feature
+set; any other constant would only shift that range."""
+
 
 class Encoding(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What encodings of features have in common, for scikit-learn: its base classes."""
+    """The base of encodings: scikit-learn's classes, which mypy does not know."""
 
 
 class CodeHistogram(Encoding):
     """Histograms of code indices over a spatial pyramid.
 
     The latent grid is cut into cells; in each, the share of every code is counted. With
-    ``square_root`` the shares are rooted, which makes their dot product the Bhattacharyya
+    ``square_root`` the root of the shares is taken, which makes their dot product the Bhattacharyya
     coefficient and keeps frequent codes from drowning rare ones [1]_.
 
     Parameters
@@ -28,21 +32,19 @@ class CodeHistogram(Encoding):
     size : number of codes, K.
     shape : the latent grid, e.g. (8, 8); codes are given flattened.
     grids : cells along each axis, one entry per level of the pyramid [2]_; (1,) is global.
-    square_root : whether shares are rooted.
+    square_root : whether the root is taken.
 
     References
     ----------
     .. [1] Arandjelovic, Zisserman: Three things everyone should know to improve object retrieval.
        CVPR 2012.
-    .. [2] Lazebnik, Schmid, Ponce: Beyond Bags of Features. CVPR 2006.
+    .. [2] Lazebnik, Schmid, Ponce: Beyond bags of features. CVPR 2006.
 
     Examples
     --------
     >>> codes = [[0, 0, 1, 1]]  # the 2 x 2 grid [[0, 0], [1, 1]]
     >>> CodeHistogram(size=2, shape=(2, 2), square_root=False).fit_transform(codes).toarray()
     array([[0.5, 0.5]], dtype=float32)
-    >>> CodeHistogram(2, (2, 2), grids=(2,), square_root=False).fit_transform(codes).shape
-    (1, 8)
     """
 
     def __init__(
@@ -52,10 +54,8 @@ class CodeHistogram(Encoding):
         grids: Sequence[int] = (1,),
         square_root: bool = True,
     ) -> None:
-        self.size = size
-        self.shape = shape
-        self.grids = grids
-        self.square_root = square_root
+        self.size, self.shape = size, shape
+        self.grids, self.square_root = grids, square_root
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Check the shape; nothing is learnt. ``X`` is (N, prod(shape)) integers in [0, size)."""
@@ -64,24 +64,22 @@ class CodeHistogram(Encoding):
         return self
 
     def transform(self, X: ArrayLike) -> csr_array:
-        """Sparse float32 (N, size * cells of all grids)."""
+        """Return the histograms, sparse float32 (N, size * cells of all grids)."""
         check_is_fitted(self)
         codes = np.asarray(X, dtype=np.int64).reshape(-1, self.n_features_in_)
         if codes.size and not 0 <= codes.min() <= codes.max() < self.size:
             raise ValueError(f"codes must lie in [0, {self.size})")
-        columns, offset = [], 0
-        shares = []
+        columns, shares, offset = [], [], 0
         for cells, grid in zip(self.cells_, self.grids, strict=True):
             columns.append(codes + (cells * self.size + offset))
             share = (1 / np.bincount(cells))[cells].astype(np.float32)
             shares.append(np.broadcast_to(share, codes.shape))
             offset += grid ** len(self.shape) * self.size
         rows = np.repeat(np.arange(len(codes), dtype=np.int32), codes.shape[1] * len(self.grids))
-        # With indices of 64 bits some estimators, and all that stream, take no sparse matrix.
+        # Some estimators take no sparse matrix with indices of 64 bits.
         index = (rows, np.concatenate(columns, axis=1).ravel().astype(np.int32))
-        histogram = csr_array(
-            (np.concatenate(shares, axis=1).ravel(), index), shape=(len(codes), offset)
-        )
+        values = np.concatenate(shares, axis=1).ravel()
+        histogram = csr_array((values, index), shape=(len(codes), offset))
         histogram.sum_duplicates()
         return histogram.sqrt() if self.square_root else histogram
 
@@ -89,7 +87,7 @@ class CodeHistogram(Encoding):
 class BlockScaler(Encoding):
     """Standardises every column, then divides each block by the root of its width.
 
-    Joined feature sets then weigh alike, however wide each is.
+    Joined feature sets then count alike, however wide each is.
 
     Parameters
     ----------
@@ -114,20 +112,40 @@ class BlockScaler(Encoding):
         self.mean_ = table.mean(0, dtype=np.float64)
         deviation = table.std(0, dtype=np.float64)
         weight = np.repeat(np.sqrt(self.widths), self.widths)
-        # A column that never varies tells nothing, and nothing is what it becomes.
+        # A column that never varies becomes zero.
         constant = deviation <= 1e-6 * np.maximum(np.abs(self.mean_), 1e-6)
         self.scale_ = np.where(constant, np.inf, deviation * weight)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Same shape, blocks of mean squared norm 1."""
+        """Return the same shape, blocks of mean squared norm 1."""
         check_is_fitted(self)
         scaled: NDArray[Any] = (np.asarray(X) - self.mean_) / self.scale_
         return scaled
 
 
+class NormScaler(Encoding):
+    """Multiplies by the one number that brings the mean squared norm to a thousand.
+
+    One range of C then serves every feature set, however wide.
+    """
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Learn the factor from ``X`` (N, D), less its mean."""
+        table = np.asarray(X)
+        squared = ((table - table.mean(0)) ** 2).sum(1).mean()
+        self.factor_ = float(np.sqrt(_SQUARED_NORM / np.maximum(squared, 1e-12)))
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[Any]:
+        """Return ``X`` times the factor."""
+        check_is_fitted(self)
+        scaled: NDArray[Any] = np.asarray(X) * self.factor_
+        return scaled
+
+
 def pyramid_grids(grid: int) -> tuple[int, ...]:
-    """Cells along each axis at every level of a pyramid: 1, 2, 4, ... up to ``grid``.
+    """Return the cells along each axis at every level of a pyramid: 1, 2, 4, ... up to ``grid``.
 
     >>> pyramid_grids(4)
     (1, 2, 4)
@@ -136,7 +154,7 @@ def pyramid_grids(grid: int) -> tuple[int, ...]:
 
 
 def _cells(shape: Sequence[int], grid: int) -> NDArray[np.int64]:
-    """The cell of every position of the latent grid, flattened."""
+    """Return the cell of every position of the latent grid, flattened."""
     axes = np.meshgrid(*(np.arange(side) * grid // side for side in shape), indexing="ij")
     cell = np.zeros(tuple(shape), np.int64)
     for axis in axes:

@@ -1,8 +1,8 @@
-"""What pretraining minimises: reconstruction, commitment and agreement, in one module."""
+"""The loss of pretraining: reconstruction, commitment and contrast, in one module."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +11,51 @@ from torch import Tensor, nn
 from medvq.config import PretrainConfig
 from medvq.method.contrast import ContrastiveLoss
 from medvq.method.scaling import from_network
-from medvq.method.vqvae import VQVAE, EncoderOutput, architecture
+from medvq.method.vqvae import VQVAE, Architecture, EncoderOutput
 
-LOSSES = ("loss", "reconstruction", "contrast", "commitment")
-_AGREEING_LEVELS = 2
+_CONTRASTED_LEVELS = 2
+"""How many of the deepest levels the contrastive loss sees, besides the latent: contrast before the
+codebook makes its codes semantic; shallower features lose by any training (docs/method.md)."""
 
 
-class Objective(nn.Module):
-    """The network and the heads of its agreement, trained as one."""
+class PretrainingOutput(NamedTuple):
+    """The losses of a batch, scalars of which the first is minimised, and what they are of.
+
+    Attributes
+    ----------
+    reconstruction : squared error in units of the variance of the training images.
+    images : the reconstruction in [0, 1], (B, C, *spatial).
+    codes : the grids of code indices of each level, coarsest first.
+    """
+
+    loss: Tensor
+    reconstruction: Tensor
+    contrast: Tensor
+    commitment: Tensor
+    images: Tensor
+    codes: list[Tensor]
+
+
+class PretrainingLoss(nn.Module):
+    """The network and the projection heads of its contrastive loss, trained as one.
+
+    Parameters
+    ----------
+    variance : of the training images in [0, 1].
+    channels, spatial_dims : of the images.
+    """
 
     def __init__(
         self, config: PretrainConfig, variance: float, channels: int = 1, spatial_dims: int = 2
     ) -> None:
         super().__init__()
-        self.network = VQVAE(**architecture(config, channels, spatial_dims))
+        self.network = VQVAE(Architecture.from_config(config, channels, spatial_dims))
         self.config, self.variance = config, variance
-        widths = [*config.widths[-_AGREEING_LEVELS:], config.codebook_dim]
+        widths = [*config.widths[-_CONTRASTED_LEVELS:], config.codebook_dim]
         self.contrast = ContrastiveLoss(widths, config.contrast.grid, config.contrast.temperature)
 
-    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Any]:
-        """Losses, the reconstruction in [0, 1], and the codes of each level."""
+    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> PretrainingOutput:
+        """Compute the losses of two views in the network's range; ``target`` is in [0, 1]."""
         out = self.network(first)
         images = from_network(out.images)
         mse = F.mse_loss(images.float(), target) / self.variance
@@ -38,18 +63,11 @@ class Objective(nn.Module):
         contrast = torch.zeros((), device=first.device)
         if self.config.contrast.weight > 0:
             other = self.network.features(second)
-            contrast = self.contrast(_agreeing(out.encoded), _agreeing(other))
+            contrast = self.contrast(_contrasted(out.encoded), _contrasted(other))
             loss = loss + self.config.contrast.weight * contrast
-        return {
-            "loss": loss,
-            "reconstruction": mse,
-            "contrast": contrast,
-            "commitment": out.loss,
-            "images": images,
-            "codes": out.codes,
-        }
+        return PretrainingOutput(loss, mse, contrast, out.loss, images, out.codes)
 
 
-def _agreeing(encoded: EncoderOutput) -> list[Tensor]:
-    """The deepest levels and the latent: agreement before the codebook makes its codes semantic."""
-    return [level.float() for level in (*encoded.levels[-_AGREEING_LEVELS:], encoded.latent)]
+def _contrasted(encoded: EncoderOutput) -> list[Tensor]:
+    levels = encoded.levels[-_CONTRASTED_LEVELS:]
+    return [level.float() for level in (*levels, encoded.latent)]

@@ -4,15 +4,14 @@ References
 ----------
 .. [1] van den Oord, Vinyals, Kavukcuoglu: Neural Discrete Representation Learning. NeurIPS 2017,
    arXiv 1711.00937 (appendix A.1 for the moving averages).
-.. [2] Razavi, van den Oord, Vinyals: Generating Diverse High-Fidelity Images with VQ-VAE-2.
-   NeurIPS 2019, arXiv 1906.00446.
-.. [3] Dhariwal et al.: Jukebox. 2020, arXiv 2005.00341 (restarting codes that fall out of use).
+.. [2] Dhariwal et al.: Jukebox: A Generative Model for Music. 2020, arXiv 2005.00341 (restarting
+   codes that fall out of use).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +19,30 @@ from torch import Tensor, nn
 
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 
-# Elements of the matrix of distances that are held at once: what a core's cache holds, and on a GPU
-# what keeps it busy.
+RESTART_SHARE = 0.1
+"""A code used less than this share of an even use restarts. Jukebox [2]_ restarts below one vector
+a batch; a share does not depend on the size of the batch."""
+_RESTART_COUNT = 2
+"""A restarted code counts as if it had been used this many times as often as that: time to win
+vectors, and little weight against those that it wins."""
 _TILE = {"cpu": 1 << 20, "cuda": 1 << 25}
-_SMALLEST_CHUNK = 128
-_LARGEST_BLOCK, _FEWEST_BLOCKS = 32, 32
-# A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
-# steps of it, modulo any smaller number, reach every place once before they reach one twice, and
-# never neighbours in turn.
+"""Elements of the matrix of distances that are held at once: what a core's cache holds, and on a
+GPU what keeps it busy. Like the next line, measured (``make benchmark-speed``)."""
+_SMALLEST_CHUNK, _LARGEST_BLOCK, _FEWEST_BLOCKS = 128, 32, 32
 _STRIDE = 2_654_435_761
+"""A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
+multiples of it, modulo any smaller number, reach every place once before any twice, and never two
+neighbours in turn."""
 
 
 class QuantizerOutput(NamedTuple):
-    """What the quantizer makes of its input.
+    """A quantized feature map.
 
     Attributes
     ----------
     values : same shape as the input: the nearest codebook vectors; gradients pass straight through.
     codes : int64, (B, *spatial): their indices, 0 to size - 1.
-    loss : scalar: commitment times the mean squared distance of the input to its code, plus, for a
-        codebook learnt by gradient, that of the code to the input.
+    loss : scalar: commitment times the mean squared distance of the input to its code.
     """
 
     values: Tensor
@@ -48,10 +51,10 @@ class QuantizerOutput(NamedTuple):
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest codebook vector (Euclidean; the lowest index at a tie).
+    """Return the index of the nearest codebook vector (Euclidean; the lowest at a tie).
 
     |v - e|^2 is smallest where v.e - |e|^2 / 2 is largest: a matrix product per chunk of vectors,
-    small enough to stay in cache. On a processor its largest column is found in two steps, since a
+    small enough to stay in cache. On a processor the largest column is found in two steps, since a
     maximum over blocks is as fast as memory and a search for its place is not: first the best of
     blocks of up to 32 codes, then the best code of that block.
 
@@ -103,22 +106,19 @@ def _search_blocks(
 class VectorQuantizer(nn.Module):
     """Replaces every vector of a feature map by the nearest of ``size`` codebook vectors.
 
-    The codebook starts from vectors of the first training batch. It then follows the moving
-    averages of the vectors assigned to each code [1]_, or, with ``learn="gradient"``, the codebook
-    loss of the same paper. A code whose moving average of assignments falls below
-    ``restart_below`` of a fair share starts anew from a random vector of the batch, its moving
-    averages with it [3]_. Everything is computed in float32 whatever autocast says; in eval mode
-    nothing changes.
+    The codebook starts from vectors of the first training batch and then follows the moving
+    averages of the vectors assigned to each code [1]_. A code that falls out of use restarts from a
+    random vector of the batch, with its moving averages [2]_. Everything is computed in float32
+    whatever autocast says, and alike in every process; in eval mode nothing changes.
 
     Parameters
     ----------
     size : number of codes, K.
     dim : their dimension, D: the channels of the input.
-    decay : of the moving averages, in (0, 1).
-    commitment : weight of the commitment loss, beta in [1]_.
-    restart_below : share of an even use below which a code starts anew; 0 never restarts.
-    learn : ``"ema"`` or ``"gradient"``.
-    bypass : whether vectors go on as they came, at no loss; the codebook only follows them.
+    decay : of the moving averages, in (0, 1); 0.99 as in [1]_.
+    commitment : weight of the commitment loss, beta in [1]_, which takes 0.25 and finds any value
+        from 0.1 to 2 as good.
+    bypass : whether vectors are passed on unchanged, at no loss, while the codebook follows them.
     """
 
     codebook: Tensor
@@ -133,25 +133,19 @@ class VectorQuantizer(nn.Module):
         *,
         decay: float = 0.99,
         commitment: float = 0.25,
-        restart_below: float = 0.1,
-        learn: Literal["ema", "gradient"] = "ema",
         bypass: bool = False,
     ) -> None:
         super().__init__()
         self.size, self.dim = size, dim
-        self.decay, self.commitment, self.restart_below = decay, commitment, restart_below
-        self.learn, self.bypass = learn, bypass
+        self.decay, self.commitment, self.bypass = decay, commitment, bypass
         start = torch.randn(size, dim) / dim**0.5
-        if learn == "ema":
-            self.register_buffer("codebook", start)
-        else:
-            self.codebook = nn.Parameter(start)
+        self.register_buffer("codebook", start)
         self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("sums", start.detach().clone())
+        self.register_buffer("sums", start.clone())
         self.register_buffer("initialised", torch.tensor(False))
-        # What ``initialised`` is known to be: to look at it is to wait for the device.
+        # The last known value of ``initialised``: to read the tensor is to wait for the device.
         self._known_initialised = False
-        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]  # torch gave it no types
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]  # torch has no types for it
 
     def forward(self, features: Tensor) -> QuantizerOutput:
         """Quantize ``features`` of shape (B, D, *spatial)."""
@@ -162,11 +156,9 @@ class VectorQuantizer(nn.Module):
                 if not self.initialised:
                     self._initialise(vectors.detach())
                 self._known_initialised = True
-            codes = nearest_codes(vectors.detach(), self.codebook.detach())
+            codes = nearest_codes(vectors.detach(), self.codebook)
             nearest = F.embedding(codes, self.codebook)
-            loss = self.commitment * F.mse_loss(vectors, nearest.detach())
-            if self.learn == "gradient":
-                loss = loss + F.mse_loss(nearest, vectors.detach())
+            loss = self.commitment * F.mse_loss(vectors, nearest)
             if self.training:
                 self._update(vectors.detach(), codes)
             straight = vectors + (nearest - vectors).detach()
@@ -175,24 +167,16 @@ class VectorQuantizer(nn.Module):
             values = straight.reshape(channels_last.shape).movedim(-1, 1)
         return QuantizerOutput(values, codes.reshape(channels_last.shape[:-1]), loss)
 
-    @torch.no_grad()
-    def encode(self, features: Tensor) -> Tensor:
-        """Codes (B, *spatial) of ``features`` (B, D, *spatial), changing nothing in any mode."""
-        with torch.autocast(features.device.type, enabled=False):
-            channels_last = features.float().movedim(1, -1)
-            codes = nearest_codes(channels_last.reshape(-1, self.dim), self.codebook)
-        return codes.reshape(channels_last.shape[:-1])
-
     def decode(self, codes: Tensor) -> Tensor:
-        """Codebook vectors (B, D, *spatial) of ``codes`` (B, *spatial)."""
+        """Return the codebook vectors (B, D, *spatial) of ``codes`` (B, *spatial)."""
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
     def _initialise(self, vectors: Tensor) -> None:
-        fair = len(vectors) * world_size() / self.size
+        even = len(vectors) * world_size() / self.size
         self.codebook.copy_(_random_rows(vectors, self.size))
-        self.sums.copy_(self.codebook * fair)
-        self.counts.fill_(fair)
+        self.sums.copy_(self.codebook * even)
+        self.counts.fill_(even)
         self.initialised.fill_(True)
 
     @torch.no_grad()
@@ -200,34 +184,28 @@ class VectorQuantizer(nn.Module):
         used = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(vectors[:, 0]))
         assigned = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
         if world_size() > 1:
-            assigned, used = all_reduce_sum(torch.cat([assigned, used[:, None]], 1)).split(
-                [self.dim, 1], 1
-            )
-            used = used[:, 0]
+            both = all_reduce_sum(torch.cat([assigned, used[:, None]], 1))
+            assigned, used = both[:, :-1], both[:, -1]
         self.counts.lerp_(used, 1 - self.decay)
         self.sums.lerp_(assigned, 1 - self.decay)
         self._restart(vectors)
-        if self.learn == "ema":
-            # The averages of a code long out of use vanish from float32, and 0 / 0 is no vector.
-            known = (self.counts > 1e-20)[:, None]
-            self.codebook.copy_(torch.where(known, self.sums / self.counts[:, None], self.codebook))
+        # The averages of a code long out of use vanish from float32, and 0 / 0 is no vector.
+        known = (self.counts > 1e-20)[:, None]
+        self.codebook.copy_(torch.where(known, self.sums / self.counts[:, None], self.codebook))
 
     def _restart(self, vectors: Tensor) -> None:
-        fair = len(vectors) * world_size() / self.size
-        dead = self.counts < self.restart_below * fair
-        # Drawn in any case, so that chance takes the same course on every device; there a GPU is
-        # not waited for to learn whether any code is dead.
-        start = int(torch.randint(len(vectors) * world_size(), ()))
+        number = len(vectors) * world_size()
+        least = RESTART_SHARE * (number / self.size)
+        dead = self.counts < least
+        # Drawn in any case, so that the random stream is the same on every device. A GPU is not
+        # waited for to learn whether any code is dead.
+        start = int(torch.randint(number, ()))
         if dead.is_cpu and not dead.any():
             return
         places = start + (dead.cumsum(0) - 1) * _STRIDE
-        fresh = _rows(vectors, places % (len(vectors) * world_size()))
-        # Twice what is dead: time to win vectors, and little weight against those it wins.
-        granted = 2 * self.restart_below * fair
-        self.counts.masked_fill_(dead, granted)
-        self.sums.copy_(torch.where(dead[:, None], fresh * granted, self.sums))
-        if self.learn == "gradient":
-            self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
+        fresh = _rows(vectors, places % number)
+        self.counts.masked_fill_(dead, _RESTART_COUNT * least)
+        self.sums.copy_(torch.where(dead[:, None], fresh * (_RESTART_COUNT * least), self.sums))
 
 
 def _forget(quantizer: VectorQuantizer, _: Any) -> None:
@@ -235,30 +213,20 @@ def _forget(quantizer: VectorQuantizer, _: Any) -> None:
 
 
 def _random_rows(vectors: Tensor, number: int) -> Tensor:
-    """``number`` random rows of all processes' vectors, none twice while there are enough.
+    """Return ``number`` random rows of all processes' vectors, none twice where there are enough.
 
-    Drawn on the CPU, so that every process and every device draws the same.
+    They are drawn on the CPU, so that every process and every device draws the same.
     """
-    own = len(vectors)
-    if number <= own * world_size():
-        chosen = torch.randperm(own * world_size())[:number]
+    available = len(vectors) * world_size()
+    if number <= available:
+        chosen = torch.randperm(available)[:number]
     else:
-        chosen = torch.randint(own * world_size(), (number,))
+        chosen = torch.randint(available, (number,))
     return _rows(vectors, chosen.to(vectors.device))
 
 
 def _rows(vectors: Tensor, chosen: Tensor) -> Tensor:
-    """The ``chosen`` rows of all processes' vectors, one process after another."""
+    """Return the ``chosen`` rows of all processes' vectors, one process after another."""
     chosen = chosen - rank() * len(vectors)
-    mine = (chosen >= 0) & (chosen < len(vectors))
-    return all_reduce_sum(vectors[chosen.clamp(0, len(vectors) - 1)] * mine[:, None])
-
-
-def perplexity(counts: Tensor) -> float:
-    """Effective number of codes in use: the exponential of the entropy of ``counts`` (K,).
-
-    >>> round(perplexity(torch.tensor([5, 5, 0, 0])), 6)
-    2.0
-    """
-    share = counts.double() / counts.sum()
-    return float(torch.special.entr(share).sum().exp())
+    local = (chosen >= 0) & (chosen < len(vectors))
+    return all_reduce_sum(vectors[chosen.clamp(0, len(vectors) - 1)] * local[:, None])

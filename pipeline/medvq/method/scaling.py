@@ -1,6 +1,6 @@
-"""Scaling between cached bytes, images in [0, 1] and the range that networks take and give.
+"""Scaling between cached bytes, images in [0, 1] and the range of networks.
 
-This is the only place that knows the network's range.
+No other module knows the network's range.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# The mean and standard deviation of an equalised radiograph in [0, 1].
-MEAN, DEVIATION = 0.5, 0.25
+_MEAN, _DEVIATION = 0.5, 0.25
+"""Mean and standard deviation of an equalised radiograph in [0, 1]."""
 _CPU = torch.device("cpu")
 
 
@@ -33,21 +33,21 @@ def to_unit(images: NDArray[np.uint8], device: torch.device = _CPU) -> Tensor:
 def to_network(images: Tensor) -> Tensor:
     """Return images (B, C, *spatial) in [0, 1] as ``(x - 0.5) / 0.25``, channels last in memory."""
     layout = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
-    return ((images - MEAN) / DEVIATION).contiguous(memory_format=layout)
+    return ((images - _MEAN) / _DEVIATION).contiguous(memory_format=layout)
 
 
 def from_network(output: Tensor) -> Tensor:
-    """Return what a network gives in the scale of [0, 1]; values beyond it are not clipped."""
-    return output * DEVIATION + MEAN
+    """Return a network's output in the scale of [0, 1]; values beyond it are not clipped."""
+    return output * _DEVIATION + _MEAN
 
 
 def to_bytes(output: Tensor) -> NDArray[np.uint8]:
-    """Return what a network gives (B, C, *spatial) as bytes of the same shape, on the CPU."""
+    """Return a network's output (B, C, *spatial) as bytes of the same shape, on the CPU."""
     return (from_network(output).clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to ``device`` without waiting: from pinned memory it joins the stream."""
+    """Copy a CPU tensor to ``device`` without waiting, from pinned memory."""
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,11 +1,11 @@
-"""Acquisition swaps: the thorax of one image as if it had been taken on the equipment of another.
+"""Acquisition swaps: the thorax of one image as if it had been taken on another's equipment.
 
 An image is given a donor's position and scale, outer frame and part of its grey curve; the donor is
 drawn at random, whatever its label. Equipment and geometry then say nothing about the label, which
-makes swapped images an honest validation and a demanding second view for contrast.
+makes swapped images an honest validation and a demanding second view for the contrastive loss.
 
-Two kinds exist. Training never sees the one that validation is made of: another frame width,
-another way of moving greys, and a pasted marker.
+There are two kinds. Training never sees the kind that validation is made of: another frame width,
+another way of changing greys, and a pasted marker.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from medvq.method.alignment import compose, invert, sampling_grid
 Kind = Literal["training", "validation"]
 Bytes = NDArray[np.uint8]
 
-# Where the frame begins, and over how much it is blended in, in halves of the image side.
 _FRAME = {"training": (0.80, 0.10), "validation": (0.74, 0.06)}
+"""Where the donor's frame begins, and over how much it is blended in, in halves of the side."""
 _GREY_CURVE_SHARE = 0.7
+"""Share of training copies whose greys move towards the donor's."""
+_LOG_GAMMA = 0.3
+"""Largest change of gamma of validation copies, to either side."""
 
 
 def swap_acquisition(
@@ -42,7 +45,7 @@ def swap_acquisition(
     Parameters
     ----------
     images, donors : shape (B, side, side), as read, before any equalisation.
-    positions, donor_positions : shape (B, 4), where the alignment found their thoraxes.
+    positions, donor_positions : shape (B, 4), their positions in the template.
 
     Returns
     -------
@@ -50,12 +53,12 @@ def swap_acquisition(
     """
     side = images.shape[-1]
     tensor = torch.from_numpy(images)[:, None].float()
-    given = torch.from_numpy(donors)[:, None].float()
-    # What the donor shows at u, it shows at donor^-1(u) of the template, where the image is read.
+    frame = torch.from_numpy(donors)[:, None].float()
+    # Point u of the donor is donor^-1(u) of the template, where the image is read.
     grid = sampling_grid(compose(positions, invert(donor_positions)), (side, side))
     moved = F.grid_sample(tensor, grid, padding_mode="reflection", align_corners=False)
-    frame = _frame_weight(side, *_FRAME[kind])
-    blended = (moved * (1 - frame) + given * frame + 0.5).clamp(0, 255).byte()[:, 0].numpy()
+    weight = _frame_weight(side, *_FRAME[kind])
+    blended = (moved * (1 - weight) + frame * weight + 0.5).clamp(0, 255).byte()[:, 0].numpy()
     change_grey = _towards_grey_curve if kind == "training" else _to_mean_and_gamma
     swapped = np.stack([change_grey(a, b, rng) for a, b in zip(blended, donors, strict=True)])
     if kind == "validation":
@@ -65,37 +68,37 @@ def swap_acquisition(
 
 
 def _frame_weight(side: int, start: float, width: float) -> Tensor:
-    """0 inside, 1 in the frame, (side, side)."""
+    """Return 0 inside and 1 in the frame, (side, side)."""
     distance = ((torch.arange(side) + 0.5) / side * 2 - 1).abs()
     radius = torch.maximum(distance[None], distance[:, None])
     return ((radius - start) / width).clamp(0, 1)
 
 
 def _towards_grey_curve(image: Bytes, donor: Bytes, rng: np.random.Generator) -> Bytes:
-    """Seven times in ten, part of the way to the donor's histogram."""
+    """Move seven in ten images a random part of the way to the donor's histogram."""
     if rng.random() >= _GREY_CURVE_SHARE:
         return image
-    own = np.bincount(image.ravel(), minlength=256).cumsum() / image.size
+    shares = np.bincount(image.ravel(), minlength=256).cumsum() / image.size
     counts = np.bincount(donor.ravel(), minlength=256)
-    wanted = counts.cumsum() / donor.size
+    donor_shares = counts.cumsum() / donor.size
     grey = np.arange(256)
     # Greys that the donor lacks would be ties, of which interpolation takes the brightest.
     present = np.flatnonzero(counts)
     share = rng.random()
-    curve = (1 - share) * grey + share * np.interp(own, wanted[present], present)
+    curve = (1 - share) * grey + share * np.interp(shares, donor_shares[present], present)
     return np.rint(curve).astype(np.uint8)[image]
 
 
 def _to_mean_and_gamma(image: Bytes, donor: Bytes, rng: np.random.Generator) -> Bytes:
-    """The donor's mean and deviation, then a random gamma."""
+    """Give the image the donor's mean and deviation, then a random gamma."""
     spread = donor.std() / max(float(image.std()), 1.0)
     curve = (np.arange(256) - image.mean()) * spread + donor.mean()
-    curve = np.clip(curve / 255.0, 0.0, 1.0) ** np.exp(rng.uniform(-0.3, 0.3))
+    curve = np.clip(curve / 255.0, 0.0, 1.0) ** np.exp(rng.uniform(-_LOG_GAMMA, _LOG_GAMMA))
     return np.asarray(np.rint(curve * 255.0), np.uint8)[image]
 
 
 def _paste_marker(image: Bytes, rng: np.random.Generator) -> None:
-    """A bright side marker somewhere near the border, in place."""
+    """Paste a bright side marker somewhere near the border, in place."""
     side = image.shape[0]
     scale = side / 224 * rng.uniform(0.5, 0.9)
     along, across = rng.uniform(0.05, 0.85), rng.uniform(0.04, 0.10)

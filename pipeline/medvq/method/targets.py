@@ -24,37 +24,38 @@ Truth = NDArray[Any]
 class Target(Protocol):
     """The kind of a prediction, and how a linear model of it is fitted.
 
-    ``truth`` is int64 (N,) for classes, -1 where unknown, and float64 (N,) for numbers, NaN where
-    unknown. ``images`` are their features, (N, D).
+    What has a default here is that of classes. ``truth`` is int64 (N,) for classes, -1 where
+    unknown, and float64 (N,) for numbers, NaN where unknown. ``images`` are features, (N, D).
 
     Attributes
     ----------
     truth_column : name of the column of a table that holds the truth.
     """
 
-    truth_column: ClassVar[str]
+    truth_column: ClassVar[str] = "label"
 
     def select_truth(self, labels: NDArray[np.int64], numbers: Floats) -> Truth:
         """Return that of the two which is to be predicted."""
+        return labels
 
     def known(self, truth: Truth) -> NDArray[np.bool_]:
         """Return which images have a truth."""
+        return np.asarray(truth >= 0)
 
     def strata(self, truth: Truth) -> NDArray[np.int64]:
         """Return the groups within which subsets and folds are drawn."""
+        return truth
 
     def check_split(self, name: str, truth: Truth, classes: int) -> None:
-        """Check that the split ``name``, whose known truth is given, can be used.
+        """Raise a :class:`UserError` where the split ``name`` cannot be used.
 
         Parameters
         ----------
+        truth : the known truth in the split.
         classes : number of different values in the known truth of all splits.
-
-        Raises
-        ------
-        UserError
-            It cannot; the message says why.
         """
+        if len(np.unique(truth)) != classes:
+            raise UserError(f"the {name} split has not every class")
 
     def fit(self, images: Floats, truth: Truth, regularisation: float) -> Any:
         """Fit a scikit-learn model; ``regularisation`` is scikit-learn's inverse strength ``C``."""
@@ -64,20 +65,17 @@ class Target(Protocol):
 
     def selection_score(self, truth: Truth, scores: Floats) -> float:
         """Return the score by which ``C`` is chosen, higher is better."""
+        return self.validation_score(truth, scores)
 
     def validation_score(self, truth: Truth, scores: Floats) -> float:
         """Return the score by which feature sets are compared, higher is better."""
 
     def calibrate(self, model: Any, truth: Truth, scores: Floats, weights: Floats) -> None:
-        """Calibrate ``model`` in place by the scores of images that it was not fitted on.
-
-        Parameters
-        ----------
-        weights : (N,), how much each image counts.
-        """
+        """Calibrate ``model`` in place by images that it was not fitted on, weighted by (N,)."""
 
     def threshold(self, truth: Truth) -> float:
         """Return the decision threshold that suits the labels ``truth``; 0 where none is used."""
+        return 0.0
 
     def predict(self, model: Any, images: Floats) -> Floats:
         """Return probabilities of class 1 (N,) or of every class (N, K), or numbers (N,)."""
@@ -86,27 +84,7 @@ class Target(Protocol):
         """Return the columns that a table shows of what :meth:`predict` returned."""
 
 
-class _Classes:
-    """What two and more classes have in common."""
-
-    truth_column: ClassVar[str] = "label"
-    incomplete: ClassVar[str] = "not every class"
-
-    def select_truth(self, labels: NDArray[np.int64], numbers: Floats) -> Truth:
-        return labels
-
-    def known(self, truth: Truth) -> NDArray[np.bool_]:
-        return np.asarray(truth >= 0)
-
-    def strata(self, truth: Truth) -> NDArray[np.int64]:
-        return truth
-
-    def check_split(self, name: str, truth: Truth, classes: int) -> None:
-        if len(np.unique(truth)) != classes:
-            raise UserError(f"the {name} split has {self.incomplete}")
-
-
-class Binary(_Classes):
+class Binary(Target):
     """One of two classes, by logistic regression.
 
     ``C`` is chosen by the log loss: the AUROC of forty held-out images moves in steps and ties.
@@ -119,7 +97,9 @@ class Binary(_Classes):
        Classifiers (1999) 61.
     """
 
-    incomplete: ClassVar[str] = "images of one class only"
+    def check_split(self, name: str, truth: Truth, classes: int) -> None:
+        if len(np.unique(truth)) < 2:
+            raise UserError(f"the {name} split has images of one class only")
 
     def fit(self, images: Floats, truth: Truth, regularisation: float) -> LogisticRegression:
         classifier = LogisticRegression(
@@ -158,7 +138,7 @@ class Binary(_Classes):
         return {"probability": predicted, "threshold": threshold}
 
 
-class Multiclass(_Classes):
+class Multiclass(Target):
     """One of several classes, by multinomial logistic regression.
 
     ``C`` is chosen by balanced accuracy; one temperature, which divides all scores, calibrates the
@@ -177,9 +157,6 @@ class Multiclass(_Classes):
     def scores(self, model: LogisticRegression, images: Floats) -> Floats:
         return np.asarray(model.decision_function(images.astype(np.float32)), np.float64)
 
-    def selection_score(self, truth: Truth, scores: Floats) -> float:
-        return self.validation_score(truth, scores)
-
     def validation_score(self, truth: Truth, scores: Floats) -> float:
         return float(balanced_accuracy_score(truth, scores.argmax(1)))
 
@@ -195,9 +172,6 @@ class Multiclass(_Classes):
         model.coef_ = model.coef_ / temperature
         model.intercept_ = model.intercept_ / temperature
 
-    def threshold(self, truth: Truth) -> float:
-        return 0.0
-
     def predict(self, model: LogisticRegression, images: Floats) -> Floats:
         return np.asarray(model.predict_proba(images), np.float64)
 
@@ -205,7 +179,7 @@ class Multiclass(_Classes):
         return {"predicted": predicted.argmax(1), "probability": predicted.max(1)}
 
 
-class Regression:
+class Regression(Target):
     """A number, by ridge regression with the penalty ``1 / C``, which is chosen by R^2."""
 
     truth_column: ClassVar[str] = "target"
@@ -229,17 +203,8 @@ class Regression:
     def scores(self, model: Ridge, images: Floats) -> Floats:
         return self.predict(model, images)
 
-    def selection_score(self, truth: Truth, scores: Floats) -> float:
-        return self.validation_score(truth, scores)
-
     def validation_score(self, truth: Truth, scores: Floats) -> float:
         return float(r2_score(truth, scores))
-
-    def calibrate(self, model: Ridge, truth: Truth, scores: Floats, weights: Floats) -> None:
-        """Do nothing: a number is no probability."""
-
-    def threshold(self, truth: Truth) -> float:
-        return 0.0
 
     def predict(self, model: Ridge, images: Floats) -> Floats:
         return np.asarray(model.predict(images))

@@ -12,7 +12,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from medvq.method.features import pooled
+from medvq.method.features import pool_to_grid
 from medvq.method.scaling import from_network, to_network, to_unit
 from medvq.method.vqvae import VQVAE
 from medvq.prior.code_prior import CodePrior
@@ -58,7 +58,7 @@ def score_images(
                 surprise(prior, codes, batch),
                 error.square().flatten(1).mean(1).cpu().numpy(),
                 (encoded.latent - values).square().flatten(1).mean(1).cpu().numpy(),
-                pooled(encoded.levels[-1], grid),
+                pool_to_grid(encoded.levels[-1], grid),
             )
         )
     return CodeScores(*(np.concatenate(part) for part in zip(*parts, strict=True)))

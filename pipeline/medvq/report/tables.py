@@ -143,3 +143,8 @@ _TABLES = {
     "probe": _probe,
     "evaluate": _evaluate,
 }
+
+
+def lines(stage: str, result: dict[str, Any]) -> list[str]:
+    """Return the lines of a stage's summary, and of the audit that it carries."""
+    return _TABLES[stage](result) + _audit(result.get("audit", {}))

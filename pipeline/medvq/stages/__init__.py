@@ -92,15 +92,9 @@ INGEST = _late(
     "ingest", IngestSummary, "read the images: manifest, audit, alignment, cache of preprocessed images",
     "medvq.report.audit_page:draw_ingest", settings=_ingest_settings, outside=_files,
 )  # fmt: skip
-PRETRAIN = _late(
-    "pretrain", PretrainSummary, "train the VQ-VAE on the training images, without labels",
-    f"{_FIGURES}:draw_pretrain", reads=(INGEST,), distributed=True,
-)  # fmt: skip
-EXTRACT = _late(
-    "extract", ExtractSummary,
-    "write codes, histograms and embeddings of every image to the feature store",
-    f"{_FIGURES}:draw_extract", reads=(INGEST, PRETRAIN), distributed=True,
-)  # fmt: skip
+from medvq.stages.pretrain import PRETRAIN  # noqa: E402
+from medvq.stages.extract import EXTRACT  # noqa: E402, I001
+
 PRIOR = _late(
     "prior", PriorSummary, "train the model of the codes", f"{_FIGURES}:draw_prior",
     reads=(EXTRACT,), distributed=True,

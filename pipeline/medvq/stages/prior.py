@@ -19,19 +19,14 @@ Writes into its artifact:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from ignite.engine import Engine
-from monai.engines import SupervisedEvaluator
-from monai.handlers import IgniteMetricHandler
-from monai.metrics import LossMetric
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -44,9 +39,9 @@ from medvq.prior.pixelcnn import GatedPixelCNN
 from medvq.prior.transformer import TransformerPrior
 from medvq.prior.typicality import TypicalityCheck, surprise
 from medvq.storage.artifacts import StageContext
-from medvq.storage.weights import save_model
+from medvq.storage.weights import read_shape, save_network
 from medvq.training.batches import epoch_seed
-from medvq.training.loop import Loop, Reiterable
+from medvq.training.loop import Run, TrainingLoop
 
 PRIOR = "prior.safetensors"
 _MODELS: dict[str, type[CodePrior]] = {"pixelcnn": GatedPixelCNN, "transformer": TransformerPrior}
@@ -55,7 +50,7 @@ _MODELS: dict[str, type[CodePrior]] = {"pixelcnn": GatedPixelCNN, "transformer":
 def prior(context: StageContext) -> dict[str, Any]:
     """Run the stage; return its summary: that of the coarsest level, and a list of the others."""
     maps = read_codes(context.inputs["extract"])
-    found = [_PriorTraining(context, maps, level).run() for level in range(len(maps.levels))]
+    found = [_PriorTraining(context, maps, level).result() for level in range(len(maps.levels))]
     if rank() > 0:
         return {}
     gate = _calibrated(context, maps)
@@ -108,8 +103,7 @@ def load_prior(file: Path, codebook: str) -> CodePrior:
         ``codebook``, a fingerprint.
     """
     try:
-        with safe_open(file, framework="pt") as opened:
-            shape = json.loads((opened.metadata() or {})["architecture"])
+        shape = read_shape(file)
         network = build(shape)
         network.load_state_dict(load_file(file))
     except FileNotFoundError as error:
@@ -134,6 +128,13 @@ def load_priors(folder: Path, maps: CodeMaps) -> list[CodePrior]:
     ]
 
 
+class PriorOutput(NamedTuple):
+    """The loss of a batch in nats and in bits per code."""
+
+    loss: Tensor
+    bits_per_code: Tensor
+
+
 class Objective(nn.Module):
     """The loss of a prior: nats per code."""
 
@@ -141,12 +142,10 @@ class Objective(nn.Module):
         super().__init__()
         self.prior = prior
 
-    def forward(
-        self, codes: Tensor, labels: Tensor, above: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """The mean over all codes, in nats and in bits."""
+    def forward(self, codes: Tensor, labels: Tensor, above: Tensor | None = None) -> PriorOutput:
+        """Return the mean over all codes, in nats and in bits."""
         loss = -self.prior.log_likelihood(codes, labels, above).mean()
-        return {"loss": loss, "bits_per_code": loss / math.log(2)}
+        return PriorOutput(loss, loss / math.log(2))
 
 
 @dataclass
@@ -192,36 +191,36 @@ class CodeBatches:
             yield batch | {"labels": torch.where(kept[own], batch["labels"], UNKNOWN)}
 
 
-class _PriorTraining(Loop):
+class _PriorTraining(TrainingLoop):
     """What is trained, on which codes, and how it is judged."""
 
     section = "prior"
-    doing = "training the prior"
-    losses = ("loss", "bits_per_code")
+    activity = "training the prior"
+    terms = ("loss", "bits_per_code")
     batches: CodeBatches
+    objective: Objective
 
     def __init__(self, context: StageContext, maps: CodeMaps, level: int) -> None:
-        config = context.config.prior
-        super().__init__(_of_level(context, level), config)
+        config, seed = context.config.prior, context.config.seed
         self.maps, self.level = maps, level
         self.validation = maps.rows("validation", config.only_class)
         train = maps.given(level, maps.rows("train", config.only_class))
-        self.batches = CodeBatches(
-            train, config.batch_size, config.withheld_labels, context.config.seed
-        )
-        if self.batches.batch_size % world_size():
+        batches = CodeBatches(train, config.batch_size, config.withheld_labels, seed)
+        if batches.batch_size % world_size():
             raise UserError(
-                f"a batch of {self.batches.batch_size} images cannot be shared by NPROC={world_size()} "
+                f"a batch of {batches.batch_size} images cannot be shared by NPROC={world_size()} "
                 "processes; set prior.batch_size to a multiple"
             )
         self.shape = architecture(config, maps, level)
-        torch.manual_seed(context.config.seed)
+        torch.manual_seed(seed)
         network = build(self.shape)
         network.start_from(train["codes"])
-        self.objective = Objective(network).to(self.device)
-        self._prepare(self.objective, unused=True)
+        surroundings = _run_of_level(context, level)
+        objective = Objective(network).to(surroundings.device)
+        super().__init__(surroundings, config, objective, batches, unused=True)
 
-    def run(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
+        """Train; return the summary of the level."""
         self.fit()
         if rank() > 0:
             return {}
@@ -240,59 +239,40 @@ class _PriorTraining(Loop):
             "val_bits_of_simple_codings": bits,
         }
 
-    def _loaded(self) -> Iterable[dict[str, Tensor]]:
+    def load(self) -> Iterable[dict[str, Tensor]]:
+        """Yield the training batches of an epoch."""
         for batch in self.batches:
-            yield {name: value.to(self.device) for name, value in batch.items()}
+            yield {name: value.to(self.run.device) for name, value in batch.items()}
 
-    def _evaluator(self) -> SupervisedEvaluator:
-        def step(_: Engine, rows: Tensor) -> dict[str, Tensor]:
-            self.objective.eval()
-            prior, given = self.objective.prior, self.maps.given(self.level, rows)
-            given = {name: values.to(self.device) for name, values in given.items()}
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Measure the validation images without and with their labels."""
+        self.objective.eval()
+        prior, parts = self.objective.prior, []
+        for rows in torch.from_numpy(self.validation).split(self.batches.size):
+            given = self.maps.given(self.level, rows)
+            given = {name: values.to(self.run.device) for name, values in given.items()}
             unlabelled = given | {"labels": torch.full_like(given["labels"], UNKNOWN)}
-            with torch.inference_mode():
-                return {
-                    "loss": -prior.log_likelihood(**unlabelled).flatten(1),
-                    "labelled": -prior.log_likelihood(**given).flatten(1),
-                }
-
-        def mean_of(name: str) -> IgniteMetricHandler:
-            return IgniteMetricHandler(
-                LossMetric(loss_fn=lambda values, _: values.mean(1, keepdim=True)),
-                output_transform=lambda output: (output[name], output[name]),
-                save_details=False,
+            parts.append(
+                torch.stack(
+                    [-prior.log_likelihood(**g).flatten(1).mean(1) for g in (unlabelled, given)]
+                )
             )
-
-        batches = torch.from_numpy(self.validation).split(self.batches.size)
-        return SupervisedEvaluator(
-            device=self.device,
-            val_data_loader=Reiterable(lambda: batches),
-            network=self.objective,
-            iteration_update=step,
-            decollate=False,
-            key_val_metric={"loss": mean_of("loss")},
-            additional_metrics={"labelled": mean_of("labelled")},
-        )
-
-    def _count(self, out: dict[str, Any]) -> None:
-        """Nothing: a prior has no codebook."""
-
-    def _refuse(self, epoch: int) -> None:
-        """Nothing: without a codebook none collapses."""
-
-    def _measures(self, measured: dict[str, float]) -> dict[str, float]:
+        every = torch.cat(parts, 1)
+        loss, labelled = (every.sum(1) / every.shape[1]).tolist()
         return {
-            "val_loss": measured["loss"],
-            "val_bits_per_code": measured["loss"] / math.log(2),
-            "val_bits_per_code_labelled": measured["labelled"] / math.log(2),
+            "val_loss": loss,
+            "val_bits_per_code": loss / math.log(2),
+            "val_bits_per_code_labelled": labelled / math.log(2),
         }
 
-    def _keep(self) -> None:
-        save_model(self.objective.prior, self.shape, self.context.folder / PRIOR)
+    def save_best(self) -> None:
+        """Write the weights."""
+        save_network(self.objective.prior, self.shape, self.run.folder / PRIOR)
 
 
-def _of_level(context: StageContext, level: int) -> StageContext:
-    """With a folder and names of metrics of the level's own."""
+def _run_of_level(context: StageContext, level: int) -> Run:
+    """Return a run with a folder and names of metrics of the level's own."""
     folder = level_folder(context.folder, level)
     folder.mkdir(exist_ok=True)
     suffix = f"_{level}" if level else ""
@@ -300,4 +280,4 @@ def _of_level(context: StageContext, level: int) -> StageContext:
     def report(metrics: dict[str, float], step: int) -> None:
         context.report({f"{name}{suffix}": value for name, value in metrics.items()}, step)
 
-    return replace(context, folder=folder, report=report)
+    return Run(folder, context.config.seed, torch.device(context.device), report)

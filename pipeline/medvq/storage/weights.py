@@ -1,8 +1,10 @@
-"""A trained model on disk: safetensors, with the shape of the network in its header."""
+"""Trained networks on disk: safetensors, with the shape of the network in the header."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,32 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medvq.errors import UserError
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 
 FILE = "model.safetensors"
 
 
-def save_model(network: nn.Module, shape: dict[str, Any], file: Path) -> None:
-    """Write the weights aside and rename; ``shape`` are the arguments that built ``network``."""
+def save_network(network: nn.Module, shape: Mapping[str, Any], file: Path) -> None:
+    """Write weights aside and rename; ``shape`` is what a loader builds the network from."""
     aside = file.with_name(f".{file.name}")
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, aside, metadata={"architecture": json.dumps(shape)})
     aside.replace(file)
 
 
+def read_shape(file: Path) -> dict[str, Any]:
+    """Return the ``shape`` that :func:`save_network` wrote."""
+    with safe_open(file, framework="pt") as opened:
+        return dict(json.loads((opened.metadata() or {})["architecture"]))
+
+
+def save_model(network: VQVAE, file: Path) -> None:
+    """Write the weights of an autoencoder with its architecture."""
+    save_network(network, asdict(network.shape), file)
+
+
 def load_model(file: Path) -> VQVAE:
-    """The network of ``file``, in eval mode.
+    """Return the network of ``file``, in eval mode.
 
     Raises
     ------
@@ -33,9 +46,7 @@ def load_model(file: Path) -> VQVAE:
         The file is missing, damaged, or holds other tensors than its architecture has.
     """
     try:
-        with safe_open(file, framework="pt") as opened:
-            shape = json.loads((opened.metadata() or {})["architecture"])
-        network = VQVAE(**shape)
+        network = VQVAE(Architecture(**read_shape(file)))
         network.load_state_dict(load_file(file))
     except FileNotFoundError as error:
         raise UserError(f"no weights {file}; run 'pretrain' first") from error

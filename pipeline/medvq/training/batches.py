@@ -1,7 +1,7 @@
-"""Batches of views for pretraining, straight from the memory-mapped cache.
+"""Batches of views for pretraining, made from the memory-mapped cache.
 
-Everything random comes from (seed, epoch, batch, place in the batch), so that a run that was
-interrupted goes on as one that was not, and so that processes make their own part of a batch alone.
+Everything random comes from (seed, epoch, batch, group), so that a run that was interrupted
+continues as one that was not, and each process makes its own part of a batch alone.
 """
 
 from __future__ import annotations
@@ -18,33 +18,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvq.config import PretrainConfig
-from medvq.distributed import threads_of_one_core
+from medvq.device import threads_of_one_core
 from medvq.method.augmentation import (
-    Disturbances,
-    change,
-    changes_of,
-    disturb,
-    disturbances_of,
-    numbers_for_changes,
-    numbers_for_disturbances,
+    PhotometricParameters,
+    affine_parameter_count,
+    affine_parameters,
+    apply_affine,
+    apply_photometric,
+    photometric_parameter_count,
+    photometric_parameters,
 )
 from medvq.method.scaling import send, to_network, to_unit
 
-# Images that are drawn together, since processes share batches by them.
 GROUP = 8
-# Pixels.
-_IN_CACHE = 1 << 17
-# Random numbers that choose a second view.
-_OF_SECOND = 4
+"""Images whose random numbers are drawn together; processes share batches by whole groups."""
+_PIXELS_IN_CACHE = 1 << 17
+_SECOND_VIEW_NUMBERS = 4
+"""Random numbers that choose the image of a second view."""
 _CPU = torch.device("cpu")
+Rows = NDArray[np.intp]
+Group = tuple[Rows, Tensor, Tensor]
+"""Some images of a batch, their uniform random numbers, and the noise of both views."""
 
 
 class Views(TypedDict):
     """A batch for training, each of shape (B, C, *spatial).
 
-    ``first`` and ``second`` are what the network sees, normalised; ``target`` is ``first`` before
-    it was disturbed, in [0, 1]: what is to be reconstructed. Where views need not agree, ``second``
-    is ``first``.
+    ``first`` and ``second`` are the network's two inputs, in its range; ``target`` is ``first``
+    before photometric augmentation, in [0, 1], which is to be reconstructed. Without a contrastive
+    loss ``second`` is ``first``.
     """
 
     first: Tensor
@@ -52,31 +54,33 @@ class Views(TypedDict):
     target: Tensor
 
 
-class OtherImages:
-    """The other images of the same subject.
+class SubjectImages:
+    """The images of each subject, to draw another image of the same subject.
 
     Parameters
     ----------
-    subjects : (N,), of whom each image is.
+    subjects : (N,), the subject of each image.
     """
 
     def __init__(self, subjects: NDArray[Any]) -> None:
         _, self._subject, self._number = np.unique(
             subjects, return_inverse=True, return_counts=True
         )
-        # The images of one subject after another, and where each subject's begin and each image is.
+        # The images in the order of their subjects, where each subject's begin, and the place of
+        # each image among its subject's.
         self._order = np.argsort(self._subject, kind="stable")
         self._start = np.cumsum(self._number) - self._number
         self._place = np.argsort(self._order) - self._start[self._subject]
 
-    def of(self, images: NDArray[np.intp], unit: NDArray[np.float32]) -> NDArray[np.intp]:
-        """For each of ``images`` one of the others, all as likely, by a number in [0, 1); of a
-        subject with a single image itself.
+    def other(self, images: Rows, unit: NDArray[np.float32]) -> Rows:
+        """Return for each image another of its subject, or itself if it is the only one.
+
+        ``unit`` are uniform random numbers in [0, 1), one per image; all others are as likely.
         """
         subject = self._subject[images]
         number = self._number[subject]
-        further = 1 + (unit * (number - 1)).astype(np.intp)
-        return self._order[self._start[subject] + (self._place[images] + further) % number]
+        offset = 1 + (unit * (number - 1)).astype(np.intp)
+        return self._order[self._start[subject] + (self._place[images] + offset) % number]
 
 
 @dataclass
@@ -86,19 +90,19 @@ class ViewBatches:
     Attributes
     ----------
     images : uint8, the cache; see :func:`to_unit`.
-    rows : (N,), which of them are training images.
-    subjects : (N,), of whom each of these is, beyond doubt.
+    rows : (N,), the training images among them.
+    subjects : (N,), the subject of each, beyond doubt.
     swapped : uint8 (copies, N, ...), their acquisition-swapped copies; none where empty.
-    config : batch size, augmentation, shares of second views of another kind.
+    config : batch size, augmentation, shares of the kinds of second views.
     seed : of the whole run.
-    epoch : which epoch the next iteration is; set by the trainer.
-    rank, world : which part of every batch is made here, of how many equal ones.
-    device : where images are made; what is random is drawn on the CPU whichever it is, but for the
-        noise of every pixel.
+    epoch : the epoch of the next iteration; set by the training loop.
+    rank, world : the part of every batch that is made here, of how many equal ones.
+    device : where images are made. All random numbers come from the CPU, but for the noise of every
+        pixel.
     """
 
     images: NDArray[np.uint8]
-    rows: NDArray[np.intp]
+    rows: Rows
     subjects: NDArray[Any]
     swapped: NDArray[np.uint8]
     config: PretrainConfig
@@ -121,103 +125,104 @@ class ViewBatches:
         order = torch.randperm(len(self.rows), generator=generator).numpy()
         size, own = self.batch_size, self.batch_size // self.world
         for number in range(len(self)):
-            # Sorted, since a memory map is read faster in order, and a batch has none.
-            chosen = np.sort(order[number * size : (number + 1) * size])
-            parts = []
+            # Sorted, since a memory map is read faster in order, and a batch has no order.
+            batch = np.sort(order[number * size : (number + 1) * size])
+            groups: list[Group] = []
             for start in range(self.rank * own, (self.rank + 1) * own, GROUP):
                 generator.manual_seed(epoch_seed(self.seed, self.epoch, number, start))
-                part = chosen[start : start + GROUP]
-                parts.append((part, *self._draw(len(part), generator)))
-            together = self._groups_together(len(parts))
+                rows = batch[start : start + GROUP]
+                groups.append((rows, *self._random_numbers(len(rows), generator)))
+            several = self._groups_at_once(len(groups))
             views = [
-                self._views(*_joined(parts[start : start + together]))
-                for start in range(0, len(parts), together)
+                self._views(*_concatenate(groups[start : start + several]))
+                for start in range(0, len(groups), several)
             ]
             first, second, target = map(torch.cat, zip(*views, strict=True))
             yield {"first": to_network(first), "second": to_network(second), "target": target}
 
-    def _groups_together(self, number: int) -> int:
-        """How many groups are made at once: on a processor as many as stay in cache."""
-        if self.device.type != "cpu":
-            return number
-        channels, spatial = self._picture
-        return max(1, _IN_CACHE // (GROUP * channels * math.prod(spatial)))
-
-    def _draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A row of uniform numbers for each of so many images, and the noise of both views."""
-        channels, spatial = self._picture
-        axes, config = len(spatial), self.config.augment
-        view = numbers_for_changes(axes) + numbers_for_disturbances(axes, config.cut_outs)
-        unit = torch.rand((number, _OF_SECOND + 2 * view), generator=generator)
-        return unit, draw_noise((2, number, channels, *spatial), generator, self.device)
-
     @property
-    def _picture(self) -> tuple[int, tuple[int, ...]]:
+    def _shape(self) -> tuple[int, tuple[int, ...]]:
+        """Channels and spatial sides of an image."""
         shape = self.images.shape[1:]
         return (1, shape) if len(shape) == 2 else (shape[0], shape[1:])
 
-    def _views(
-        self, chosen: NDArray[np.intp], unit: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        config, (channels, spatial) = self.config.augment, self._picture
-        half = (unit.shape[1] - _OF_SECOND) // 2
-        second, *of_views = unit.split([_OF_SECOND, half, half], 1)
-        images = self.images[self.rows[chosen]]
-        pictures = [images]
-        # Without agreement nobody looks at a second view.
-        if self.config.contrast.weight > 0:
-            pictures.append(self._second(chosen, second.numpy()))
-        views, versions = [], []
-        for number, (given, numbers) in enumerate(zip(pictures, of_views, strict=False)):
-            of_change, of_disturbance = numbers.tensor_split(
-                (numbers_for_changes(len(spatial)),), 1
-            )
-            changes = changes_of(of_change, config, self.config.augment_strength, len(spatial))
-            view = change(to_unit(given, self.device), send(changes, self.device))
-            versions.append(view)
-            if self.config.photometric:
-                disturbances = disturbances_of(of_disturbance, config, channels, spatial)
-                sent = Disturbances(*(send(values, self.device) for values in disturbances))
-                view = disturb(view, sent, noise[number], config)
-            views.append(view)
-        return views[0], views[-1], versions[0]
+    def _groups_at_once(self, number: int) -> int:
+        """Return how many groups are made at once: on a processor as many as stay in cache."""
+        if self.device.type != "cpu":
+            return number
+        channels, spatial = self._shape
+        return max(1, _PIXELS_IN_CACHE // (GROUP * channels * math.prod(spatial)))
 
-    def _second(self, chosen: NDArray[np.intp], unit: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Of some images another one of the same subject, and of some of either a swapped copy."""
+    def _random_numbers(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        channels, spatial = self._shape
+        axes, cut_outs = len(spatial), self.config.augment.cut_outs
+        view = affine_parameter_count(axes) + photometric_parameter_count(axes, cut_outs)
+        unit = torch.rand((number, _SECOND_VIEW_NUMBERS + 2 * view), generator=generator)
+        return unit, draw_noise((2, number, channels, *spatial), generator, self.device)
+
+    def _views(self, rows: Rows, unit: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return two views, and the first before photometric augmentation, in [0, 1]."""
+        half = (unit.shape[1] - _SECOND_VIEW_NUMBERS) // 2
+        second, *per_view = unit.split([_SECOND_VIEW_NUMBERS, half, half], 1)
+        images = [self.images[self.rows[rows]]]
+        # Without a contrastive loss nobody looks at a second view.
+        if self.config.contrast.weight > 0:
+            images.append(self._second_images(rows, second.numpy()))
+        views = [self._view(*of_view) for of_view in zip(images, per_view, noise, strict=False)]
+        return views[0][0], views[-1][0], views[0][1]
+
+    def _view(
+        self, images: NDArray[np.uint8], unit: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return images with affine and photometric augmentation, and with the former alone."""
+        config, (channels, spatial) = self.config.augment, self._shape
+        numbers = affine_parameter_count(len(spatial))
+        affine = affine_parameters(
+            unit[:, :numbers], config, self.config.augment_strength, len(spatial)
+        )
+        moved = apply_affine(to_unit(images, self.device), send(affine, self.device))
+        if not self.config.photometric:
+            return moved, moved
+        photometric = photometric_parameters(unit[:, numbers:], config, channels, spatial)
+        sent = PhotometricParameters(*(send(values, self.device) for values in photometric))
+        return apply_photometric(moved, sent, noise, config), moved
+
+    def _second_images(self, rows: Rows, unit: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return a share of another image of the subject, and of all these a share swapped."""
         which_copy, swapped, which_other, other = unit.T
         take = other < self.config.contrast.same_subject_share
-        chosen = np.where(take, self._others.of(chosen, which_other), chosen)
-        seconds = np.array(self.images[self.rows[chosen]])
+        rows = np.where(take, self._subject_images.other(rows, which_other), rows)
+        images = np.array(self.images[self.rows[rows]])
         take = np.flatnonzero(swapped < self.config.contrast.swapped_share)
         if len(self.swapped) and len(take):
             copy = (which_copy[take] * len(self.swapped)).astype(np.intp)
-            seconds[take] = self.swapped[copy, chosen[take]]
-        return seconds
+            images[take] = self.swapped[copy, rows[take]]
+        return images
 
     @cached_property
-    def _others(self) -> OtherImages:
-        return OtherImages(self.subjects)
+    def _subject_images(self) -> SubjectImages:
+        return SubjectImages(self.subjects)
 
 
-def _joined(
-    parts: Sequence[tuple[NDArray[np.intp], Tensor, Tensor]],
-) -> tuple[NDArray[np.intp], Tensor, Tensor]:
-    rows, unit, noise = zip(*parts, strict=True)
+def _concatenate(groups: Sequence[Group]) -> Group:
+    rows, unit, noise = zip(*groups, strict=True)
     return np.concatenate(rows), torch.cat(unit), torch.cat(noise, 1)
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Normal numbers: on the CPU the next of ``generator``; elsewhere as many as pixels are not
-    drawn here and sent, but drawn there, from its seed.
+    """Draw normal numbers, on the CPU the next of ``generator``.
+
+    So many are not sent to another device, but drawn there from the generator's seed.
     """
     if device.type != "cpu":
         generator = torch.Generator(device).manual_seed(generator.initial_seed())
     return torch.randn(shape, generator=generator, device=device)
 
 
-def ahead(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
-    """The same batches, each made in a thread while the one before is used; on CUDA, in a stream of
-    its own.
+def prefetch(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
+    """Yield the same batches, each made in a thread while the one before is used.
+
+    On CUDA they are made in a stream of their own.
     """
     stream = _stream(device) if device.type == "cuda" else None
     iterator = iter(batches)
@@ -231,24 +236,24 @@ def ahead(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
     with threads_of_one_core(1) as thread:
         coming = thread.submit(make)
         while True:
-            batch, made = coming.result()
+            batch, event = coming.result()
             if batch is None:
                 return
             coming = thread.submit(make)
-            if made is not None:
+            if event is not None:
                 current = torch.cuda.current_stream(device)
-                current.wait_event(made)
-                for one in (batch["first"], batch["second"], batch["target"]):
-                    one.record_stream(current)
+                current.wait_event(event)
+                for view in (batch["first"], batch["second"], batch["target"]):
+                    view.record_stream(current)
             yield batch
 
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all epochs, since libraries keep a workspace for every stream."""
+    """Return one stream for all epochs, since libraries keep a workspace for every stream."""
     return torch.cuda.Stream(device)
 
 
-def epoch_seed(seed: int, *of: int) -> int:
-    """A seed for an epoch, or a part of it, that no other shares, as far as 63 bits go."""
-    return int(np.random.SeedSequence([seed, *of]).generate_state(1, np.uint64)[0] >> 1)
+def epoch_seed(seed: int, *parts: int) -> int:
+    """Return a seed of 63 bits for an epoch, or a part of it, that differs from all others."""
+    return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,6 +1,6 @@
-"""What ends a training that goes wrong: one line that says what, where, and its likely cause.
+"""Checks that end a training that fails, in one line: what happened, where, and the likely cause.
 
-What was kept of the epochs before stays: the weights of the best and the checkpoint of the last.
+The weights of the best epoch before and the checkpoint of the last one stay.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from torch import Tensor
 
 from medvq.config import PretrainConfig
 from medvq.errors import UserError
-from medvq.method.quantizer import perplexity
+from medvq.evaluation.codebooks import perplexity
 
 _WORSE = 10
-# In effect one code: what it says of a place is less than half a bit.
+"""A loss this many times the best so far is divergence: far beyond the scatter between epochs."""
 _COLLAPSED = 1.4
+"""A codebook of less than this perplexity says less than half a bit about a place."""
 
 
-def refuse_nan(loss: float, epoch: int, rate: str) -> None:
-    """Stop where the loss is no number; ``rate`` is the learning rate as a user writes it.
+def check_finite(loss: float, epoch: int, rate: str) -> None:
+    """Check that a loss is a number.
+
+    Parameters
+    ----------
+    rate : the learning rate as a user writes it, here and below.
 
     Raises
     ------
@@ -33,25 +38,24 @@ def refuse_nan(loss: float, epoch: int, rate: str) -> None:
         )
 
 
-def refuse_divergence(
+def check_divergence(
     row: Mapping[str, float],
     before: Sequence[Mapping[str, float]],
     terms: Sequence[str],
     rate: str,
 ) -> None:
-    """Stop where the training loss of an epoch is ten times that of the best before.
+    """Check that the training loss of an epoch is not ten times that of the best before.
 
     Parameters
     ----------
-    row, before : of this epoch and of those before it: ``epoch`` and the mean training losses.
-        Before the first epoch stand the losses of its first batch, as epoch 0.
-    terms : names of what ``loss`` is made of.
-    rate : the learning rate as a user writes it.
+    row, before : of this epoch and of those before it: ``epoch`` and the mean training losses. The
+        losses of the first batch stand before the first epoch, as epoch 0.
+    terms : names of the terms of ``loss``.
 
     Raises
     ------
     UserError
-        It is; the term that has grown most is named.
+        It is; the message names the term that has grown most.
     """
     best = min(before, key=lambda earlier: earlier["loss"])
     if row["loss"] <= _WORSE * best["loss"]:
@@ -65,8 +69,8 @@ def refuse_divergence(
     )
 
 
-def refuse_collapse(uses: Sequence[Tensor], epoch: int, config: PretrainConfig) -> None:
-    """Stop where a level has in effect a single code.
+def check_collapse(uses: Sequence[Tensor], epoch: int, config: PretrainConfig) -> None:
+    """Check that no level has in effect a single code.
 
     Parameters
     ----------

@@ -1,6 +1,8 @@
-"""Epochs on MONAI's engines: progress, validation, early stopping, checkpoints, resume, history.
+"""The training loop: epochs, validation, early stopping, checkpoints and bit-identical resume.
 
-What is trained, on what and how it is judged is a subclass's: see :class:`Loop`.
+An epoch ends in this order: validation, the weights of the best epoch, the history, the checkpoint,
+the report. A run that is killed at any point continues from its last checkpoint and ends with the
+same bits, since everything random comes from (seed, epoch).
 """
 
 from __future__ import annotations
@@ -9,50 +11,66 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.optimizers import WarmupCosineSchedule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from medvq.config import TrainingConfig
+from medvq.device import computes_in_bfloat16
 from medvq.errors import UserError
 from medvq.method.collectives import all_reduce_sum, rank, world_size
-from medvq.storage.artifacts import StageContext
 from medvq.training.batches import epoch_seed
-from medvq.training.divergence import refuse_divergence, refuse_nan
+from medvq.training.divergence import check_divergence, check_finite
 
-_STEPS_UNSEEN = 50
-_CHECKPOINT = "checkpoint.pt"
-
-
-# Where a configuration names no epochs: what Kermany's 4,595 training images are trained for, and
-# the steps below which a small set's codebook and batch statistics do not settle.
-_EPOCHS, _LEAST_STEPS = 18, 600
-
-
-def epochs_for(config: TrainingConfig, batches: int) -> int:
-    """Return how many epochs of so many batches the training has."""
-    return config.epochs or max(_EPOCHS, -(-_LEAST_STEPS // batches))
+CHECKPOINT = "checkpoint.pt"
+HISTORY = "history.csv"
+_EPOCHS, _FEWEST_STEPS = 18, 600
+"""Where the configuration sets no epochs: eighteen, as for the default data set, and for a small
+set as many as make so many steps, about what the default data set takes."""
+_STEPS_UNCHECKED = 50
+"""On a GPU the loss is looked at once in so many steps, since each look waits for the device."""
 
 
-def patience_for(config: TrainingConfig, batches: int) -> int:
-    """Return after how many epochs without a better validation loss the training stops."""
-    half = 0 if config.epochs else epochs_for(config, batches) // 2
+def epoch_count(config: TrainingConfig, batches: int) -> int:
+    """Return the number of epochs, of so many batches, that a training has at most."""
+    return config.epochs or max(_EPOCHS, -(-_FEWEST_STEPS // batches))
+
+
+def patience(config: TrainingConfig, batches: int) -> int:
+    """Return after how many epochs without a better validation loss a training stops.
+
+    Where the configuration sets no epochs, at least half of them.
+    """
+    half = 0 if config.epochs else epoch_count(config, batches) // 2
     return max(config.patience, half)
 
 
+@dataclass(frozen=True)
+class Run:
+    """The surroundings of one training run.
+
+    Attributes
+    ----------
+    folder : where weights, history and checkpoint are written; a checkpoint there is resumed from.
+    report : called with the metrics of each epoch and its number.
+    """
+
+    folder: Path
+    seed: int
+    device: torch.device
+    report: Callable[[dict[str, float], int], None]
+
+
 class Batches(Protocol):
-    """An epoch of batches, anew at every iteration; of several processes, each makes its part."""
+    """The batches of an epoch; where there are several processes, each makes its own part."""
 
     epoch: int
 
@@ -63,218 +81,181 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
 
-class Loop(ABC):
-    """One run: the engines, what hangs on them, and what they leave behind.
+class TrainingLoop(ABC):
+    """One training run; a subclass says what is trained, on what, and how it is judged.
 
-    A subclass has ``batches`` and calls :meth:`_prepare` with what is to be trained.
+    Parameters
+    ----------
+    objective : a module whose output has the scalar ``loss`` and the scalars ``terms``.
+    unused : whether some weights have no gradient.
 
     Attributes
     ----------
     section : of the configuration, for messages.
-    doing : for the progress bar.
-    losses : names of the scalars that the objective gives, ``loss`` the one that is minimised.
+    activity : for the progress bar.
+    terms : names of the scalars that are averaged over an epoch; the first is minimised.
     history : one row per epoch.
     """
 
     section: ClassVar[str]
-    doing: ClassVar[str]
-    losses: ClassVar[tuple[str, ...]]
-    batches: Batches
+    activity: ClassVar[str]
+    terms: ClassVar[tuple[str, ...]]
 
-    def __init__(self, context: StageContext, config: TrainingConfig) -> None:
-        self.context, self.training = context, config
-        self.history: list[dict[str, float]] = []
-        self.seconds = 0.0
-        self.device = torch.device(context.device)
-
-    def _prepare(self, objective: nn.Module, unused: bool) -> None:
-        """Optimiser and schedule; ``unused``: not every weight has a gradient."""
-        config = self.training
-        self.trained = objective
+    def __init__(
+        self,
+        run: Run,
+        config: TrainingConfig,
+        objective: nn.Module,
+        batches: Batches,
+        *,
+        unused: bool,
+    ) -> None:
+        self.run, self.training, self.batches, self.objective = run, config, batches, objective
         self.optimizer = torch.optim.AdamW(
             objective.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.step: nn.Module = objective
-        if world_size() > 1:
-            self.step = _parallel(objective, unused)
-        self.epochs = epochs_for(config, len(self.batches))
-        steps = len(self.batches) * self.epochs
+        self.epochs = epoch_count(config, len(batches))
+        steps = len(batches) * self.epochs
         self.schedule = WarmupCosineSchedule(
             self.optimizer, warmup_steps=min(config.warmup_steps, steps // 4), t_total=steps
         )
         self.autocast = config.amp == "bfloat16" or (
-            config.amp == "auto" and computes_in_bfloat16(self.device)
+            config.amp == "auto" and computes_in_bfloat16(run.device)
         )
+        self.forward = _parallel(objective, unused) if world_size() > 1 else objective
+        self.history: list[dict[str, float]] = []
 
     @abstractmethod
-    def _loaded(self) -> Iterable[Any]:
-        """The batches of an epoch on the device, each the objective's arguments."""
+    def load(self) -> Iterable[Mapping[str, object]]:
+        """Yield the batches of an epoch on the device, each the objective's arguments."""
 
     @abstractmethod
-    def _evaluator(self) -> SupervisedEvaluator:
-        """Judges the validation images; its metrics hold ``loss``."""
+    def validate(self) -> dict[str, float]:
+        """Return the columns of an epoch's row on the validation images, ``val_loss`` first."""
 
     @abstractmethod
-    def _measures(self, measured: dict[str, float]) -> dict[str, float]:
-        """What an epoch's row says of the validation, ``val_loss`` among it."""
+    def save_best(self) -> None:
+        """Write the weights, and whatever shows them, after the best epoch so far."""
 
-    @abstractmethod
-    def _keep(self) -> None:
-        """Write what the epoch made, which is the best so far."""
+    def begin_epoch(self) -> None:  # noqa: B027
+        """Prepare for an epoch's calls of :meth:`count`."""
 
-    @abstractmethod
-    def _count(self, out: dict[str, Any]) -> None:
-        """Called with what the objective made of each training batch."""
+    def count(self, out: Any) -> None:  # noqa: B027
+        """Take the objective's output of each training batch."""
 
-    @abstractmethod
-    def _refuse(self, epoch: int) -> None:
-        """Raise :class:`UserError` where an epoch's training went wrong in a way of its own."""
+    def check_epoch(self, epoch: int) -> None:  # noqa: B027
+        """Raise a :class:`UserError` where an epoch's training failed in a way of its own."""
 
     def fit(self) -> None:
-        """Train; go on where a run that was interrupted stopped."""
-        trainer, evaluator = self._trainer(), self._evaluator()
-        evaluator.logger.setLevel("CRITICAL")
-        patience = patience_for(self.training, len(self.batches))
-        stopping = EarlyStopping(patience, lambda _: -self.history[-1]["val_loss"], trainer)
-        state = {
-            "objective": self.trained,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "stopping": stopping,
-            "history": _History(self.history),
-            "trainer": trainer,
-        }
-        saver = DiskSaver(str(self.context.folder), atomic=True, require_empty=False)
-        # As a plain callable, since of a handler ignite removes the old file before it writes anew.
-        checkpoint = Checkpoint(state, saver.__call__, filename_pattern=_CHECKPOINT)
-        trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
-        self._attach_progress(trainer)
-        ValidationHandler(1, evaluator, epoch_level=True).attach(trainer)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch, evaluator)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, stopping)
-        if rank() == 0:
-            trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
-        self._resume(state)
-        stopped = stopping.counter >= patience
-        if trainer.state.epoch < self.epochs and not stopped:
-            trainer.run()
+        """Train, from where an interrupted run in the same folder stopped."""
+        self._resume()
+        images = len(self.batches) * self.batches.batch_size
+        most = patience(self.training, len(self.batches))
+        with tqdm(
+            total=self.epochs * images,
+            initial=len(self.history) * images,
+            desc=self.activity,
+            unit=" images",
+            mininterval=2.0,
+            smoothing=0.05,
+            disable=rank() > 0,
+        ) as progress:
+            for epoch in range(len(self.history) + 1, self.epochs + 1):
+                if self.history and len(self.history) - self.best["epoch"] >= most:
+                    break
+                self._end_epoch(epoch, self._train(epoch, progress))
 
     @property
     def best(self) -> dict[str, float]:
-        """The row of the epoch with the least validation loss."""
+        """The row of the epoch with the least validation loss, the first of equal ones."""
         return min(self.history, key=lambda row: row["val_loss"])
-
-    def _trainer(self) -> SupervisedTrainer:
-        def step(engine: Engine, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            self.trained.train()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                out: dict[str, Any] = self.step(**batch)
-            # Elsewhere to look at the loss is to wait for the device.
-            if self.device.type == "cpu" or engine.state.iteration % _STEPS_UNSEEN == 0:
-                refuse_nan(out["loss"].item(), engine.state.epoch, self._rate)
-            self.optimizer.zero_grad(set_to_none=True)
-            out["loss"].backward()
-            self.optimizer.step()
-            self._count(out)
-            return {name: out[name].detach() for name in self.losses}
-
-        trainer = SupervisedTrainer(
-            device=self.device,
-            max_epochs=self.epochs,
-            train_data_loader=Reiterable(self._loaded),
-            epoch_length=len(self.batches),
-            network=self.trained,
-            optimizer=self.optimizer,
-            loss_function=lambda *_: None,
-            iteration_update=step,
-            decollate=False,
-            train_handlers=[LrScheduleHandler(self.schedule, epoch_level=False, print_lr=False)],
-        )
-        # What ends a run is raised; ignite would tell it twice more.
-        trainer.logger.setLevel("CRITICAL")
-        return trainer
 
     @property
     def _rate(self) -> str:
         """The learning rate as a user writes it."""
         return f"{self.section}.learning_rate={self.training.learning_rate:g}"
 
-    def _begin_epoch(self, engine: Engine) -> None:
-        self.batches.epoch = engine.state.epoch
+    def _train(self, epoch: int, progress: tqdm[Any]) -> dict[str, float]:
+        """Train for an epoch; return the mean of each term, and the speed."""
+        self.batches.epoch = epoch
         # Restarted codes and dropout draw from the global generator.
-        torch.manual_seed(epoch_seed(self.context.config.seed + 1, engine.state.epoch))
-        self.sums = torch.zeros(len(self.losses), dtype=torch.float64, device=self.device)
-        self.started = time.perf_counter()
+        torch.manual_seed(epoch_seed(self.run.seed + 1, epoch))
+        self.begin_epoch()
+        self.objective.train()
+        sums = torch.zeros(len(self.terms), dtype=torch.float64, device=self.run.device)
+        started = time.perf_counter()
+        for number, batch in enumerate(self.load(), 1 + (epoch - 1) * len(self.batches)):
+            with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.autocast):
+                out = self.forward(**batch)
+            if self.run.device.type == "cpu" or number % _STEPS_UNCHECKED == 0:
+                check_finite(out.loss.item(), epoch, self._rate)
+            self.optimizer.zero_grad(set_to_none=True)
+            out.loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            self.count(out)
+            # Added up on the device, since to look at a value is to wait for it.
+            losses = torch.stack([getattr(out, name).detach() for name in self.terms]).double()
+            if number == 1:
+                self.first_losses = losses
+            sums += losses
+            progress.update(self.batches.batch_size)
+        seconds = time.perf_counter() - started
+        images = len(self.batches) * self.batches.batch_size
+        return self._mean(sums / len(self.batches)) | {"images_per_second": images / seconds}
 
-    def _attach_progress(self, trainer: SupervisedTrainer) -> None:
-        size = self.batches.batch_size
-        images = self.epochs * len(self.batches) * size
-        bar = tqdm(
-            total=images,
-            desc=self.doing,
-            unit=" images",
-            mininterval=2.0,
-            smoothing=0.05,
-            disable=rank() > 0,
-        )
-
-        def catch_up(engine: Engine) -> None:
-            bar.update(engine.state.iteration * size - bar.n)
-
-        def advance(engine: Engine) -> None:
-            output: dict[str, Tensor] = engine.state.output
-            # Added up where they are: to look at one is to wait for the device.
-            losses = torch.stack([output[name] for name in self.losses]).double()
-            if engine.state.iteration == 1:
-                self.of_first_batch = losses
-            self.sums += losses
-            bar.update(size)
-
-        def end_epoch(_: Engine) -> None:
-            self.seconds = time.perf_counter() - self.started
-
-        trainer.add_event_handler(Events.STARTED, catch_up)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, advance)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, end_epoch)
-        trainer.add_event_handler(Events.COMPLETED, lambda _: bar.close())
-
-    def _end_epoch(self, engine: Engine, evaluator: SupervisedEvaluator) -> None:
-        measured = evaluator.state.metrics
-        refuse_nan(measured["loss"], engine.state.epoch, self._rate)
-        row = {"epoch": float(engine.state.epoch)} | self._over_processes(
-            self.sums / len(self.batches)
-        )
-        before = self.history or [{"epoch": 0.0} | self._over_processes(self.of_first_batch)]
-        refuse_divergence(row, before, self.losses[1:], self._rate)
-        row |= self._measures(measured)
-        row |= {
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": len(self.batches) * self.batches.batch_size / self.seconds,
-        }
-        self._refuse(engine.state.epoch)
-        best = min((r["val_loss"] for r in self.history), default=math.inf)
+    def _end_epoch(self, epoch: int, trained: dict[str, float]) -> None:
+        validation = self.validate()
+        check_finite(validation["val_loss"], epoch, self._rate)
+        speed = trained.pop("images_per_second")
+        row = {"epoch": float(epoch)} | trained
+        before = self.history or [{"epoch": 0.0} | self._mean(self.first_losses)]
+        check_divergence(row, before, self.terms[1:], self._rate)
+        self.check_epoch(epoch)
+        row |= validation | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row["images_per_second"] = speed
+        best = self.best["val_loss"] if self.history else math.inf
         self.history.append(row)
         if rank() > 0:
             return
         if row["val_loss"] < best:
-            self._keep()
-        pd.DataFrame(self.history).to_csv(self.context.folder / "history.csv", index=False)
-        self.context.report({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
+            self.save_best()
+        pd.DataFrame(self.history).to_csv(self.run.folder / HISTORY, index=False)
+        self._save_checkpoint()
+        self.run.report({name: v for name, v in row.items() if name != "epoch"}, epoch)
 
-    def _over_processes(self, losses: Tensor) -> dict[str, float]:
-        """Each of :attr:`losses`, a mean over what this process saw, as one over all processes."""
-        return dict(zip(self.losses, (all_reduce_sum(losses) / world_size()).tolist(), strict=True))
+    def _mean(self, losses: Tensor) -> dict[str, float]:
+        """Return each term's mean over the processes; ``losses`` are those of this one."""
+        means = (all_reduce_sum(losses) / world_size()).tolist()
+        return dict(zip(self.terms, means, strict=True))
 
-    def _resume(self, state: dict[str, Any]) -> None:
-        file = self.context.folder / _CHECKPOINT
+    @property
+    def _state(self) -> dict[str, Any]:
+        return {
+            "objective": self.objective,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
+
+    def _save_checkpoint(self) -> None:
+        """Write aside and rename, so that a killed run leaves a whole checkpoint."""
+        state = {name: part.state_dict() for name, part in self._state.items()}
+        aside = self.run.folder / f".{CHECKPOINT}"
+        torch.save(state | {"history": self.history}, aside)
+        aside.replace(self.run.folder / CHECKPOINT)
+
+    def _resume(self) -> None:
+        file = self.run.folder / CHECKPOINT
         if not file.exists():
             return
         try:
-            saved = torch.load(file, map_location=self.device, weights_only=True)
-            Checkpoint.load_objects(state, saved)
+            saved = torch.load(file, map_location=self.run.device, weights_only=True)
+            for name, part in self._state.items():
+                part.load_state_dict(saved[name])
+            self.history = saved["history"]
         except Exception as error:
             raise UserError(
                 f"{file} does not fit this configuration or is damaged; "
@@ -283,17 +264,8 @@ class Loop(ABC):
         tqdm.write(f"resuming after epoch {len(self.history)}")
 
 
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for bfloat16; elsewhere it is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Torch before 2.11 does not say what a processor can.
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-
-
 def _parallel(objective: nn.Module, unused: bool) -> nn.Module:
-    """Gradients averaged over the processes; ``unused``: not every weight has one."""
+    """Average gradients over the processes."""
     with warnings.catch_warnings():
         # The name that replaces broadcast_buffers is newer than the oldest torch that is supported.
         warnings.simplefilter("ignore", FutureWarning)
@@ -303,31 +275,3 @@ def _parallel(objective: nn.Module, unused: bool) -> nn.Module:
             broadcast_buffers=False,
             find_unused_parameters=unused,
         )
-
-
-class _History:
-    """Lets the list of epochs travel in a checkpoint."""
-
-    def __init__(self, rows: list[dict[str, float]]) -> None:
-        self.rows = rows
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows[:] = state["rows"]
-
-
-class Reiterable:
-    """A loader that begins anew at every iteration over it."""
-
-    def __init__(self, make: Any) -> None:
-        self.make = make
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.make())
-
-
-def checkpoint_of(folder: Path) -> Path:
-    """Where a run keeps its last epoch."""
-    return folder / _CHECKPOINT

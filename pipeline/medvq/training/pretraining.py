@@ -1,0 +1,248 @@
+"""Pretraining of the VQ-VAE: on which images it trains, and how each epoch is judged.
+
+The loss is the reconstruction error in units of the variance of the training images, plus the
+commitment loss, plus the contrastive loss of two views; see :mod:`medvq.method.loss`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.metrics import MSEMetric, SSIMMetric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvq.config import PretrainConfig
+from medvq.errors import UserError
+from medvq.evaluation.codebooks import bits_per_position, codebook_use, count_codes
+from medvq.method.augmentation import random_versions
+from medvq.method.collectives import all_reduce_sum, rank, world_size
+from medvq.method.loss import PretrainingLoss, PretrainingOutput
+from medvq.method.scaling import to_bytes, to_network, to_unit
+from medvq.storage.weights import FILE, save_model
+from medvq.summaries import PretrainSummary
+from medvq.training.batches import GROUP, Rows, ViewBatches, Views, epoch_seed, prefetch
+from medvq.training.divergence import check_collapse
+from medvq.training.loop import Run, TrainingLoop
+
+RECONSTRUCTIONS = "reconstructions.npz"
+_SHOWN = 12
+"""Validation images whose reconstructions are kept for the figure."""
+_VARIANCE_IMAGES = 512
+"""Images, evenly spaced, that the variance of the training images is estimated from."""
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """The images of pretraining, as they lie in the cache; no label and no test image among them.
+
+    Attributes
+    ----------
+    images : uint8, the cache.
+    train, validation : rows of the training and validation images in it.
+    subjects : the subject of each training image, beyond doubt.
+    swapped_training : uint8 (copies, train, ...), acquisition-swapped copies; none where empty.
+    swapped_validation : uint8, a swapped copy of the kind held back from training, and in
+        ``swapped_rows`` the row of each validation image; None where acquisitions are not swapped.
+    """
+
+    images: NDArray[np.uint8]
+    train: Rows
+    validation: Rows
+    subjects: NDArray[np.str_]
+    swapped_training: NDArray[np.uint8]
+    swapped_validation: NDArray[np.uint8] | None
+    swapped_rows: Rows
+
+
+class Pretraining(TrainingLoop):
+    """A pretraining run."""
+
+    section = "pretrain"
+    activity = "pretraining"
+    terms = ("loss", "reconstruction", "contrast", "commitment")
+    batches: ViewBatches
+    objective: PretrainingLoss
+
+    def __init__(self, data: PretrainingData, config: PretrainConfig, run: Run) -> None:
+        self.data, self.config = data, config
+        batches = ViewBatches(
+            data.images,
+            data.train,
+            data.subjects,
+            data.swapped_training,
+            config,
+            run.seed,
+            rank=rank(),
+            world=world_size(),
+            device=run.device,
+        )
+        _check_parts(batches.batch_size)
+        sample = data.train[:: max(1, len(data.train) // _VARIANCE_IMAGES)]
+        variance = float(np.var(data.images[sample] / 255.0))
+        channels, *spatial = to_unit(np.array(data.images[:1])).shape[1:]
+        self.axes = len(spatial)
+        torch.manual_seed(run.seed)
+        objective = PretrainingLoss(config, max(variance, 1e-6), channels, self.axes)
+        super().__init__(
+            run, config, objective.to(run.device), batches, unused=config.contrast.weight == 0
+        )
+
+    def load(self) -> Iterable[Views]:
+        """Yield the training batches of an epoch."""
+        return prefetch(self.batches, self.run.device)
+
+    def begin_epoch(self) -> None:
+        """Forget the use of codes in the epoch before."""
+        self.use_in_training = self._unused(self.run.device)
+
+    def count(self, out: PretrainingOutput) -> None:
+        """Count the codes of a training batch."""
+        for use, codes in zip(self.use_in_training, out.codes, strict=True):
+            use.index_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
+
+    def check_epoch(self, epoch: int) -> None:
+        """Check that no codebook has collapsed."""
+        check_collapse([all_reduce_sum(use) for use in self.use_in_training], epoch, self.config)
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Measure the validation images as they are, and count their codes."""
+        self.objective.eval()
+        self.use = self._unused("cpu")
+        mse, ssim = MSEMetric(), SSIMMetric(spatial_dims=self.axes, data_range=1.0)
+        sums = dict.fromkeys(("loss", "reconstruction", "contrast"), 0.0)
+        for batch in self._validation_batches():
+            views = (batch["first"], batch["second"], batch["target"])
+            first, second, target = (view.to(self.run.device) for view in views)
+            out: PretrainingOutput = self.objective(first, second, target)
+            for metric in (mse, ssim):
+                metric(out.images.clamp(0, 1), target)
+            for name in sums:
+                sums[name] += float(getattr(out, name)) * len(target)
+            for use, codes in zip(self.use, out.codes, strict=True):
+                use += count_codes(codes, len(use))
+        mean = {name: value / len(self.data.validation) for name, value in sums.items()}
+        row = {
+            "val_loss": mean["loss"],
+            "val_mse": mean["reconstruction"],
+            "val_psnr_db": -10 * math.log10(max(mse.aggregate().item(), 1e-12)),
+            "val_ssim": ssim.aggregate().item(),
+            "val_contrast": mean["contrast"],
+        }
+        for level, use in enumerate(self.use):
+            health = codebook_use(use)
+            row[f"codes_used{_suffix(level)}"] = float(health.used)
+            row[f"perplexity{_suffix(level)}"] = health.perplexity
+        return row
+
+    def save_best(self) -> None:
+        """Write the weights, the use of codes, and some reconstructions."""
+        save_model(self.objective.network, self.run.folder / FILE)
+        for level, use in enumerate(self.use):
+            np.save(self.run.folder / codebook_use_file(level), use.numpy())
+        rows = np.linspace(0, len(self.data.validation) - 1, _SHOWN).astype(int)
+        original = self.data.images[self.data.validation[rows]]
+        with torch.inference_mode():
+            out = self.objective.network(to_network(to_unit(original)).to(self.run.device))
+        reconstruction = to_bytes(out.images).reshape(original.shape)
+        np.savez(
+            self.run.folder / RECONSTRUCTIONS, original=original, reconstruction=reconstruction
+        )
+
+    def summary(self) -> PretrainSummary:
+        """Return the figures of the best epoch."""
+        best, network = self.best, self.objective.network
+        counts = [
+            np.load(self.run.folder / codebook_use_file(level))
+            for level in range(len(network.quantizers))
+        ]
+        codebook = [codebook_use(torch.from_numpy(values)) for values in counts]
+        nominal, entropy = (
+            bits_per_position(alphabets, network.halvings, self.axes)
+            for alphabets in ([b.size for b in codebook], [b.perplexity for b in codebook])
+        )
+        speed = float(np.median([row["images_per_second"] for row in self.history]))
+        return PretrainSummary(
+            epochs=len(self.history),
+            best_epoch=int(best["epoch"]),
+            images_per_second=round(speed, 1),
+            val_mse=best["val_mse"],
+            val_psnr_db=best["val_psnr_db"],
+            val_ssim=best["val_ssim"],
+            bits_per_position=nominal,
+            entropy_bits_per_position=entropy,
+            codebook=codebook,
+        )
+
+    def _unused(self, device: torch.device | str) -> list[Tensor]:
+        return [
+            torch.zeros(quantizer.size, dtype=torch.int64, device=device)
+            for quantizer in self.objective.network.quantizers
+        ]
+
+    def _validation_batches(self) -> Iterator[Views]:
+        """Yield each validation image as it is, with a second view.
+
+        That is its swapped copy or, where acquisitions are not swapped, a random version, the same
+        in every epoch.
+        """
+        data, config = self.data, self.config
+        generator = torch.Generator().manual_seed(epoch_seed(self.run.seed, 0))
+        for start in range(0, len(data.validation), config.batch_size):
+            rows = slice(start, start + config.batch_size)
+            target = to_unit(data.images[data.validation[rows]])
+            if data.swapped_validation is not None:
+                other = to_unit(data.swapped_validation[data.swapped_rows[rows]])
+            else:
+                other = random_versions(target, config.augment, config.augment_strength, generator)
+            yield {"first": to_network(target), "second": to_network(other), "target": target}
+
+
+def _check_parts(size: int) -> None:
+    """Check that the processes can share a batch of ``size`` images by whole groups."""
+    number = world_size()
+    if number > 1 and size % (number * GROUP):
+        raise UserError(
+            f"a batch of {size} images cannot be shared by NPROC={number} processes: each takes a "
+            f"multiple of {GROUP}; set pretrain.batch_size to a multiple of {number * GROUP} that "
+            "the training images fill"
+        )
+
+
+def shuffle_among_subjects(subjects: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
+    """Deal the names of subjects with several images anew among all images of such subjects.
+
+    Every subject keeps its number of images. ``subjects`` is (N,), the subject of each image.
+    """
+    _, subject, number = np.unique(subjects, return_inverse=True, return_counts=True)
+    several = number[subject] > 1
+    dealt = subjects.copy()
+    dealt[several] = np.random.default_rng(seed).permutation(subjects[several])
+    return dealt
+
+
+def share_of_subjects(subjects: NDArray[np.str_], fraction: float, seed: int) -> Rows:
+    """Return the rows of a random share of the subjects, at least one; nested for a seed.
+
+    The order of subjects is that of their first rows, so that nothing depends on their names.
+
+    >>> share_of_subjects(np.array(["a", "b", "a", "b"]), 0.5, seed=1).tolist()
+    [0, 2]
+    """
+    _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(np.argsort(first))
+    return np.flatnonzero(np.isin(owner, order[: max(1, round(fraction * len(order)))]))
+
+
+def codebook_use_file(level: int) -> str:
+    """Return the name of the file that holds how often each code of a level was used."""
+    return f"codebook_use{_suffix(level)}.npy"
+
+
+def _suffix(level: int) -> str:
+    return f"_{level}" if level else ""
