@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from medvq.datasets.phantom import SCANNERS, deal, write_phantom
+from medvq.datasets.phantom import SCANNERS, assign, write_phantom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from sklearn.linear_model import LogisticRegression
@@ -111,8 +111,8 @@ def test_the_scanner_goes_with_the_class_in_train_only(
     assert share["test"].to_numpy() == pytest.approx(0.5, abs=0.02)
 
 
-def test_lots_do_not_depend_on_how_many_are_dealt() -> None:
-    assert list(deal(0, "train", 30, 1)) == list(deal(0, "train", 70, 1))[:30]
+def test_class_and_scanner_do_not_depend_on_how_many_subjects_there_are() -> None:
+    assert list(assign(0, "train", 30, 1)) == list(assign(0, "train", 70, 1))[:30]
 
 
 def test_headers_say_synthetic_and_are_complete(headers: list[FileDataset]) -> None:

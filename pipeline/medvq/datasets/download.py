@@ -1,7 +1,7 @@
 """Files over HTTP: resumed where they broke off, and used only when they are what they should be.
 
 ``requests`` brings redirects, TLS and the proxies of the environment. No well-kept library resumes
-a broken download and verifies it, so the hundred lines that do stand here.
+a broken download and verifies it, so the code that does is here.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ if TYPE_CHECKING:
     import requests
 
 _CHUNK = 1 << 18
+# Bytes that a file of unknown size may have: more than any data set that is read here.
 _LARGEST = 1 << 40
+# HTTP statuses that may pass: timeouts, too many requests, trouble of the server.
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class DownloadError(Exception):
-    """No address gave the file; the message says what each of them did."""
+    """An error that ends a download; the message says what each address did."""
 
 
 class _Broken(Exception):
-    """The transfer broke off; it is worth another try."""
+    """A transfer that broke off and is worth another try."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long is waited, and how often tried again.
+    """How long to wait, and how often to try again.
 
     Attributes
     ----------
     connect, silence : seconds for a connection, and without a byte.
-    attempts : in a row that bring no more than there was; any byte more starts the count anew.
+    attempts : in a row that bring no more bytes; any byte more starts the count anew.
     pause : seconds before the second attempt; doubles with each.
     redirects : followed at most.
     """
@@ -70,8 +72,8 @@ def download(
 
     Parameters
     ----------
-    size : in bytes, where it is known; a server that offers another is left at once.
-    complaint : given the downloaded file, what is wrong with it, or None.
+    size : in bytes, where it is known; a server that offers another size is left at once.
+    complaint : says of the downloaded file what is wrong with it, or None.
 
     Raises
     ------
@@ -88,29 +90,40 @@ def download(
         for address in addresses:
             host = urlsplit(address).hostname or "?"
             print(f"downloading {target.name} from {host}", file=sys.stderr)
-            for continued in (part.exists(), False):
-                try:
-                    _fetch(session, address, part, size, patience)
-                except DownloadError as error:
-                    failures.append(f"{host}: {error}")
-                    break
-                wrong = complaint(part)
-                if wrong is None:
-                    with part.open("rb") as stream:
-                        os.fsync(stream.fileno())
-                    part.replace(target)
-                    return
-                part.unlink()
-                if not continued:
-                    failures.append(f"{host}: a wrong file ({wrong})")
-                    break
+            try:
+                _fetch_whole(session, address, part, size, complaint, patience)
+            except DownloadError as error:
+                failures.append(f"{host}: {error}")
+                continue
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.replace(target)
+            return
     raise DownloadError("; ".join(failures))
+
+
+def _fetch_whole(
+    session: requests.Session,
+    address: str,
+    part: Path,
+    size: int | None,
+    complaint: Callable[[Path], str | None],
+    patience: Patience,
+) -> None:
+    """Fill ``part`` with a file that draws no complaint; begin anew where it was continued."""
+    for is_continued in (part.exists(), False):
+        _fetch(session, address, part, size, patience)
+        if (wrong := complaint(part)) is None:
+            return
+        part.unlink()
+        if not is_continued:
+            raise DownloadError(f"a wrong file ({wrong})")
 
 
 def _fetch(
     session: requests.Session, address: str, part: Path, size: int | None, patience: Patience
 ) -> None:
-    """Fill ``part``, going on from where it ends as often as it breaks off."""
+    """Fill ``part`` from where it ends, again and again while the transfer breaks off."""
     idle = 0
     furthest = _length(part)
     while _length(part) != size:
@@ -161,7 +174,7 @@ def _continue(
 
 
 def _start(response: requests.Response, address: str, part: Path, have: int) -> int:
-    """Where in the file the answer begins."""
+    """Return where in the file the answer begins."""
     if urlsplit(address).scheme == "https" and urlsplit(response.url).scheme != "https":
         raise DownloadError("it redirects from https to an address that is not")
     status = response.status_code
@@ -182,16 +195,9 @@ def _start(response: requests.Response, address: str, part: Path, have: int) -> 
 
 def _write(response: requests.Response, part: Path, start: int, limit: int) -> None:
     name = part.name.removeprefix(".").removesuffix(".part")
-    with (
-        part.open("r+b" if start else "wb") as stream,
-        tqdm(
-            total=None if limit == _LARGEST else limit,
-            initial=start,
-            desc=name,
-            unit="B",
-            unit_scale=True,
-        ) as progress,
-    ):
+    total = None if limit == _LARGEST else limit
+    progress = tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True)
+    with part.open("r+b" if start else "wb") as stream, progress:
         stream.seek(start)
         for chunk in response.raw.stream(_CHUNK, decode_content=False):
             if stream.tell() + len(chunk) > limit:

@@ -38,11 +38,11 @@ class _File(NamedTuple):
 def list_images(
     folder: Path, source: FolderSource, key: bytes | None = None
 ) -> Iterator[SourceImage]:
-    """The images of ``folder``, sorted by path; subjects under keyed pseudonyms.
+    """List the images of ``folder``, sorted by path; subjects under keyed pseudonyms.
 
     With a CSV joined on ``path``, those that it names; else all, of which those that a CSV does
-    not name have no label. What its source wants set aside is listed with the reason. Where no
-    split is told, ``source.test_fraction`` of the subjects are for the test.
+    not name have no label. What the source excludes is listed with the reason. Where neither CSV
+    nor folders say any split, ``source.test_fraction`` of the subjects are for the test.
 
     Parameters
     ----------
@@ -60,24 +60,24 @@ def list_images(
     join = labels.join if labels and labels.file else "folders"
     paths = sorted(table if join == "path" else _walk(folder, source))
     if not paths:
-        raise UserError(f"no image ({_looked_for(source)}) is listed in {folder}")
-    files = _without_copies([_identify(folder, path, source) for path in paths])
+        raise UserError(f"no image ({_kinds(source)}) is listed in {folder}")
+    files = _exclude_copies([_identify(folder, path, source) for path in paths])
     if join in {"subject", "study", "instance"}:
         _report_unknown(table, {getattr(file, join) for file in files}, join)
     key = key or subject_key()
     groups = _volumes(files) if _has_volumes(source) else [[file] for file in files]
-    told = [_told(group, source, table, join) for group in groups]
-    fraction = 0.0 if any(label.split for label in told) else source.test_fraction
-    for parts, label in zip(groups, told, strict=True):
+    rows = [_label(group, source, table, join) for group in groups]
+    fraction = 0.0 if any(row.split for row in rows) else source.test_fraction
+    for parts, row in zip(groups, rows, strict=True):
         first = parts[0]
-        subject = pseudonym(label.subject or first.subject or first.study or first.path, key)
+        subject = pseudonym(row.subject or first.subject or first.study or first.path, key)
         yield SourceImage(
             path=folder / first.path,
-            shown_path=_shown(first),
+            shown_path=_shown_path(first),
             subject=subject,
-            split=label.split or ("test" if _share(subject) < fraction else "train"),
-            label=label.label,
-            target=label.target,
+            split=row.split or ("test" if _share(subject) < fraction else "train"),
+            label=row.label,
+            target=row.target,
             target_name=(labels.target or "") if labels else "",
             parts=tuple(folder / part.path for part in parts) if len(parts) > 1 else (),
             window=getattr(source, "window", None),
@@ -86,13 +86,13 @@ def list_images(
 
 
 def _share(subject: str) -> float:
-    """A number in [0, 1) that depends on the subject alone: adding images moves none."""
+    """Map a subject to a number in [0, 1) that no other image changes."""
     digest = hashlib.sha256(f"test:{subject}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _shown(file: _File) -> str:
-    """The path, but of a DICOM: an empty or broken file may have been one."""
+def _shown_path(file: _File) -> str:
+    """Return the path, but none of a DICOM file: an empty or broken file may have been one."""
     known = file.path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
     return file.path if known and not file.dicom else ""
 
@@ -113,7 +113,7 @@ def _is_wanted(path: Path, source: FolderSource) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _looked_for(source: FolderSource) -> str:
+def _kinds(source: FolderSource) -> str:
     if isinstance(source, DicomFolderSource):
         return "DICOM"
     suffixes = NIFTI_SUFFIXES if isinstance(source, NiftiFolderSource) else IMAGE_SUFFIXES
@@ -136,15 +136,7 @@ def _identify(folder: Path, path: str, source: FolderSource) -> _File:
         reason = reason or _mismatch("view", identity.view, source.view)
         if source.series_as_volumes and identity.is_localizer:
             reason = reason or "a localizer, no slice of the volume"
-    return _File(
-        path,
-        dicom=True,
-        subject=identity.subject,
-        study=identity.study,
-        series=identity.series,
-        instance=identity.instance,
-        set_aside=reason,
-    )
+    return _File(path, True, *identity[:4], set_aside=reason)
 
 
 def _mismatch(what: str, stated: str, demanded: tuple[str, ...]) -> str:
@@ -154,7 +146,7 @@ def _mismatch(what: str, stated: str, demanded: tuple[str, ...]) -> str:
     return f"the {what} {is_not}, as the configuration demands"
 
 
-def _without_copies(files: list[_File]) -> list[_File]:
+def _exclude_copies(files: list[_File]) -> list[_File]:
     first = {file.instance: file for file in reversed(files) if file.instance}
     copy = "a second file of the same instance"
     return [
@@ -177,32 +169,36 @@ def _volumes(files: list[_File]) -> list[list[_File]]:
     return list(groups.values())
 
 
+def _label(parts: list[_File], source: FolderSource, table: dict[str, Label], join: str) -> Label:
+    """Return what the labels say of the files of one image."""
+    if join == "folders":
+        return _label_of_folders(source, parts[0])
+    rows = {table[key] for part in parts if (key := getattr(part, join)) in table}
+    if len(rows) > 1:
+        raise UserError(
+            "the labels give the files of one series different rows; join them on 'study', or give "
+            "each series one row"
+        )
+    return rows.pop() if rows else Label()
+
+
 def _label_of_folders(source: FolderSource, file: _File) -> Label:
-    """``<split>/<label>/...`` or ``<label>/...``; DICOM folders only where that is asked for."""
+    """Read ``<split>/<label>/...`` or ``<label>/...``; of DICOM only where that is asked for."""
     if isinstance(source, DicomFolderSource) and source.labels is None:
         return Label()
     folders = PurePosixPath(file.path).parts[:-1]
-    split = next((named for name in folders if (named := named_split(name))), None)
-    if split:
-        after = next(i for i, name in enumerate(folders) if named_split(name)) + 1
-        folders = folders[after:]
-    return Label(label=folders[0] if folders else None, split=split)
-
-
-def _told(parts: list[_File], source: FolderSource, table: dict[str, Label], join: str) -> Label:
-    """What the labels say of the files of one image."""
-    if join == "folders":
-        return _label_of_folders(source, parts[0])
-    told = {table[joined] for part in parts if (joined := getattr(part, join)) in table}
-    if len(told) > 1:
-        raise UserError("the labels give the files of one series two different rows")
-    return told.pop() if told else Label()
+    splits = [named_split(name) for name in folders]
+    level, split = next(((i, one) for i, one in enumerate(splits) if one), (-1, None))
+    return Label(label=next(iter(folders[level + 1 :]), None), split=split)
 
 
 def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None:
     unknown = len(table.keys() - known)
     if unknown == len(table):
-        raise UserError(f"the labels name no {join} of any image in the folder ({unknown} rows)")
+        raise UserError(
+            f"the labels name no {join} of any image in the folder ({unknown} rows); check the "
+            "column that labels.key names, and labels.join"
+        )
     if unknown:
         warnings.warn(
             Notice(f"{unknown} of {len(table)} rows of the labels name no {join} of any image"),

@@ -33,7 +33,7 @@ _SPLIT_NAMES: dict[str, Literal["train", "test"]] = {
 
 
 class Label(NamedTuple):
-    """What a row says of class, number to predict, subject and split; empty where it does not."""
+    """Class, number to predict, subject and split that a row states; empty where it does not."""
 
     label: str | None = None
     target: float | None = None
@@ -42,7 +42,7 @@ class Label(NamedTuple):
 
 
 def named_split(name: str) -> Literal["train", "test"] | None:
-    """The split that a folder or a cell named ``name`` stands for, None where it stands for none.
+    """Return the split that a folder or a cell named ``name`` stands for, None for no split.
 
     >>> named_split("Validation"), named_split("holdout")
     ('train', None)
@@ -51,7 +51,7 @@ def named_split(name: str) -> Literal["train", "test"] | None:
 
 
 def read_labels(folder: Path, labels: Labels) -> dict[str, Label]:
-    """The rows of ``labels.file`` in ``folder``, by what they are joined on.
+    """Read the rows of ``labels.file`` in ``folder``, by what they are joined on.
 
     Raises
     ------
@@ -86,13 +86,13 @@ def read_labels(folder: Path, labels: Labels) -> dict[str, Label]:
     if not rows:
         raise UserError(f"{file} has a header line and no rows")
     if not any(row.label or row.target is not None for row in rows.values()):
-        told = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
-        warnings.warn(Notice(f"{file} labels no image: no row has a {told}"), stacklevel=2)
+        columns = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
+        warnings.warn(Notice(f"{file} labels no image: no row has a {columns}"), stacklevel=2)
     return rows
 
 
 def _path_in(folder: Path, name: str) -> str:
-    """``name`` as it is written on this system, of a file below ``folder``."""
+    """Return ``name`` as this system writes it, of a file below ``folder``."""
     for path in (PurePosixPath(name), PurePosixPath(name.replace("\\", "/"))):
         inside = not path.is_absolute() and ".." not in path.parts
         if inside and (folder / path).is_file():
@@ -121,7 +121,7 @@ def _label(row: dict[str, str], labels: Labels) -> Label:
 
 
 def _records(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of ``file`` as column to text, each with its line; what is not there is empty."""
+    """Yield rows as column to text, each with its line; cells that are missing are empty."""
     text = _text(file)
     header = text.lstrip("\r\n").partition("\n")[0]
     separator = max(",;\t", key=header.count)
@@ -148,16 +148,14 @@ def _records(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str
 def _check_columns(file: Path, columns: list[str], wanted: list[str]) -> None:
     if not columns:
         raise UserError(f"{file} is empty")
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        # Not shown: without a header line they would be the values of the first row.
+    if missing := [name for name in wanted if name not in columns]:
+        # Its columns are not shown: without a header line they are the values of the first row.
         raise UserError(
             f"{file} must have a column '{missing[0]}'; none of its {len(columns)} is called so"
         )
-    if twice := [
-        name for name in {*wanted, "label", "subject", "split"} if columns.count(name) > 1
-    ]:
-        raise UserError(f"{file} has the column '{twice[0]}' more than once")
+    for name in (*wanted, "label", "subject", "split"):
+        if columns.count(name) > 1:
+            raise UserError(f"{file} has the column '{name}' more than once; rename one of them")
 
 
 def _text(file: Path) -> str:
@@ -165,9 +163,9 @@ def _text(file: Path) -> str:
     wide = stored.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = stored.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        # Any other encoding would have to be guessed, and a wrong guess is silent.
-        raise UserError(f"{file} is not UTF-8 text; save it as 'CSV UTF-8'") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    # Any other encoding would have to be guessed, and a wrong guess is silent.
     if "\0" in text:
         raise UserError(f"{file} is not UTF-8 text; save it as 'CSV UTF-8'")
     return text

@@ -1,11 +1,11 @@
-"""The phantom set: procedural chest-like radiographs with a known trap, written as DICOM.
+"""The phantom set: procedural chest-like radiographs with a known shortcut, written as DICOM.
 
-No picture here shows a person. Every subject is drawn from a seed: an anatomy, a class and a
+No picture here shows a person. Every subject is generated from a seed: an anatomy, a class and a
 scanner. The classes differ in *local texture*: OPACITY lungs hold patches of fine grain, more
-often low in the lungs, NORMAL lungs patches of about the same size, opacity and variance whose
-grain is coarse, more often high: near no difference in a picture's grey levels. The scanners
-differ in field of view, frame, marker and grey curve, and in train the scanner goes with the class
-nine times in ten, in test half and half: whatever learns the scanner fails there.
+often low in the lungs; NORMAL lungs hold patches of about the same size, opacity and variance whose
+grain is coarse, more often high. The grey levels of whole pictures hardly differ. The scanners
+differ in field of view, frame, marker and grey curve. In train the scanner goes with the class nine
+times in ten, in test half of the times: a model that learns the scanner fails there.
 
 Body coordinates: x to the right of the picture (the patient's left), y down, in units of about
 20 cm; the lungs span about |x| < 0.75, -0.75 < y < 0.6. Greys are float32, 0 (air) to 1 (bone).
@@ -32,39 +32,40 @@ from pydicom.uid import (
     generate_uid,
 )
 
-Grey = NDArray[np.floating]
-"""float32 in fact: the stubs of numpy lose the width in arithmetic."""
+Grey = NDArray[np.floating]  # float32 in fact: the stubs of numpy lose the width in arithmetic
 Split = Literal["train", "test"]
 Label = Literal["NORMAL", "OPACITY"]
 
+# Greatest stored value: 12 bits.
 MAX_STORED = 4095
-"""Greatest stored value: 12 bits."""
-
+# Subjects get their class and scanner in blocks of this many: the shares are exact in every block,
+# and those of a subject do not depend on how many others there are.
 BLOCK = 20
-"""Subjects are dealt their class and scanner in blocks of this many, so that the shares are exact
-in every block and a subject's lot does not depend on how many others there are."""
-
+# Of the ten subjects of a class in a block, how many come from the other class's scanner.
 SWAPPED: dict[Split, int] = {"train": 1, "test": 5}
-"""Of the ten subjects of a class in a block, how many come from the other class's scanner."""
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a scanner does to a picture, none of which says anything about the patient."""
+    """What a scanner does to a picture, which says nothing about the patient.
+
+    Attributes
+    ----------
+    view : half width and half height of the field of view, body units.
+    shift : body coordinates of the centre of the field of view.
+    extra : rows and columns beyond the nominal size, before per-image variation of 0 or 16.
+    border : least and greatest width of the collimation border, share of the half image.
+    marker : burned-in letter and where it starts, shares of the width and height.
+    """
 
     name: str
     photometric: Literal["MONOCHROME1", "MONOCHROME2"]
     view: tuple[float, float]
-    """Half width and half height of the field of view, body units."""
     shift: tuple[float, float]
-    """Body coordinates of the centre of the field of view."""
     extra: tuple[int, int]
-    """Rows and columns beyond the nominal size, before per-image variation of 0 or 16."""
     border: tuple[float, float]
-    """Least and greatest width of the collimation border, share of the half image."""
     gamma: float
     marker: tuple[str, float, float]
-    """Burned-in letter and where it starts, shares of the width and height."""
 
 
 SCANNERS = {
@@ -77,22 +78,21 @@ USUAL_SCANNER: dict[Label, str] = {"NORMAL": "A", "OPACITY": "B"}
 
 
 class Subject(NamedTuple):
-    """One imaginary person."""
+    """One imaginary person, whose pictures depend on ``key`` alone: seed, split, place in it."""
 
     number: int
     split: Split
     label: Label
     scanner: Scanner
     key: tuple[int, ...]
-    """Seed, split and place in the split: all that the subject's pictures depend on."""
 
     def rng(self, purpose: int) -> Generator:
-        """The subject's own stream of chance for one purpose (1 or more)."""
+        """Return the subject's own random numbers for one purpose (1 or more)."""
         return default_rng(SeedSequence([*self.key, purpose]))
 
 
 class Patch(NamedTuple):
-    """A soft-edged ellipse in a lung, body units; `opacity` is the mean grey it adds."""
+    """A soft-edged ellipse in a lung, body units; ``opacity`` is the mean grey that it adds."""
 
     x: float
     y: float
@@ -102,7 +102,11 @@ class Patch(NamedTuple):
 
 
 class Anatomy(NamedTuple):
-    """What stays the same in all pictures of a subject, body units."""
+    """What stays the same in all pictures of a subject, body units.
+
+    ``vessels`` has the shape (vessels, points, 3): x, y and thickness along each vessel. ``grain``
+    is the standard deviation of the texture in the patches, grey.
+    """
 
     width: float
     apex: float
@@ -113,10 +117,8 @@ class Anatomy(NamedTuple):
     clavicle: float
     fat: float
     vessels: NDArray[np.float64]
-    """(vessels, points, 3): x, y and thickness along each vessel."""
     patches: tuple[Patch, ...]
     grain: float
-    """Standard deviation of the texture in the patches, grey."""
 
 
 class View(NamedTuple):
@@ -129,7 +131,7 @@ class View(NamedTuple):
     turn: NDArray[np.float64]
 
     def body(self) -> tuple[Grey, Grey]:
-        """Body coordinates x and y of every pixel, each (rows, columns)."""
+        """Return the body coordinates x and y of every pixel, each (rows, columns)."""
         fx = (np.arange(self.columns, dtype=np.float32) + 0.5) * 2 / self.columns - 1
         fy = (np.arange(self.rows, dtype=np.float32) + 0.5) * 2 / self.rows - 1
         across, down = np.meshgrid(fx * np.float32(self.half[0]), fy * np.float32(self.half[1]))
@@ -138,34 +140,33 @@ class View(NamedTuple):
         return a * across + b * down + x, c * across + d * down + y
 
     def pixels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Pixel coordinates (column, row) of body points, both (..., 2)."""
+        """Return the pixel coordinates (column, row) of body points, both (..., 2)."""
         frame = (points - self.centre) @ self.turn / self.half
         return (frame + 1) / 2 * [self.columns, self.rows] - 0.5
 
     @property
     def scale(self) -> float:
-        """Pixels to a body unit, the mean of both axes."""
+        """Pixels per body unit, the mean of both axes."""
         return float(np.mean([self.columns, self.rows] / self.half) / 2)
 
 
-def deal(seed: int, split: Split, count: int, first: int) -> Iterator[Subject]:
-    """Deal class and scanner to `count` subjects, numbered from `first`."""
+def assign(seed: int, split: Split, count: int, first: int) -> Iterator[Subject]:
+    """Assign class and scanner to ``count`` subjects, numbered from ``first``."""
     stream = ("train", "test").index(split)
-    swapped = SWAPPED[split]
-    hands: list[tuple[Label, bool]] = [
-        (label, i < swapped) for label in USUAL_SCANNER for i in range(BLOCK // 2)
+    block: list[tuple[Label, bool]] = [
+        (label, i < SWAPPED[split]) for label in USUAL_SCANNER for i in range(BLOCK // 2)
     ]
     for start in range(0, count, BLOCK):
         order = default_rng(SeedSequence([seed, stream, start])).permutation(BLOCK)
         for i in range(start, min(start + BLOCK, count)):
-            label, other = hands[order[i - start]]
+            label, other = block[order[i - start]]
             usual = USUAL_SCANNER[label]
             scanner = SCANNERS["AB".replace(usual, "") if other else usual]
             yield Subject(first + i, split, label, scanner, (seed, stream, i))
 
 
 def grow_vessels(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Branching vessels of one lung, from the hilum outwards; (vessels, points, 3)."""
+    """Grow the branching vessels of one lung from the hilum outwards; (vessels, points, 3)."""
     angles = np.linspace(-1.25, 1.25, 6) + rng.normal(0, 0.12, 6)
     tips = [(side * 0.17, 0.0, angle, 0.020, 0) for angle in angles.tolist()]
     vessels = []
@@ -184,7 +185,7 @@ def grow_vessels(rng: Generator, side: int) -> NDArray[np.float64]:
 
 
 def grow(rng: Generator, label: Label) -> Anatomy:
-    """Draw an anatomy; the class moves its patches down or up the lungs and does nothing else."""
+    """Generate an anatomy; the class moves its patches down or up the lungs and nothing else."""
     low, high = (1.9, 1.0) if label == "OPACITY" else (1.0, 1.9)
     patches = tuple(
         Patch(
@@ -212,18 +213,18 @@ def grow(rng: Generator, label: Label) -> Anatomy:
 
 
 def step(distance: Grey, softness: float) -> Grey:
-    """0 where `distance` is far below zero, 1 far above, smooth in between."""
+    """Rise smoothly from 0 where ``distance`` is far below zero to 1 far above."""
     t = np.clip(distance * np.float32(0.25 / softness) + np.float32(0.5), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
 def bump(distance: Grey, width: float) -> Grey:
-    """1 at zero distance, falling to nothing over about twice `width`."""
+    """Fall from 1 at zero distance to nothing over about twice ``width``."""
     return np.asarray(np.exp(-((distance / np.float32(width)) ** 2)), np.float32)
 
 
 def lungs(anatomy: Anatomy, x: Grey, y: Grey) -> Grey:
-    """Share of lung in every pixel, before the heart is laid over it."""
+    """Return the share of lung in every pixel, before the heart is laid over it."""
     out = np.abs(x)
     # The dome over the liver, left in the picture, stands higher.
     base = anatomy.base + np.float32(0.06) * np.sign(x) + 1.1 * (out - 0.36) ** 2
@@ -235,7 +236,7 @@ def lungs(anatomy: Anatomy, x: Grey, y: Grey) -> Grey:
 
 
 def bones(anatomy: Anatomy, x: Grey, y: Grey) -> Grey:
-    """Ribs, clavicles and spine, 0 to about 1."""
+    """Draw ribs, clavicles and spine, 0 to about 1."""
     out = np.abs(x)
     fall = y - 0.55 * out + 0.75 * out**2
     rise = y + 0.35 * out - 0.25 * out**2
@@ -252,7 +253,7 @@ def bones(anatomy: Anatomy, x: Grey, y: Grey) -> Grey:
 
 
 def draw_vessels(anatomy: Anatomy, view: View) -> Grey:
-    """Vessels at the picture's resolution, 0 to 1."""
+    """Draw the vessels at the picture's resolution, 0 to 1."""
     canvas = np.zeros((view.rows, view.columns), np.uint8)
     at = np.round(view.pixels(anatomy.vessels[..., :2]) * 16).astype(np.int32)
     wide = anatomy.vessels[..., 2].mean(1) * view.scale
@@ -263,14 +264,14 @@ def draw_vessels(anatomy: Anatomy, view: View) -> Grey:
 
 
 def band_noise(rng: Generator, shape: tuple[int, ...], sigma: float) -> Grey:
-    """Noise of mean 0 and variance 1 whose detail is about `sigma` pixels wide."""
+    """Generate noise of mean 0 and variance 1 whose detail is about ``sigma`` pixels wide."""
     white = rng.standard_normal(shape, np.float32)
     band = cv2.GaussianBlur(white, (0, 0), sigma) - cv2.GaussianBlur(white, (0, 0), 1.8 * sigma)
     return np.asarray(band / band.std(), np.float32)
 
 
 def draw(subject: Subject, anatomy: Anatomy, view: View, rng: Generator) -> Grey:
-    """The radiograph before the scanner's own marks, (rows, columns), 0 to 1."""
+    """Draw the radiograph before the scanner's own marks, (rows, columns), 0 to 1."""
     x, y = view.body()
     out = np.abs(x)
     torso = step(anatomy.fat + 0.45 * step(-0.5 - y, 0.07) - out, 0.02)
@@ -302,7 +303,7 @@ def draw(subject: Subject, anatomy: Anatomy, view: View, rng: Generator) -> Grey
 
 
 def pose(scanner: Scanner, size: int, rng: Generator) -> View:
-    """How a subject happens to stand before this scanner."""
+    """Choose how a subject stands before this scanner."""
     rows, columns = (size + e + int(rng.choice([0, 16])) for e in scanner.extra)
     angle = rng.normal(0, 0.035)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -311,7 +312,7 @@ def pose(scanner: Scanner, size: int, rng: Generator) -> View:
 
 
 def expose(picture: Grey, scanner: Scanner, rng: Generator) -> NDArray[np.uint16]:
-    """Grey curve, noise, collimation and marker of a scanner: stored values, 0 to 4095."""
+    """Apply a scanner's grey curve, noise, collimation and marker: stored values, 0 to 4095."""
     rows, columns = picture.shape
     grey = np.clip(picture * rng.normal(1, 0.06), 0, 1) ** (scanner.gamma * rng.normal(1, 0.1))
     grey += 0.008 * rng.standard_normal(picture.shape, np.float32)
@@ -332,7 +333,7 @@ def expose(picture: Grey, scanner: Scanner, rng: Generator) -> NDArray[np.uint16
 
 
 def describe(subject: Subject) -> Dataset:
-    """The header that all pictures of a subject share."""
+    """Write the header that all pictures of a subject share."""
     rng = subject.rng(1)
     year, age = int(rng.integers(2015, 2024)), int(rng.integers(20, 85))
     head = Dataset()
@@ -367,7 +368,7 @@ def describe(subject: Subject) -> Dataset:
 
 
 def encode(subject: Subject, take: int, stored: NDArray[np.uint16]) -> FileDataset:
-    """One picture of a subject as DICOM; `stored` is (rows, columns), 0 to 4095."""
+    """Encode one picture of a subject as DICOM; ``stored`` is (rows, columns), 0 to 4095."""
     file = FileMetaDataset()
     file.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     file.MediaStorageSOPInstanceUID = generate_uid(
@@ -398,8 +399,8 @@ def encode(subject: Subject, take: int, stored: NDArray[np.uint16]) -> FileDatas
     return data
 
 
-def shoot(subject: Subject, size: int) -> Iterator[FileDataset]:
-    """The one to three pictures of a subject."""
+def pictures(subject: Subject, size: int) -> Iterator[FileDataset]:
+    """Generate the one to three pictures of a subject."""
     anatomy = grow(subject.rng(2), subject.label)
     for take in range(subject.rng(3).integers(1, 4)):
         rng = subject.rng(4 + take)
@@ -415,10 +416,10 @@ def write_phantom(
     size: int = 192,
     seed: int = 0,
 ) -> None:
-    """Write `folder`/images/phantom-*.dcm and `folder`/labels.csv (file, subject, split, label).
+    """Write ``images/phantom-*.dcm`` and ``labels.csv`` (file, subject, split, label).
 
-    `size` is the nominal number of rows and columns; `seed` (0 or more) fixes every byte. `folder`
-    must not exist or be empty; it appears only when the set is whole.
+    ``size`` is the nominal number of rows and columns; ``seed`` (0 or more) fixes every byte.
+    ``folder`` must not exist or be empty; it appears only when the set is whole.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
@@ -426,12 +427,12 @@ def write_phantom(
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "images").mkdir(parents=True)
     subjects = [
-        *deal(seed, "train", train_subjects, first=1),
-        *deal(seed, "test", test_subjects, first=1 + train_subjects),
+        *assign(seed, "train", train_subjects, first=1),
+        *assign(seed, "test", test_subjects, first=1 + train_subjects),
     ]
     rows: list[tuple[str, str, str, str]] = []
     for subject in subjects:
-        for data in shoot(subject, size):
+        for data in pictures(subject, size):
             name = f"images/phantom-{len(rows) + 1:05d}.dcm"
             data.save_as(draft / name, enforce_file_format=True)
             rows.append((name, str(data.PatientID), subject.split, subject.label))

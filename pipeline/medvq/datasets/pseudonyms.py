@@ -1,4 +1,4 @@
-"""Subjects under keyed pseudonyms.
+"""Keyed pseudonyms of subjects.
 
 A bare hash of a patient's number is undone by trying all numbers; one keyed with a secret is not.
 The secret lies outside artifacts and data, readable by its owner alone. Sites that must give the
@@ -16,20 +16,21 @@ from pathlib import Path
 
 from medvq.errors import UserError
 
+# Bytes: a secret of 128 bits cannot be guessed.
 _SHORTEST = 16
 KEY_VARIABLE = "MEDVQ_SUBJECT_KEY"
 
 
 def key_file() -> Path:
-    """Where the secret lies: ``$XDG_CONFIG_HOME/medvq/subject.key``, by default in ~/.config."""
+    """Return ``$XDG_CONFIG_HOME/medvq/subject.key``, by default in ~/.config."""
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(base) / "medvq" / "subject.key"
 
 
 def subject_key() -> bytes:
-    """The secret, made on first use with mode 0600."""
-    if given := os.environ.get(KEY_VARIABLE):
-        return given.encode()
+    """Return the secret, which is made on first use with mode 0600."""
+    if secret_text := os.environ.get(KEY_VARIABLE):
+        return secret_text.encode()
     file = key_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -54,21 +55,21 @@ def subject_key() -> bytes:
 
 
 def _make(file: Path) -> None:
-    """Written aside and linked: two first runs agree, and neither reads half a secret."""
-    # Of mode 0600 from its first moment.
+    """Write a new secret aside and link it: two first runs agree, and neither reads half of it."""
+    # mkstemp gives it mode 0600 from the start.
     descriptor, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
         stream.write(secrets.token_hex(32) + "\n")
     try:
         os.link(aside, file)
     except FileExistsError:
-        pass  # another run was quicker, and its secret counts
+        pass  # another run was quicker, and its secret is used
     finally:
         Path(aside).unlink()
 
 
 def pseudonym(subject: str, key: bytes) -> str:
-    """A name for ``subject`` that only holders of ``key`` can make: ``s-`` and 16 hex digits.
+    """Name ``subject`` as only holders of ``key`` can: ``s-`` and 16 hex digits.
 
     >>> pseudonym("Ann", b"secret") == pseudonym("Ann", b"secret") != pseudonym("Ann", b"other")
     True

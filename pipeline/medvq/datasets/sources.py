@@ -81,12 +81,12 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
                 return folder
         raise UserError(f"no data: {_missing(folders)}; put the images into {home}")
     manifest = data_manifest(source.kind)
-    if (folder := _at_hand(manifest, folders)) is None:
+    if (usable := _at_hand(manifest, folders)) is None:
         with _lock(home):
-            if (folder := _at_hand(manifest, folders)) is None:
+            if (usable := _at_hand(manifest, folders)) is None:
                 _obtain(manifest, folders, f"{address}/{name}" if address else None)
-                folder = home
-    return folder
+                usable = home
+    return usable
 
 
 def list_images(config: Config, folder: Path) -> list[SourceImage]:

@@ -105,11 +105,14 @@ def identify(path: Path) -> Identity | None:
     tags = ["SOPClassUID", "ImageType", *_IDENTITY]
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        values = [str(header.get(tag) or "").strip() for tag in _IDENTITY]
-        is_localizer = "LOCALIZER" in (header.get("ImageType") or ())
-        return Identity(*values, is_localizer=is_localizer, no_image=_no_image(header))
+        subject, study, series, instance, modality, body_part, view = (
+            str(header.get(tag) or "").strip() for tag in _IDENTITY
+        )
+        localizer = "LOCALIZER" in (header.get("ImageType") or ())
+        reason = _no_image(header)
     except Exception:  # whatever pydicom raises, reading the image says why
         return None
+    return Identity(subject, study, series, instance, modality, body_part, view, localizer, reason)
 
 
 def read_header(path: Path, *, pixels: bool = False) -> Dataset:
