@@ -12,6 +12,7 @@ FORCE ?=
 ACCEPT_CODE ?=
 JSON ?=
 QUICK ?=
+ONLY ?=
 NPROC ?= 1
 PROBE ?=
 PYTHON ?=
@@ -28,7 +29,8 @@ OVERRIDES = $(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SE
 # Command lines from the variables above: $(call RUN,stage,data set) and $(call STUDY,module).
 RUN = $(LAUNCH) -m medvq $(1) --config "$(2)" --device "$(DEVICE)" $(OVERRIDES) \
 	$(if $(FORCE),--force) $(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json)
-STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVICE)" $(OVERRIDES)
+STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVICE)" $(OVERRIDES) \
+	$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only "$(ONLY)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample evaluate-prior \
@@ -106,16 +108,16 @@ benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (h
 benchmark-supervised: setup ## a ResNet-18 from scratch on the same label subsets (hours)
 	$(call STUDY,supervised)
 
-benchmark-ablation: setup ## what each part of the recipe gains, paired (trains other models, hours)
+benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained)
 	$(call STUDY,ablation)
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
-		$(if $(JSON),--json)
+		$(if $(JSON),--json) $(if $(ONLY),--only "$(ONLY)")
 
 evaluate-prior: setup ## likelihood, samples, anomalies and typicality of the model of the codes
-	$(call STUDY,prior) $(if $(JSON),--json)
+	$(call STUDY,prior)
 
 # SlipCover counts by instrumented bytecode: a tracer, such as coverage.py's on Python 3.11, makes
 # Python code half as slow again. Its warning is that it does not count the tests' own branches.

@@ -17,7 +17,6 @@ _ROLE = re.compile(r":\w+:`~?([^`]+)`")
 _CITATION = re.compile(r"\[(\d+)\]_")
 _REFERENCE = re.compile(r"^( *)\.\. \[(\d+)\] ", re.MULTILINE)
 _EXAMPLE = re.compile(r"^>>> .+(?:\n.+)*", re.MULTILINE)
-_RETURNS = re.compile(r"^Returns\n-------\n", re.MULTILINE)
 _FIELD = re.compile(r"^( *)(\w+(?:, \w+)*) : (.+)$")
 
 
@@ -38,30 +37,36 @@ class MarkdownDocstrings(griffe.Extension):
     for the type, which stands in the signature.
     """
 
-    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rewrite the docstring of ``obj``."""
-        if obj.docstring is None:
-            return
-        text = _ROLE.sub(r"`\1`", obj.docstring.value)
-        text = _CITATION.sub(r"[\1]", text)
-        text = _REFERENCE.sub(r"\n\1[\2] ", text)
-        if obj.is_module:
-            text = _EXAMPLE.sub(r"```pycon\n\g<0>\n```", text)
-        text = _RETURNS.sub("**Returns:** ", text)
-        obj.docstring.value = "\n".join(_fields(text.splitlines()))
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Rewrite the docstrings of a package that has been read."""
+        self._rewrite(pkg)
+
+    def _rewrite(self, obj: griffe.Object) -> None:
+        if obj.docstring:
+            text = _ROLE.sub(r"`\1`", obj.docstring.value)
+            text = _CITATION.sub(r"[\1]", text)
+            text = _REFERENCE.sub(r"\n\1[\2] ", text)
+            if obj.is_module:
+                text = _EXAMPLE.sub(r"```pycon\n\g<0>\n```", text)
+            obj.docstring.value = "\n".join(_fields(text.splitlines()))
+        for member in obj.members.values():
+            if isinstance(member, griffe.Object):
+                self._rewrite(member)
 
 
 def _fields(lines: list[str]) -> list[str]:
-    """Put the meaning of a parameter into the line below its name."""
+    """Put the meaning of a parameter below its name, and that of what is returned below a colon."""
     result: list[str] = []
-    in_fields = False
-    for number, line in enumerate(lines):
-        underlined = number + 1 < len(lines) and set(lines[number + 1].strip()) == {"-"}
-        if underlined:
-            in_fields = line.strip() in ("Parameters", "Attributes")
-        match = _FIELD.match(line) if in_fields else None
-        if match:
-            result += [match[1] + match[2], f"{match[1]}    {match[3]}"]
-        else:
-            result.append(line)
+    section = ""
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if following and set(following) == {"-"}:
+            section = line
+        elif section in ("Parameters", "Attributes") and (match := _FIELD.match(line)):
+            result.append(match[1] + match[2])
+            line = f"{match[1]}    {match[3]}"
+        elif section == "Returns" and line:
+            line = line if set(line) == {"-"} else f"    {line}"
+        result.append(line)
+        if section == "Returns" and line and set(line) == {"-"}:
+            result.append(":")
     return result
