@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -48,19 +49,20 @@ def contrasted() -> State:
     return swap | {"loss": mean}
 
 
-# What a code that starts anew is given: twice half a fair share of 8 maps of 9 vectors.
-GRANTED = 2 * 0.5 * 8 * 9 / 24
+# The count of a restarted code: twice half of an even use of 8 maps of 9 vectors.
+RESTARTED = 2 * 0.5 * 8 * 9 / 24
 
 
+@mock.patch("medvq.method.quantizer.RESTART_SHARE", 0.5)
 def quantized() -> State:
     torch.manual_seed(2)
-    quantizer = VectorQuantizer(24, 4, decay=0.7, restart_below=0.5)
+    quantizer = VectorQuantizer(24, 4, decay=0.7)
     batches = torch.randn(20, 8, 4, 3, 3) * torch.arange(1, 21).reshape(-1, 1, 1, 1, 1)
     codes, restarted = [], []
     for step, batch in enumerate(batches):
         torch.manual_seed(step)
         codes.append(quantizer(half(batch)).codes)
-        restarted.append((quantizer.counts == GRANTED).sum())
+        restarted.append((quantizer.counts == RESTARTED).sum())
     return {
         "codes": torch.stack(codes, 1),
         "restarted": torch.stack(restarted).float(),

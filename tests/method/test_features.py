@@ -5,12 +5,14 @@ import pytest
 import torch
 from medvq.method.features import (
     histogram_of_oriented_gradients,
-    pooled,
+    pool_to_grid,
     raw_pixels,
-    untrained,
+    untrained_network,
 )
-from medvq.method.vqvae import VQVAE
-from torch import Tensor, nn
+from medvq.method.vqvae import Architecture
+from torch import Tensor
+
+SHAPE = Architecture(widths=(8, 8), codebook_size=4)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_brightness_leaves_gradients_alone(images: Tensor) -> None:
     )
 
 
-def test_gradients_tell_the_direction_of_stripes() -> None:
+def test_gradients_show_the_direction_of_stripes() -> None:
     stripes = (torch.arange(128) // 8 % 2).float()
     upright = stripes.expand(1, 1, 128, 128)
     lying = upright.transpose(2, 3).contiguous()
@@ -54,7 +56,7 @@ def test_gradients_tell_the_direction_of_stripes() -> None:
 
 
 @pytest.mark.parametrize("spatial", [(8, 4), (4, 4, 8)])
-def test_pooled_is_the_mean_of_each_cell(spatial: tuple[int, ...]) -> None:
+def test_pooling_gives_the_mean_of_each_cell(spatial: tuple[int, ...]) -> None:
     features = torch.randn(2, 3, *spatial, generator=torch.Generator().manual_seed(1))
     expected = [
         [
@@ -66,19 +68,19 @@ def test_pooled_is_the_mean_of_each_cell(spatial: tuple[int, ...]) -> None:
         ]
         for image in features
     ]
-    np.testing.assert_allclose(pooled(features, 2), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pool_to_grid(features, 2), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pooling_to_one_cell_is_the_mean() -> None:
     features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
-    np.testing.assert_allclose(pooled(features, 1), features.mean((2, 3)).numpy(), atol=1e-6)
+    np.testing.assert_allclose(pool_to_grid(features, 1), features.mean((2, 3)).numpy(), atol=1e-6)
 
 
 def test_the_untrained_network_is_the_same_every_time() -> None:
     torch.manual_seed(5)
-    first = untrained(VQVAE, widths=(8, 8), codebook_size=4)
+    first = untrained_network(SHAPE)
     torch.manual_seed(6)
-    second = untrained(VQVAE, widths=(8, 8), codebook_size=4)
+    second = untrained_network(SHAPE)
     assert not first.training
     assert first.state_dict().keys() == second.state_dict().keys()
     for name, tensor in first.state_dict().items():
@@ -89,5 +91,5 @@ def test_building_it_leaves_the_global_random_state() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    untrained(nn.Linear, in_features=2, out_features=2)
+    untrained_network(SHAPE)
     assert torch.equal(torch.rand(3), expected)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import pytest
 import torch
-from medvq.method.quantizer import QuantizerOutput, VectorQuantizer, nearest_codes, perplexity
+from medvq.method.quantizer import QuantizerOutput, VectorQuantizer, nearest_codes
 from torch import Tensor
 
 
@@ -32,6 +29,12 @@ def quantizer_at(codebook: Tensor, counts: Tensor, **options: float) -> VectorQu
     quantizer.counts.copy_(counts)
     quantizer.sums.copy_(codebook * counts[:, None])
     quantizer.initialised.fill_(True)
+    return quantizer
+
+
+def without_restarts(quantizer: VectorQuantizer) -> VectorQuantizer:
+    """Return the quantizer, in which no code ever restarts."""
+    quantizer._restart = lambda vectors: None  # type: ignore[method-assign]
     return quantizer
 
 
@@ -117,7 +120,6 @@ def test_values_are_the_codebook_vectors_at_their_place(shape: tuple[int, ...]) 
         torch.testing.assert_close(
             out.values[(batch, slice(None), *position)], quantizer.codebook[code]
         )
-    assert torch.equal(quantizer.encode(features), out.codes)
     assert torch.equal(
         quantizer.decode(out.codes).movedim(1, -1),
         quantizer.codebook[out.codes.flatten()].view(*out.codes.shape, 3),
@@ -134,20 +136,12 @@ def test_gradient_passes_straight_through_and_commits() -> None:
     torch.testing.assert_close(features.grad, weights + 2 * 0.7 * away / features.numel())
 
 
-def test_losses_are_those_of_the_paper() -> None:
+def test_the_loss_is_that_of_the_paper() -> None:
     codebook, vectors = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 1.0], [4.0, 2]])
     # Squared distances 1 + 1 and 0 + 4, over four numbers.
     distance = 6 / 4
-    averaging = quantizer_at(codebook, torch.ones(2), commitment=0.5).eval()
-    assert averaging(as_features(vectors)).loss.item() == pytest.approx(0.5 * distance)
-    learning = VectorQuantizer(2, 2, commitment=0.5, learn="gradient").eval()
-    learning.codebook.data.copy_(codebook)
-    loss = learning(as_features(vectors)).loss
-    assert loss.item() == pytest.approx(1.5 * distance)
-    loss.backward()
-    # 2 (e - z) / 4 for each code, whatever the commitment is.
-    expected = torch.tensor([[-0.5, -0.5], [0.0, -1.0]])
-    torch.testing.assert_close(learning.codebook.grad, expected)
+    quantizer = quantizer_at(codebook, torch.ones(2), commitment=0.5).eval()
+    assert quantizer(as_features(vectors)).loss.item() == pytest.approx(0.5 * distance)
 
 
 def test_moving_averages_of_an_example_worked_by_hand() -> None:
@@ -164,12 +158,9 @@ def test_moving_averages_of_an_example_worked_by_hand() -> None:
     torch.testing.assert_close(quantizer.codebook, torch.tensor([[0.25, 0.125], [4.4, 0.4]]))
 
 
-@pytest.mark.parametrize("learn", ["ema", "gradient"])
 @pytest.mark.parametrize("number", [5, 16, 100])
-def test_the_codebook_starts_as_vectors_of_the_first_batch(
-    number: int, learn: Literal["ema", "gradient"]
-) -> None:
-    quantizer = VectorQuantizer(16, 4, learn=learn)
+def test_the_codebook_starts_as_vectors_of_the_first_batch(number: int) -> None:
+    quantizer = VectorQuantizer(16, 4)
     vectors = torch.randn(number, 4) + 50
     out = quantizer(as_features(vectors))
     apart = (as_vectors(out.values).detach()[:, None] - vectors).norm(dim=2)
@@ -186,9 +177,8 @@ def test_the_codebook_starts_as_vectors_of_the_first_batch(
 
 def test_a_code_out_of_use_restarts_with_its_averages_and_no_other_changes() -> None:
     centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [1000.0, 1000.0]])
-    options = {"decay": 0.5, "restart_below": 0.1}
-    quantizer = quantizer_at(centres, torch.full((4,), 15.0), **options)
-    twin = quantizer_at(centres, torch.full((4,), 15.0), **options | {"restart_below": 0.0})
+    quantizer = quantizer_at(centres, torch.full((4,), 15.0), decay=0.5)
+    twin = without_restarts(quantizer_at(centres, torch.full((4,), 15.0), decay=0.5))
     vectors = centres[:3].repeat_interleave(20, 0) + torch.randn(60, 2)
     features = as_features(vectors)
     # A fair share is 60 / 4 = 15 vectors; 15 / 2^4 is the first below a tenth of it.
@@ -206,22 +196,10 @@ def test_a_code_out_of_use_restarts_with_its_averages_and_no_other_changes() -> 
     )
 
 
-def test_a_code_learnt_by_gradient_restarts_as_a_vector_of_the_batch() -> None:
-    quantizer = VectorQuantizer(2, 2, decay=0.5, learn="gradient")
-    quantizer.initialised.fill_(True)
-    quantizer.codebook.data.copy_(torch.tensor([[0.0, 0.0], [500.0, 500.0]]))
-    vectors = torch.randn(30, 2)
-    for _ in range(20):
-        quantizer(as_features(vectors))
-    assert (quantizer.codebook[1] == vectors).all(1).any()
-    assert quantizer.codebook[0].tolist() == [0.0, 0.0]
-
-
 def test_codes_in_use_never_restart() -> None:
     centres = torch.randn(8, 4) * 20
-    options = {"decay": 0.9, "restart_below": 0.5}
-    quantizer = quantizer_at(centres, torch.full((8,), 4.0), **options)
-    twin = quantizer_at(centres, torch.full((8,), 4.0), **options | {"restart_below": 0.0})
+    quantizer = quantizer_at(centres, torch.full((8,), 4.0), decay=0.9)
+    twin = without_restarts(quantizer_at(centres, torch.full((8,), 4.0), decay=0.9))
     for _ in range(60):
         features = as_features(centres.repeat(4, 1) + torch.randn(32, 4) / 10)
         quantizer(features), twin(features)
@@ -230,7 +208,7 @@ def test_codes_in_use_never_restart() -> None:
 
 def test_without_restarts_a_code_out_of_use_stays_where_it_is() -> None:
     centres = torch.tensor([[0.0, 0.0], [100.0, -300.0]])
-    quantizer = quantizer_at(centres, torch.ones(2), decay=0.5, restart_below=0.0)
+    quantizer = without_restarts(quantizer_at(centres, torch.ones(2), decay=0.5))
     # Long enough for its count to vanish from float32.
     for _ in range(200):
         out = quantizer(as_features(torch.randn(10, 2)))
@@ -238,17 +216,15 @@ def test_without_restarts_a_code_out_of_use_stays_where_it_is() -> None:
     assert out.codes.unique().tolist() == [0]
 
 
-def test_eval_mode_and_encode_change_nothing() -> None:
+def test_eval_mode_changes_nothing() -> None:
     quantizer = VectorQuantizer(8, 3)
     features = torch.randn(2, 3, 5)
     before = state(quantizer)
-    quantizer.encode(features)
     quantizer.eval()(features)
     assert same(before, state(quantizer))
     quantizer.train()(features)
     assert not same(before, state(quantizer))
     before = state(quantizer)
-    quantizer.encode(features)
     quantizer.eval()(features)
     assert same(before, state(quantizer))
 
@@ -262,30 +238,132 @@ def test_autocast_leaves_the_search_in_full_precision(training: bool) -> None:
     assert (coarse != expected).float().mean() > 0.5
     quantizer = quantizer_at(codebook, torch.full((64,), 3.0)).train(training)
     with torch.autocast("cpu", torch.bfloat16):
-        encoded = quantizer.encode(features)
         out = quantizer(features)
     assert torch.equal(out.codes[0], expected)
-    assert torch.equal(encoded[0], expected)
     assert out.values.dtype == out.loss.dtype == torch.float32
     assert torch.equal(out.values, features)
     torch.testing.assert_close(quantizer.codebook, codebook)
 
 
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [([3, 3, 3, 3, 3], 5.0), ([0, 7, 0], 1.0), ([1, 1, 2], 2**1.5), ([30, 30, 60, 0], 2**1.5)],
-)
-def test_perplexity(counts: list[int], expected: float) -> None:
-    assert perplexity(torch.tensor(counts)) == pytest.approx(expected)
+def test_a_bypass_passes_vectors_on_and_the_codebook_follows() -> None:
+    torch.manual_seed(0)
+    plain, bypassed = (VectorQuantizer(8, 3, bypass=bypass) for bypass in (False, True))
+    for _ in range(4):
+        features = torch.randn(2, 3, 5, 5, requires_grad=True)
+        torch.manual_seed(1)
+        expected = plain(features)
+        torch.manual_seed(1)
+        found = bypassed(features)
+        assert torch.equal(found.values, features)
+        assert found.loss == 0
+        assert torch.equal(found.codes, expected.codes)
+        assert torch.equal(bypassed.codebook, plain.codebook)
+    found.values.sum().backward()
+    assert torch.equal(features.grad, torch.ones_like(features))
 
 
-def test_perplexity_of_two_codes_is_that_of_a_coin() -> None:
-    share = 0.1
-    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
-    assert perplexity(torch.tensor([1, 9])) == pytest.approx(math.exp(entropy))
+def test_moving_averages_of_an_example_worked_by_hand() -> None:
+    quantizer = quantizer_at(
+        torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([2.0, 2.0]), decay=0.75
+    )
+    batch = torch.tensor([[1.0, 0], [1, 1], [5, 2], [3, -2], [6, 4], [6, 0]])
+    out = quantizer(as_features(batch))
+    assert out.codes.tolist() == [[0, 0, 1, 1, 1, 1]]
+    # counts: 0.75 * 2 + 0.25 * 2 and 0.75 * 2 + 0.25 * 4
+    assert quantizer.counts.tolist() == [2.0, 2.5]
+    # sums: 0.75 (0, 0) + 0.25 (2, 1) and 0.75 (8, 0) + 0.25 (20, 4)
+    assert quantizer.sums.tolist() == [[0.5, 0.25], [11.0, 1.0]]
+    torch.testing.assert_close(quantizer.codebook, torch.tensor([[0.25, 0.125], [4.4, 0.4]]))
 
 
-def test_what_is_bypassed_goes_on_as_it_came_and_the_codebook_follows() -> None:
+@pytest.mark.parametrize("number", [5, 16, 100])
+def test_the_codebook_starts_as_vectors_of_the_first_batch(number: int) -> None:
+    quantizer = VectorQuantizer(16, 4)
+    vectors = torch.randn(number, 4) + 50
+    out = quantizer(as_features(vectors))
+    apart = (as_vectors(out.values).detach()[:, None] - vectors).norm(dim=2)
+    assert (apart.min(1).values < 1e-4).all()
+    # Every row is its own nearest code, so none is taken twice while there are enough.
+    assert len(out.codes.unique()) == 16 or number < 16
+    if number == 16:
+        assert (apart.diagonal() < 1e-4).all()
+    before = state(quantizer)["codebook"]
+    quantizer(as_features(vectors - 100))
+    # Only the moving average follows the second batch.
+    assert (quantizer.codebook - before).abs().max() < 100
+
+
+def test_a_code_out_of_use_restarts_with_its_averages_and_no_other_changes() -> None:
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [1000.0, 1000.0]])
+    quantizer = quantizer_at(centres, torch.full((4,), 15.0), decay=0.5)
+    twin = without_restarts(quantizer_at(centres, torch.full((4,), 15.0), decay=0.5))
+    vectors = centres[:3].repeat_interleave(20, 0) + torch.randn(60, 2)
+    features = as_features(vectors)
+    # A fair share is 60 / 4 = 15 vectors; 15 / 2^4 is the first below a tenth of it.
+    for _ in range(3):
+        quantizer(features), twin(features)
+        assert same(state(quantizer), state(twin))
+    quantizer(features), twin(features)
+    restarted, other = state(quantizer), state(twin)
+    for name in ("codebook", "counts", "sums"):
+        assert torch.equal(restarted[name][:3], other[name][:3])
+    assert (restarted["codebook"][3] - vectors).norm(dim=1).min() < 1e-4
+    assert restarted["counts"][3] > 0.1 * 15
+    torch.testing.assert_close(
+        restarted["sums"][3], restarted["codebook"][3] * restarted["counts"][3]
+    )
+
+
+def test_codes_in_use_never_restart() -> None:
+    centres = torch.randn(8, 4) * 20
+    quantizer = quantizer_at(centres, torch.full((8,), 4.0), decay=0.9)
+    twin = without_restarts(quantizer_at(centres, torch.full((8,), 4.0), decay=0.9))
+    for _ in range(60):
+        features = as_features(centres.repeat(4, 1) + torch.randn(32, 4) / 10)
+        quantizer(features), twin(features)
+    assert same(state(quantizer), state(twin))
+
+
+def test_without_restarts_a_code_out_of_use_stays_where_it_is() -> None:
+    centres = torch.tensor([[0.0, 0.0], [100.0, -300.0]])
+    quantizer = without_restarts(quantizer_at(centres, torch.ones(2), decay=0.5))
+    # Long enough for its count to vanish from float32.
+    for _ in range(200):
+        out = quantizer(as_features(torch.randn(10, 2)))
+    torch.testing.assert_close(quantizer.codebook[1], centres[1])
+    assert out.codes.unique().tolist() == [0]
+
+
+def test_eval_mode_changes_nothing() -> None:
+    quantizer = VectorQuantizer(8, 3)
+    features = torch.randn(2, 3, 5)
+    before = state(quantizer)
+    quantizer.eval()(features)
+    assert same(before, state(quantizer))
+    quantizer.train()(features)
+    assert not same(before, state(quantizer))
+    before = state(quantizer)
+    quantizer.eval()(features)
+    assert same(before, state(quantizer))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_leaves_the_search_in_full_precision(training: bool) -> None:
+    codebook = 10 + torch.arange(64.0)[:, None].expand(64, 4) / 64
+    features = as_features(codebook.repeat(3, 1))
+    coarse = nearest_codes(as_vectors(features).bfloat16(), codebook.bfloat16())
+    expected = torch.arange(64).repeat(3)
+    assert (coarse != expected).float().mean() > 0.5
+    quantizer = quantizer_at(codebook, torch.full((64,), 3.0)).train(training)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = quantizer(features)
+    assert torch.equal(out.codes[0], expected)
+    assert out.values.dtype == out.loss.dtype == torch.float32
+    assert torch.equal(out.values, features)
+    torch.testing.assert_close(quantizer.codebook, codebook)
+
+
+def test_a_bypass_passes_vectors_on_and_the_codebook_follows() -> None:
     torch.manual_seed(0)
     plain, bypassed = (VectorQuantizer(8, 3, bypass=bypass) for bypass in (False, True))
     for _ in range(4):

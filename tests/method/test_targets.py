@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from medvq.config import ProbeConfig
 from medvq.errors import UserError
-from medvq.evaluation.metrics import evaluate_many
+from medvq.evaluation.metrics import multiclass_metrics
 from medvq.method.probe import ProbeFeatures, fit_probe
 from medvq.method.targets import Binary, Multiclass, Regression, Target
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def test_a_temperature_mends_overconfidence_and_keeps_the_order() -> None:
     target.calibrate(sure, held_out.labels, scores, np.ones(500))
     after = target.predict(sure, unseen.images)
     assert log_loss(unseen.labels, after) < log_loss(unseen.labels, before)
-    assert evaluate_many(unseen.labels, after, np.ones((1, 2000)))["ece"][0] < 0.05
+    assert multiclass_metrics(unseen.labels, after, np.ones((1, 2000)))["ece"][0] < 0.05
     np.testing.assert_array_equal(after.argmax(1), before.argmax(1))
 
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from medvq.method.vqvae import VQVAE, ResidualBlock, use_of_codes
+from medvq.method.layers import ResidualBlock
+from medvq.method.vqvae import VQVAE, Architecture
 from torch import Tensor, nn
 
-SHAPE: dict[str, Any] = {
-    "channels": 2,
-    "widths": (6, 8),
-    "residual_levels": 1,
-    "codebook_size": 16,
-    "codebook_dim": 4,
-    "decay": 0.5,
-}
+SHAPE = Architecture(
+    channels=2, widths=(6, 8), residual_levels=1, codebook_size=16, codebook_dim=4, decay=0.5
+)
 
 
-def lived_in(**options: Any) -> VQVAE:
-    """A small network whose batch norms and codebooks have seen something."""
+def used(**options: Any) -> VQVAE:
+    """A small network whose batch norms and codebooks have processed some images."""
     torch.manual_seed(0)
-    network = VQVAE(**SHAPE | options)
+    network = VQVAE(replace(SHAPE, **options))
     with torch.no_grad():
         for _ in range(40):
             network(torch.randn(16, 2, 16, 16))
@@ -32,13 +29,13 @@ def lived_in(**options: Any) -> VQVAE:
 
 @pytest.fixture(params=[(), ((1, 8),)], ids=["flat", "hierarchical"])
 def plane(request: pytest.FixtureRequest) -> VQVAE:
-    return lived_in(finer=request.param)
+    return used(finer=request.param)
 
 
 @pytest.fixture
 def two() -> VQVAE:
     """Codes of two levels: 4x4 of a 16-pixel image, and 8x8."""
-    return lived_in(finer=((1, 8),))
+    return used(finer=((1, 8),))
 
 
 def deepened(kernel: Tensor, *, transposed: bool) -> Tensor:
@@ -59,7 +56,7 @@ def solid(plane: VQVAE) -> VQVAE:
         (halvings, quantizer.size)
         for halvings, quantizer in zip(plane.halvings, plane.quantizers, strict=True)
     ]
-    network = VQVAE(**SHAPE, spatial_dims=3, finer=finer[1:])
+    network = VQVAE(replace(SHAPE, spatial_dims=3, finer=finer[1:]))
     transposed = {
         f"{name}.weight" for name, m in plane.named_modules() if isinstance(m, nn.ConvTranspose2d)
     }
@@ -124,7 +121,7 @@ def test_encode_does_not_depend_on_autocast_in_the_search(plane: VQVAE) -> None:
         assert all(torch.equal(*pair) for pair in pairs)
 
 
-def test_a_residual_block_adds_to_what_it_is_given() -> None:
+def test_a_residual_block_adds_to_its_input() -> None:
     torch.manual_seed(0)
     block, features = ResidualBlock(2, 3, 4).eval(), torch.randn(2, 3, 5, 5)
     last = block.branch[-1]
@@ -147,14 +144,11 @@ def test_it_learns_four_images_by_heart(finer: tuple[Any, ...], batch_norm: bool
     torch.manual_seed(0)
     coarse = torch.randn(4, 1, 4, 4)
     images = F.interpolate(coarse, 16, mode="bilinear")
-    network = VQVAE(
-        widths=(16, 16),
-        decoder_widths=(12, 20),
-        codebook_size=64,
-        codebook_dim=8,
-        finer=finer,
-        batch_norm=batch_norm,
-    )
+    shape = Architecture(
+        widths=(16, 16), decoder_widths=(12, 20), codebook_size=64, codebook_dim=8,
+        finer=finer, batch_norm=batch_norm,
+    )  # fmt: skip
+    network = VQVAE(shape)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(100):
         out = network(images)
@@ -166,7 +160,7 @@ def test_it_learns_four_images_by_heart(finer: tuple[Any, ...], batch_norm: bool
 
 
 def test_one_level_is_the_flat_model() -> None:
-    flat = lived_in()
+    flat = used()
     (level,) = flat.code_levels
     images = torch.randn(4, 2, 16, 16)
     with torch.no_grad():
@@ -179,7 +173,7 @@ def test_one_level_is_the_flat_model() -> None:
     assert torch.equal(out.loss, quantized.loss)
 
 
-def test_finer_codes_are_told_what_coarser_ones_say(two: VQVAE) -> None:
+def test_finer_latents_depend_on_coarser_codes(two: VQVAE) -> None:
     images = torch.randn(4, 2, 16, 16)
     coarse, fine = two.code_levels
     with torch.no_grad():
@@ -221,14 +215,10 @@ def test_the_loss_is_that_of_all_levels(two: VQVAE) -> None:
 @pytest.mark.parametrize("halvings", [0, 2, 3])
 def test_levels_that_are_not_finer_are_refused(halvings: int) -> None:
     with pytest.raises(ValueError, match="must fall"):
-        VQVAE(widths=(4, 4), finer=[(halvings, 8)])
+        VQVAE(Architecture(widths=(4, 4), finer=[(halvings, 8)]))
 
 
 @pytest.mark.parametrize("spatial_dims", [1, 4])
 def test_other_dimensions_are_refused(spatial_dims: int) -> None:
     with pytest.raises(ValueError, match=f"spatial_dims={spatial_dims}"):
-        VQVAE(spatial_dims=spatial_dims)
-
-
-def test_use_of_codes_counts_them() -> None:
-    assert use_of_codes(torch.tensor([[[0, 3], [3, 1]]]), 5).tolist() == [1, 1, 0, 2, 0]
+        VQVAE(Architecture(spatial_dims=spatial_dims))

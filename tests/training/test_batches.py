@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medvq.config import AugmentConfig, ContrastConfig, PretrainConfig
-from medvq.method.augmentation import random_versions
-from medvq.method.scaling import to_network, to_unit
-from medvq.training.batches import OtherImages, ViewBatches, Views, ahead, epoch_seed
+from medvq.config import ContrastConfig, PretrainConfig
+from medvq.method.scaling import to_network
+from medvq.training.batches import SubjectImages, ViewBatches, Views, epoch_seed, prefetch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,9 +17,9 @@ Bytes = NDArray[np.uint8]
 
 
 @pytest.fixture
-def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_photometric(monkeypatch: pytest.MonkeyPatch) -> None:
     """Views as they are before contrast, noise and cut-outs."""
-    monkeypatch.setattr("medvq.training.batches.disturb", lambda images, *_: images)
+    monkeypatch.setattr("medvq.training.batches.apply_photometric", lambda images, *_: images)
 
 
 def flat_images(greys: range) -> Bytes:
@@ -63,7 +62,7 @@ def greys(view: Tensor) -> list[int]:
     return [round(grey) for grey in (centre * 255).tolist()]
 
 
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("_without_photometric")
 def test_an_epoch_covers_every_image_at_most_once() -> None:
     epoch = batches()
     seen = [grey for batch in epoch for grey in greys(batch["first"])]
@@ -73,22 +72,22 @@ def test_an_epoch_covers_every_image_at_most_once() -> None:
     assert {grey for batch in epoch for grey in greys(batch["first"])} != set(seen)
 
 
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("_without_photometric")
 def test_fewer_images_than_a_batch_are_one_batch() -> None:
     (batch,) = batches(number=3)
     assert sorted(greys(batch["first"])) == [5, 6, 7]
 
 
 def test_seed_and_epoch_fix_every_bit() -> None:
-    def drawn(seed: int, epoch: int) -> list[Tensor]:
+    def views(seed: int, epoch: int) -> list[Tensor]:
         epoch_of = batches(strength=1.0, seed=seed, epoch=epoch)
         return [tensor for batch in epoch_of for tensor in batch.values()]
 
-    first = drawn(3, 1)
+    first = views(3, 1)
     # The global generator is the trainer's; batches must not depend on it.
     torch.manual_seed(99)
-    assert all(torch.equal(a, b) for a, b in zip(first, drawn(3, 1), strict=True))
-    for other in (drawn(3, 2), drawn(4, 1)):
+    assert all(torch.equal(a, b) for a, b in zip(first, views(3, 1), strict=True))
+    for other in (views(3, 2), views(4, 1)):
         assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
@@ -98,14 +97,14 @@ def test_epoch_seeds_differ() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("_without_photometric")
 @pytest.mark.parametrize(("copies", "share"), [(2, 0.0), (0, 1.0)])
 def test_without_swaps_the_second_view_is_of_the_same_image(copies: int, share: float) -> None:
     for batch in batches(copies=copies, share=share):
         torch.testing.assert_close(batch["first"], batch["second"])
 
 
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("_without_photometric")
 def test_second_views_are_swapped_copies_of_the_same_image() -> None:
     used = set()
     for batch in batches(share=1.0):
@@ -116,7 +115,7 @@ def test_second_views_are_swapped_copies_of_the_same_image() -> None:
     assert used == {1, 2}
 
 
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("_without_photometric")
 def test_the_share_of_swapped_views() -> None:
     epoch = batches(share=0.25)
     swapped = 0
@@ -126,7 +125,7 @@ def test_the_share_of_swapped_views() -> None:
     assert swapped / 800 == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 800) ** 0.5)
 
 
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("_without_photometric")
 @pytest.mark.parametrize("swapped", [0.0, 1.0])
 def test_second_views_are_of_another_image_of_the_same_subject(swapped: float) -> None:
     seen: dict[int, set[int]] = {}
@@ -142,7 +141,7 @@ def test_second_views_are_of_another_image_of_the_same_subject(swapped: float) -
     assert seen == others | {21: {21}}
 
 
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("_without_photometric")
 def test_the_share_of_second_views_of_another_image() -> None:
     epoch = batches(share=0.0, of_subject=0.25, number=24)
     of_another = 0
@@ -158,17 +157,17 @@ def test_every_other_image_of_a_subject_is_as_likely() -> None:
     subjects = np.array(["b", "a", "b", "c", "b", "b", "a"])
     unit = (np.arange(300, dtype=np.float32) + 0.5) / 300
     for image, subject in enumerate(subjects):
-        found = OtherImages(subjects).of(np.full(300, image), unit)
+        found = SubjectImages(subjects).other(np.full(300, image), unit)
         others = [j for j, s in enumerate(subjects) if s == subject and j != image] or [image]
         expected = np.zeros(len(subjects))
         expected[others] = 300 / len(others)
         assert np.bincount(found, minlength=len(subjects)).tolist() == expected.tolist()
 
 
-def test_the_target_is_the_first_view_before_it_was_disturbed(
+def test_the_target_is_the_first_view_before_photometric_augmentation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("medvq.training.batches.disturb", lambda images, *_: 1 - images)
+    monkeypatch.setattr("medvq.training.batches.apply_photometric", lambda images, *_: 1 - images)
     for batch in batches(strength=1.0, share=1.0):
         torch.testing.assert_close(batch["first"], to_network(1 - batch["target"]))
         assert not torch.allclose(batch["second"], batch["first"])
@@ -189,70 +188,23 @@ def test_processes_make_the_parts_of_a_batch(size: int, world: int) -> None:
             assert torch.equal(torch.cat([part[name] for part in of_it]), value)
 
 
-def test_batches_made_ahead_are_the_same() -> None:
+def test_prefetched_batches_are_the_same() -> None:
     made = batches(strength=1.0)
-    for one, other in zip(ahead(made, torch.device("cpu")), made, strict=True):
+    for one, other in zip(prefetch(made, torch.device("cpu")), made, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_what_goes_wrong_ahead_is_told() -> None:
+def test_an_error_of_the_prefetching_thread_is_raised() -> None:
     made = batches()
     made.rows = made.rows + 100
     with pytest.raises(IndexError):
-        next(ahead(made, torch.device("cpu")))
+        next(prefetch(made, torch.device("cpu")))
 
 
-def test_bytes_become_what_networks_take() -> None:
-    images = np.array([[[0, 255], [51, 204]]], np.uint8)
-    torch.testing.assert_close(to_unit(images), torch.tensor([[[[0.0, 1.0], [0.2, 0.8]]]]))
-    expected = torch.tensor([[[[-2.0, 2.0], [-1.2, 1.2]]]])
-    torch.testing.assert_close(to_network(to_unit(images)), expected)
-
-
-@pytest.fixture
-def textured() -> Tensor:
-    return torch.rand(6, 1, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-def version(images: Tensor, strength: float, seed: int = 0, **ranges: float) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return random_versions(images, AugmentConfig(**ranges), strength, generator)
-
-
-def test_versions_of_no_strength_are_the_images(textured: Tensor) -> None:
-    torch.testing.assert_close(version(textured, 0.0), textured, rtol=0, atol=1e-5)
-
-
-def test_versions_stay_in_range_and_differ_from_each_other(textured: Tensor) -> None:
-    versions = version(textured[:1].expand(6, -1, -1, -1), 2.0)
-    assert versions.min() >= 0
-    assert versions.max() <= 1
-    apart = torch.pdist(versions.flatten(1))
-    assert apart.min() > 0.1
-
-
-def test_versions_come_from_the_generator_alone(textured: Tensor) -> None:
-    first = version(textured, 1.0, seed=1)
-    torch.manual_seed(5)
-    assert torch.equal(first, version(textured, 1.0, seed=1))
-    assert not torch.equal(first, version(textured, 1.0, seed=2))
-
-
-def test_gamma_alone_is_one_exponent_for_each_image(textured: Tensor) -> None:
-    still = {"log_scale": 0.0, "shift": 0.0, "rotation_degrees": 0.0}
-    images = textured.clamp(0.1, 0.9)
-    exponents = (version(images, 1.0, **still).log() / images.log()).flatten(1)
-    torch.testing.assert_close(
-        exponents, exponents[:, :1].expand_as(exponents), rtol=1e-3, atol=1e-3
-    )
-    assert (exponents[:, 0].log().abs() <= 0.3 + 1e-3).all()
-    assert len(exponents[:, 0].unique()) == 6
-
-
-def test_what_is_only_reconstructed_is_seen_as_it_is() -> None:
+def test_without_contrast_and_photometric_augmentation_all_views_are_alike() -> None:
     epoch = batches()
     epoch.config = epoch.config.model_copy(
-        update={"disturb": False, "contrast": ContrastConfig(weight=0.0)}
+        update={"photometric": False, "contrast": ContrastConfig(weight=0.0)}
     )
     for batch in epoch:
         assert torch.equal(batch["first"], to_network(batch["target"]))
@@ -260,9 +212,9 @@ def test_what_is_only_reconstructed_is_seen_as_it_is() -> None:
         assert set(greys(batch["first"])) <= set(range(5, 27))
 
 
-def test_disturbance_alone_can_be_left_out() -> None:
+def test_photometric_augmentation_alone_can_be_left_out() -> None:
     epoch = batches(share=1.0, copies=1)
-    epoch.config = epoch.config.model_copy(update={"disturb": False})
+    epoch.config = epoch.config.model_copy(update={"photometric": False})
     for batch in epoch:
         assert torch.equal(batch["first"], to_network(batch["target"]))
         # Image i is grey 5 + i, its copy 100 + i.

@@ -3,11 +3,8 @@
 Writes into its artifact:
 
 ===================== ==========================================================================
-``features.parquet``  one row per image, in the order of the manifest: code maps, coarsest level
-                      first (``codes_0``, ``codes_1``, ...), histogram and pyramid of the coarsest,
-                      embeddings, latents of every level (``latent``, ``latent_1``, ...), the
-                      codebook's vectors in place of the coarsest (``quantized``, of codes alone),
-                      and the features of the baselines
+``features.parquet``  one row per image, in the order of the manifest, and a column for each feature
+                      set, see :mod:`medvq.method.features`, and each level of codes
 ``versions.parquet``  the same (less histogram and pyramid, which follow from the codes) for random
                       versions of the training images and for the acquisition-swapped copies of the
                       training and validation images; the column ``version`` says which. Not
@@ -17,7 +14,7 @@ Writes into its artifact:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +31,7 @@ if TYPE_CHECKING:
 
     from medvq.method.features import FeatureExtractor
     from medvq.method.vqvae import VQVAE
-
-SWAPPED = "swapped"
-"""The name of acquisition-swapped copies in the column ``version``."""
-
-
-def augmented(number: int) -> str:
-    """Return the name of a random version in the column ``version``."""
-    return f"augmented-{number}"
+    from medvq.storage.feature_store import FeatureStoreMetadata, StoreWriter
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,10 @@ class Pass:
     images: Callable[[NDArray[Any]], Tensor]
     frame: NDArray[Any] | None
 
+    def batches(self, size: int) -> int:
+        """Return the number of batches of ``size`` images."""
+        return -(-len(self.rows) // size)
+
 
 def run(context: StageContext) -> ExtractSummary:
     """Write the feature store."""
@@ -71,23 +65,36 @@ def run(context: StageContext) -> ExtractSummary:
     from medvq.datasets.manifest import read_manifest
     from medvq.device import keep_freed_memory, threads_of_one_core
     from medvq.method.features import FeatureExtractor
-    from medvq.storage.feature_store import FEATURES, VERSIONS, feature_names
+    from medvq.storage.feature_store import (
+        FEATURES,
+        KEYS,
+        OPTIONAL_KEYS,
+        VERSIONS,
+        StoreWriter,
+        feature_names,
+    )
     from medvq.storage.weights import FILE, load_model
 
     keep_freed_memory()
     manifest = read_manifest(context.inputs["ingest"].folder / "manifest.csv")
     model = load_model(context.inputs["pretrain"].folder / FILE)
     metadata = _metadata(context, manifest, model)
-    grid, device = context.config.extract.grid, torch.device(context.device)
+    used = manifest[list(OPTIONAL_KEYS)].replace("", None).notna().any()
+    keys = manifest[[*KEYS, *(name for name in OPTIONAL_KEYS if used[name])]]
+    shape, device = metadata.levels[0].latent_shape, torch.device(context.device)
     originals, *versions = _passes(context, manifest)
+    size, path = context.config.extract.batch_size, context.folder / FEATURES
     with threads_of_one_core(torch.get_num_threads()) as threads:
-        extractor = FeatureExtractor(model, metadata["latent_shape"], grid, device, threads)
+        extractor = FeatureExtractor(model, shape, metadata.grid, device, threads)
         started = time.perf_counter()
-        _write(context, FEATURES, [originals], extractor, metadata, manifest)
+        with StoreWriter(path, metadata, originals.batches(size)) as store:
+            _write(store, originals, extractor, keys, size)
         speed = len(manifest) / (time.perf_counter() - started)
-        _write(context, VERSIONS, versions, extractor, metadata, manifest)
-    sets = feature_names(context.folder / FEATURES)
-    return ExtractSummary(len(manifest), round(speed, 1), sets)
+        batches = sum(part.batches(size) for part in versions)
+        with StoreWriter(context.folder / VERSIONS, metadata, batches) as store:
+            for part in versions:
+                _write(store, part, extractor, keys, size)
+    return ExtractSummary(len(manifest), round(speed, 1), feature_names(path))
 
 
 def _passes(context: StageContext, manifest: pd.DataFrame) -> list[Pass]:
@@ -97,15 +104,19 @@ def _passes(context: StageContext, manifest: pd.DataFrame) -> list[Pass]:
 
     from medvq.method.augmentation import apply_affine, sample_affine
     from medvq.method.scaling import to_unit
+    from medvq.storage.feature_store import SWAPPED, augmented
 
     config, cache = context.config.extract, context.inputs["ingest"].folder
-    swaps = context.config.ingest.swap.enabled
     images = np.load(cache / "images.npy", mmap_mode="r")
+    swaps = context.config.ingest.swap.enabled
     frame = np.load(cache / "frame.npy") if swaps else None
     passes = [Pass("", np.arange(len(manifest)), lambda index: to_unit(images[index]), frame)]
-    rows = _rows_with_versions(manifest)
+    # Random versions are of the images whose label a probe may see; an official label subset may
+    # hold images of our validation part.
+    official = (manifest["split"] == "validation") & (manifest["folds"] != "")
+    known = manifest["label"].notna() | manifest["target"].notna()
+    rows = np.flatnonzero(((manifest["split"] == "train") | official) & known)
     axes = len(context.config.ingest.image_shape)
-    frame_of_rows = None if frame is None else frame[rows]
     for number in range(config.versions):
         generator = torch.Generator().manual_seed(1_000_003 * (context.config.seed + 1) + number)
         # For all images at once, so that a version does not depend on the batch it comes in.
@@ -114,6 +125,7 @@ def _passes(context: StageContext, manifest: pd.DataFrame) -> list[Pass]:
         def version(index: NDArray[Any], affine: Tensor = affine) -> Tensor:
             return apply_affine(to_unit(images[rows[index]]), affine[index])
 
+        frame_of_rows = None if frame is None else frame[rows]
         passes.append(Pass(augmented(number), rows, version, frame_of_rows))
     if swaps:
         swapped = np.load(cache / "swapped_validation.npy", mmap_mode="r")
@@ -123,93 +135,58 @@ def _passes(context: StageContext, manifest: pd.DataFrame) -> list[Pass]:
     return passes
 
 
-def _rows_with_versions(manifest: pd.DataFrame) -> NDArray[Any]:
-    """Return the rows whose label a probe may see."""
-    import numpy as np
-
-    known = manifest["label"].notna() | manifest["target"].notna()
-    # An official label subset may hold images of our validation part.
-    official = (manifest["split"] == "validation") & (manifest["folds"] != "")
-    return np.flatnonzero(((manifest["split"] == "train") | official) & known)
-
-
 def _write(
-    context: StageContext,
-    table: str,
-    passes: list[Pass],
-    extractor: FeatureExtractor,
-    metadata: dict[str, Any],
-    manifest: pd.DataFrame,
+    store: StoreWriter, part: Pass, extractor: FeatureExtractor, keys: pd.DataFrame, size: int
 ) -> None:
-    """Write the features of some passes into a table of the store."""
+    """Write the features of a pass, ``size`` images at a time."""
     import numpy as np
+    from tqdm import trange
 
-    from medvq.storage.feature_store import KEYS, MORE_KEYS, StoreWriter
+    from medvq.distributed import rank
 
-    size = context.config.extract.batch_size
-    used = manifest[list(MORE_KEYS)].replace("", None).notna().any()
-    keys = manifest[[*KEYS, *(name for name in MORE_KEYS if used[name])]]
-    batches = sum(-(-len(one.rows) // size) for one in passes)
-    with StoreWriter(context.folder / table, metadata, batches) as store:
-        for one in passes:
-            for index in _batches(len(one.rows), size, f"extracting {one.version}".rstrip()):
-                if not store.takes_next():
-                    continue
-                frame = None if one.frame is None else one.frame[index]
-                sets = extractor.features(one.images(index), frame)
-                rows = keys.iloc[one.rows[index]]
-                if one.version:
-                    rows = rows.assign(version=one.version)
-                    # Half precision: three digits of a feature, at half the size of the file.
-                    floats = [name for name, v in sets.items() if v.dtype == np.float32]
-                    sets |= {name: sets[name].astype(np.float16) for name in floats}
-                else:
-                    sets |= extractor.histograms(sets["codes_0"])
-                store.write(rows, sets)
+    number, activity = len(part.rows), f"extracting {part.version}".rstrip()
+    progress = {"desc": activity, "unit": " images", "unit_scale": size, "disable": rank() > 0}
+    for start in trange(0, number, size, **progress):
+        if not store.takes_next():
+            continue
+        index = np.arange(start, min(start + size, number))
+        frame = None if part.frame is None else part.frame[index]
+        sets = extractor.features(part.images(index), frame)
+        rows = keys.iloc[part.rows[index]]
+        if part.version:
+            rows = rows.assign(version=part.version)
+            # Half precision: three digits of a feature, at half the size of the largest file.
+            floats = [name for name, values in sets.items() if values.dtype == np.float32]
+            sets |= {name: sets[name].astype(np.float16) for name in floats}
+        else:
+            sets |= extractor.histograms(sets["codes_0"])
+        store.write(rows, sets)
 
 
-def _metadata(context: StageContext, manifest: pd.DataFrame, model: VQVAE) -> dict[str, Any]:
-    """Return what the schema of the store says of its making."""
+def _metadata(context: StageContext, manifest: pd.DataFrame, model: VQVAE) -> FeatureStoreMetadata:
+    from medvq.storage.feature_store import CodeLevel, FeatureStoreMetadata
+
     sides = context.config.ingest.image_shape
     levels = [
-        {
-            "codebook_size": quantizer.size,
-            "latent_shape": [side // 2**halvings for side in sides],
-        }
+        CodeLevel(quantizer.size, [side // 2**halvings for side in sides])
         for quantizer, halvings in zip(model.quantizers, model.halvings, strict=True)
     ]
     classes = manifest.drop_duplicates("label").dropna(subset="label").sort_values("label")
-    return {
-        "model": context.inputs["pretrain"].fingerprint,
-        "data": context.inputs["ingest"].fingerprint,
-        **levels[0],
-        **{f"codes_{number}": level for number, level in enumerate(levels) if number},
-        "grid": context.config.extract.grid,
-        "classes": classes["label_name"].tolist(),
-        "target": manifest["target_name"].iloc[0],
-    }
-
-
-def _batches(number: int, size: int, activity: str) -> Iterator[NDArray[Any]]:
-    """Yield indices of ``size`` images at a time, under a progress bar."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from medvq.method.collectives import rank
-
-    with tqdm(
-        total=number, desc=activity, unit=" images", mininterval=1.0, disable=rank() > 0
-    ) as progress:
-        for start in range(0, number, size):
-            yield np.arange(start, min(start + size, number))
-            progress.update(min(size, number - start))
+    return FeatureStoreMetadata(
+        model=context.inputs["pretrain"].fingerprint,
+        data=context.inputs["ingest"].fingerprint,
+        levels=levels,
+        grid=context.config.extract.grid,
+        classes=classes["label_name"].tolist(),
+        target=manifest["target_name"].iloc[0],
+    )
 
 
 def table(summary: ExtractSummary) -> list[str]:
     """Return the lines for people."""
-    from medvq.report import tables
+    from medvq.report.tables import extract_table
 
-    return tables.lines("extract", summary.to_json())
+    return extract_table(summary)
 
 
 EXTRACT = Stage(

@@ -1,0 +1,27 @@
+"""Which images pretraining takes: whole subjects, nested shares, and shuffled subjects."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from medvq.training.pretraining import share_of_subjects, shuffle_among_subjects
+
+
+def test_shares_are_nested_and_of_whole_subjects() -> None:
+    subjects = np.repeat([f"subject {n}" for n in range(20)], 3)
+    shares = [set(share_of_subjects(subjects, share, 0)) for share in (0.1, 0.35, 0.5, 1.0)]
+    assert [len(share) for share in shares] == [6, 21, 30, 60]
+    assert all(a < b for a, b in pairwise(shares))
+    assert all(len(set(subjects[list(share)])) * 3 == len(share) for share in shares)
+
+
+def test_strangers_are_paired_among_those_who_have_several_images() -> None:
+    subjects = np.array([f"several {n // 3}" for n in range(60)] + [f"one {n}" for n in range(30)])
+    order = np.random.default_rng(1).permutation(len(subjects))
+    dealt = shuffle_among_subjects(subjects[order], 0)
+    assert sorted(dealt) == sorted(subjects)
+    alone = np.char.startswith(subjects[order], "one")
+    assert (dealt[alone] == subjects[order][alone]).all()
+    # One in twenty keeps its name by chance.
+    assert (dealt[~alone] == subjects[order][~alone]).mean() < 0.2
