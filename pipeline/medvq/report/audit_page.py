@@ -18,7 +18,6 @@ from medvq.audit.findings import NEAR, planes, warnings
 from medvq.audit.shortcuts import WARNING
 from medvq.datasets.manifest import read_manifest
 from medvq.report import figures
-from medvq.report.figures import Inputs
 
 _MOST_SHOWN = 24
 _SIDE = 192
@@ -30,9 +29,9 @@ _OUTLIERS = {
 }
 
 
-def draw_ingest(folder: Path, inputs: Inputs, summary: dict[str, Any], drawn: Path) -> None:
-    """The figures of ingest, and the page of its audit beside them."""
-    figures.draw_ingest(folder, inputs, summary, drawn)
+def draw_ingest(folder: Path, summary: object, figures_folder: Path) -> None:
+    """Draw the figures of ingest, and write the page of its audit beside them."""
+    figures.draw_ingest(folder, figures_folder)
     write_audit_page(folder)
 
 

@@ -1,150 +1,157 @@
-"""What a stage found, as a short table for people."""
+"""What a stage found, as a short table for people: lines under the name of the stage.
+
+Every table ends with what the audit found, since no result is to be read without it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from medvq.summaries import (
+    AuditHeadline,
+    EvaluateSummary,
+    ExtractSummary,
+    IngestSummary,
+    Interval,
+    PretrainSummary,
+    PriorSummary,
+    ProbeRow,
+    ProbeSummary,
+    SampleSummary,
+)
 
+METRIC_NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "r2": "R²"}
+"""The metrics that a probe may be compared by, as people write them."""
 _COLUMNS = {
     "auroc": ("auroc", "balanced_accuracy", "sensitivity", "specificity", "ece"),
     "accuracy": ("accuracy", "balanced_accuracy", "auroc", "ece"),
     "r2": ("r2", "mae"),
 }
-_NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "r2": "R^2"}
 
 
-def show(result: dict[str, Any]) -> str:
-    """A few lines for standard error from a stage's result."""
-    state = "up to date" if result["up_to_date"] else f"{result['seconds']:.0f} s"
-    lines = [f"{result['stage']} of {result['dataset']}: {state}"]
-    lines += _TABLES[result["stage"]](result) + _audit(result.get("audit", {}))
-    return "\n".join(lines)
-
-
-def _ingest(result: dict[str, Any]) -> list[str]:
+def ingest_table(summary: IngestSummary) -> list[str]:
+    """Return how many images, subjects and labels each split holds, and what was set aside."""
     lines = [
-        f"  {name:<11}{part['images']:>7} images{part['subjects']:>7} subjects  "
-        + ", ".join(f"{label} {count}" for label, count in part["labels"].items())
-        for name, part in result["splits"].items()
+        f"  {name:<11}{split.images:>7} images{split.subjects:>7} subjects  "
+        + ", ".join(f"{label} {count}" for label, count in split.labels.items())
+        for name, split in summary.splits.items()
     ]
-    crossing = result["subjects_in_train_and_test"]
-    alone = all(part["subjects"] == part["images"] for part in result["splits"].values())
-    return [
-        *lines,
-        f"  {result['quarantined']} set aside, {result['duplicates']} files with a duplicate, "
-        f"{result['not_aligned']} not aligned",
-        *(["  no two images are known to be of one subject"] * alone),
-        *([f"  {crossing} subjects stand in train and test by the safe grouping"] * (crossing > 0)),
-    ]
-
-
-def _pretrain(result: dict[str, Any]) -> list[str]:
-    books = ", ".join(
-        f"{b['used']} of {b['size']} codes (perplexity {b['perplexity']:.0f})"
-        for b in result["codebook"]
+    lines.append(
+        f"  {summary.quarantined} set aside, {summary.duplicates} files with a duplicate, "
+        f"{summary.not_aligned} not aligned"
     )
-    return [
-        f"  {result['epochs']} epochs, {result['images_per_second']:g} images/s; validation: "
-        f"MSE {result['val_mse']:.3f} of the variance, PSNR {result['val_psnr_db']:.1f} dB, "
-        f"SSIM {result['val_ssim']:.3f}, {books}"
-    ]
+    if all(split.subjects == split.images for split in summary.splits.values()):
+        lines.append("  no two images are known to be of one subject")
+    if crossing := summary.subjects_in_train_and_test:
+        lines.append(f"  {crossing} subjects stand in train and test by the safe grouping")
+    return lines + _audit_lines(summary.audit)
 
 
-def _extract(result: dict[str, Any]) -> list[str]:
-    widths = ", ".join(f"{name} {width}" for name, width in result["feature_sets"].items())
-    return [f"  {result['images']} images, {result['images_per_second']:g} images/s: {widths}"]
+def pretrain_table(summary: PretrainSummary) -> list[str]:
+    """Return the errors of the best epoch and the use of every codebook."""
+    books = ", ".join(
+        f"{book.used} of {book.size} codes (perplexity {book.perplexity:.0f})"
+        for book in summary.codebook
+    )
+    line = (
+        f"  {summary.epochs} epochs, {summary.images_per_second:g} images/s; validation: "
+        f"MSE {summary.val_mse:.3f} of the variance, PSNR {summary.val_psnr_db:.1f} dB, "
+        f"SSIM {summary.val_ssim:.3f}, {books}"
+    )
+    return [line, *_audit_lines(summary.audit)]
 
 
-def _prior(result: dict[str, Any]) -> list[str]:
-    return [
-        f"  {level['model']}, {level['epochs']} epochs on {level['images']} images; validation: "
-        f"{level['val_bits_per_code']:.2f} bits per code, given the label "
-        f"{level['val_bits_per_code_labelled']:.2f}; "
-        + ", ".join(f"{k} {bits:.2f}" for k, bits in level["val_bits_of_simple_codings"].items())
-        for level in (result, *result["finer"])
-    ]
+def extract_table(summary: ExtractSummary) -> list[str]:
+    """Return the number of images and the width of every feature set."""
+    widths = ", ".join(f"{name} {width}" for name, width in summary.feature_sets.items())
+    line = f"  {summary.images} images, {summary.images_per_second:g} images/s: {widths}"
+    return [line, *_audit_lines(summary.audit)]
 
 
-def _sample(result: dict[str, Any]) -> list[str]:
-    of = f" of {result['class']}" if result["class"] else ""
-    return [
-        f"  {result['samples']} samples{of} at temperature {result['temperature']:g} "
-        f"and guidance {result['guidance']:g}, "
-        f"{result['bits_per_code']:.2f} bits per code by the prior"
-    ]
-
-
-def _probe(result: dict[str, Any]) -> list[str]:
-    headline = result.get("headline", "auroc")
-    columns = _COLUMNS[headline]
-    head = f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + "   validation"
+def prior_table(summary: PriorSummary) -> list[str]:
+    """Return the bits per code of every level, beside those of simple codings."""
     lines = [
-        f"  {100 * result['label_fraction']:g}% of the labels: {result['labels']} images of "
-        f"{result['subjects']} subjects, {result['repeats']} draws; mean [95% interval] on test",
-        head,
+        f"  {level.model}, {level.epochs} epochs on {level.images} images; validation: "
+        f"{level.val_bits_per_code:.2f} bits per code, with the label "
+        f"{level.val_bits_per_code_labelled:.2f}; "
+        + ", ".join(f"{k} {bits:.2f}" for k, bits in level.val_bits_of_simple_codings.items())
+        for level in summary.levels
     ]
-    for row in result["rows"]:
-        cells = "".join(
-            f"{row[c]['mean']:>7.3f} [{row[c]['ci95'][0]:.2f},{row[c]['ci95'][1]:.2f}]"
-            for c in columns
-        )
-        lines.append(f"  {row['features']:<19}{cells}{row['validation']['score']:>13.3f}")
-    for name, gap in result["medvq_minus"].items():
-        low, high = gap["ci95"]
-        told = f"{_NAMES[headline]} of medvq less {name}"
-        lines.append(f"  {told}: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
-    return lines
+    return lines + _audit_lines(summary.audit)
 
 
-def _evaluate(result: dict[str, Any]) -> list[str]:
+def sample_table(summary: SampleSummary) -> list[str]:
+    """Return how many images were sampled, how, and how likely they are."""
+    of_class = f" of {summary.class_name}" if summary.class_name else ""
+    line = (
+        f"  {summary.samples} samples{of_class} at temperature {summary.temperature:g} and "
+        f"guidance {summary.guidance:g}, {summary.bits_per_code:.2f} bits per code by the prior"
+    )
+    return [line, *_audit_lines(summary.audit)]
+
+
+def probe_table(summary: ProbeSummary) -> list[str]:
+    """Return the metrics of every feature set, and MedVQ's lead over each baseline."""
+    columns = _COLUMNS[summary.headline]
     lines = [
-        f"  {result['images']} images, {result['labelled']} with a truth, "
-        f"{result['seen_in_training']} left out since training has seen them"
+        f"  {100 * summary.label_fraction:g}% of the labels: {summary.labels} images of "
+        f"{summary.subjects} subjects, {summary.repeats} label subsets; "
+        "mean [95% interval] on test",
+        f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + "   validation",
     ]
-    for row in result["rows"]:
-        lines += [
-            f"  {metric:<19}{value['mean']:>7.3f} [{value['ci95'][0]:.3f}, {value['ci95'][1]:.3f}]"
-            for metric, value in row.items()
-            if metric != "features"
-        ]
-    if not result["rows"]:
+    for row in summary.rows:
+        cells = "".join(_cell(row.metrics[name]) for name in columns)
+        score = f"{row.validation.score:>13.3f}" if row.validation else ""
+        lines.append(f"  {row.features:<19}{cells}{score}")
+    for name, gap in summary.medvq_minus.items():
+        low, high = gap.ci95
+        lead = f"{METRIC_NAMES[summary.headline]} of medvq less {name}"
+        lines.append(f"  {lead}: {gap.mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return lines + _audit_lines(summary.audit)
+
+
+def evaluate_table(summary: EvaluateSummary) -> list[str]:
+    """Return the metrics on another data set, and how many of its images are untypical."""
+    lines = [
+        f"  {summary.images} images, {summary.labelled} with a truth, "
+        f"{summary.seen_in_training} left out since training has seen them",
+        *(line for row in summary.rows for line in _metric_lines(row)),
+    ]
+    if not summary.rows:
         lines.append("  nothing to judge by: the truth of these images is not known in two classes")
-    gate = result["typicality"]
+    check = summary.typicality
+    lines.append(
+        f"  {check.flagged} of {check.images} images ({check.share:.1%}) are unlike the training "
+        f"images; of {check.reference_images} held back from those, {check.reference_share:.1%} "
+        f"are (median score {check.median:.2f} against {check.reference_median:.2f} bits per code)"
+    )
+    return lines + _audit_lines(summary.audit)
+
+
+def _cell(value: Interval) -> str:
+    return f"{value.mean:>7.3f} [{value.ci95[0]:.2f},{value.ci95[1]:.2f}]"
+
+
+def _metric_lines(row: ProbeRow) -> list[str]:
     return [
-        *lines,
-        f"  {gate['flagged']} of {gate['images']} images ({gate['share']:.1%}) are unlike the "
-        f"training images; of {gate['reference_images']} held back from those, "
-        f"{gate['reference_share']:.1%} are (median surprise {gate['median']:.2f} against "
-        f"{gate['reference_median']:.2f} bits per code)",
+        f"  {name:<19}{value.mean:>7.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}]"
+        for name, value in row.metrics.items()
     ]
 
 
-def _audit(found: dict[str, Any]) -> list[str]:
-    """What the data set itself gives away, shown with the results of every stage."""
-    lines = []
-    if shortcut := found.get("strongest_shortcut"):
+def _audit_lines(audit: AuditHeadline | None) -> list[str]:
+    """Return what the data set itself gives away."""
+    lines: list[str] = []
+    if audit is None:
+        return lines
+    if shortcut := audit.strongest_shortcut:
         lines.append(
-            f"  audit: {shortcut['what']} alone tells the label at AUROC {shortcut['auroc']:.3f} "
+            f"  audit: {shortcut.what} alone tells the label at AUROC {shortcut.auroc:.3f} "
             "(cross-validated on train)"
         )
-    shift = found.get("test_told_from_train", {})
-    if told := [f"{label} {auroc:.3f}" for label, auroc in shift.items() if auroc is not None]:
-        lines.append(f"  audit: test images are told from train at AUROC {', '.join(told)}")
-    if count := found.get("warnings"):
-        lines.append(f"  audit: {count} warning(s), explained in audit.html of the ingest artifact")
+    shift = audit.test_told_from_train.items()
+    if measured := [f"{label} {auroc:.3f}" for label, auroc in shift if auroc is not None]:
+        lines.append(f"  audit: test images are told from train at AUROC {', '.join(measured)}")
+    if audit.warnings:
+        lines.append(
+            f"  audit: {audit.warnings} warning(s), explained in audit.html of the ingest artifact"
+        )
     return lines
-
-
-_TABLES = {
-    "ingest": _ingest,
-    "pretrain": _pretrain,
-    "extract": _extract,
-    "prior": _prior,
-    "sample": _sample,
-    "probe": _probe,
-    "evaluate": _evaluate,
-}
-
-
-def lines(stage: str, result: dict[str, Any]) -> list[str]:
-    """Return the lines of a stage's summary, and of the audit that it carries."""
-    return _TABLES[stage](result) + _audit(result.get("audit", {}))

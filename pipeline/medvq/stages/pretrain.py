@@ -86,14 +86,14 @@ def draw(context: StageContext, summary: PretrainSummary) -> None:
     """Draw loss curves, reconstructions with their errors, and how often each code is used."""
     from medvq.report.figures import draw_pretrain
 
-    draw_pretrain(context.folder, context.inputs, summary.to_json(), context.figures)
+    draw_pretrain(context.folder, summary, context.figures)
 
 
 def table(summary: PretrainSummary) -> list[str]:
     """Return the lines for people."""
-    from medvq.report import tables
+    from medvq.report.tables import pretrain_table
 
-    return tables.lines("pretrain", summary.to_json())
+    return pretrain_table(summary)
 
 
 PRETRAIN = Stage(

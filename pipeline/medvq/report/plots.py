@@ -1,0 +1,91 @@
+"""What all figures share: colours, panels side by side, and sheets of images.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
+REFERENCE = {"color": "0.7", "lw": 0.8, "zorder": 0}
+"""How lines are drawn that only guide the eye, such as a diagonal."""
+
+
+@contextmanager
+def panels(
+    file: Path, number: int = 1, width: float = 6.4, height: float = 4.4
+) -> Iterator[list[Axes]]:
+    """Yield axes side by side, each ``width`` times ``height`` inches; then save the figure.
+
+    Axes with labelled lines and no legend of their own get one.
+    """
+    figure, axes = plt.subplots(
+        1, number, figsize=(width * number, height), layout="constrained", squeeze=False
+    )
+    yield list(axes[0])
+    for axis in axes[0]:
+        if axis.get_legend() is None and axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=8)
+    save(figure, file)
+
+
+def image_sheet(
+    rows: Mapping[str, Sequence[Any]],
+    file: Path,
+    title: str,
+    columns: Sequence[str] = (),
+) -> None:
+    """Draw rows of as many cached images each, named at the left.
+
+    Parameters
+    ----------
+    rows : by name, grey (height, width), colour (C, height, width) or volumes (C, depth, height,
+        width), of which the middle slice is shown; values from 0 to 255.
+    columns : names above the images of the first row.
+    """
+    across = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(
+        len(rows),
+        across,
+        figsize=(1.5 * across + 0.8, 1.6 * len(rows) + 0.5),
+        layout="constrained",
+        squeeze=False,
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(picture(image), cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name)
+    for axis, column in zip(axes[0], columns, strict=False):
+        axis.set_title(column, fontsize=9)
+    figure.suptitle(title)
+    save(figure, file)
+
+
+def picture(image: NDArray[Any]) -> NDArray[Any]:
+    """Return what shows a cached image: grey as it is, colour last, of a volume the middle."""
+    if image.ndim == 4:
+        image = image[:, image.shape[1] // 2]
+    if image.ndim == 3:
+        return np.asarray(np.rint(image).astype(np.uint8).transpose(1, 2, 0))
+    return image
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure as PNG and close it."""
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,276 @@
+"""The figures of probes: what they predict, how far to trust it, and how many labels it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
+
+from medvq.datasets.manifest import read_manifest
+from medvq.evaluation.decisions import net_benefit, net_benefit_treat_all, selective_errors
+from medvq.evaluation.prevalence import adjust_to_prevalence, estimate_prevalence
+from medvq.prior.typicality import TypicalityCheck
+from medvq.report import plots
+from medvq.report.tables import METRIC_NAMES
+from medvq.summaries import EvaluateSummary, ProbeRow, ProbeSummary
+
+
+class _Style(NamedTuple):
+    """How a feature set is shown in every figure."""
+
+    label: str
+    colour: str
+    line: str
+    marker: str
+
+
+_STYLES = {
+    "medvq": _Style("MedVQ", plots.BLUE, "-", "o"),
+    "raw_pixels": _Style("raw pixels", plots.ORANGE, "--", "s"),
+    "hog": _Style("HOG", plots.GREEN, "--", "^"),
+    "untrained_encoder": _Style("untrained encoder", plots.RED, "-.", "D"),
+    "border_only": _Style("border only", plots.PINK, ":", "v"),
+    "quantized": _Style("codes alone: their vectors", plots.BLACK, "-", "X"),
+    "histogram": _Style("codes alone: one histogram", plots.SKY, "-", "P"),
+    "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, "--", "*"),
+}
+# Feature sets whose calibration and decisions are shown; all of them would hide each other.
+_COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
+
+
+def draw_probe(folder: Path, summary: ProbeSummary, figures: Path) -> None:
+    """Draw what a probe predicts on the test split.
+
+    Of two classes ROC, calibration, decision and abstention curves; of more classes the confusion
+    matrix; of a number the predictions against the truth.
+    """
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    if summary.task == "binary":
+        title = (
+            f"Test split, {100 * summary.label_fraction:g}% of the labels, mean over "
+            f"{summary.repeats} label subset{'s' * (summary.repeats > 1)}"
+        )
+        _draw_roc(predictions, summary.rows, title, figures)
+        _draw_decisions(predictions, figures)
+        return
+    predictions = predictions[predictions["features"] == "medvq"]
+    with plots.panels(figures / "predictions.png", width=6, height=5.4) as (axis,):
+        if "target" in predictions:
+            _plot_numbers(axis, predictions, summary.task)
+        else:
+            _plot_confusion(axis, predictions, list(summary.rows[0].recall or {}))
+
+
+def draw_evaluation(
+    folder: Path, summary: EvaluateSummary, ingest: Path, check: TypicalityCheck, figures: Path
+) -> None:
+    """Draw how typical the images are, and ROC and calibration of a probe of two classes on them.
+
+    Parameters
+    ----------
+    folder : the artifact of the evaluation.
+    ingest : the artifact of ingest with the images.
+    check : what images are compared with.
+    """
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    _draw_typicality(predictions, check, figures)
+    untypical = predictions[predictions["untypical"]].nlargest(8, "surprise")
+    if len(untypical):
+        _draw_untypical(untypical, ingest, figures)
+    if summary.rows and summary.headline == "auroc":
+        known = predictions.query("label >= 0").assign(features="medvq", draw=0)
+        fraction = f"{100 * summary.label_fraction:g}% of the labels"
+        _draw_roc(known, summary.rows, f"Fitted on {fraction} of another data set", figures)
+        _draw_decisions(known, figures)
+
+
+def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -> None:
+    """Draw the headline metric against the share of labels.
+
+    Parameters
+    ----------
+    summaries : of probes of the same features, by label fraction.
+    """
+    fractions = sorted(summaries)
+    headline = summaries[fractions[0]].headline
+    rows = [{row.features: row for row in summaries[f].rows} for f in fractions]
+    percent = [100 * fraction for fraction in fractions]
+    with plots.panels(file) as (axis,):
+        for name, style in _STYLES.items():
+            if not all(name in row for row in rows):
+                continue
+            points = [row[name].metrics[headline] for row in rows]
+            mean = np.array([point.mean for point in points])
+            low, high = np.array([point.ci95 for point in points]).T
+            spread = np.maximum([mean - low, high - mean], 0)
+            shown = {"color": style.colour, "ls": style.line, "marker": style.marker, "capsize": 3}
+            axis.errorbar(percent, mean, spread, label=style.label, **shown)
+        axis.set(
+            xscale="log",
+            xlabel="labels (% of training subjects)",
+            ylabel=f"{METRIC_NAMES[headline]} on test",
+            title="Label efficiency, mean and 95% interval",
+        )
+        axis.set_xticks(percent, [f"{value:g}" for value in percent])
+        axis.minorticks_off()
+
+
+def _plot_numbers(axis: Axes, predictions: pd.DataFrame, name: str) -> None:
+    """Plot predicted numbers against the truth."""
+    axis.scatter(predictions["target"], predictions["predicted"], s=12, color=plots.BLUE)
+    values = predictions[["target", "predicted"]].to_numpy()
+    ends = [values.min(), values.max()]
+    axis.plot(ends, ends, **plots.REFERENCE)
+    axis.set(xlabel=name, ylabel="predicted by MedVQ", title="Test split")
+
+
+def _plot_confusion(axis: Axes, predictions: pd.DataFrame, names: list[str]) -> None:
+    """Plot which share of each class is predicted as which class."""
+    share = pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
+    numbers = range(len(names))
+    image = axis.imshow(
+        share.reindex(index=numbers, columns=numbers, fill_value=0.0), cmap="Blues", vmin=0, vmax=1
+    )
+    axis.set_xticks(numbers, names, rotation=45, ha="right")
+    axis.set_yticks(numbers, names)
+    axis.set(xlabel="predicted by MedVQ", ylabel="truth", title="Test split, share of each class")
+    axis.figure.colorbar(image)
+
+
+def _draw_roc(
+    predictions: pd.DataFrame, rows: Sequence[ProbeRow], title: str, figures: Path
+) -> None:
+    with plots.panels(figures / "roc_and_calibration.png", 2, 5, 4.6) as (roc, calibration):
+        grid = np.linspace(0, 1, 201)
+        aurocs = {row.features: row.metrics["auroc"] for row in rows}
+        for name, style, subsets in _by_features(predictions, _STYLES):
+            curves = [roc_curve(subset["label"], subset["probability"]) for subset in subsets]
+            mean = np.mean([np.interp(grid, false, true) for false, true, _ in curves], 0)
+            low, high = aurocs[name].ci95
+            label = f"{style.label} {aurocs[name].mean:.3f} [{low:.3f}, {high:.3f}]"
+            roc.plot(grid, mean, color=style.colour, ls=style.line, label=label)
+        roc.plot([0, 1], [0, 1], **plots.REFERENCE)
+        roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
+        roc.legend(frameon=False, title="AUROC [95% interval]", loc="lower right", fontsize=8)
+        _plot_calibration(calibration, predictions)
+
+
+def _plot_calibration(axis: Axes, predictions: pd.DataFrame) -> None:
+    """Plot observed shares against predicted probabilities, of all label subsets together."""
+    for name, style, subsets in _by_features(predictions, _COMPARED):
+        truth = np.concatenate([subset["label"] for subset in subsets])
+        lines = {style.label: ([subset["probability"] for subset in subsets], style)}
+        if name == "medvq":
+            corrected = _Style("", plots.BLACK, ":", "x")
+            label = f"{style.label}, at the prevalence\nestimated from the unlabelled images"
+            lines[label] = ([_at_estimated_prevalence(subset) for subset in subsets], corrected)
+        for label, (probability, (_, colour, line, marker)) in lines.items():
+            observed, predicted = calibration_curve(truth, np.concatenate(probability), n_bins=10)
+            axis.plot(predicted, observed, color=colour, ls=line, marker=marker, label=label)
+    axis.plot([0, 1], [0, 1], **plots.REFERENCE)
+    axis.set(
+        xlabel="predicted probability",
+        ylabel="observed share of positives",
+        title="Calibration (below the diagonal: probabilities too high)",
+    )
+
+
+def _by_features(
+    predictions: pd.DataFrame, names: Iterable[str]
+) -> Iterator[tuple[str, _Style, list[pd.DataFrame]]]:
+    """Yield the feature sets that there are predictions of: name, style, one table per subset."""
+    for name in names:
+        rows = predictions[predictions["features"] == name]
+        if len(rows):
+            yield name, _STYLES[name], [subset for _, subset in rows.groupby("draw")]
+
+
+def _at_estimated_prevalence(subset: pd.DataFrame) -> NDArray[np.float64]:
+    """Return a subset's probabilities, corrected by all of them together without any label."""
+    probability = subset["probability"].to_numpy(np.float64)
+    trained = float(subset["threshold"].iloc[0])
+    (prevalence,) = estimate_prevalence(probability, trained, np.ones((1, len(probability))))
+    return adjust_to_prevalence(probability, trained, float(prevalence))
+
+
+def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
+    thresholds, shares = np.linspace(0.01, 0.99, 99), np.linspace(0.05, 1, 96)
+    with plots.panels(figures / "decisions_and_abstention.png", 3, 5, 4.6) as (
+        benefit,
+        wrong,
+        balanced,
+    ):
+        for _, style, subsets in _by_features(predictions, _COMPARED):
+            shown: dict[str, Any] = {
+                "color": style.colour, "ls": style.line, "label": style.label
+            }  # fmt: skip
+            benefits, errors = [], []
+            for subset in subsets:
+                truth, probability = subset["label"].to_numpy(), subset["probability"].to_numpy()
+                benefits.append(net_benefit(truth, probability, thresholds))
+                errors.append(
+                    selective_errors(truth, probability, subset["threshold"].iloc[0], shares)
+                )
+            benefit.plot(100 * thresholds, 100 * np.mean(benefits, 0), **shown)
+            for axis, values in zip((wrong, balanced), np.mean(errors, 0), strict=True):
+                axis.plot(100 * shares, 100 * values, **shown)
+        truth = predictions.drop_duplicates("image_id")["label"].to_numpy()
+        everyone = 100 * net_benefit_treat_all(truth, thresholds)
+        benefit.plot(100 * thresholds, everyone, color=plots.BLACK, ls=":", label="treat all")
+        benefit.axhline(0, **plots.REFERENCE, label="treat none")
+        benefit.set(
+            xlabel="probability from which one treats (%)",
+            ylabel="net benefit (net cases found per 100 images)",
+            ylim=(-5, 105 * truth.mean()),
+            title="Decision curve: of use where above\n'treat all' and 'treat none'",
+        )
+        for axis, what in ((wrong, "errors"), (balanced, "errors, mean of both classes")):
+            axis.set(
+                xlabel="cases answered, most certain first (%)",
+                ylabel=f"{what} (%)",
+                ylim=(0, None),
+                title="Abstention: lower at the left where\ncertain answers are more often right",
+            )
+
+
+def _draw_typicality(predictions: pd.DataFrame, check: TypicalityCheck, figures: Path) -> None:
+    scores = (np.array(check.scores), predictions["surprise"].to_numpy())
+    edges = np.histogram_bin_edges(np.concatenate(scores), 40).tolist()
+    reference, images = (np.full(len(score), 100 / len(score)) for score in scores)
+    with plots.panels(figures / "typicality.png", height=3.8) as (axis,):
+        label = "validation images of the training set"
+        axis.hist(scores[0], edges, weights=reference, color=plots.SKY, label=label)
+        axis.hist(
+            scores[1],
+            edges,
+            weights=images,
+            color=plots.RED,
+            histtype="step",
+            lw=1.5,
+            label="these images",
+        )
+        axis.axvline(check.threshold, color=plots.BLACK, ls="--", label="threshold")
+        axis.set(
+            xlabel="out-of-distribution score: mean of the least likely quarter (bits per code)",
+            ylabel="share of images (%)",
+            title=f"{predictions['untypical'].sum()} of {len(predictions)} images are flagged",
+        )
+
+
+def _draw_untypical(untypical: pd.DataFrame, ingest: Path, figures: Path) -> None:
+    known = pd.Index(read_manifest(ingest / "manifest.csv")["image_id"])
+    index = known.get_indexer(untypical["image_id"])
+    rows = {
+        name: np.load(ingest / file, mmap_mode="r")[index]
+        for name, file in (("as read", "originals.npy"), ("prepared", "images.npy"))
+    }
+    scores = zip(untypical["image_id"], untypical["surprise"], strict=True)
+    titles = [f"{image}\n{bits:.1f} bits" for image, bits in scores]
+    plots.image_sheet(rows, figures / "untypical.png", "The least typical images", titles)
