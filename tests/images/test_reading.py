@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories.images import noise, save_picture
 from medvq.errors import UnreadableImage
 from medvq.images import formats, reading
 from medvq.images.cache import FILE, ReadCache
@@ -25,20 +26,12 @@ READER = Reader((16, 24))
 SECRET = b"tests only"
 
 
-def draw(path: Path, seed: int, mode: str = "L", size: tuple[int, int] = (70, 60)) -> Path:
-    rng = np.random.default_rng(seed)
-    shape = size[::-1] if mode == "L" else (*size[::-1], 3)
-    coarse = rng.integers(0, 256, shape, np.uint8)
-    Image.fromarray(coarse).save(path)
-    return path
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
     folder = tmp_path / "CANARY"
     folder.mkdir()
     suffixes = ("jpeg", "png", "jpeg", "tif", "jpeg", "bmp")
-    return [draw(folder / f"CANARY{n}.{suffix}", n) for n, suffix in enumerate(suffixes)]
+    return [save_picture(folder / f"CANARY{n}.{suffix}", n) for n, suffix in enumerate(suffixes)]
 
 
 def read(paths: Sequence[Path], folder: Path | None = None) -> list[ReadResult]:
@@ -71,8 +64,7 @@ def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
     tmp_path: Path, options: dict[str, int]
 ) -> None:
     file = tmp_path / "a.jpeg"
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (90, 70), np.uint8)).save(file, **options)
+    Image.fromarray(noise(90, 70)).save(file, **options)
     whole = file.read_bytes()
     reader = Reader((90, 70))  # of the same size: nothing is averaged
     for end in range(len(whole), 300, -61):
@@ -94,12 +86,12 @@ def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
 def test_colour_orientation_and_small_pictures_take_the_long_way(
     tmp_path: Path, channels: int, how: str
 ) -> None:
-    colour = draw(tmp_path / "colour.jpeg", 0, "RGB")
-    small = draw(tmp_path / "small.jpeg", 1, size=(20, 10))
+    colour = save_picture(tmp_path / "colour.jpeg", 0, "RGB")
+    small = save_picture(tmp_path / "small.jpeg", 1, size=(20, 10))
     turned = tmp_path / "turned.jpeg"
     exif = Image.Exif()
     exif[0x0112] = 6
-    with Image.open(draw(tmp_path / "upright.jpeg", 2)) as picture:
+    with Image.open(save_picture(tmp_path / "upright.jpeg", 2)) as picture:
         picture.save(turned, exif=exif)
     reader = Reader((16, 24), channels, how)
     for path in (colour, small, turned):
@@ -110,7 +102,7 @@ def test_colour_orientation_and_small_pictures_take_the_long_way(
 
 
 def test_what_cannot_be_read_has_its_reason_and_the_rest_is_read(tmp_path: Path) -> None:
-    fine = draw(tmp_path / "a.jpeg", 0)
+    fine = save_picture(tmp_path / "a.jpeg", 0)
     half = tmp_path / "b.jpeg"
     half.write_bytes(fine.read_bytes()[:500])
     empty = tmp_path / "c.png"
@@ -231,9 +223,9 @@ def test_only_what_is_new_or_changed_is_read(
     cache = tmp_path / "cache"
     both(pictures, cache)
     names = counted(monkeypatch)
-    added = draw(tmp_path / "CANARY" / "new.png", 77)
+    added = save_picture(tmp_path / "CANARY" / "new.png", 77)
     stamp = pictures[1].stat()
-    draw(pictures[1], 78)
+    save_picture(pictures[1], 78)
     # Of the same size, with its time set back: that is found out too.
     os.utime(pictures[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     found = both([*pictures, added], cache)
@@ -271,7 +263,7 @@ def spoil_a_row(file: Path) -> None:
         db.execute("UPDATE pictures SET pixels=? WHERE number=2", (pixels[::-1],))
 
 
-def noise(file: Path) -> None:
+def other_bytes(file: Path) -> None:
     file.write_bytes(np.random.default_rng(0).bytes(50_000))
 
 
@@ -292,7 +284,7 @@ def a_folder(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_a_row, noise, cut, another_database, a_folder, Path.unlink]
+    "spoil", [spoil_a_row, other_bytes, cut, another_database, a_folder, Path.unlink]
 )
 def test_a_spoilt_cache_costs_time_and_nothing_else(
     pictures: list[Path], tmp_path: Path, spoil: object

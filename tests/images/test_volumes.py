@@ -6,31 +6,16 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from factories.images import PLANES, TO_LEFT_AND_BACK, ct_series, noise, save_dicom, save_nifti
 from medvq.errors import UnreadableImage
 from medvq.images.formats import Window, read_image, read_series
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import (
-    CTImageStorage,
-    EnhancedMRImageStorage,
-    ExplicitVRLittleEndian,
-    MRImageStorage,
-    generate_uid,
-)
+from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 Volume = NDArray[np.int16]
-SERIES = generate_uid()
-
-# Direction cosines of rows and columns, and the volume (head, back, left) sliced that way: axes
-# (slice, row, column).
-PLANES: dict[str, tuple[list[int], Callable[[Volume], Volume]]] = {
-    "axial": ([1, 0, 0, 0, 1, 0], lambda v: v),
-    "axial from the feet, prone": ([-1, 0, 0, 0, 1, 0], lambda v: v[::-1, :, ::-1]),
-    "coronal": ([1, 0, 0, 0, 0, -1], lambda v: v[::-1].transpose(1, 0, 2)),
-    "sagittal": ([0, 1, 0, 0, 0, -1], lambda v: v[::-1].transpose(2, 0, 1)[::-1]),
-}
 
 
 def body(seed: int = 0) -> Volume:
@@ -38,39 +23,11 @@ def body(seed: int = 0) -> Volume:
     return np.random.default_rng(seed).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
 
 
-def ct_slice(stored: Volume, orientation: list[int], position: NDArray[np.float64]) -> FileDataset:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    header = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    header.SeriesInstanceUID, header.Modality = SERIES, "CT"
-    header.ImageOrientationPatient = orientation
-    header.ImagePositionPatient = [round(float(x), 6) for x in position]
-    header.PixelSpacing = [0.5, 0.75]
-    header.RescaleSlope, header.RescaleIntercept = 1, 0
-    header.set_pixel_data(np.ascontiguousarray(stored), "MONOCHROME2", 16)
-    return header
-
-
-def ct_series(volume: Volume, plane: str = "axial", spacing: float = 2.0) -> list[FileDataset]:
-    orientation, cut = PLANES[plane]
-    normal = np.cross(orientation[:3], orientation[3:])
-    start = np.array([12.5, -30.25, 100.0])
-    return [
-        ct_slice(stored, orientation, start + number * spacing * normal)
-        for number, stored in enumerate(cut(volume))
-    ]
-
-
-def saved(headers: list[FileDataset], folder: Path, order: list[int] | None = None) -> list[Path]:
+def saved(headers: list[FileDataset], folder: Path) -> list[Path]:
     """Written so that file names say nothing of the order."""
-    order = order or list(np.random.default_rng(1).permutation(len(headers)))
-    paths = [folder / f"{name}.dcm" for name in order]
-    for path, header in zip(paths, headers, strict=True):
-        header.save_as(path, enforce_file_format=True)
-    return sorted(paths)
+    order = np.random.default_rng(1).permutation(len(headers))
+    named = zip(order, headers, strict=True)
+    return sorted(save_dicom(folder / f"{name}.dcm", header) for name, header in named)
 
 
 def soft_tissue(volume: Volume) -> NDArray[np.float64]:
@@ -94,12 +51,10 @@ def test_a_series_is_put_together_by_geometry(tmp_path: Path, plane: str) -> Non
 def test_a_series_and_its_nifti_are_one_volume(tmp_path: Path) -> None:
     paths = saved(ct_series(body(), "sagittal"), tmp_path)
     # Towards right, front and head, as most NIfTI files are.
-    image = nibabel.Nifti1Image(body().transpose(2, 1, 0)[::-1, ::-1], np.diag([2, 0.5, 0.75, 1.0]))
-    nibabel.save(image, tmp_path / "x.nii.gz")
+    stored = body().transpose(2, 1, 0)[::-1, ::-1]
+    path = save_nifti(tmp_path / "x.nii.gz", stored, np.diag([2, 0.5, 0.75, 1.0]))
     window = Window(0, 500)
-    np.testing.assert_array_equal(
-        read_series(paths, window), read_image(tmp_path / "x.nii.gz", 1, window)
-    )
+    np.testing.assert_array_equal(read_series(paths, window), read_image(path, 1, window))
 
 
 def test_a_copy_of_an_instance_is_dropped(tmp_path: Path) -> None:
@@ -205,8 +160,8 @@ def test_frames_that_state_their_place_are_a_volume(tmp_path: Path) -> None:
     header.PerFrameFunctionalGroupsSequence = Sequence(frames)
     for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
         delattr(header, name)
-    header.save_as(tmp_path / "x.dcm", enforce_file_format=True)
-    np.testing.assert_allclose(read_image(tmp_path / "x.dcm")[0], robust(body()), atol=1e-5)
+    path = save_dicom(tmp_path / "x.dcm", header)
+    np.testing.assert_allclose(read_image(path)[0], robust(body()), atol=1e-5)
 
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IRP"]
@@ -223,9 +178,8 @@ def test_a_nifti_volume_is_turned_one_way(tmp_path: Path, stored_as: str) -> Non
     affine = np.eye(4)
     affine[:3, :3] = np.array([axes[letter] for letter in stored_as], float).T @ np.diag([1, 2, 3])
     assert aff2axcodes(affine) == tuple(stored_as)
-    nibabel.save(nibabel.Nifti1Image(stored, affine), tmp_path / "x.nii")
-    found = read_image(tmp_path / "x.nii", channels=3)
-    np.testing.assert_allclose(found, np.stack([robust(volume)] * 3), atol=1e-5)
+    shown = read_image(save_nifti(tmp_path / "x.nii", stored, affine), channels=3)
+    np.testing.assert_allclose(shown, np.stack([robust(volume)] * 3), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -239,49 +193,33 @@ def test_a_nifti_volume_is_turned_one_way(tmp_path: Path, stored_as: str) -> Non
 def test_a_single_slice_stands_head_up(
     tmp_path: Path, shape: tuple[int, ...], upright: Callable[[Volume], Volume]
 ) -> None:
-    volume = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    image = nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]))
-    nibabel.save(image, tmp_path / "x.nii.gz")
-    found = read_image(tmp_path / "x.nii.gz")
-    np.testing.assert_allclose(found[0], upright(volume) / 255, atol=1e-6)
+    volume = noise(*shape)
+    (shown,) = read_image(save_nifti(tmp_path / "x.nii.gz", volume.transpose(2, 1, 0)))
+    np.testing.assert_allclose(shown, upright(volume) / 255, atol=1e-6)
 
 
 def test_a_stated_range_of_display_goes_before_percentiles(tmp_path: Path) -> None:
-    image = nibabel.Nifti1Image(body().transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]))
-    image.header["cal_min"], image.header["cal_max"] = -100, 300
-    nibabel.save(image, tmp_path / "x.nii")
-    shown = np.clip((body() + 100) / 400, 0, 1)
-    np.testing.assert_allclose(read_image(tmp_path / "x.nii")[0], shown, atol=1e-6)
+    path = save_nifti(tmp_path / "x.nii", body().transpose(2, 1, 0), cal_min=-100, cal_max=300)
+    expected = np.clip((body() + 100) / 400, 0, 1)
+    np.testing.assert_allclose(read_image(path)[0], expected, atol=1e-6)
 
 
-def a_nan(path: Path) -> None:
-    volume = body().astype(np.float32)
-    volume[1, 2, 3] = np.nan
-    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+def stored(volume: Volume) -> Callable[[Path], object]:
+    return lambda path: save_nifti(path, volume)
 
 
-def times(path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(np.stack([body(), body()], axis=-1), np.eye(4)), path)
-
-
-def complex_numbers(path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(body().astype(np.complex64), np.eye(4)), path)
-
-
-def flat(path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(body(), np.eye(4)), path)
-    stored = bytearray(path.read_bytes())
-    stored[254:256], stored[280:328] = b"\1\0", bytes(48)  # sform_code; srow_x, y, z
-    path.write_bytes(stored)
+def without_orientation(path: Path) -> None:
+    content = bytearray(save_nifti(path, body()).read_bytes())
+    content[254:256], content[280:328] = b"\1\0", bytes(48)  # sform_code; srow_x, y, z
+    path.write_bytes(content)
 
 
 def cut(path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(body(), np.eye(4)), path)
-    path.write_bytes(path.read_bytes()[:-50])
+    path.write_bytes(save_nifti(path, body()).read_bytes()[:-50])
 
 
 def huge(path: Path) -> None:
-    header = nibabel.Nifti1Image(body(), np.eye(4)).header
+    header = nibabel.Nifti1Image(body(), TO_LEFT_AND_BACK).header
     header["dim"][1:4] = 30000
     path.write_bytes(header.binaryblock + b"\0" * 1000)
 
@@ -289,10 +227,10 @@ def huge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "reason"),
     [
-        ("Ann.nii", a_nan, "pixels that are not numbers"),
-        ("Ann.nii.gz", times, "several volumes"),
-        ("Ann.nii", complex_numbers, "complex numbers"),
-        ("Ann.nii", flat, "which way the volume lies"),
+        ("Ann.nii", stored(np.where(body() == body()[1, 2, 3], np.nan, body())), "not numbers"),
+        ("Ann.nii.gz", stored(np.stack([body()] * 2, axis=-1)), "several volumes"),
+        ("Ann.nii", stored(body().astype(np.complex64)), "complex numbers"),
+        ("Ann.nii", without_orientation, "which way the volume lies"),
         ("Ann.nii", cut, "not a readable image"),
         ("Ann.nii.gz", cut, "not a readable image"),
         ("Ann.nii", huge, "more than the 268 million samples"),
