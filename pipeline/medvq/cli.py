@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,23 +21,36 @@ from medvq.errors import Notice, UserError
 from medvq.stages import STAGES
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_SYNC = "mlflow-sync"
 _NO_SPACE = 1 << 20
 """Free bytes below which a failed write is put down to a full disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0, 2 for the user to mend, 130 interrupted."""
+    """Run one command; return its exit status: 0, 2 for the user to mend, 130 or 143 interrupted."""
     # Threads that spin while they wait starve each other on small machines: a passive wait trained
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What ends a job on a cluster or a container is an interruption like any other.
+    signal.signal(signal.SIGTERM, _terminate)
     parsed = _parser().parse_args(arguments)
 
     def command() -> int:
+        if parsed.stage == _SYNC:
+            return _sync(parsed.artifacts)
         with process_group(parsed.device):
             return _run(parsed)
 
     return status(command, parsed.artifacts)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as SIGINT does, with another status."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def status(command: Callable[[], int], artifacts: Path) -> int:
@@ -51,10 +65,10 @@ def status(command: Callable[[], int], artifacts: Path) -> int:
             return command()
     except UserError as error:
         message = str(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if rank() == 0:
             print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, _Terminated) else 130
     except Exception as error:
         if is_lost_peer(error):
             return PEER_LOST
@@ -132,6 +146,20 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _sync(artifacts: Path) -> int:
+    from medvq.storage.mlflow_sender import sync
+
+    try:
+        journals, events = sync(artifacts)
+    except Exception as error:  # MLflow raises types of every library that it uses
+        raise UserError(
+            f"MLflow does not take what is kept in {artifacts} ({type(error).__name__}); "
+            "nothing is lost: try again when it does"
+        ) from error
+    print(f"sent {events} events of {journals} runs that were kept", file=sys.stderr)
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others."""
 
@@ -168,6 +196,9 @@ def _parser() -> argparse.ArgumentParser:
             "--json", action="store_true", help="one JSON object on the last line of the output"
         )
         command.set_defaults(probe=None)
+    about = "send to MLflow what could not be sent when it was reported"
+    command = commands.add_parser(_SYNC, help=about, description=about.capitalize())
+    add_options(command)
     return parser
 
 

@@ -221,9 +221,10 @@ class _Flow:
         print(f"{stage.name}: {stage.help}", file=sys.stderr)
         label = stage.label(plan.config) if stage.label else ""
         settings = {**stage.settings(plan.config), "seed": plan.config.seed}
-        with Tracking(
-            self.options.artifacts, plan.config, stage.name, plan.fingerprint, plan.inputs
-        ) as tracking:
+        tracking = Tracking(
+            self.options.artifacts, folder, plan.config, stage.name, plan.fingerprint, plan.inputs
+        )
+        with tracking:
             tracking.start(label, settings)
             summary = stage.run(replace(context, report=tracking.report))
             summary = _with_audit(summary, plan.inputs)

@@ -142,7 +142,7 @@ def test_the_artifact_that_another_was_made_from(folder: Path) -> None:
     assert latest is not None
     assert source(latest, "ingest").folder.resolve() == ingest.folder.resolve()
     folder.rename(folder.with_name("gone"))
-    with pytest.raises(UserError, match="needs the artifact .*0123456789abcdef .* copy it there"):
+    with pytest.raises(UserError, match=r"needs the artifact .*0123456789abcdef .* copy it there"):
         source(pretrain, "ingest")
 
 

@@ -1,17 +1,25 @@
 """MLflow's store after runs of the stages: what a person finds in its tables."""
 
 import os
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from factories.artifacts import record
 from medvq.config import Config, PhantomSource, ProbeConfig
-from medvq.evaluation.metrics import METRICS
+from medvq.errors import UserError
 from medvq.storage.artifacts import Artifact
-from medvq.storage.tracking import Tracking, tracking_uri
+from medvq.storage.mlflow_sender import KEPT, sync, tracking_uri
+from medvq.storage.tracking import Tracking
 from medvq.summaries import (
     AuditHeadline,
     CodebookUse,
@@ -32,6 +40,7 @@ CONFIG = Config(
     source=PhantomSource(kind="phantom"),
     probe=ProbeConfig(label_fraction=0.05, repeats=3),
 )
+METRICS = ("auroc", "accuracy", "ece")
 FEATURE_SETS = ("medvq", "raw_pixels", "hog")
 INGEST = IngestSummary(
     images=12,
@@ -93,10 +102,13 @@ class Store:
 
 
 def break_off(artifacts: Path, kind: type[BaseException], ids: dict[str, str]) -> None:
-    with Tracking(artifacts, CONFIG, "ingest", "broken", {}) as tracking:
+    folder = artifacts / "tiny" / "ingest" / f"{kind.__name__}.partial"
+    folder.mkdir(parents=True)
+    tracking = Tracking(artifacts, folder, CONFIG, "ingest", kind.__name__, {})
+    with suppress(kind), tracking:
         tracking.start("", {})
-        ids[kind.__name__] = tracking.run_id
         raise kind
+    ids[kind.__name__] = tracking.run_id
 
 
 @pytest.fixture(scope="module")
@@ -107,22 +119,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for stage, summary in (("ingest", INGEST), ("pretrain", PRETRAIN), ("probe", PROBE)):
-            folder = tmp_path_factory.mktemp(stage)
+            folder = artifacts / "tiny" / stage / f"{stage}-print"
+            folder.mkdir(parents=True)
             (folder / "figures").mkdir()
             (folder / "figures" / "curves.png").write_bytes(b"a figure")
             (folder / "metrics.json").write_text("{}")
-            with Tracking(artifacts, CONFIG, stage, f"{stage}-print", dict(inputs)) as tracking:
+            tracking = Tracking(artifacts, folder, CONFIG, stage, f"{stage}-print", dict(inputs))
+            with tracking:
                 settings = getattr(CONFIG, stage).model_dump(mode="json") | {"seed": CONFIG.seed}
                 tracking.start("medvq 5%" if stage == "probe" else "", settings)
-                ids[stage] = tracking.run_id
                 for step in range(3):
                     tracking.report({"auroc": 0.5 + step / 10, "loss": 3.0 - step}, step)
                 tracking.finish(summary.runs(), folder)
+            ids[stage] = tracking.run_id
             made = record(stage, f"{stage}-print", mlflow_run_id=tracking.run_id)
             inputs[stage] = Artifact(folder, made)
         for kind in (ValueError, KeyboardInterrupt):
-            with pytest.raises(kind):
-                break_off(artifacts, kind, ids)
+            break_off(artifacts, kind, ids)
         client = MlflowClient(tracking_uri(artifacts))
     return Store(artifacts, client, ids)
 
@@ -244,21 +257,25 @@ def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -
     """As two makes in an empty folder do: each would create the tables of the other."""
     code = (
         "from tests.storage.test_tracking import CONFIG, Path, Tracking; import sys;"
+        "from medvq.storage import tracking;"
         "print('ready', flush=True); sys.stdin.readline();"
-        f"tracking = Tracking(Path({str(tmp_path)!r}), CONFIG, 'ingest', 'f', {{}});"
-        "tracking.start('', {}); print(tracking.run_id)"
+        "tracking._PATIENCE = 100;"
+        f"root = Path({str(tmp_path)!r}); folder = root / sys.argv[1]; folder.mkdir();"
+        "run = Tracking(root, folder, CONFIG, 'ingest', 'f', {});"
+        "run.__enter__(); run.start('', {}); run.__exit__(None, None, None);"
+        "print(run.run_id)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
             text=True,
         )
-        for _ in range(2)
+        for name in "ab"
     ]
     for run in runs:
         assert run.stdout is not None
@@ -273,3 +290,123 @@ def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -
     experiment = client.get_experiment_by_name("tiny")
     found = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.run_id for run in found) == sorted(ids)
+
+
+def small_run(artifacts: Path, fingerprint: str = "aaaa") -> Tracking:
+    """A stage that reports three epochs and ends."""
+    folder = artifacts / "tiny" / "pretrain" / f"{fingerprint}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text("{}")
+    tracking = Tracking(artifacts, folder, CONFIG, "pretrain", fingerprint, {})
+    with tracking:
+        tracking.start("", {"epochs": 3})
+        for step in (1, 2, 3):
+            tracking.report({"loss": 1 / step}, step)
+        tracking.finish(PRETRAIN.runs(), folder)
+    return tracking
+
+
+class Answer(BaseHTTPRequestHandler):
+    """A tracking server that answers every request with one status, or not at all."""
+
+    status = 500
+
+    def do_POST(self) -> None:
+        if self.status == 0:
+            time.sleep(30)
+        self.send_response(self.status)
+        self.end_headers()
+
+    do_GET = do_POST  # noqa: N815  # the name that the base class calls
+
+    def log_message(self, *_: object) -> None:
+        return None
+
+
+@pytest.fixture
+def broken_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a store with the fault that the test names."""
+    if request.param == "down":
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    elif request.param == "garbage":
+        (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
+        yield f"sqlite:///{tmp_path / 'mlflow.db'}"
+    elif request.param == "locked":
+        MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            yield f"sqlite:///{tmp_path / 'mlflow.db'}"
+    else:
+        handler = type("Handler", (Answer,), {"status": request.param})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("broken_store", [500, 401, 0, "down", "garbage", "locked"], indirect=True)
+def test_a_store_that_takes_nothing_stops_nothing_and_loses_nothing(
+    broken_store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", broken_store)
+    monkeypatch.setattr("medvq.storage.tracking._PATIENCE", 0.7)
+    artifacts = tmp_path / "artifacts"
+    run = small_run(artifacts)
+    assert run.run_id == ""
+    notices = [line for line in capfd.readouterr().err.splitlines() if line.startswith("medvq: ")]
+    assert len(notices) <= 1
+    (kept,) = (artifacts / KEPT).glob("*.jsonl")
+    assert not list((artifacts / "tiny").rglob(".tracking*"))
+    # Another store takes what was kept.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    (tmp_path / "other" / KEPT).mkdir(parents=True)
+    moved = kept.rename(tmp_path / "other" / KEPT / kept.name)
+    assert sync(tmp_path / "other") == (1, 7)
+    assert not moved.exists()
+    assert curve(tmp_path / "other.db") == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def curve(database: Path) -> list[tuple[int, float]]:
+    client = MlflowClient(f"sqlite:///{database}")
+    experiment = client.get_experiment_by_name("tiny")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "loss")
+    return sorted((metric.step, metric.value) for metric in history)
+
+
+def test_tracking_that_is_required_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("TRACKING", "required")
+    monkeypatch.setattr("medvq.storage.tracking._PATIENCE_IF_REQUIRED", 1.0)
+    with pytest.raises(UserError, match="TRACKING=required"):
+        small_run(tmp_path)
+    assert list((tmp_path / KEPT).glob("*.jsonl"))
+
+
+def test_a_stage_that_is_killed_goes_on_with_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    folder = tmp_path / "tiny" / "pretrain" / "aaaa.partial"
+    folder.mkdir(parents=True)
+    killed = Tracking(tmp_path, folder, CONFIG, "pretrain", "aaaa", {})
+    killed.start("", {"epochs": 3})
+    for step in (1, 2):
+        killed.report({"loss": 1 / step}, step)
+    killed.sender.start()
+    while killed.journal.sent < 2:  # killed when a part was sent
+        time.sleep(0.05)
+    killed.sender.close(10)
+    with (folder / ".tracking.jsonl").open("a") as stream:
+        stream.write('{"kind": "metr')  # in the middle of a line
+    small_run(tmp_path)  # reports epochs 1 and 2 again, as a resumed training does
+    assert curve(tmp_path / "mlflow.db") == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]

@@ -1,6 +1,8 @@
-"""MLflow: one run per execution of a stage, and one per feature set of a probe; never nested.
+"""Tracking: one MLflow run per execution of a stage, and one per feature set of a probe; flat.
 
-The store is SQLite under ``artifacts/`` unless MLFLOW_TRACKING_URI says otherwise.
+Best effort: what is reported is written to a journal and sent in the background; no fault of the
+store or its server stops or slows a stage (``TRACKING=required`` makes it an error). A stage that
+is interrupted and runs again goes on with its MLflow run, which then holds the whole curve.
 """
 
 from __future__ import annotations
@@ -8,60 +10,63 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from filelock import FileLock
-
 from medvq.config import Config
+from medvq.errors import UserError
 from medvq.storage.artifacts import Artifact
+from medvq.storage.journal import FILE, Journal
+from medvq.storage.mlflow_sender import KEPT, Sender, flat, now
 from medvq.summaries import TrackedRun
 
-# Before MLflow is imported: nothing is sent to anybody.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
-
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
-
 _TABLES = ("metrics.json", "audit.json", "audit.html", "history.csv")
-
-
-def tracking_uri(artifacts: Path) -> str:
-    """Return where runs are tracked: MLFLOW_TRACKING_URI, else ``artifacts/mlflow.db``."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"sqlite:///{(artifacts / 'mlflow.db').absolute()}"
+# MLflow's limit for the value of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
+_LONGEST_PARAMETER = 6000
+# Seconds that a finished stage waits for what is still to be sent: three times as many for a store
+# on this machine, whose first use creates its tables.
+_PATIENCE, _PATIENCE_IF_REQUIRED = 10.0, 120.0
 
 
 class Tracking:
     """The runs of one stage; as a context it ends as FINISHED, FAILED or KILLED.
 
-    Attributes
+    Parameters
     ----------
-    run_id : of the stage's own run, once :meth:`start` was called.
+    artifacts : folder of all artifacts.
+    folder : the folder that the stage writes to, where the journal lies.
     """
 
     def __init__(
         self,
         artifacts: Path,
+        folder: Path,
         config: Config,
         stage: str,
         fingerprint: str,
         inputs: Mapping[str, Artifact],
     ) -> None:
-        artifacts.mkdir(parents=True, exist_ok=True)
         self.config, self.stage, self.fingerprint, self.inputs = config, stage, fingerprint, inputs
-        # MLflow creates its tables on first use, and fails where another run is doing so.
-        with FileLock(artifacts / ".mlflow.lock"):
-            self.client = MlflowClient(tracking_uri(artifacts))
-            self.experiment = self._experiment(artifacts)
-        self.label = self.run_id = ""
+        self.artifacts, self.label, self.key = artifacts, "", ""
+        self.journal = Journal(folder / FILE)
+        self._reported = {
+            (event["step"], *sorted(event["metrics"]))
+            for event in self.journal.events
+            if event["kind"] == "metrics"
+        }
+        self.sender = Sender(self.journal, artifacts)
+        self.required = os.environ.get("TRACKING") == "required"
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the stage's own run; empty where MLflow has not been reached."""
+        return self.journal.runs.get(self.key, "")
 
     def __enter__(self) -> Self:
+        self.sender.start()
         return self
 
     def __exit__(
@@ -70,91 +75,96 @@ class Tracking:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self.run_id:
-            return
         if kind is None:
             status = "FINISHED"
         else:
-            status = "KILLED" if kind is KeyboardInterrupt else "FAILED"
-        self.client.set_terminated(self.run_id, status)
+            status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+        if self.key:
+            self._append("end", status=status)
+        patience = _PATIENCE * (3 if self.sender.uri.startswith("sqlite") else 1)
+        sent = self.sender.close(_PATIENCE_IF_REQUIRED if self.required else patience)
+        if kind is not None:
+            return  # the journal stays with the unfinished folder, for the run that goes on
+        if sent:
+            self.journal.remove()
+            return
+        name = f"{self.config.name}-{self.stage}-{self.fingerprint}-{self.key}.jsonl"
+        self.journal.move(self.artifacts / KEPT / name)
+        if self.required:
+            raise UserError(
+                f"TRACKING=required, and MLflow does not take what it is sent "
+                f"({self.sender.problem or 'no answer'}); run again when it does"
+            )
 
     def start(self, label: str, settings: Mapping[str, Any]) -> None:
-        """Start the stage's own run; ``label`` are words that tell its runs apart."""
+        """Start the stage's own run, or go on with that of an interrupted one.
+
+        Parameters
+        ----------
+        label : words that tell the stage's runs apart.
+        """
         self.label = label
-        self.run_id = self._start(label, _flat(settings))
+        if self.journal.events:
+            self.key = self.journal.events[0]["key"]
+            self._append("again")
+        else:
+            self.key = self._start(label, flat(settings))
 
     def report(self, metrics: dict[str, float], step: int) -> None:
-        """Log metrics at a step: an epoch of training, a label subset of a probe."""
-        self._log(self.run_id, metrics, step)
+        """Log metrics at a step (an epoch of training, a label subset of a probe), once."""
+        identity = (step, *sorted(metrics))
+        if identity not in self._reported:
+            self._reported.add(identity)
+            self._log(self.key, metrics, step)
 
     def finish(self, runs: list[TrackedRun], folder: Path) -> None:
         """Log what the stage found, its figures and tables, and its further runs."""
-        own, *others = runs
-        if own.feature_set:
-            self.client.log_param(self.run_id, "feature_set", own.feature_set)
-        self._log(self.run_id, own.metrics, own.step)
+        first, *others = runs
+        if first.feature_set:
+            self._append("params", params={"feature_set": first.feature_set})
+        self._log(self.key, first.metrics, first.step)
         for run in others:
             label = self.label.replace("medvq", run.feature_set, 1)
             parameters = {**run.parameters, "feature_set": run.feature_set}
-            identity = self._start(label, parameters | {"seed": self.config.seed})
-            self._log(identity, run.metrics, run.step)
-            self.client.set_terminated(identity, "FINISHED")
-        figures = folder / "figures"
-        if any(figures.glob("*.png")):
-            self.client.log_artifacts(self.run_id, str(figures), "figures")
-        for table in _TABLES:
-            if (folder / table).exists():
-                self.client.log_artifact(self.run_id, str(folder / table))
+            key = self._start(label, parameters | {"seed": self.config.seed})
+            self._log(key, run.metrics, run.step)
+            self._append("end", key, status="FINISHED")
+        figures = sorted((folder / "figures").glob("*.png"))
+        tables = [table for table in _TABLES if (folder / table).exists()]
+        names = [f"figures/{figure.name}" for figure in figures] + tables
+        self._append("files", artifact=self._artifact, files=names)
 
-    def _experiment(self, artifacts: Path) -> str:
-        name = self.config.name
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = None
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
-            location = (artifacts / "mlflow-artifacts" / name).absolute().as_uri()
-        try:
-            return str(self.client.create_experiment(name, artifact_location=location))
-        except MlflowException:
-            # Another run was quicker.
-            created = self.client.get_experiment_by_name(name)
-            if created is None:
-                raise
-            return str(created.experiment_id)
+    @property
+    def _artifact(self) -> str:
+        return f"{self.config.name}/{self.stage}/{self.fingerprint}"
 
     def _start(self, label: str, parameters: Mapping[str, Any]) -> str:
         # Seconds in the name: MLflow handlers and people alike find runs by it.
         moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        name = " ".join(filter(None, (self.stage, label, moment, self.fingerprint[:6])))
-        tags = {
-            "medvq.stage": self.stage,
-            "medvq.dataset": self.config.name,
-            "medvq.artifact": f"{self.config.name}/{self.stage}/{self.fingerprint}",
-            **{f"medvq.built_on.{s}": a.record.mlflow_run_id for s, a in self.inputs.items()},
-        }
-        run = self.client.create_run(self.experiment, run_name=name, tags=tags)
-        identity: str = run.info.run_id
-        params = [Param(k, str(v)[:MAX_PARAM_VAL_LENGTH]) for k, v in parameters.items()]
-        run_tags = [RunTag("medvq.seed", str(self.config.seed))]
-        self.client.log_batch(identity, params=params, tags=run_tags)
-        source = self.inputs["ingest"].fingerprint if "ingest" in self.inputs else self.fingerprint
-        data = Dataset(self.config.name, source[:16], "medvq", f"{self.config.name} manifest")
-        self.client.log_inputs(identity, datasets=[DatasetInput(data)])
-        return identity
+        digest = self.inputs["ingest"].fingerprint if "ingest" in self.inputs else self.fingerprint
+        key = uuid.uuid4().hex
+        self._append(
+            "run",
+            key,
+            experiment=self.config.name,
+            name=" ".join(filter(None, (self.stage, label, moment, self.fingerprint[:6]))),
+            tags={
+                "medvq.stage": self.stage,
+                "medvq.dataset": self.config.name,
+                "medvq.artifact": self._artifact,
+                "medvq.seed": str(self.config.seed),
+                **{f"medvq.built_on.{s}": a.record.mlflow_run_id for s, a in self.inputs.items()},
+            },
+            params={k: str(v)[:_LONGEST_PARAMETER] for k, v in parameters.items()},
+            digest=digest[:16],
+            source=f"{self.config.name} manifest",
+        )
+        return key
 
-    def _log(self, run: str, metrics: Mapping[str, float], step: int) -> None:
-        now = int(dt.datetime.now().timestamp() * 1000)
+    def _log(self, key: str, metrics: Mapping[str, float], step: int) -> None:
         # Names of labels stand in names of metrics, where MLflow refuses most punctuation.
         values = {re.sub(r"[^\w.\- ]", "_", name): float(v) for name, v in metrics.items()}
-        self.client.log_batch(run, metrics=[Metric(k, v, now, step) for k, v in values.items()])
+        self._append("metrics", key, metrics=values, step=step)
 
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    def _append(self, kind: str, key: str = "", **values: Any) -> None:
+        self.journal.append({"kind": kind, "key": key or self.key, "time": now(), **values})

@@ -1,0 +1,86 @@
+"""What MLflow is to be told, written down before it is sent.
+
+A journal is a file with one JSON object a line, in the folder that a stage writes to. Beside it
+stands how much of it was sent, so that a run that is killed, or a server that is away, loses and
+repeats nothing: what is sent twice all the same (killed between sending and noting it) is the same
+to the millisecond, which MLflow stores once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+"""A JSON object with a ``kind`` that :mod:`medvq.storage.mlflow_sender` knows."""
+FILE = ".tracking.jsonl"
+
+
+class Journal:
+    """Events in order, and how many of them were sent.
+
+    Attributes
+    ----------
+    runs : MLflow's run ids, by the key of the event that started each.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._sent_file = file.with_suffix(".sent")
+        self._changed = threading.Condition()
+        self.events = list(self._read())
+        self.sent, self.runs = 0, dict[str, str]()
+        if self._sent_file.exists():
+            state = json.loads(self._sent_file.read_text(encoding="utf-8"))
+            self.sent, self.runs = state["sent"], state["runs"]
+
+    def append(self, event: Event) -> None:
+        """Write an event down; it survives the process from then on."""
+        with self._changed:
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(event) + "\n")
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def next(self, timeout: float | None) -> Event | None:
+        """Return the first event that was not sent, waiting for one; None after ``timeout``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.sent < len(self.events), timeout)
+            return self.events[self.sent] if self.sent < len(self.events) else None
+
+    def mark_sent(self) -> None:
+        """Note that the event of :meth:`next` was sent."""
+        with self._changed:
+            self.sent += 1
+            aside = self._sent_file.with_suffix(".aside")
+            aside.write_text(json.dumps({"sent": self.sent, "runs": self.runs}), encoding="utf-8")
+            aside.replace(self._sent_file)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether nothing is left to send."""
+        return self.sent == len(self.events)
+
+    def remove(self) -> None:
+        """Delete the files of the journal."""
+        self.file.unlink(missing_ok=True)
+        self._sent_file.unlink(missing_ok=True)
+
+    def move(self, file: Path) -> None:
+        """Move the files of the journal to another place."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if self._sent_file.exists():
+            self._sent_file.replace(file.with_suffix(".sent"))
+        self.file.replace(file)
+
+    def _read(self) -> Iterator[Event]:
+        if not self.file.exists():
+            return
+        for line in self.file.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return  # cut off in the middle of a line by a kill: the last one
