@@ -3,16 +3,14 @@
 import json
 from pathlib import Path
 
-import pydicom
 import pytest
+from factories.images import dicom, save_dicom
 from medvq.config import FolderSource, Source
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.folders import list_images
 from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.errors import Notice, UserError
 from pydantic import TypeAdapter
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 SOURCE: TypeAdapter[FolderSource] = TypeAdapter(Source)
 
@@ -27,27 +25,22 @@ def listed(folder: Path, labels: object = "labels.csv", **source: object) -> lis
     return list(list_images(folder, SOURCE.validate_json(json.dumps(wanted))))
 
 
-def write_dicom(path: Path, patient: str, **values: object) -> str:
+def write_dicom(path: Path, patient: str, **elements: object) -> str:
     """A header without pixels; returns its SOPInstanceUID."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    header = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    header.SOPClassUID = meta.MediaStorageSOPClassUID
-    header.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    header.PatientID = patient
-    for name, value in values.items():
-        setattr(header, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header.save_as(path, enforce_file_format=True)
+    header = dicom(PatientID=patient, **elements)
+    save_dicom(path, header)
     return str(header.SOPInstanceUID)
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"any")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("a.png", "b.png", "c.png"):
-        (tmp_path / name).write_bytes(b"any")
+    touch(tmp_path, "a.png", "b.png", "c.png")
     return tmp_path
 
 
@@ -78,8 +71,7 @@ def test_quotes_hold_separators_and_a_row_may_come_twice(folder: Path) -> None:
 
 
 def test_paths_written_on_windows(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").touch()
+    touch(tmp_path, "in/a.png")
     (tmp_path / "labels.csv").write_text("file,label\nin\\a.png,ill\n")
     assert [(i.shown_path, i.label) for i in listed(tmp_path)] == [("in/a.png", "ill")]
 
@@ -99,21 +91,21 @@ def test_a_target_that_is_no_number(folder: Path, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "reason"),
+    ("option", "value", "column"),
     [
-        ({"file": "labels.csv", "column": "Diagnosis"}, "must have a column 'Diagnosis'"),
-        ({"file": "labels.csv", "target": "Age"}, "must have a column 'Age'"),
-        ({"file": "labels.csv", "key": "Image"}, "must have a column 'Image'"),
-        ({"file": "labels.csv", "join": "subject"}, "must have a column 'subject'"),
-        ({"file": "labels.csv", "join": "study"}, "must have a column 'study'"),
+        ("column", "Diagnosis", "Diagnosis"),
+        ("target", "Age", "Age"),
+        ("key", "Image", "Image"),
+        ("join", "subject", "subject"),
+        ("join", "study", "study"),
     ],
 )
 def test_a_column_that_is_asked_for_must_be_there(
-    folder: Path, labels: dict[str, str], reason: str
+    folder: Path, option: str, value: str, column: str
 ) -> None:
     (folder / "labels.csv").write_text("file,label\na.png,ill\n")
-    with pytest.raises(UserError, match=reason):
-        listed(folder, labels)
+    with pytest.raises(UserError, match=f"must have a column '{column}'"):
+        listed(folder, {"file": "labels.csv", option: value})
 
 
 @pytest.mark.parametrize(
@@ -173,14 +165,11 @@ def test_a_table_that_is_not_there(folder: Path) -> None:
 
 
 def test_folders_are_splits_and_labels(tmp_path: Path) -> None:
-    names = (
-        "train/ill/a.png", "Val/well/b.PNG", "test/ill/c.jpg", "ill/d.tif", "e.bmp",
+    touch(
+        tmp_path, "train/ill/a.png", "Val/well/b.PNG", "test/ill/c.jpg", "ill/d.tif", "e.bmp",
         "train/ill/notes.txt", "train/ill/._a.png", "test/f.png", "set/train/ill/g.png",
         "well/ward/h.png",
     )  # fmt: skip
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"any")
     assert [(i.shown_path, i.split, i.label) for i in listed(tmp_path, None)] == [
         ("Val/well/b.PNG", "train", "well"),
         ("e.bmp", "train", None),
@@ -271,10 +260,9 @@ def test_labels_from_folders_where_that_is_asked_for(tmp_path: Path) -> None:
     assert found == [("test", "well"), ("train", "ill")]
 
 
-def test_where_no_split_is_told_a_share_of_the_subjects_is_for_the_test(tmp_path: Path) -> None:
+def test_without_any_split_a_share_of_the_subjects_is_for_the_test(tmp_path: Path) -> None:
     rows = [(f"{number:03d}.png", f"subject {number // 2}") for number in range(400)]
-    for name, _ in rows:
-        (tmp_path / name).touch()
+    touch(tmp_path, *(name for name, _ in rows))
     table = "".join(f"{name},{subject}\n" for name, subject in rows)
     (tmp_path / "labels.csv").write_text(f"file,subject\n{table}")
     images = listed(tmp_path, test_fraction=0.3)
@@ -291,7 +279,7 @@ def test_where_no_split_is_told_a_share_of_the_subjects_is_for_the_test(tmp_path
     assert found == ["test", "train", "train"]
 
 
-def test_a_table_that_labels_nothing_is_told(folder: Path) -> None:
+def test_a_table_without_any_label_is_warned_of(folder: Path) -> None:
     (folder / "labels.csv").write_text("file,diagnosis\na.png,ill\n")
     with pytest.warns(Notice, match="labels no image: no row has a 'label'"):
         assert [image.label for image in listed(folder, "labels.csv")] == [None]
@@ -315,7 +303,7 @@ def test_two_rows_that_contradict_each_other(archive: Path) -> None:
     assert "Ann" not in str(caught.value)
 
 
-def test_what_is_not_demanded_is_set_aside(archive: Path) -> None:
+def test_another_modality_body_part_or_view_is_set_aside(archive: Path) -> None:
     write_dicom(archive / "Cy" / "ct", "Cy", Modality="CT", BodyPartExamined="CHEST")
     write_dicom(archive / "Cy" / "none", "Cy", Modality="dx", BodyPartExamined="chest")
     write_dicom(archive / "Cy" / "report", "Cy", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
@@ -330,13 +318,10 @@ def test_what_is_not_demanded_is_set_aside(archive: Path) -> None:
 
 
 def test_a_second_file_of_an_instance_is_set_aside(archive: Path) -> None:
-    copy = archive / "Zoe" / "copy.dcm"
-    copy.parent.mkdir()
-    copy.write_bytes((archive / "Ann" / "1.1" / "IM0").read_bytes())
-    images = in_archive(archive)
-    assert [image.set_aside for image in images] == [""] * 6 + [
-        "a second file of the same instance"
-    ]
+    touch(archive, "Zoe/copy.dcm")
+    (archive / "Zoe/copy.dcm").write_bytes((archive / "Ann/1.1/IM0").read_bytes())
+    reasons = [image.set_aside for image in in_archive(archive)]
+    assert reasons == [""] * 6 + ["a second file of the same instance"]
 
 
 def test_series_are_volumes_where_that_is_asked_for(archive: Path) -> None:
@@ -357,9 +342,7 @@ def test_series_are_volumes_where_that_is_asked_for(archive: Path) -> None:
 
 
 def test_nifti_files_are_their_own_subjects(tmp_path: Path) -> None:
-    for name in ("train/ill/sub-1.nii.gz", "test/well/sub-2.NII", "train/ill/x.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"any")
+    touch(tmp_path, "train/ill/sub-1.nii.gz", "test/well/sub-2.NII", "train/ill/x.png")
     images = listed(tmp_path, "folders", kind="nifti_folder")
     assert images == listed(tmp_path, None, kind="nifti_folder")
     found = [(i.shown_path, i.subject, i.split, i.label) for i in images]

@@ -21,6 +21,12 @@ class Request(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Tests look at ``seen``."""
 
+    def start_response(self, headers: dict[str, object]) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+
     @property
     def start(self) -> int:
         """Where the asked range begins."""
@@ -86,9 +92,7 @@ def serving() -> Iterator[Server]:
 
 def drip(request: Request, body: bytes, pieces: int, pause: float) -> None:
     """Slowly, but it comes."""
-    request.send_response(200)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
+    request.start_response({"Content-Length": len(body)})
     step = -(-len(body) // pieces)
     for at in range(0, len(body), step):
         request.wfile.write(body[at : at + step])
