@@ -9,14 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medvq.method.loss import Objective
+from factories.extraction import configuration, extract, write_inputs
+from factories.pretraining import (
+    TINY,
+    Cache,
+    assert_mixed_precision_trains_as_well,
+    interrupt_at,
+    train,
+)
+from medvq.method.loss import PretrainingLoss
 from medvq.method.quantizer import VectorQuantizer, nearest_codes
 from medvq.storage.feature_store import FEATURES, VERSIONS, feature_names, read_feature
-from medvq.training.batches import ViewBatches, ahead, draw_noise
-from medvq.training.loop import checkpoint_of
+from medvq.training.batches import ViewBatches, draw_noise, prefetch
 from torch import Tensor
-
-from tests.stages import test_extract, test_pretrain
 
 pytestmark = [
     pytest.mark.cuda,
@@ -24,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 CUDA = torch.device("cuda")
-made = test_extract.made
 
 
 @pytest.fixture(autouse=True)
@@ -81,46 +85,42 @@ def test_training_is_that_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "medvq.training.batches.draw_noise",
         lambda shape, generator, device: draw_noise(shape, generator, cpu).to(device),
     )
-    cache = test_pretrain.Cache.made_up()
+    cache = Cache.random()
     one, two = (
-        test_pretrain.run(tmp_path / device, cache, device=device, amp="off")
-        for device in ("cpu", "cuda")
+        train(tmp_path / device, cache, device=device, amp="off") for device in ("cpu", "cuda")
     )
     columns = ["loss", "reconstruction", "contrast", "val_mse", "val_ssim", "val_contrast"]
     np.testing.assert_allclose(two.history[columns], one.history[columns], rtol=1e-3)
-    first, second = (
-        torch.load(checkpoint_of(run.folder), weights_only=True, map_location="cpu")["objective"]
-        for run in (one, two)
-    )
+    first, second = (run.checkpoint["objective"] for run in (one, two))
     for name, values in first.items():
         apart = (second[name].double() - values.double()).norm()
         assert apart <= 0.01 * values.double().norm() + 1e-6, name
 
 
 def test_mixed_precision_trains_as_well(tmp_path: Path) -> None:
-    test_pretrain.assert_mixed_precision_trains_as_well(tmp_path, device="cuda", amp="auto")
+    assert_mixed_precision_trains_as_well(tmp_path, device="cuda", amp="auto")
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
-    cache = test_pretrain.Cache.made_up()
-    straight = test_pretrain.run(tmp_path / "straight", cache, device="cuda", amp="off")
+    cache = Cache.random()
+    straight = train(tmp_path / "straight", cache, device="cuda", amp="off")
     with pytest.raises(KeyboardInterrupt):
-        report = test_pretrain.interrupt_at(2)
-        test_pretrain.run(tmp_path / "broken", cache, device="cuda", amp="off", report=report)
-    resumed = test_pretrain.run(tmp_path / "broken", cache, device="cuda", amp="off")
+        report = interrupt_at(2)
+        train(tmp_path / "broken", cache, device="cuda", amp="off", report=report)
+    resumed = train(tmp_path / "broken", cache, device="cuda", amp="off")
     assert resumed.history["epoch"].tolist() == straight.history["epoch"].tolist()
     # Atomic additions come in any order, so not to the bit.
     np.testing.assert_allclose(resumed.history["loss"], straight.history["loss"], rtol=1e-3)
 
 
-def test_batches_made_ahead_are_whole_when_they_are_used() -> None:
+def test_prefetched_batches_are_complete_when_they_are_used() -> None:
     images = np.random.default_rng(0).integers(0, 256, (160, 32, 32), np.uint8)
-    config = test_pretrain.TINY.model_copy(update={"batch_size": 16})
+    config = TINY.model_copy(update={"batch_size": 16})
     batches = ViewBatches(
         images, *[np.arange(160)] * 2, images[:0, None], config, seed=0, device=CUDA
     )
     seen = []
-    for batch in ahead(batches, CUDA):
+    for batch in prefetch(batches, CUDA):
         # Keeps the device busy long after the next batches have been made.
         torch.cuda._sleep(20_000_000)
         seen.append({name: value * 1 for name, value in batch.items()})
@@ -135,7 +135,7 @@ def test_batches_made_ahead_are_whole_when_they_are_used() -> None:
 def test_views_are_those_of_the_cpu_but_for_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32), np.uint8)
     swapped = 255 - images[None]
-    config = test_pretrain.TINY.model_copy(update={"batch_size": 32})
+    config = TINY.model_copy(update={"batch_size": 32})
     monkeypatch.setattr(
         "medvq.training.batches.draw_noise",
         lambda shape, generator, device: torch.zeros(shape, device=device),
@@ -150,17 +150,17 @@ def test_views_are_those_of_the_cpu_but_for_the_noise(monkeypatch: pytest.Monkey
 
 
 def test_a_step_waits_for_nothing() -> None:
-    objective = Objective(test_pretrain.TINY, 1.0).to(CUDA)
+    objective = PretrainingLoss(TINY, 1.0).to(CUDA)
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32), np.uint8)
-    config = test_pretrain.TINY.model_copy(update={"batch_size": 16})
+    config = TINY.model_copy(update={"batch_size": 16})
     batches = ViewBatches(
         images, *[np.arange(64)] * 2, images[:0, None], config, seed=0, device=CUDA
     )
 
     def steps() -> None:
         for batch in batches:
-            loss = objective(**batch)["loss"]
+            loss = objective(**batch).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -174,10 +174,10 @@ def test_a_step_waits_for_nothing() -> None:
 
 
 def test_memory_is_returned(tmp_path: Path) -> None:
-    cache = test_pretrain.Cache.made_up()
+    cache = Cache.random()
 
     def left_after(name: str) -> int:
-        test_pretrain.run(tmp_path / name, cache, device="cuda")
+        train(tmp_path / name, cache, device="cuda")
         gc.collect()
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
@@ -187,12 +187,12 @@ def test_memory_is_returned(tmp_path: Path) -> None:
     assert left_after("second") <= first
 
 
-def test_extraction_is_that_of_the_cpu(made: test_extract.Made, tmp_path: Path) -> None:
+def test_extraction_is_that_of_the_cpu(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path).artifacts
     folders = {}
     for device in ("cpu", "cuda"):
         folders[device] = tmp_path / device
-        folders[device].mkdir()
-        test_extract.run(made, folders[device], test_extract.configuration(), device)
+        extract(inputs, folders[device], configuration(), device)
     for file in (FEATURES, VERSIONS):
         names = feature_names(folders["cpu"] / file)
         assert names == feature_names(folders["cuda"] / file)

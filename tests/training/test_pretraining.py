@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pytest
+from factories.pretraining import train
+from medvq.errors import UserError
 from medvq.training.pretraining import share_of_subjects, shuffle_among_subjects
 
 
@@ -25,3 +29,14 @@ def test_strangers_are_paired_among_those_who_have_several_images() -> None:
     assert (dealt[alone] == subjects[order][alone]).all()
     # One in twenty keeps its name by chance.
     assert (dealt[~alone] == subjects[order][~alone]).mean() < 0.2
+
+
+@pytest.mark.parametrize("batch_size", [12, 24, 64])
+def test_a_batch_that_does_not_divide_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    monkeypatch.setattr("medvq.training.pretraining.world_size", lambda: 2)
+    # There are 20 training images, so none fills 24 or 64.
+    message = r"a batch of (12|20) images cannot be shared by NPROC=2 .* a multiple of 16 that"
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, batch_size=batch_size)
