@@ -27,7 +27,7 @@ _NO_SPACE = 1 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0, 2 for the user to mend, 130 or 143 interrupted."""
+    """Run one command; return 0, 2 for what the user can mend, 130 or 143 for an interruption."""
     # Threads that spin while they wait starve each other on small machines: a passive wait trained
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
