@@ -71,11 +71,14 @@ def measure_extraction(bench: Bench) -> list[Row]:
 
 def _codes_alone(context: StageContext, encode: Callable[[Tensor], Tensor], folder: Path) -> float:
     """Seconds of a loop over the cache that writes no features but codes."""
-    from medvq.storage.feature_store import StoreWriter
+    from medvq.storage.feature_store import FeatureStoreMetadata, StoreWriter
 
     images = np.load(context.inputs["ingest"].folder / "images.npy", mmap_mode="r")
     start = time.perf_counter()
-    with StoreWriter(folder / "codes.parquet", {}) as store, torch.inference_mode():
+    with (
+        StoreWriter(folder / "codes.parquet", FeatureStoreMetadata("", "", [], 1, [], "")) as store,
+        torch.inference_mode(),
+    ):
         for first in range(0, len(images), 256):
             batch = to_network(to_unit(images[first : first + 256])).to(context.device)
             codes = encode(batch).flatten(1).cpu().numpy()
@@ -115,7 +118,13 @@ def _parts(folder: Path, number: int) -> dict[str, Step]:
     from medvq.method import features as baselines
     from medvq.method.encodings import CodeHistogram, pyramid_grids
     from medvq.stages.extract import run as extract
-    from medvq.storage.feature_store import FEATURES, StoreWriter, feature_names, read_feature
+    from medvq.storage.feature_store import (
+        FEATURES,
+        FeatureStoreMetadata,
+        StoreWriter,
+        feature_names,
+        read_feature,
+    )
 
     context = with_model(made_up(folder, number, 64, SMALL))
     extract(context)
@@ -144,7 +153,9 @@ def _parts(folder: Path, number: int) -> dict[str, Step]:
                 baselines.pool_to_grid(one, grid)
 
     def write() -> None:
-        with StoreWriter(folder / "again.parquet", {}) as store:
+        with StoreWriter(
+            folder / "again.parquet", FeatureStoreMetadata("", "", [], 1, [], "")
+        ) as store:
             store.write(pd.DataFrame({"image_id": np.arange(number)}), written)
 
     steps: dict[str, Step] = {

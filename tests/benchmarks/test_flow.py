@@ -8,8 +8,9 @@ import pytest
 from factories.flow import SMALLEST, STAGES, command, json_line, run_in_process
 from medvq.config_file import config_file, load_config
 from medvq.datasets.manifest import read_manifest
-from medvq.stages.probe import Store, images_of, label_draws
+from medvq.evaluation.probe_data import ProbeData
 from medvq.stages.stage import RunOptions as Options
+from medvq.storage.feature_store import FEATURES, read_keys
 
 import benchmarks.label_efficiency as label_efficiency
 from benchmarks.prior import samples
@@ -87,7 +88,7 @@ def test_a_supervised_network_is_given_the_draws_of_the_probe(ran: Ran) -> None:
     _, folder = ran
     config = load_config(config_file("phantom"), SMALLEST)
     ingest, extract = (folder / "artifacts/tiny" / s / "latest" for s in ("ingest", "extract"))
-    images = images_of(Store(extract))
+    data = ProbeData.from_keys(read_keys(extract / FEATURES))
     theirs = draws_of(Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True), config)
-    for rows, other in zip(label_draws(images, config.probe, config.seed), theirs, strict=True):
+    for rows, other in zip(data.label_subsets(config.probe, config.seed), theirs, strict=True):
         assert rows.tolist() == other.tolist()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from medvq.config import Config, PhantomSource, PretrainConfig, ProbeConfig
-from medvq.evaluation.label_subsets import draw_labels
+from medvq.evaluation.label_subsets import draw_subset
 from medvq.evaluation.tasks import Binary
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
@@ -115,7 +115,7 @@ def test_images_and_copies_are_of_the_rows_that_were_drawn(cache: Cache) -> None
     drawn = draws_of(cache, CONFIG)[1]
     known = np.flatnonzero((cache.manifest["split"] == "train") & cache.manifest["label"].notna())
     own = cache.manifest.iloc[known]
-    expected = draw_labels(own["subject_id"].to_numpy(str), own["label"].to_numpy(int), 0.5, 1)
+    expected = draw_subset(own["subject_id"].to_numpy(str), own["label"].to_numpy(int), 0.5, 1)
     np.testing.assert_array_equal(drawn, known[expected])
     given = cache.labelled(drawn)
     assert given.images[:, 0, 0].tolist() == drawn.tolist()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from medvq.evaluation.metrics import METRICS
+from medvq.evaluation.metrics import BINARY
 from medvq.report.tables import show
 
 
@@ -100,7 +100,7 @@ def probed() -> dict[str, Any]:
     def row(features: str, first: float) -> dict[str, Any]:
         metrics = {
             name: {"mean": first + n / 100, "std": 0.01, "ci95": [first - 0.1, first + 0.09]}
-            for n, name in enumerate(METRICS)
+            for n, name in enumerate(BINARY)
         }
         return {"features": features, **metrics, "validation": {"score": first - 0.2}}
 
@@ -122,7 +122,7 @@ def test_probe_tells_means_intervals_and_differences(probed: dict[str, Any]) -> 
     assert head.split() == ["features", *columns, "validation"]
     for line, name, first in ((medvq, "medvq", 0.8), (hog, "hog", 0.6)):
         interval = f"[{first - 0.1:.2f},{first + 0.09:.2f}]"
-        means = [f"{first + METRICS.index(column) / 100:.3f}" for column in columns]
+        means = [f"{first + BINARY.index(column) / 100:.3f}" for column in columns]
         cells = [cell for mean in means for cell in (mean, interval)]
         assert line.split() == [name, *cells, f"{first - 0.2:.3f}"]
     assert gap == "  AUROC of medvq less hog: +0.200 [-0.012, +0.345]"

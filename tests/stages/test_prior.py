@@ -22,7 +22,12 @@ from medvq.prior.typicality import TypicalityCheck
 from medvq.stages.prior import PRIOR, CodeBatches, load_prior, load_priors, prior
 from medvq.stages.sample import SAMPLES, decoded, draw, in_batches, independent, sample
 from medvq.storage.artifacts import Artifact, StageContext
-from medvq.storage.feature_store import FEATURES, StoreWriter
+from medvq.storage.feature_store import (
+    FEATURES,
+    CodeLevel,
+    FeatureStoreMetadata,
+    StoreWriter,
+)
 from medvq.storage.weights import FILE, load_model, save_model
 from numpy.typing import NDArray
 from torch import Tensor
@@ -61,14 +66,10 @@ def store(folder: Path, model: str = "m1", seed: int = 0, finer: bool = False) -
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {
-        "model": model,
-        "codebook_size": SIZE,
-        "latent_shape": [SIDE, SIDE],
-        "classes": ["NORMAL", "PNEUMONIA"],
-    }
-    if finer:
-        metadata["codes_1"] = {"codebook_size": 2 * SIZE, "latent_shape": [2 * SIDE, 2 * SIDE]}
+    coarse, fine_level = CodeLevel(SIZE, [SIDE, SIDE]), CodeLevel(2 * SIZE, [2 * SIDE, 2 * SIDE])
+    metadata = FeatureStoreMetadata(
+        model, "data", [coarse, fine_level] if finer else [coarse], 1, ["NORMAL", "PNEUMONIA"], ""
+    )
     with StoreWriter(folder / FEATURES, metadata) as writer:
         writer.write(keys, levels)
     return Artifact(folder, {"fingerprint": "e", "summary": {}})

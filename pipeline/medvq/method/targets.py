@@ -72,6 +72,7 @@ class Target(Protocol):
 
     def calibrate(self, model: Any, truth: Truth, scores: Floats, weights: Floats) -> None:
         """Calibrate ``model`` in place by images that it was not fitted on, weighted by (N,)."""
+        return
 
     def threshold(self, truth: Truth) -> float:
         """Return the decision threshold that suits the labels ``truth``; 0 where none is used."""

@@ -89,22 +89,20 @@ def read_codes(extract: Artifact) -> CodeMaps:
     """The code maps of an artifact of the stage ``extract``."""
     file = extract.folder / FEATURES
     metadata, keys = read_metadata(file), read_keys(file)
-    # The store says of the coarsest level outright what it says of the others by their names.
-    books = {"codes_0": metadata} | {k: v for k, v in metadata.items() if k.startswith("codes_")}
     levels = [
-        torch.from_numpy(read_feature(file, name).astype(np.int64)).unflatten(
-            1, book["latent_shape"]
+        torch.from_numpy(read_feature(file, f"codes_{number}").astype(np.int64)).unflatten(
+            1, level.latent_shape
         )
-        for name, book in books.items()
+        for number, level in enumerate(metadata.levels)
     ]
     labels = np.array(keys["label"].fillna(UNKNOWN), np.int64)
     return CodeMaps(
         keys,
         tuple(levels),
         torch.from_numpy(labels),
-        tuple(int(book["codebook_size"]) for book in books.values()),
-        tuple(metadata["classes"]),
-        str(metadata["model"]),
+        tuple(level.codebook_size for level in metadata.levels),
+        tuple(metadata.classes),
+        metadata.model,
     )
 
 

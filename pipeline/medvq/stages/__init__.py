@@ -9,12 +9,10 @@ from medvq.config import Config
 from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import (
-    EvaluateSummary,
     ExtractSummary,
     IngestSummary,
     PretrainSummary,
     PriorSummary,
-    ProbeSummary,
     SampleSummary,
     Summary,
 )
@@ -33,8 +31,6 @@ def _late(name: str, kind: type[Summary], help_: str, draw: str, **more: Any) ->
         if kind is PriorSummary:
             finer = found.pop("finer")
             found = {"levels": [found, *finer], **found}
-        if kind is ProbeSummary:
-            found = {"task": "binary", "headline": "auroc", **found}
         if kind is SampleSummary:
             found["class_name"] = found.pop("class")
         return kind.from_json(found)
@@ -43,28 +39,12 @@ def _late(name: str, kind: type[Summary], help_: str, draw: str, **more: Any) ->
 
     def draw_(context: StageContext, summary: Summary) -> None:
         module, function = draw.split(":")
-        values = summary.to_json()
-        if kind is PriorSummary:
-            first, *finer = values["levels"]
-            values = {**first, "finer": finer}
-        if kind is SampleSummary:
-            values["class"] = values["class_name"]
-        if values.get("task") == "binary":
-            del values["task"]
-        load(module, function)(context.folder, context.inputs, values, context.figures)
+        load(module, function)(context.folder, summary, context.figures)
 
     def table(summary: Summary) -> list[str]:
-        values = summary.to_json()
-        if kind is PriorSummary:
-            first, *finer = values["levels"]
-            values = {**first, "finer": finer}
-        if kind is SampleSummary:
-            values["class"] = values["class_name"]
-        tables = load("medvq.report.tables", "_TABLES")
-        return list(tables[name](values) + load("medvq.report.tables", "_audit")(values.get("audit", {})))
+        return list(load("medvq.report.tables", f"{name}_table")(summary))
 
-    section = {"evaluate": "probe"}.get(name, name)
-    more.setdefault("settings", lambda config: getattr(config, section).model_dump(mode="json"))
+    more.setdefault("settings", lambda config: getattr(config, name).model_dump(mode="json"))
     return Stage(name=name, help=help_, run=run, draw=draw_, table=table, summary=kind, **more)
 
 
@@ -83,10 +63,6 @@ def _files(config: Config, options: Any) -> dict[str, str]:
         return {"files": sources.fingerprint(sources.list_images(config, folder), folder, cache)}
 
 
-def _prepare(config: Config, options: Any, ensure: Any) -> Any:
-    return importlib.import_module("medvq.stages.evaluate").prepare(config, options, ensure)
-
-
 _FIGURES = "medvq.report.figures"
 INGEST = _late(
     "ingest", IngestSummary, "read the images: manifest, audit, alignment, cache of preprocessed images",
@@ -103,15 +79,7 @@ SAMPLE = _late(
     "sample", SampleSummary, "draw images from the model of the codes", f"{_FIGURES}:draw_sample",
     reads=(INGEST, PRETRAIN, EXTRACT, PRIOR),
 )  # fmt: skip
-PROBE = _late(
-    "probe", ProbeSummary,
-    "fit the linear probe on a fraction of the labels and judge it on the test split",
-    f"{_FIGURES}:draw_probe", reads=(EXTRACT,),
-    label=lambda config: f"medvq {100 * config.probe.label_fraction:g}%",
-)  # fmt: skip
-EVALUATE = _late(
-    "evaluate", EvaluateSummary,
-    "judge a fitted probe (--probe) on another data set, with nothing fitted anew",
-    f"{_FIGURES}:draw_evaluation", prepare=_prepare,
-)  # fmt: skip
+from medvq.stages.probe import PROBE  # noqa: E402
+from medvq.stages.evaluate import EVALUATE  # noqa: E402, I001
+
 STAGES = {s.name: s for s in (INGEST, PRETRAIN, EXTRACT, PRIOR, SAMPLE, PROBE, EVALUATE)}

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,47 +18,84 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch.distributed as dist
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from medvq.method.collectives import rank, world_size
+from medvq.distributed import barrier, rank, world_size
 
 KEYS = ("image_id", "subject_id", "split", "label")
-MORE_KEYS = ("target", "folds")
+OPTIONAL_KEYS = ("target", "folds")
+"""Columns that some data sets have: a number to predict, official label subsets."""
 FEATURES = "features.parquet"
 VERSIONS = "versions.parquet"
+SWAPPED = "swapped"
+"""The name of acquisition-swapped copies in the column ``version`` of :data:`VERSIONS`."""
 _METADATA = b"medvq"
-_MOST_PARTS = 64
+_MAX_PARTS = 64
+"""Files of a table at most: enough to share among processes, few enough to open quickly."""
+
+
+def augmented(number: int) -> str:
+    """Return the name of a random version in the column ``version``."""
+    return f"augmented-{number}"
+
+
+@dataclass(frozen=True)
+class CodeLevel:
+    """The size of a codebook, and the grid of its codes in an image, which columns flatten."""
+
+    codebook_size: int
+    latent_shape: list[int]
+
+
+@dataclass(frozen=True)
+class FeatureStoreMetadata:
+    """What the schema of a table says of its making.
+
+    Attributes
+    ----------
+    model, data : fingerprints of the artifacts of ``pretrain`` and ``ingest``.
+    levels : of codes, coarsest first: ``codes_0``, ``codes_1``, ...
+    grid : cells along each axis that features are pooled to.
+    classes : names of the labels 0, 1, ...
+    target : name of the number to predict; empty where there is none.
+    """
+
+    model: str
+    data: str
+    levels: list[CodeLevel]
+    grid: int
+    classes: list[str]
+    target: str
 
 
 class StoreWriter:
-    """Writes a table batch by batch, aside, and renames it when it is whole; of no rows, no table.
+    """Writes a table batch by batch into a folder aside, and renames it when it is complete.
 
-    A table is a folder of at most 64 parts, each of as many batches. Of several processes each
-    writes the parts that are its own, the very bytes that one process writes. A batch is encoded in
-    a thread, while the next is made.
+    A table has at most 64 parts of as many batches each. Of several processes each writes some of
+    the parts, the very bytes that a single process would write. A batch is compressed in a thread
+    while the next is computed. Where no row is written, no table is.
 
     Parameters
     ----------
     table : its folder.
-    metadata : what the schema says of its making: model, fingerprint, shapes.
     batches : how often :meth:`takes_next` will be asked.
     """
 
-    def __init__(self, table: Path, metadata: Mapping[str, Any], batches: int = 1) -> None:
+    def __init__(self, table: Path, metadata: FeatureStoreMetadata, batches: int = 1) -> None:
         self.table = table
         self.aside = table.with_name(f".{table.name}")
-        self.metadata = {_METADATA: json.dumps(metadata, sort_keys=True).encode()}
-        self.batches_of_part = max(1, -(-batches // _MOST_PARTS))
+        self.metadata = {_METADATA: json.dumps(asdict(metadata), sort_keys=True).encode()}
+        self.batches_of_part = max(1, -(-batches // _MAX_PARTS))
         self.batches = self.part = 0
         self.writer: pq.ParquetWriter | None = None
         self.thread = ThreadPoolExecutor(1, "feature store")
-        self.encoding: Future[None] | None = None
+        self.pending: Future[None] | None = None
 
     def __enter__(self) -> Self:
         if rank() == 0:
             shutil.rmtree(self.aside, ignore_errors=True)
-        self._meet()
+        barrier()
         return self
 
     def __exit__(
@@ -70,16 +108,15 @@ class StoreWriter:
             self._end_part()
         if kind is not None:
             return
-        # Every part is whole; and then the table is.
-        self._meet()
+        barrier()  # The table is complete once every process has ended its parts.
         if rank() == 0 and self.aside.exists():
             if self.table.exists():
                 shutil.rmtree(self.table)
             self.aside.replace(self.table)
-        self._meet()
+        barrier()
 
     def takes_next(self) -> bool:
-        """Whether the next batch is this process's to write."""
+        """Return whether this process is to write the next batch."""
         part = self.batches // self.batches_of_part
         self.batches += 1
         if part != self.part:
@@ -101,31 +138,58 @@ class StoreWriter:
             self.writer = pq.ParquetWriter(
                 file, table.schema, compression="zstd", use_dictionary=False
             )
-        self._finish()
-        self.encoding = self.thread.submit(self.writer.write_table, table)
+        self._wait()
+        self.pending = self.thread.submit(self.writer.write_table, table)
 
-    def _finish(self) -> None:
-        encoding, self.encoding = self.encoding, None
-        if encoding is not None:
-            encoding.result()
+    def _wait(self) -> None:
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
 
     def _end_part(self) -> None:
         try:
-            self._finish()
+            self._wait()
         finally:
             if self.writer is not None:
                 self.writer.close()
             self.writer = None
 
-    def _meet(self) -> None:
-        if world_size() > 1:
-            dist.barrier()
-
 
 def parts_of(table: Path) -> list[Path]:
-    """The Parquet files of a table, in the order of its rows."""
-    # What earlier versions wrote is one file.
-    return sorted(table.iterdir()) if table.is_dir() else [table]
+    """Return the Parquet files of a table, in the order of its rows."""
+    return sorted(table.iterdir())
+
+
+def read_metadata(table: Path) -> FeatureStoreMetadata:
+    """Read what the schema of a table says of its making."""
+    return TypeAdapter(FeatureStoreMetadata).validate_json(_schema(table).metadata[_METADATA])
+
+
+def read_keys(table: Path, *more: str) -> pd.DataFrame:
+    """Read the key columns of a table, without its features.
+
+    They are :data:`KEYS`, those of :data:`OPTIONAL_KEYS` that the data set has, and ``more``.
+    """
+    optional = [name for name in OPTIONAL_KEYS if name in _schema(table).names]
+    keys: pd.DataFrame = _read(table, [*KEYS, *optional, *more]).to_pandas()
+    return keys
+
+
+def read_feature(table: Path, name: str) -> NDArray[Any]:
+    """Read a feature set as an array (rows, width): float32, or the integer type of codes."""
+    column = _read(table, [name]).column(name).combine_chunks()
+    width = column.type.list_size
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return np.asarray(values, np.float32 if values.dtype.kind == "f" else values.dtype)
+
+
+def feature_names(table: Path) -> dict[str, int]:
+    """Return names and widths of the feature sets of a table."""
+    return {
+        field.name: field.type.list_size
+        for field in _schema(table)
+        if pa.types.is_fixed_size_list(field.type)
+    }
 
 
 def _schema(table: Path) -> pa.Schema:
@@ -134,36 +198,3 @@ def _schema(table: Path) -> pa.Schema:
 
 def _read(table: Path, columns: list[str]) -> pa.Table:
     return pa.concat_tables(pq.read_table(part, columns=columns) for part in parts_of(table))
-
-
-def read_metadata(table: Path) -> dict[str, Any]:
-    """What the schema of a table says of its making."""
-    metadata = _schema(table).metadata or {}
-    return dict(json.loads(metadata[_METADATA]))
-
-
-def read_keys(table: Path, *more: str) -> pd.DataFrame:
-    """The key columns (and ``more``) of a table, without its features.
-
-    Of :data:`MORE_KEYS` those that the data set has: a number to predict, official label draws.
-    """
-    there = [name for name in MORE_KEYS if name in _schema(table).names]
-    keys: pd.DataFrame = _read(table, [*KEYS, *there, *more]).to_pandas()
-    return keys
-
-
-def read_feature(table: Path, name: str) -> NDArray[Any]:
-    """One feature set as an array (rows, width); codes keep their integer type."""
-    column = _read(table, [name]).column(name).combine_chunks()
-    width = column.type.list_size
-    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return np.asarray(values, np.float32 if values.dtype.kind == "f" else values.dtype)
-
-
-def feature_names(table: Path) -> dict[str, int]:
-    """Names and widths of the list columns of a table."""
-    return {
-        field.name: field.type.list_size
-        for field in _schema(table)
-        if pa.types.is_fixed_size_list(field.type)
-    }

@@ -1,0 +1,142 @@
+"""Judge a feature set by the probes that are fitted on it, one for each label subset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from medvq.config import ProbeConfig
+from medvq.evaluation.intervals import (
+    Floats,
+    Resampled,
+    interval,
+    resample,
+    subject_weights,
+    subset_weights,
+)
+from medvq.evaluation.probe_data import ProbeData, Rows
+from medvq.method.probe import CLEAN_WEIGHT, FittedProbe, ProbeFeatures, fit_probe
+from medvq.method.targets import Truth
+from medvq.summaries import Interval, ProbeRow, Validation
+
+
+@dataclass(frozen=True)
+class FeatureSetResult:
+    """What the probes of one feature set reached.
+
+    Attributes
+    ----------
+    row : metrics with intervals.
+    metrics : by name, of every label subset.
+    predictions : one row per test image and label subset.
+    probes : of each label subset.
+    """
+
+    row: ProbeRow
+    metrics: dict[str, Resampled]
+    predictions: pd.DataFrame
+    probes: list[FittedProbe]
+
+    def renamed(self, name: str) -> FeatureSetResult:
+        """Return the same result under another name of the feature set."""
+        predictions = self.predictions.assign(features=name)
+        return replace(self, row=replace(self.row, features=name), predictions=predictions)
+
+
+class ProbeJudge:
+    """Fits probes on label subsets and judges them on the test split.
+
+    All feature sets share label subsets and bootstrap resamples, so that differences are paired.
+
+    Parameters
+    ----------
+    keys : the key columns of the feature store.
+    classes : names of the classes.
+    """
+
+    def __init__(
+        self, keys: pd.DataFrame, classes: Sequence[str], config: ProbeConfig, seed: int
+    ) -> None:
+        self.data = ProbeData.from_keys(keys)
+        self.subsets: list[Rows] = self.data.label_subsets(config, seed)
+        self.classes = classes
+        test = self.data.test
+        resamples = config.bootstrap
+        self._test = {
+            "image_id": keys["image_id"].to_numpy()[test],
+            "subject_id": keys["subject_id"].to_numpy()[test],
+            self.data.task.truth_column: self.data.truth[test],
+        }
+        self._subject_weights = subject_weights(self.data.subjects[test], resamples, seed)
+        self._subset_weights = subset_weights(len(self.subsets), resamples, seed)
+
+    def judge(self, name: str, features: ProbeFeatures, config: ProbeConfig) -> FeatureSetResult:
+        """Fit a probe on each label subset and judge them, as the feature set ``name``."""
+        data, task = self.data, self.data.task
+        truth, images = data.truth[data.test], features.images[data.test]
+        probes = [
+            fit_probe(features, data.truth, data.subjects, rows, config, task)
+            for rows in self.subsets
+        ]
+        predicted = [task.predict(probe.classifier, images) for probe in probes]
+
+        def evaluate(subset: int, weights: Floats) -> dict[str, Floats]:
+            return task.evaluate(truth, predicted[subset], probes[subset].threshold, weights)
+
+        metrics = resample(evaluate, len(probes), self._subject_weights)
+        row = ProbeRow(
+            features=name,
+            metrics={metric: interval(metrics[metric], self._subset_weights) for metric in metrics},
+            validation=self._validate(features, probes),
+            recall=task.recall(truth, predicted, self.classes),
+        )
+        tables = [
+            self._table(name, number, config, task.columns(values, probe.threshold))
+            for number, (values, probe) in enumerate(zip(predicted, probes, strict=True))
+        ]
+        return FeatureSetResult(row, metrics, pd.concat(tables), probes)
+
+    def difference(self, first: FeatureSetResult, second: FeatureSetResult) -> Interval:
+        """Return by how much the headline metric of one feature set exceeds that of another."""
+        headline = self.data.task.headline
+        return interval(first.metrics[headline] - second.metrics[headline], self._subset_weights)
+
+    def _validate(self, features: ProbeFeatures, probes: list[FittedProbe]) -> Validation:
+        """Return the validation score on validation images, mean over label subsets.
+
+        Images that an official label subset holds are left out where its probe is judged.
+        """
+        data, task = self.data, self.data.task
+
+        def score(images: Floats) -> float:
+            scores = []
+            for probe, subset in zip(probes, self.subsets, strict=True):
+                rows = np.setdiff1d(data.validation, subset)
+                scores.append(
+                    task.validation_score(
+                        data.truth[rows], task.scores(probe.classifier, images[rows])
+                    )
+                )
+            return float(np.mean(scores))
+
+        clean = score(features.images)
+        if features.swapped is None:
+            return Validation(clean, None, clean)
+        swapped = score(features.swapped)
+        return Validation(clean, swapped, CLEAN_WEIGHT * clean + (1 - CLEAN_WEIGHT) * swapped)
+
+    def _table(
+        self, name: str, subset: int, config: ProbeConfig, columns: dict[str, Truth | float]
+    ) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "features": name,
+                "label_fraction": config.label_fraction,
+                "draw": subset,
+                **self._test,
+                **columns,
+            }
+        )

@@ -1,0 +1,146 @@
+"""Feature sets of a store, encoded for a probe: reduced to few components, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from medvq.config import ProbeConfig
+from medvq.errors import UserError
+from medvq.method.encodings import (
+    BlockScaler,
+    CodeHistogram,
+    FeatureColumns,
+    NormScaler,
+    pyramid_grids,
+)
+from medvq.method.probe import ProbeFeatures
+from medvq.storage.feature_store import (
+    FEATURES,
+    SWAPPED,
+    VERSIONS,
+    augmented,
+    feature_names,
+    read_feature,
+    read_keys,
+    read_metadata,
+)
+
+FROM_CODES = ("histogram", "pyramid")
+"""Feature sets that are encoded from ``codes_0``, sparsely, and not from their own columns."""
+_BATCH = 10_000
+"""Rows that components are fitted on, and that are transformed at once. Components of more rows
+would take minutes and be the same; wide features of more take gigabytes in double precision."""
+
+
+class FeatureStore:
+    """The feature sets of images and of their versions.
+
+    Attributes
+    ----------
+    keys : the key columns of the images, one row each.
+    names : the feature sets with their widths.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.keys = read_keys(folder / FEATURES)
+        self.metadata = read_metadata(folder / FEATURES)
+        self.names = feature_names(folder / FEATURES)
+        self._version = np.array([], str)
+        self._row_of_version = np.array([], np.intp)
+        if (folder / VERSIONS).exists():
+            versions = read_keys(folder / VERSIONS, "version")
+            row = pd.Series(np.arange(len(self.keys)), index=self.keys["image_id"])
+            self._version = versions["version"].to_numpy(str)
+            self._row_of_version = row[versions["image_id"]].to_numpy()
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise a :class:`UserError` where feature sets are missing or cannot be joined."""
+        if unknown := [name for name in names if name not in self.names]:
+            raise UserError(
+                f"probe.features={unknown[0]!r} is not in the feature store; "
+                f"it holds: {', '.join(self.names)}"
+            )
+        if len(names) > 1 and (mixed := [name for name in names if name in FROM_CODES]):
+            raise UserError(
+                f"probe.features: {mixed[0]!r} cannot be joined with other feature sets"
+            )
+
+    def encode(
+        self, names: Sequence[str], config: ProbeConfig, seed: int, train: NDArray[np.intp]
+    ) -> tuple[Pipeline, ProbeFeatures]:
+        """Fit an encoding without labels, and apply it to all images and versions.
+
+        Parameters
+        ----------
+        names : feature sets, which are joined.
+        train : rows of the training images. The encoding is fitted on them and on their first
+            random versions.
+
+        Returns
+        -------
+        The encoding, whose first step picks the columns that it needs, and what it returned.
+        """
+        columns = ["codes_0" if name in FROM_CODES else name for name in names]
+        blocks = [read_feature(self.folder / FEATURES, name) for name in columns]
+        version_blocks = [block[:0] for block in blocks]
+        if len(self._version):
+            version_blocks = [read_feature(self.folder / VERSIONS, name) for name in columns]
+        images = np.concatenate(blocks, axis=1)
+        versions = np.concatenate(version_blocks, axis=1)
+        table = np.concatenate([images[train], versions[self._version == augmented(0)]])
+        widths = [block.shape[1] for block in blocks]
+        # Half of the images, since without versions no component can be had of fewer rows.
+        rank = min(len(train), len(images) // 2)
+        encoding = make_pipeline(
+            FeatureColumns(columns), *self._steps(names, widths, rank, config.components, seed)
+        )
+        # Evenly spaced rows, since images lie in the order of the manifest.
+        encoding.fit(table[:: -(-len(table) // _BATCH)])
+        return encoding, self._encoded(encoding, images, versions)
+
+    def _steps(
+        self, names: Sequence[str], widths: list[int], rank: int, components: int, seed: int
+    ) -> list[BaseEstimator]:
+        """Return the steps after the choice of columns; at most ``rank`` components are kept."""
+        if names[0] not in FROM_CODES:
+            components = min(components, sum(widths), rank)
+            pca = PCA(components, svd_solver="randomized", random_state=seed)
+            return [BlockScaler(widths), pca, NormScaler()]
+        level = self.metadata.levels[0]
+        grids = (1,) if names[0] == "histogram" else pyramid_grids(self.metadata.grid)
+        histogram = CodeHistogram(level.codebook_size, tuple(level.latent_shape), grids)
+        cells = sum(grid ** len(level.latent_shape) for grid in grids)
+        components = min(components, level.codebook_size * cells - 1, rank)
+        return [histogram, TruncatedSVD(components, random_state=seed), NormScaler()]
+
+    def _encoded(
+        self, encoding: Pipeline, images: NDArray[Any], versions: NDArray[Any]
+    ) -> ProbeFeatures:
+        """Encode images, and versions in the rows of their images."""
+        encoded = _transform(encoding, images)
+        encoded_versions = _transform(encoding, versions) if len(versions) else encoded[:0]
+
+        def version(name: str) -> NDArray[np.float64]:
+            full = np.zeros_like(encoded)
+            chosen = self._version == name
+            full[self._row_of_version[chosen]] = encoded_versions[chosen]
+            return full
+
+        names = np.unique(self._version)
+        swapped = version(SWAPPED) if SWAPPED in names else None
+        return ProbeFeatures(encoded, [version(n) for n in names if n != SWAPPED], swapped)
+
+
+def _transform(encoding: Pipeline, table: NDArray[Any]) -> NDArray[np.float64]:
+    batches = [table[at : at + _BATCH] for at in range(0, len(table), _BATCH)]
+    return np.concatenate([np.asarray(encoding.transform(b), np.float64) for b in batches])
