@@ -11,8 +11,9 @@ import gzip
 import hashlib
 import json
 import zlib
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated
 
 import yaml
 from pydantic import Field
@@ -24,7 +25,6 @@ from medvq.errors import UserError
 FOLDER = shipped("data_manifests")
 
 Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
-_CHUNK = 1 << 20
 
 
 class PublishedFile(StrictModel):
@@ -49,19 +49,19 @@ class PublishedFile(StrictModel):
         size = path.stat().st_size
         if self.size is not None and size != self.size:
             return f"{size:,} bytes instead of {self.size:,}"
-        if self.checksum is not None:
+        if wanted := self.checksum:
             with path.open("rb") as stream:
-                if (checksum := _hash(stream, self.checksum)) != self.checksum:
-                    return f"{checksum} instead of {self.checksum}"
-        if self.checksum_unpacked is not None:
+                if (checksum := _checksum(stream, wanted)) != wanted:
+                    return f"{checksum} instead of {wanted}"
+        if wanted := self.checksum_unpacked:
             try:
                 # Hashed as it is read, so that a gzip bomb takes time and no memory.
                 with gzip.open(path) as unpacked:
-                    checksum = _hash(cast("BinaryIO", unpacked), self.checksum_unpacked)
+                    checksum = _checksum(unpacked, wanted)
             except (OSError, EOFError, zlib.error):
                 return "not a whole gzip file"
-            if checksum != self.checksum_unpacked:
-                return f"{checksum}, unpacked, instead of {self.checksum_unpacked}"
+            if checksum != wanted:
+                return f"{checksum}, unpacked, instead of {wanted}"
         return None
 
     def __str__(self) -> str:
@@ -134,9 +134,7 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(name.startswith(".") for name in path.relative_to(folder).parts)
 
 
-def _hash(stream: BinaryIO, like: str) -> str:
+def _checksum(stream: BufferedReader | gzip.GzipFile, like: str) -> str:
     kind = like.partition(":")[0]
-    digest = hashlib.new(kind, usedforsecurity=False)
-    while chunk := stream.read(_CHUNK):
-        digest.update(chunk)
+    digest = hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False))
     return f"{kind}:{digest.hexdigest()}"

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -109,21 +110,9 @@ def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> st
     sums = dict(zip(paths, file_checksums(paths, cache), strict=True))
     digest = hashlib.sha256()
     for image in images:
-        for path in image.files:
-            entry = (
-                path.relative_to(folder).as_posix(),
-                sums[path],
-                image.subject,
-                image.certain_subject,
-                image.split,
-                image.label,
-                image.index,
-                image.target,
-                image.folds,
-                image.window,
-                image.set_aside,
-            )
-            digest.update(repr(entry).encode())
+        files = [(path.relative_to(folder).as_posix(), sums[path]) for path in image.files]
+        facts = replace(image, path=Path(), parts=())  # which name the folder
+        digest.update(repr((files, facts)).encode())
     return digest.hexdigest()
 
 
