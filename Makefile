@@ -34,7 +34,7 @@ STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVIC
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui notebook benchmark benchmark-ablation benchmark-speed benchmark-supervised test \
+	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-speed benchmark-supervised test \
 	test-cuda lint format docs lock clean
 
 help: ## this text
@@ -96,6 +96,9 @@ mlflow-ui: setup ## compare runs in the browser, on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
 		--host 127.0.0.1 --port $(PORT) \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(ARTIFACTS))/mlflow.db}"
+
+mlflow-sync: setup ## send what MLflow could not take when it was reported
+	$(BIN)/python -m medvq mlflow-sync --artifacts "$(ARTIFACTS)"
 
 notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFACTS/own_data.ipynb
 	mkdir -p "$(ARTIFACTS)"
