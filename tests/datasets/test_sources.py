@@ -339,9 +339,11 @@ def test_a_published_set_is_a_module_and_a_manifest(shipped: dict[str, DataManif
         assert isinstance(published_dataset(kind), Dataset)
 
 
-def test_an_unknown_set_is_never_taken_for_a_folder_of_the_users() -> None:
+def test_an_unknown_set_is_never_taken_for_a_folder_of_the_users(tmp_path: Path) -> None:
+    put(tmp_path / "kermani")
+    config = Config.model_validate({"name": "kermani", "source": {"kind": "kermani"}})
     with pytest.raises(UserError, match=r"kind=kermani is no data set .* kermany, mnist"):
-        published_dataset("kermani")
+        sources.locate(config, tmp_path, None)
     with pytest.raises(UserError, match=r"kermani has no manifest .*kermani\.yaml"):
         data_manifest("kermani")
 

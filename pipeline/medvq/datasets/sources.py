@@ -64,6 +64,7 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
         There is none, saying which file goes where, how large it is and its checksum.
     """
     source = config.source
+    dataset(source)  # a misspelt kind is refused before anything is looked for
     if isinstance(source, FolderSource) and source.folder:
         folder = Path(source.folder).expanduser()
         if not folder.is_dir():
