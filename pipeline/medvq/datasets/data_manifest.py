@@ -104,11 +104,11 @@ class DataManifest(StrictModel):
         """
         needed, published = [], []
         for part in self.parts:
-            found = [path for path in folder.glob(part.pattern) if not _hidden(path, folder)]
-            whole = sum(part.size in (None, path.stat().st_size) for path in found)
-            if whole < part.count:
-                published.append(f"{part.pattern} ({whole} of {part.count})")
-            if part.needed and not found:
+            files = [path for path in folder.glob(part.pattern) if not _hidden(path, folder)]
+            complete = sum(part.size in (None, path.stat().st_size) for path in files)
+            if complete < part.count:
+                published.append(f"{part.pattern} ({complete} of {part.count})")
+            if part.needed and not files:
                 needed.append(published[-1])
         return needed, published
 

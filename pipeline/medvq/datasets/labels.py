@@ -15,6 +15,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -63,11 +64,11 @@ def read_labels(folder: Path, labels: Labels) -> dict[str, Label]:
     if not file.is_file():
         raise UserError(f"no labels file {file}; the source's 'labels' is relative to {folder}")
     key = labels.key or _COLUMNS[labels.join]
-    wanted = [key, *([labels.target] if labels.target else [])]
-    wanted += [labels.column] if labels.column != "label" else []
+    required = [key, *([labels.target] if labels.target else [])]
+    required += [labels.column] if labels.column != "label" else []
     rows: dict[str, Label] = {}
     first_line: dict[str, int] = {}
-    for number, row in _records(file, wanted):
+    for number, row in _records(file, required):
         name = row[key].strip()
         try:
             if not name:
@@ -120,7 +121,7 @@ def _label(row: dict[str, str], labels: Labels) -> Label:
     )
 
 
-def _records(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _records(file: Path, required: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield rows as column to text, each with its line; cells that are missing are empty."""
     text = _text(file)
     header = text.lstrip("\r\n").partition("\n")[0]
@@ -132,30 +133,28 @@ def _records(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str
             if not any(cell.strip() for cell in cells):
                 continue
             if not columns:
-                columns = [cell.strip() for cell in cells]
-                _check_columns(file, columns, wanted)
+                columns = _columns(file, cells, required)
                 continue
             if len(cells) > len(columns):
                 raise UserError(f"{file}, line {reader.line_num}: more fields than columns")
-            cells += [""] * (len(columns) - len(cells))
-            yield reader.line_num, dict(zip(columns, cells, strict=True))
+            yield reader.line_num, dict(zip_longest(columns, cells, fillvalue=""))
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: not plain CSV ({error})") from error
     if not columns:
-        _check_columns(file, columns, wanted)
-
-
-def _check_columns(file: Path, columns: list[str], wanted: list[str]) -> None:
-    if not columns:
         raise UserError(f"{file} is empty")
-    if missing := [name for name in wanted if name not in columns]:
+
+
+def _columns(file: Path, header: list[str], required: list[str]) -> list[str]:
+    columns = [cell.strip() for cell in header]
+    if missing := [name for name in required if name not in columns]:
         # Its columns are not shown: without a header line they are the values of the first row.
         raise UserError(
             f"{file} must have a column '{missing[0]}'; none of its {len(columns)} is called so"
         )
-    for name in (*wanted, "label", "subject", "split"):
+    for name in (*required, "label", "subject", "split"):
         if columns.count(name) > 1:
             raise UserError(f"{file} has the column '{name}' more than once; rename one of them")
+    return columns
 
 
 def _text(file: Path) -> str:

@@ -97,7 +97,7 @@ def _stretch(shape: tuple[int, ...]) -> Any:
 
 def _pad_or_crop(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Crop where ``image`` (C, *spatial) is larger than ``shape``, pad with 0 where smaller."""
-    spare = [wanted - side for wanted, side in zip(shape, image.shape[1:], strict=True)]
+    spare = [new - old for new, old in zip(shape, image.shape[1:], strict=True)]
     inner = [slice(max(-s, 0) // 2, max(-s, 0) // 2 + w) for s, w in zip(spare, shape, strict=True)]
     around = [(max(s, 0) // 2, max(s, 0) - max(s, 0) // 2) for s in spare]
     return np.pad(image[:, *inner], [(0, 0), *around])

@@ -65,12 +65,12 @@ def parse_name(name: str) -> FileName | None:
 def subject_rules(paths: Sequence[str]) -> dict[str, list[str]]:
     """Name the subject of each image by two rules; by none where a file name is not of this set."""
     names = [parse_name(Path(path).name) for path in paths]
-    known = [name for name in names if name is not None]
-    if len(known) < len(names):
+    parsed = [name for name in names if name is not None]
+    if len(parsed) < len(names):
         return {}
     return {
-        "bare number": [name.subject for name in known],
-        "number and series": [name.subject_by_series for name in known],
+        "bare number": [name.subject for name in parsed],
+        "number and series": [name.subject_by_series for name in parsed],
     }
 
 
