@@ -1,32 +1,28 @@
-"""The README's table: every feature set at 1 to 100% of the labels, or on the official label draws
-where the configuration asks for those.
+"""Every feature set at 1 to 100% of the labels, and how far the probe can be trusted.
 
-Of two classes also, at 5%: how calibrated, which subgroups, and what is found where labels mean
-nothing; and of the Kermany set a second target, bacterial or viral pneumonia.
-
-Writes ``docs/RESULTS.md`` and ``docs/label_efficiency.png`` for the configuration ``kermany``, and
-files of their own for any other. What was done is not done again: every probe is an artifact.
+Writes ``docs/results/label-efficiency-<data set>.md`` and the curve beside it. On data sets with
+official label subsets these alone are judged. Of two classes the page also says, see
+:mod:`benchmarks.trust`: how probabilities are calibrated, how subgroups fare, and what is found
+where labels mean nothing.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import argparse
+from collections.abc import Sequence
 
-import pandas as pd
-from medvq.config import Config
-from medvq.datasets.manifest import read_manifest
-from medvq.flow import Options, made_from, run
-from medvq.report.figures import draw_label_efficiency
-from medvq.storage.artifacts import Artifact, find
+from medvq.report.probe_figures import draw_label_efficiency
+from medvq.storage.artifacts import source
+from medvq.summaries import PretrainSummary, ProbeRow, ProbeSummary
 
-from benchmarks.command_line import arguments, configuration, provenance, run_study
-from benchmarks.other_labels import probe_shuffled, probe_subtypes
-from benchmarks.subgroups import FEATURES, judge, subgroups
-from benchmarks.tables import interval, table_row
+from benchmarks.page import Section, interval, table
+from benchmarks.study import Probed, Study, run_study
+from benchmarks.trust import calibration, permutation_check, subgroups
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
-FEW = 0.05
+"""Shares of the training subjects whose labels the probe may see."""
+FEW_LABELS = 0.05
+"""The share at which subgroups are judged and labels are shuffled."""
 NAMES = {"auroc": "AUROC", "accuracy": "Accuracy", "r2": "R^2"}
 METRICS = {
     "auroc": (
@@ -41,214 +37,95 @@ METRICS = {
     "accuracy": ("balanced_accuracy", "auroc", "auprc", "brier", "ece"),
     "r2": ("mae",),
 }
-DOCS = Path(__file__).parent.parent / "docs"
+"""By headline metric, the others that a page shows."""
 
 
-def main() -> None:
-    """Run the study and write its page."""
-    parsed, options = arguments(main.__doc__ or "")
-    given = configuration(parsed).probe
-    # Before anything is written: the pages themselves would make the commit a dirty one.
-    made_on = provenance(configuration(parsed))
-    official = given.draws == "official"
-    configs = [
-        configuration(parsed, f"probe.label_fraction={fraction}")
-        for fraction in ((given.label_fraction,) if official else FRACTIONS)
-    ]
-    results = [run("probe", config, options) for config in configs]
-    config = configs[-1]
-    name = "" if config.name == "kermany" else f"-{config.name}"
-    page = DOCS / f"RESULTS{name}.md"
-    picture = DOCS / f"label_efficiency{name}.png"
-    if len(results) > 1:
-        draw_label_efficiency({r["label_fraction"]: r for r in results}, picture)
-    lines = _page(results, config.name, made_on, picture.name)
-    if results[0].get("headline", "auroc") == "auroc" and not official:
-        lines += _trust(configs, results, options)
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(page)
-
-
-def _training(result: dict[str, Any]) -> str:
-    """One line on what trained the model that a probe stands on."""
-    made = made_from(_extract(result), "pretrain").record
-    return (
-        f"The model was trained in {made['seconds'] / 60:.1f} min on {made['device']} "
-        f"({made['machine']}), commit `{made['commit']}`."
+def main(study: Study, _: argparse.Namespace) -> None:
+    """Judge every feature set at 1 to 100% of the labels."""
+    config = study.config()
+    official = config.probe.label_subsets == "official"
+    fractions = (config.probe.label_fraction,) if official else FRACTIONS
+    probes = [study.probe(study.config(f"probe.label_fraction={share}")) for share in fractions]
+    summaries = [probe.summary for probe in probes]
+    if len(probes) > 1:
+        draw_label_efficiency({s.label_fraction: s for s in summaries}, study.file(".png"))
+    headline = summaries[0].headline
+    sections = [*by_fraction(summaries), *(_at_fraction(summary) for summary in summaries)]
+    if headline == "auroc" and not official:
+        few = min(probes, key=lambda probe: abs(probe.summary.label_fraction - FEW_LABELS))
+        sections += [calibration(summaries), *subgroups(few), permutation_check(study, few)]
+    study.publish(
+        "Label efficiency",
+        f"{_training(probes[0])}\n\nTest split, read once per row; mean over label subsets "
+        f"({summaries[0].repeats}; at 100% there is only one) with the 95% interval of a bootstrap "
+        "over test subjects crossed with label subsets.",
+        sections,
+        {f"{headline} at {percent(s)}": s.rows[0].metrics[headline].mean for s in summaries},
+        [probe.artifact for probe in probes[:1]],
     )
 
 
-def _extract(result: dict[str, Any]) -> Artifact:
-    """The feature store that a probe stands on."""
-    probe = find(Path(result["artifact"]))
-    assert probe is not None
-    return made_from(probe, "extract")
+def percent(summary: ProbeSummary) -> str:
+    """Return the share of labels in words.
+
+    >>> f"{100 * 0.05:g}%"
+    '5%'
+    """
+    return f"{100 * summary.label_fraction:g}%"
 
 
-def _page(results: list[dict[str, Any]], name: str, made_on: str, picture: str) -> list[str]:
-    headline = results[0].get("headline", "auroc")
-    lines = [
-        f"# Results: {name}",
-        "",
-        f"Made by `make benchmark DATASET={name}`. {made_on} {_training(results[0])}",
-        "",
-        "Test split, read once per row; mean over label draws "
-        f"({results[0]['repeats']}; at 100% there is only one) with the 95% interval of a "
-        "bootstrap over test subjects crossed with draws.",
-        "",
-        *([f"![label efficiency]({picture})", ""] if len(results) > 1 else []),
-        f"## {NAMES[headline]}",
-        "",
-        *_by_fraction(results, headline),
+def row_of(summary: ProbeSummary, features: str) -> ProbeRow:
+    """Return the row of a feature set."""
+    return next(row for row in summary.rows if row.features == features)
+
+
+def by_fraction(summaries: Sequence[ProbeSummary]) -> list[Section]:
+    """Return the headline metric of every feature set, and MedVQ's lead, by share of labels."""
+    headline = summaries[0].headline
+    counted = [f"{percent(summary)} ({summary.labels} images)" for summary in summaries]
+    names = [row.features for row in summaries[0].rows]
+    values = [
+        [name, *(interval(row_of(s, name).metrics[headline]) for s in summaries)] for name in names
     ]
-    for result in results:
-        metrics = METRICS[headline]
-        lines += [
-            "",
-            f"## At {100 * result['label_fraction']:g}% of the labels",
-            "",
-            table_row("features", [*metrics, "validation clean", "swapped", "score"]),
-            table_row("---", ["---"] * (len(metrics) + 3)),
-        ]
-        for row in result["rows"]:
-            chosen = row["validation"]
-            validation = [
-                "" if chosen[k] is None else f"{chosen[k]:.3f}"
-                for k in ("clean", "swapped", "score")
-            ]
-            lines.append(
-                table_row(row["features"], [interval(row[m]) for m in metrics] + validation)
-            )
-    return lines
-
-
-def _by_fraction(results: list[dict[str, Any]], headline: str) -> list[str]:
-    """The headline metric of every feature set, and MedVQ's lead, one column per fraction."""
-    percent = [f"{100 * r['label_fraction']:g}%" for r in results]
-    counted = [f"{p} ({r['labels']} images)" for p, r in zip(percent, results, strict=True)]
-    names = [row["features"] for row in results[0]["rows"]]
-    paired = "of MedVQ less that of a baseline, on the same draws and subjects:"
+    leads = [
+        [name, *(interval(s.medvq_minus[name], "+") for s in summaries)]
+        for name in names
+        if name in summaries[0].medvq_minus
+    ]
     return [
-        table_row("features", counted),
-        table_row("---", ["---"] * len(results)),
-        *(table_row(n, [interval(_of(r, n)[headline]) for r in results]) for n in names),
-        "",
-        f"{NAMES[headline]} {paired}",
-        "",
-        table_row("against", percent),
-        table_row("---", ["---"] * len(results)),
-        *(
-            table_row(n, [interval(r["medvq_minus"][n], sign="+") for r in results])
-            for n in results[0]["medvq_minus"]
+        Section(NAMES[headline], table(["features", *counted], values)),
+        Section(
+            f"{NAMES[headline]} of MedVQ less that of a baseline",
+            table(["against", *map(percent, summaries)], leads),
+            "On the same label subsets and test subjects.",
         ),
     ]
 
 
-def _trust(configs: list[Config], results: list[dict[str, Any]], options: Options) -> list[str]:
-    few = next(n for n, config in enumerate(configs) if config.probe.label_fraction == FEW)
-    extract = _extract(results[few])
-    ingest = made_from(extract, "ingest")
-    manifest = read_manifest(ingest.folder / "manifest.csv")
-    lines = _calibration(results)
-    lines += _subgroups(configs[few], results[few], ingest, manifest)
-    if configs[few].source.kind == "kermany":
-        subtype = [probe_subtypes(extract, manifest, config, options) for config in configs]
-        lines += [
-            "",
-            "## A second target: bacterial or viral pneumonia",
-            "",
-            "The same model and features, never told of either; normal images take no part. AUROC:",
-            "",
-            *_by_fraction(subtype, "auroc"),
-        ]
-    return lines + _permutation(probe_shuffled(extract, configs[few], options))
+def _at_fraction(summary: ProbeSummary) -> Section:
+    """Return the other metrics at one share of labels, and the scores on validation images."""
+    metrics = METRICS[summary.headline]
+    rows = []
+    for row in summary.rows:
+        scores = row.validation
+        known = (scores.clean, scores.swapped, scores.score) if scores else (None,) * 3
+        validation = ["" if score is None else f"{score:.3f}" for score in known]
+        rows.append(
+            [row.features, *(interval(row.metrics[metric]) for metric in metrics), *validation]
+        )
+    columns = ["features", *metrics, "validation clean", "swapped", "score"]
+    return Section(f"At {percent(summary)} of the labels", table(columns, rows))
 
 
-def _calibration(results: list[dict[str, Any]]) -> list[str]:
-    metrics = ("ece", "ece_prior_shift", "brier", "brier_prior_shift", "prevalence_prior_shift")
-    return [
-        "",
-        "## MedVQ's calibration, and what correcting for the prevalence does to it",
-        "",
-        "`prior_shift`: the prevalence of the test images is estimated from all of them together, "
-        "without their labels, and the probabilities are carried to it (Saerens et al. 2002). That "
-        "is transductive: a single image cannot be corrected so, and no other figure here is.",
-        "",
-        table_row("labels", [*metrics]),
-        table_row("---", ["---"] * len(metrics)),
-        *(
-            table_row(
-                f"{100 * r['label_fraction']:g}%",
-                [interval(_of(r, "medvq")[metric]) for metric in metrics],
-            )
-            for r in results
-        ),
-    ]
-
-
-def _subgroups(
-    config: Config, result: dict[str, Any], ingest: Artifact, manifest: pd.DataFrame
-) -> list[str]:
-    predictions = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
-    test = predictions.query("features == 'medvq' and draw == 0")
-    clusters = pd.read_csv(ingest.folder / "clusters.csv")
-    groups = subgroups(test, manifest, clusters)
-    judged = judge(predictions, groups, config.probe.bootstrap, config.seed)
-    metrics = ("balanced_accuracy", "sensitivity", "specificity")
-    return [
-        "",
-        f"## Subgroups of the test split, at {100 * FEW:g}% of the labels",
-        "",
-        "The same probes as above, judged on part of the images each. Clusters of acquisition are "
-        "those of the audit, found without labels; those with fewer than ten images of a class are "
-        "left out.",
-        "",
-        table_row(
-            "subgroup",
-            ["images", *(f"AUROC of {f}" for f in FEATURES), *(f"medvq: {m}" for m in metrics)],
-        ),
-        table_row("---", ["---"] * (1 + len(FEATURES) + len(metrics))),
-        *(
-            table_row(
-                name,
-                [
-                    str(found["images"]),
-                    *(interval(found[f]["auroc"]) for f in FEATURES),
-                    *(interval(found["medvq"][m]) for m in metrics),
-                ],
-            )
-            for name, found in judged.items()
-        ),
-    ]
-
-
-def _permutation(shuffled: dict[str, Any]) -> list[str]:
-    return [
-        "",
-        "## Permutation check",
-        "",
-        "The same probe after the label of every subject, of all splits, was dealt to another: "
-        f"AUROC at {100 * FEW:g}% of the labels. There is nothing to find, so that an interval "
-        "without .50 would tell of a leak (a subject of two splits has one label in both), or of "
-        "chance once in twenty rows.",
-        "",
-        table_row("features", ["AUROC", "holds .50"]),
-        table_row("---", ["---", "---"]),
-        *(
-            table_row(row["features"], [interval(row["auroc"]), _holds(row["auroc"])])
-            for row in shuffled["rows"]
-        ),
-    ]
-
-
-def _holds(value: dict[str, Any]) -> str:
-    low, high = value["ci95"]
-    return "yes" if low <= 0.5 <= high else "**no**"
-
-
-def _of(result: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(row for row in result["rows"] if row["features"] == name)
+def _training(probe: Probed) -> str:
+    """Return one sentence on what trained the model that a probe stands on."""
+    pretrain = source(source(probe.artifact, "extract"), "pretrain")
+    record, summary = pretrain.record, pretrain.summary(PretrainSummary)
+    return (
+        f"The model was trained in {record.seconds / 60:.1f} min ({summary.epochs} epochs) on "
+        f"{record.device} ({record.machine}), commit `{record.commit}`."
+    )
 
 
 if __name__ == "__main__":
-    run_study(main)
+    run_study("label-efficiency", "benchmark", main)

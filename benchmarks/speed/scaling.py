@@ -77,7 +77,7 @@ def scaling(bench: Bench) -> list[Panel]:
 def draw(panels: list[Panel], file: Path) -> None:
     """On logarithmic axes, but of times that are alike from zero."""
     from matplotlib.ticker import NullLocator
-    from medvq.report.figures import BLACK, BLUE, ORANGE, plt
+    from medvq.report.plots import BLACK, BLUE, ORANGE, plt
 
     looks = {"medvq": (BLUE, "o"), "matrix product": (BLACK, "x")}
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")

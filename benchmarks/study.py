@@ -1,0 +1,182 @@
+"""What every study of a data set shares: its command line, the stages that it runs, its page.
+
+A study runs stages as the command line does, so that what is up to date is not run again and an
+interrupted study goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pandas as pd
+from medvq.cli import add_options, status
+from medvq.config import Config
+from medvq.config_file import config_file, load_config
+from medvq.flow import commit, run
+from medvq.stages.stage import InputArtifacts, RunOptions
+from medvq.storage.artifacts import Artifact
+from medvq.storage.tracking import Tracking
+from medvq.summaries import ProbeSummary, Summary, TrackedRun
+
+from benchmarks.page import RESULTS, Figure, Page, Section
+
+S = TypeVar("S", bound=Summary)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A probe and what it predicts.
+
+    Attributes
+    ----------
+    predictions : one row per test image, feature set and label subset (the column ``draw``).
+    """
+
+    config: Config
+    artifact: Artifact
+    summary: ProbeSummary
+    predictions: pd.DataFrame
+
+    def label_subsets(self, features: str) -> list[pd.DataFrame]:
+        """Return the predictions of a feature set for each label subset, ordered by image."""
+        chosen = self.predictions[self.predictions["features"] == features]
+        return [subset.sort_values("image_id") for _, subset in chosen.groupby("draw")]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study of one data set, as the command line asked for it.
+
+    Attributes
+    ----------
+    name : of its pages and of its runs in MLflow.
+    target : the make target that runs it.
+    settings : the user's overrides of the configuration.
+    results : the folder of its page.
+    commit : of the code when the study began: its page would make it a changed one.
+    """
+
+    name: str
+    target: str
+    config_name: str
+    settings: tuple[str, ...]
+    options: RunOptions
+    results: Path = RESULTS
+    json: bool = False
+    commit: str | None = field(default_factory=commit)
+
+    def config(self, *settings: str) -> Config:
+        """Return the configuration that was asked for, with further overrides on top."""
+        return load_config(config_file(self.config_name), (*self.settings, *settings))
+
+    def run(
+        self, stage: str, kind: type[S], config: Config, inputs: InputArtifacts | None = None
+    ) -> tuple[Artifact, S]:
+        """Run a stage where it is not up to date; return its artifact and its summary."""
+        artifact = run(stage, config, self.options, inputs).artifact
+        return artifact, artifact.summary(kind)
+
+    def probe(self, config: Config, inputs: InputArtifacts | None = None) -> Probed:
+        """Run the probe where it is not up to date, and read its predictions."""
+        artifact, summary = self.run("probe", ProbeSummary, config, inputs)
+        predictions = pd.read_parquet(artifact.folder / "predictions.parquet")
+        return Probed(config, artifact, summary, predictions)
+
+    def file(self, suffix: str) -> Path:
+        """Return the page (``.md``) or the picture (``.png``) of the study."""
+        return self.results / f"{self.name}-{self.config().name}{suffix}"
+
+    @property
+    def folder(self) -> Path:
+        """A folder beside the artifacts, for pictures of patients and what else is no result."""
+        folder = self.options.artifacts / self.config().name / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def publish(
+        self,
+        title: str,
+        introduction: str,
+        sections: Sequence[Section],
+        metrics: Mapping[str, float],
+        inputs: Iterable[Artifact] = (),
+    ) -> None:
+        """Write the page, and log it with the main figures in MLflow.
+
+        Parameters
+        ----------
+        metrics : by name, the figures to compare runs of this study by.
+        inputs : artifacts that the study was made from.
+        """
+        config, page, picture = self.config(), self.file(".md"), self.file(".png")
+        setting = f" SET={shlex.quote(' '.join(self.settings))}" if self.settings else ""
+        Page(
+            title=f"{title}: {config.name}",
+            command=f"make {self.target} DATASET={self.config_name}{setting}",
+            commit=self.commit,
+            introduction=introduction,
+            sections=sections,
+            data=f"Data set `{config.name}`, seed {config.seed}.",
+            picture=picture.name if picture.exists() else "",
+        ).write(page)
+        self._log(config, metrics, {artifact.record.stage: artifact for artifact in inputs})
+        print(page)
+
+    def _log(
+        self, config: Config, metrics: Mapping[str, float], inputs: Mapping[str, Artifact]
+    ) -> None:
+        """Log the main figures as one MLflow run, whose artifacts are what the folder holds."""
+        tracking = Tracking(
+            self.options.artifacts, self.folder, config, self.name, self.commit or "", inputs
+        )
+        with tracking:
+            tracking.start("study", {"seed": config.seed, "settings": list(self.settings)})
+            tracking.finish([TrackedRun(dict(metrics))], self.folder)
+
+    def print_rows(self, figures: Iterable[Figure]) -> None:
+        """Print the figures as one JSON object, where ``--json`` asks for it."""
+        if self.json:
+            print(json.dumps({"rows": [row.to_json() for row in figures]}, allow_nan=False))
+
+
+def run_study(
+    name: str,
+    target: str,
+    main: Callable[[Study, argparse.Namespace], None],
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> NoReturn:
+    """Run a study and end as the stages' commands do: what a user can mend is one line."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name.replace('-', '_')}", description=main.__doc__)
+    add_options(parser)
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of pages (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON, where there are any"
+    )
+    add_arguments(parser)
+    parsed = parser.parse_args()
+    options = RunOptions(
+        data_root=parsed.data_root,
+        data_mirror=parsed.data_mirror,
+        artifacts=parsed.artifacts,
+        device=parsed.device,
+        accept_code=parsed.accept_code,
+    )
+
+    def command() -> int:
+        settings = tuple(parsed.set)
+        study = Study(
+            name, target, parsed.config, settings, options, parsed.results, parsed.json
+        )
+        main(study, parsed)
+        return 0
+
+    sys.exit(status(command, parsed.artifacts))
