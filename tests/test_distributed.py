@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -124,25 +126,16 @@ def test_the_feature_store_is_that_of_one_process_byte_for_byte(
             assert one.read_bytes() == other.read_bytes()
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    """A user's pretraining in two processes."""
-    command = flow.command(folder, "pretrain", *more)
+def torchrun(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a command in two processes, as NPROC=2 does."""
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.Popen(
-        [sys.executable, "-m", "medvq", *command, "--processes", "2"],
+        [*agent, "-m", "medvq", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"MEDVQ_SUBJECT_KEY": "tests only"},
+        env=os.environ | {"MEDVQ_SUBJECT_KEY": "tests only", "LOGLEVEL": "CRITICAL"},
     )
-
-
-def told(process: subprocess.Popen[str]) -> str:
-    """The one line of a process that ended with what its user must mend."""
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 2, errors
-    assert "Traceback" not in errors
-    (line,) = (line for line in errors.splitlines() if line.startswith("medvq: "))
-    return line
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -150,9 +143,34 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(child) for child in children]
 
 
-def test_a_process_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_the_whole_flow_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    output, errors = torchrun(flow.command(tmp_path)).communicate(timeout=300)
+    (line,) = output.splitlines()
+    result = json.loads(line)
+    assert (result["stage"], result["up_to_date"]) == ("probe", False), errors
+    for stage in flow.STAGES:
+        (record,) = (tmp_path / "artifacts" / "tiny" / stage).glob("*/stage.json")
+        assert json.loads(record.read_text())["mlflow_run_id"]
+        assert errors.count(f"\n{stage}: ") + errors.startswith(f"{stage}: ") == 1
+    again = torchrun(flow.command(tmp_path)).communicate(timeout=100)[0]
+    assert json.loads(again) == result | {
+        "up_to_date": True,
+        "seconds": json.loads(again)["seconds"],
+    }
+
+
+def test_what_is_the_users_to_mend_is_said_by_one_process(tmp_path: Path) -> None:
+    process = torchrun(flow.command(tmp_path, "ingest", "source.test_subjects=10", "seed=x"))
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode != 0
+    (line,) = (line for line in errors.splitlines() if line.startswith("medvq: "))
+    assert "seed='x'" in line
+
+
+def test_a_process_that_dies_takes_the_others_and_leaves_the_checkpoint(tmp_path: Path) -> None:
     long = ("pretrain.epochs=2000", "pretrain.patience=2000")
-    process = start(tmp_path, *long)
+    process = torchrun(flow.command(tmp_path, "pretrain", *long))
     checkpoints: list[Path] = []
     deadline = time.monotonic() + 100
     while not checkpoints and time.monotonic() < deadline and process.poll() is None:
@@ -161,41 +179,12 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(tmp_
     assert checkpoints
     workers = workers_of(process)
     os.kill(workers[-1], signal.SIGKILL)
-    line = told(process)
-    assert "was ended by SIGKILL" in line
-    assert "goes on from the last finished epoch" in line
+    process.communicate(timeout=100)
+    assert process.returncode != 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     (partial,) = tmp_path.glob("artifacts/tiny/pretrain/*.partial")
     state = torch.load(partial / CHECKPOINT, weights_only=True)
     assert len(state["history"]) >= 1
-
-
-def test_more_processes_than_processors_is_one_line(tmp_path: Path, capsys: Captured) -> None:
-    command = flow.command(tmp_path, "pretrain")
-    assert main([*command, "--processes", "4096"]) == 2
-    assert "NPROC=4096, but this machine has" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
-def test_what_is_no_number_of_processes_is_one_line(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, number: str
-) -> None:
-    monkeypatch.setenv("NPROC", number)
-    with pytest.raises(SystemExit) as ended:
-        main(flow.command(tmp_path, "pretrain"))
-    assert ended.value.code == 2
-    assert f"'{number}' is no number of processes" in capsys.readouterr().err
-
-
-def test_a_port_in_use_is_one_line(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
-        monkeypatch.setenv("MASTER_PORT", str(port))
-        command = flow.command(tmp_path, "pretrain")
-        assert main([*command, "--processes", "2"]) == 2
-    assert f"MASTER_PORT={port} is in use" in capsys.readouterr().err
 
 
 def test_a_process_that_never_comes_is_one_line(
@@ -206,7 +195,7 @@ def test_a_process_that_never_comes_is_one_line(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", str(port))
-    monkeypatch.setattr("medvq.distributed._TOGETHER", 1.0)
+    monkeypatch.setattr("medvq.distributed._RENDEZVOUS", timedelta(seconds=1))
     assert main(flow.command(tmp_path, "pretrain")) == 2
     (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("medvq: "))
     assert "not all of WORLD_SIZE=2 processes came within a minute" in line
