@@ -75,9 +75,8 @@ class Summary:
     def to_json(self) -> JsonObject:
         """Return the summary as plain JSON values."""
         values = asdict(self)
-        if self.audit is None:
-            del values["audit"]
-        return values
+        audit = values.pop("audit")
+        return values if audit is None else {**values, "audit": audit}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -292,7 +291,7 @@ class _WithRows(Summary):
 
     def to_json(self) -> JsonObject:
         """Return the summary with its rows as the JSON contract has them."""
-        return {**super().to_json(), "rows": [row.to_json() for row in self.rows]}
+        return super().to_json() | {"rows": [row.to_json() for row in self.rows]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -203,7 +203,7 @@ def writing(folder: Path) -> Iterator[Path]:
 def publish(aside: Path, folder: Path, record: Record) -> Artifact:
     """Write the record, sync, rename ``aside`` to ``folder``, and point ``latest`` at it."""
     content = asdict(record) | {"finished": dt.datetime.now(dt.UTC).isoformat()}
-    write_text(aside / RECORD, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_text(aside / RECORD, json.dumps(content, indent=2) + "\n")
     for path in aside.rglob("*"):
         if path.is_file():
             _sync(path)
