@@ -8,124 +8,76 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import skops.io
+from factories.stores import (
+    SUBJECTS,
+    random_features,
+    rewrite,
+    store_keys,
+    write_features,
+    write_store,
+)
 from medvq.config import Config, PhantomSource, ProbeConfig
 from medvq.errors import UserError
-from medvq.evaluation.metrics import MANY_CLASSES
+from medvq.evaluation.metrics import MULTICLASS
 from medvq.evaluation.tasks import Binary
-from medvq.method.encodings import CodeHistogram
 from medvq.method.probe import fit_probe
-from medvq.stages.extract import SWAPPED, augmented
-from medvq.stages.probe import BASELINES, MEDVQ, probe
+from medvq.stages.probe import BASELINES, MEDVQ, PROBE
 from medvq.storage.artifacts import Artifact, StageContext
-from medvq.storage.feature_store import FEATURES, VERSIONS, StoreWriter, read_feature
-from numpy.typing import NDArray
+from medvq.storage.feature_store import FEATURES, SWAPPED, VERSIONS, StoreWriter, read_metadata
+from medvq.storage.probe_file import load_probe
+from medvq.summaries import ProbeRow, ProbeSummary
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 ORDER = [MEDVQ, *BASELINES, "histogram", "pyramid", "quantized", "latent", "embedding"]
-SUBJECTS = {"train": 60, "validation": 16, "test": 40}
-SIZE = 6
-METADATA = {"codebook_size": SIZE, "latent_shape": [4, 4], "grid": 2, "classes": ["0", "1"]}
-Features = dict[str, NDArray[Any]]
-
-
-def keys_of(seed: int = 0) -> pd.DataFrame:
-    """Two images of each subject, classes 2 : 1, splits mixed."""
-    rng = np.random.default_rng(seed)
-    split = np.repeat(list(SUBJECTS), list(SUBJECTS.values()))
-    label = np.concatenate([rng.permutation(np.arange(n) % 3 > 0) for n in SUBJECTS.values()])
-    order = rng.permutation(2 * len(split))
-    return pd.DataFrame(
-        {
-            "image_id": [f"image {number:03d}" for number in order],
-            "subject_id": np.repeat([f"subject {n}" for n in range(len(split))], 2)[order],
-            "split": np.repeat(split, 2)[order],
-            "label": np.repeat(label, 2)[order].astype(np.int64),
-        }
-    )
-
-
-def noise(rows: int, rng: np.random.Generator) -> Features:
-    widths = dict.fromkeys(("embedding", "embedding_fine", *BASELINES), 8)
-    widths |= {"latent": 4, "quantized": 4}
-    features: Features = {
-        name: rng.normal(size=(rows, width)).astype(np.float32) for name, width in widths.items()
-    }
-    return {"codes_0": rng.integers(0, SIZE, (rows, 16)).astype(np.uint16)} | features
-
-
-def write_store(folder: Path, keys: pd.DataFrame, seed: int = 0) -> Artifact:
-    rng = np.random.default_rng(seed)
-    signal = np.where(keys["label"] == 1, 1.0, -1.0)[:, None]
-
-    def features(rows: NDArray[np.intp]) -> Features:
-        made = noise(len(rows), rng)
-        made["embedding"] += signal[rows]
-        return made
-
-    with StoreWriter(folder / FEATURES, METADATA) as store:
-        everything = features(np.arange(len(keys)))
-        for name, grids in (("histogram", (1,)), ("pyramid", (1, 2))):
-            histogram = CodeHistogram(SIZE, (4, 4), grids)
-            everything[name] = histogram.fit_transform(everything["codes_0"]).toarray()
-        store.write(keys, everything)
-    train, kept = (
-        np.flatnonzero(keys["split"].isin(splits))
-        for splits in (["train"], ["train", "validation"])
-    )
-    with StoreWriter(folder / VERSIONS, METADATA) as store:
-        for name, rows in ((augmented(0), train), (augmented(1), train), (SWAPPED, kept)):
-            store.write(keys.iloc[rows].assign(version=name), features(rows))
-    return Artifact(folder, {"fingerprint": "of extract"})
-
-
-def configuration(**changes: Any) -> Config:
-    settings: dict[str, Any] = {
-        "label_fraction": 0.4,
-        "repeats": 3,
-        "folds": 2,
-        "regularisation": (1e-4, 1e-2),
-        "components": 6,
-        "bootstrap": 200,
-    }
-    return Config(
-        name="tiny",
-        source=PhantomSource(kind="phantom"),
-        probe=ProbeConfig(**(settings | changes)),
-    )
+SETTINGS: dict[str, Any] = {
+    "label_fraction": 0.4, "repeats": 3, "folds": 2, "regularisation": (1e-4, 1e-2),
+    "components": 6, "bootstrap": 200,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Probed:
     """What a run returned, wrote and reported."""
 
-    summary: dict[str, Any]
+    summary: ProbeSummary
     folder: Path
     predictions: pd.DataFrame
     reported: list[tuple[int, dict[str, float]]]
 
-    def row(self, name: str) -> dict[str, Any]:
-        (row,) = (row for row in self.summary["rows"] if row["features"] == name)
-        return dict(row)
+    def row(self, name: str = MEDVQ) -> ProbeRow:
+        (row,) = (row for row in self.summary.rows if row.features == name)
+        return row
+
+    def mean(self, metric: str, name: str = MEDVQ) -> float:
+        return self.row(name).metrics[metric].mean
+
+    def of(self, name: str = MEDVQ) -> pd.DataFrame:
+        return self.predictions[self.predictions["features"] == name]
+
+    def counts(self) -> tuple[int, int, int]:
+        return self.summary.labels, self.summary.subjects, self.summary.repeats
 
 
 def run(store: Artifact, folder: Path, **changes: Any) -> Probed:
     reported: list[tuple[int, dict[str, float]]] = []
+    config = Config(
+        name="tiny", source=PhantomSource(kind="phantom"), probe=ProbeConfig(**SETTINGS | changes)
+    )
     context = StageContext(
-        configuration(**changes),
+        config,
         folder,
         {"extract": store},
         Path("none"),
         None,
         report=lambda values, step: reported.append((step, values)),
     )
-    summary = probe(context)
+    summary = PROBE.run(context)
     return Probed(summary, folder, pd.read_parquet(folder / "predictions.parquet"), reported)
 
 
 @pytest.fixture(scope="module")
 def keys() -> pd.DataFrame:
-    return keys_of()
+    return store_keys()
 
 
 @pytest.fixture(scope="module")
@@ -139,27 +91,38 @@ def probed(store: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Probed:
 
 
 def test_rows_are_in_the_order_of_the_contract(probed: Probed) -> None:
-    assert [row["features"] for row in probed.summary["rows"]] == ORDER
-    for row in probed.summary["rows"]:
+    values = probed.summary.to_json()
+    assert json.loads((probed.folder / "metrics.json").read_text()) == json.loads(
+        json.dumps(values)
+    )
+    assert ProbeSummary.from_json(values) == probed.summary
+    assert (values["task"], values["headline"]) == ("binary", "auroc")
+    assert [row["features"] for row in values["rows"]] == ORDER
+    for row in values["rows"]:
         assert set(row) == {"features", "validation", *Binary.metrics}
         for metric in Binary.metrics:
             assert set(row[metric]) == {"mean", "std", "ci95"}
 
 
-def test_counts_are_those_of_the_draw(probed: Probed) -> None:
+def test_counts_are_those_of_the_label_subsets(
+    probed: Probed, store: Artifact, tmp_path: Path
+) -> None:
     # 40% of 20 and of 40 subjects, two images each.
-    found = {key: probed.summary[key] for key in ("labels", "subjects", "repeats")}
-    assert found == {"labels": 48, "subjects": 24, "repeats": 3}
-    assert json.loads((probed.folder / "metrics.json").read_text()) == probed.summary
+    assert probed.counts() == (48, 24, 3)
+    everything = run(store, tmp_path, label_fraction=1.0)
+    assert everything.counts() == (120, 60, 1)
+    assert set(everything.predictions["draw"]) == {0}
+    assert {row.metrics["auroc"].std for row in everything.summary.rows} == {0}
 
 
 def test_what_tells_the_class_wins_and_noise_is_chance(probed: Probed) -> None:
-    assert probed.row(MEDVQ)["auroc"]["mean"] > 0.95
-    assert probed.row(MEDVQ)["auroc"] == probed.row("embedding")["auroc"]
+    assert probed.mean("auroc") > 0.95
+    assert probed.row().metrics == probed.row("embedding").metrics
     for name in (*BASELINES, "histogram", "pyramid", "quantized", "latent"):
         # An AUROC of noise on 80 images deviates by 0.07.
-        assert probed.row(name)["auroc"]["mean"] == pytest.approx(0.5, abs=0.2)
-        assert probed.row(name)["auroc"]["ci95"][1] < probed.row(MEDVQ)["auroc"]["ci95"][0]
+        assert probed.mean("auroc", name) == pytest.approx(0.5, abs=0.2)
+        highest = probed.row(name).metrics["auroc"].ci95[1]
+        assert highest < probed.row().metrics["auroc"].ci95[0]
 
 
 def test_baselines_choose_from_larger_c_besides(
@@ -171,129 +134,109 @@ def test_baselines_choose_from_larger_c_besides(
         offered.append(arguments[4].regularisation)
         return fit_probe(*arguments)
 
-    monkeypatch.setattr("medvq.stages.probe.fit_probe", fit)
-    found = run(store, tmp_path, repeats=1, larger_for_baselines=(2.0, 50.0)).summary["rows"]
-    computed = [row["features"] for row in found if row["features"] != "embedding"]
-    of = dict(zip(computed, offered, strict=True))
-    for name, values in of.items():
+    monkeypatch.setattr("medvq.evaluation.probing.fit_probe", fit)
+    rows = run(store, tmp_path, repeats=1, larger_for_baselines=(2.0, 50.0)).summary.rows
+    fitted = [row.features for row in rows if row.features != "embedding"]
+    for name, values in zip(fitted, offered, strict=True):
         larger = (0.02, 0.5) if name in BASELINES else ()
         assert values == pytest.approx((1e-4, 1e-2, *larger))
-    assert {MEDVQ, *BASELINES, "quantized"} <= set(of)
+    assert {MEDVQ, *BASELINES, "quantized"} <= set(fitted)
 
 
 def test_paired_differences_bracket_their_mean(probed: Probed) -> None:
-    differences = probed.summary["medvq_minus"]
-    assert list(differences) == list(BASELINES)
-    for name, gap in differences.items():
-        expected = probed.row(MEDVQ)["auroc"]["mean"] - probed.row(name)["auroc"]["mean"]
-        assert gap["mean"] == pytest.approx(expected)
-        low, high = gap["ci95"]
-        assert 0 < low < gap["mean"] < high
+    assert list(probed.summary.medvq_minus) == list(BASELINES)
+    for name, gap in probed.summary.medvq_minus.items():
+        assert gap.mean == pytest.approx(probed.mean("auroc") - probed.mean("auroc", name))
+        assert 0 < gap.ci95[0] < gap.mean < gap.ci95[1]
 
 
-def test_predictions_reproduce_the_metrics(probed: Probed) -> None:
+def test_predictions_reproduce_the_metrics(probed: Probed, keys: pd.DataFrame) -> None:
     scores = {
         "auroc": roc_auc_score,
         "auprc": average_precision_score,
         "brier": brier_score_loss,
     }
-    for name, part in probed.predictions.groupby("features"):
-        for metric, compute in scores.items():
-            each = [compute(d["label"], d["probability"]) for _, d in part.groupby("draw")]
-            assert len(each) == 3
-            assert probed.row(str(name))[metric]["mean"] == pytest.approx(np.mean(each))
-            assert probed.row(str(name))[metric]["std"] == pytest.approx(np.std(each, ddof=1))
-
-
-def test_thresholds_are_the_drawn_prevalence(probed: Probed) -> None:
-    # 40% of 20 and of 40 subjects of two images each: every draw has as many of either.
-    assert set(probed.predictions["threshold"]) == {32 / 48} == {probed.summary["threshold"]}
-    called = probed.predictions["probability"] >= probed.predictions["threshold"]
-    right = called == (probed.predictions["label"] == 1)
-    accuracy = right[probed.predictions["features"] == MEDVQ].mean()
-    assert accuracy == pytest.approx(probed.row(MEDVQ)["accuracy"]["mean"])
-
-
-def test_predictions_are_of_the_test_images_alone(probed: Probed, keys: pd.DataFrame) -> None:
     test = keys[keys["split"] == "test"]
-    for _, part in probed.predictions.groupby(["features", "draw"]):
-        for column in ("image_id", "subject_id", "label"):
-            assert part[column].tolist() == test[column].tolist()
+    for name in ORDER:
+        subsets = [subset for _, subset in probed.of(name).groupby("draw")]
+        assert len(subsets) == 3
+        for subset in subsets:
+            for column in ("image_id", "subject_id", "label"):
+                assert subset[column].tolist() == test[column].tolist()
+        for metric, compute in scores.items():
+            values = [compute(subset["label"], subset["probability"]) for subset in subsets]
+            assert probed.mean(metric, name) == pytest.approx(np.mean(values))
+            deviation = probed.row(name).metrics[metric].std
+            assert deviation == pytest.approx(np.std(values, ddof=1))
+
+
+def test_thresholds_are_the_prevalence_of_the_labels(probed: Probed) -> None:
+    # 40% of 20 and of 40 subjects of two images each: every subset has as many of either.
+    assert set(probed.predictions["threshold"]) == {32 / 48} == {probed.summary.threshold}
+    own = probed.of()
+    correct = (own["probability"] >= own["threshold"]) == (own["label"] == 1)
+    assert correct.mean() == pytest.approx(probed.mean("accuracy"))
 
 
 def test_validation_scores_weigh_clean_and_swapped(probed: Probed) -> None:
-    for row in probed.summary["rows"]:
-        told = row["validation"]
-        assert told["score"] == pytest.approx(0.75 * told["clean"] + 0.25 * told["swapped"])
-    assert probed.row(MEDVQ)["validation"]["clean"] > 0.95
-    assert probed.row(MEDVQ)["validation"]["swapped"] > 0.95
+    for row in probed.summary.rows:
+        assert row.validation is not None
+        assert row.validation.swapped is not None
+        mixed = 0.75 * row.validation.clean + 0.25 * row.validation.swapped
+        assert row.validation.score == pytest.approx(mixed)
+        if row.features == MEDVQ:
+            assert min(row.validation.clean, row.validation.swapped) > 0.95
 
 
-def test_each_draw_is_reported(probed: Probed) -> None:
+def test_each_label_subset_is_reported(probed: Probed) -> None:
     assert [step for step, _ in probed.reported] == [0, 1, 2]
     for metric in Binary.metrics:
         mean = np.mean([values[metric] for _, values in probed.reported])
-        assert probed.row(MEDVQ)[metric]["mean"] == pytest.approx(mean)
+        assert probed.mean(metric) == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("features", [("embedding", "latent"), ("pyramid",)])
-def test_the_saved_probe_goes_from_features_to_probability(
+def test_the_saved_probe_goes_from_the_table_of_features_to_probabilities(
     store: Artifact, tmp_path: Path, keys: pd.DataFrame, features: tuple[str, ...]
 ) -> None:
     probed = run(store, tmp_path, features=features)
-    file = probed.folder / "probe.skops"
-    model = skops.io.load(file, trusted=skops.io.get_untrusted_types(file=file))
-    stored = ["codes_0" if name == "pyramid" else name for name in features]
-    raw = np.concatenate([read_feature(store.folder / FEATURES, name) for name in stored], axis=1)
-    said = model.predict_proba(raw[keys["split"] == "test"])[:, 1]
-    first = probed.predictions.query("features == @MEDVQ and draw == 0")
-    np.testing.assert_allclose(said, first["probability"], rtol=1e-6)
+    table = pd.read_parquet(store.folder / FEATURES)[keys["split"] == "test"]
+    probability = load_probe(tmp_path).predict_proba(table)[:, 1]
+    first = probed.of().query("draw == 0")["probability"]
+    np.testing.assert_allclose(probability, first, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["latent", "raw_pixels"])
-def test_a_row_is_the_same_whether_it_is_medvqs_or_not(
+def test_a_feature_set_has_the_same_row_whether_it_is_medvqs_or_not(
     store: Artifact, probed: Probed, tmp_path: Path, name: str
 ) -> None:
     """A feature set that is all of MedVQ's is judged once, and has its row all the same."""
-    assert probed.row(MEDVQ) != probed.row(name) | {"features": MEDVQ}
+    assert probed.row().metrics != probed.row(name).metrics
     again = run(store, tmp_path, features=(name,))
-    assert again.row(name) == probed.row(name) == again.row(MEDVQ) | {"features": name}
-    ours, theirs = (
-        again.predictions.query("features == @of")["probability"].to_numpy() for of in (MEDVQ, name)
+    assert again.row(name) == probed.row(name)
+    assert again.row().metrics == probed.row(name).metrics
+    pd.testing.assert_series_equal(
+        again.of()["probability"],
+        again.of(name)["probability"],
+        check_index=False,
+        check_exact=True,
     )
-    np.testing.assert_array_equal(ours, theirs)
-    assert again.summary["medvq_minus"].get(name, {"mean": 0.0})["mean"] == 0.0
+    if name in BASELINES:
+        assert again.summary.medvq_minus[name].mean == 0.0
 
 
 def test_labels_of_test_images_change_no_prediction(
     probed: Probed, keys: pd.DataFrame, tmp_path: Path, store: Artifact
 ) -> None:
-    changed = tmp_path / "store"
-    changed.mkdir()
-    flipped = keys.assign(label=keys["label"].where(keys["split"] != "test", 1 - keys["label"]))
+    flipped = keys["label"].where(keys["split"] != "test", 1 - keys["label"])
     for table in (FEATURES, VERSIONS):
-        read = pd.read_parquet(store.folder / table)
-        lists = [name for name in read if isinstance(read[name].iloc[0], np.ndarray)]
-        labels = read["image_id"].map(flipped.set_index("image_id")["label"])
-        with StoreWriter(changed / table, METADATA) as writer:
-            arrays = {name: np.stack(list(read[name])) for name in lists}
-            writer.write(read.drop(columns=lists).assign(label=labels), arrays)
-    again = run(Artifact(changed, store.record), tmp_path)
+        rewrite(store.folder / table, tmp_path / table, label=flipped.set_axis(keys["image_id"]))
+    again = run(Artifact(tmp_path, store.record), tmp_path)
     assert again.predictions["label"].tolist() == (1 - probed.predictions["label"]).tolist()
     pd.testing.assert_series_equal(
         again.predictions["probability"], probed.predictions["probability"], check_exact=True
     )
-    assert again.row(MEDVQ)["auroc"]["mean"] == pytest.approx(
-        1 - probed.row(MEDVQ)["auroc"]["mean"]
-    )
-
-
-def test_all_labels_are_one_draw(store: Artifact, tmp_path: Path) -> None:
-    probed = run(store, tmp_path, label_fraction=1.0)
-    found = {key: probed.summary[key] for key in ("labels", "subjects", "repeats")}
-    assert found == {"labels": 120, "subjects": 60, "repeats": 1}
-    assert set(probed.predictions["draw"]) == {0}
-    assert {row["auroc"]["std"] for row in probed.summary["rows"]} == {0}
+    assert again.mean("auroc") == pytest.approx(1 - probed.mean("auroc"))
 
 
 def test_the_same_again_is_the_same(store: Artifact, probed: Probed, tmp_path: Path) -> None:
@@ -302,115 +245,111 @@ def test_the_same_again_is_the_same(store: Artifact, probed: Probed, tmp_path: P
     pd.testing.assert_frame_equal(again.predictions, probed.predictions, check_exact=True)
 
 
-def test_a_store_of_mostly_test_images_is_probed(tmp_path: Path) -> None:
-    keys = keys_of()
+def test_components_are_no_more_than_the_training_images_can_have(tmp_path: Path) -> None:
+    keys = store_keys()
     few = set(keys.loc[keys["split"] == "train", "subject_id"].drop_duplicates()[:12])
     keys = keys[(keys["split"] != "train") | keys["subject_id"].isin(few)].reset_index(drop=True)
-    wide = write_store(tmp_path, keys)
-    read = pd.read_parquet(wide.folder / VERSIONS)
-    lists = [name for name in read if isinstance(read[name].iloc[0], np.ndarray)]
-    swapped = read[read["version"] == SWAPPED]
-    with StoreWriter(wide.folder / VERSIONS, METADATA) as writer:
-        writer.write(
-            swapped.drop(columns=lists), {name: np.stack(list(swapped[name])) for name in lists}
-        )
-    probed = run(wide, tmp_path, label_fraction=1.0, components=256, features=BASELINES)
-    assert probed.summary["labels"] == 24
+    rng = np.random.default_rng(0)
+    signal = np.zeros((len(keys), 1))
+    store = write_features(tmp_path, keys, random_features(signal, rng))
+    kept = np.flatnonzero(keys["split"] != "test")
+    with StoreWriter(tmp_path / VERSIONS, read_metadata(tmp_path / FEATURES)) as writer:
+        writer.write(keys.iloc[kept].assign(version=SWAPPED), random_features(signal[kept], rng))
+    probed = run(store, tmp_path, label_fraction=1.0, components=256, features=BASELINES)
+    assert probed.summary.labels == 24
 
 
 @pytest.mark.parametrize(
-    ("features", "told"),
-    [(("nothing",), "it holds: codes_0, embedding"), (("pyramid", "latent"), "cannot be joined")],
+    ("features", "message"),
+    [(("nothing",), "it holds: codes_0, "), (("pyramid", "latent"), "cannot be joined")],
 )
 def test_features_that_cannot_be_probed_are_refused(
-    store: Artifact, tmp_path: Path, features: tuple[str, ...], told: str
+    store: Artifact, tmp_path: Path, features: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         run(store, tmp_path, features=features)
 
 
-def test_a_class_must_stand_in_every_split(tmp_path: Path) -> None:
-    keys = keys_of()
-    keys.loc[keys["split"] == "test", "label"] = 1
-    with pytest.raises(UserError, match="the test split has images of one class only"):
-        run(write_store(tmp_path, keys), tmp_path)
+@pytest.mark.parametrize(
+    ("chosen", "label", "message"),
+    [
+        ("test", 1, "the test split has images of one class only"),
+        (None, None, "neither labels nor a number to predict"),
+        (None, 0, "needs two classes; this data set has 1"),
+    ],
+)
+def test_truth_that_cannot_be_predicted_is_refused(
+    tmp_path: Path, chosen: str | None, label: int | None, message: str
+) -> None:
+    keys = store_keys()
+    keys["label"] = keys["label"].astype("Int64")
+    keys.loc[(keys["split"] == chosen) | (chosen is None), "label"] = label
+    with pytest.raises(UserError, match=message):
+        run(simple_store(tmp_path, keys), tmp_path)
 
 
-def other_store(folder: Path, **columns: Any) -> Artifact:
-    """A store without versions, whose ``embedding`` tells the truth in ``label`` or ``target``."""
-    rng = np.random.default_rng(0)
-    keys = keys_of().assign(**columns)
-    truth = keys["target"] if "target" in keys else keys["label"].fillna(0)
-    signal = np.asarray(truth, float)
-    made = noise(len(keys), rng)
+def simple_store(folder: Path, keys: pd.DataFrame) -> Artifact:
+    """A store without versions and borders, whose ``embedding`` tells the truth."""
+    truth = np.asarray(keys["target"] if "target" in keys else keys["label"].fillna(0), float)
+    signal = np.zeros((len(keys), 8))
     if keys["label"].nunique() > 2:
-        made["embedding"][:, :3] += 4 * np.eye(3)[signal.astype(int)]
+        signal[:, :3] = 4 * np.eye(3)[truth.astype(int)]
     else:
-        made["embedding"][:, 0] = 5 * (signal - signal.mean())
-    del made["border_only"]
-    with StoreWriter(
-        folder / FEATURES, METADATA | {"classes": ["a", "b", "c"], "target": "age"}
-    ) as w:
-        w.write(keys, made | dict.fromkeys(("histogram", "pyramid"), made["embedding"]))
-    return Artifact(folder, {"fingerprint": "of extract"})
+        signal[:, 0] = 5 * (truth - truth.mean())
+    features = random_features(signal, np.random.default_rng(0))
+    del features["border_only"]
+    return write_features(folder, keys, features, classes=["a", "b", "c"], target="age")
 
 
 def test_three_classes_have_rows_by_accuracy_and_the_recall_of_each(tmp_path: Path) -> None:
-    label = np.random.default_rng(3).integers(0, 3, len(keys_of()))
-    probed = run(other_store(tmp_path, label=label), tmp_path, features=("embedding",))
-    assert [row["features"] for row in probed.summary["rows"]] == [
+    label = np.random.default_rng(3).integers(0, 3, 2 * sum(SUBJECTS.values()))
+    probed = run(simple_store(tmp_path, store_keys(label=label)), tmp_path)
+    assert [row.features for row in probed.summary.rows] == [
         name for name in ORDER if name != "border_only"
     ]
-    assert (probed.summary["headline"], probed.summary["task"]) == ("accuracy", "classes")
-    row = probed.row(MEDVQ)
-    assert set(row) == {"features", "validation", "recall", *MANY_CLASSES}
-    assert row["accuracy"]["mean"] > 0.8
-    assert probed.row("raw_pixels")["accuracy"]["mean"] < 0.55
-    assert row["validation"]["swapped"] is None
-    assert row["validation"]["score"] == row["validation"]["clean"]
-    ours = probed.predictions.query("features == @MEDVQ")
-    right = ours["label"] == ours["predicted"]
-    assert right.mean() == pytest.approx(row["accuracy"]["mean"])
+    assert (probed.summary.headline, probed.summary.task) == ("accuracy", "multiclass")
+    row = probed.row()
+    assert set(row.metrics) == set(MULTICLASS)
+    assert probed.mean("accuracy") > 0.8 > 0.55 > probed.mean("accuracy", "raw_pixels")
+    assert row.validation is not None
+    assert (row.validation.swapped, row.validation.score) == (None, row.validation.clean)
+    correct = probed.of()["label"] == probed.of()["predicted"]
+    assert correct.mean() == pytest.approx(probed.mean("accuracy"))
+    assert row.recall is not None
     for number, name in enumerate("abc"):
-        assert right[ours["label"] == number].mean() == pytest.approx(row["recall"][name])
+        share = correct[probed.of()["label"] == number].mean()
+        assert share == pytest.approx(row.recall[name])
 
 
-def test_a_number_has_rows_by_the_share_explained(tmp_path: Path) -> None:
-    rng = np.random.default_rng(4)
-    columns = {"label": None, "target": rng.normal(60, 10, len(keys_of()))}
-    probed = run(other_store(tmp_path, **columns), tmp_path, regularisation=(1.0,), components=8)
-    assert (probed.summary["headline"], probed.summary["task"]) == ("r2", "age")
-    row = probed.row("embedding")
-    assert set(row) == {"features", "validation", "r2", "mae"}
-    assert row["r2"]["mean"] > 0.95 > 0.3 > probed.row("hog")["r2"]["mean"]
-    ours = probed.predictions.query("features == 'embedding'")
-    error = (ours["target"] - ours["predicted"]).abs().mean()
-    assert row["mae"]["mean"] == pytest.approx(error)
+def test_a_number_has_rows_by_the_explained_share_of_the_variance(tmp_path: Path) -> None:
+    target = np.random.default_rng(4).normal(60, 10, 2 * sum(SUBJECTS.values()))
+    store = simple_store(tmp_path, store_keys(label=None, target=target))
+    probed = run(store, tmp_path, regularisation=(1.0,), components=8)
+    assert (probed.summary.headline, probed.summary.task) == ("r2", "age")
+    assert set(probed.row().metrics) == {"r2", "mae"}
+    assert probed.mean("r2") > 0.95 > 0.3 > probed.mean("r2", "hog")
+    error = (probed.of()["target"] - probed.of()["predicted"]).abs().mean()
+    assert probed.mean("mae") == pytest.approx(error)
 
 
-def test_official_folds_are_the_draws(tmp_path: Path) -> None:
-    keys = keys_of()
+def test_official_folds_are_the_label_subsets(tmp_path: Path) -> None:
+    keys = store_keys()
     train, validation = (np.flatnonzero(keys["split"] == s) for s in ("train", "validation"))
     folds = np.full(len(keys), "", dtype=object)
-    # Published draws know nothing of our validation part: ten of its images are in one.
+    # Published folds know nothing of our validation part: ten of its images are in one.
     folds[train[:30]], folds[train[20:30]], folds[train[30:60]] = "0", "0 1", "1"
     folds[validation[:10]] = "0"
-    store = other_store(tmp_path, folds=folds)
+    store = simple_store(tmp_path, keys.assign(folds=folds))
     share = 40 / (2 * (SUBJECTS["train"] + SUBJECTS["validation"]))
     probed = run(store, tmp_path, label_subsets="official", label_fraction=share)
-    assert (probed.summary["labels"], probed.summary["repeats"]) == (40, 2)
+    assert (probed.summary.labels, probed.summary.repeats) == (40, 2)
     with pytest.raises(UserError, match=r"hold 26% of the labels; LABEL_FRACTION=0\.5 needs"):
         run(store, tmp_path, label_subsets="official", label_fraction=0.5)
 
 
 def test_unlabelled_images_take_no_part_in_the_probe(tmp_path: Path) -> None:
-    label = keys_of()["label"].astype("Int64")
-    label[keys_of()["subject_id"].isin([f"subject {n}" for n in range(10)])] = pd.NA
-    probed = run(other_store(tmp_path, label=label), tmp_path, label_fraction=1.0)
-    assert probed.summary["subjects"] == SUBJECTS["train"] - 10
-
-
-def test_without_labels_and_numbers_there_is_no_probe_and_one_line_says_so(tmp_path: Path) -> None:
-    label = pd.array([pd.NA] * len(keys_of()), "Int64")
-    with pytest.raises(UserError, match="neither labels nor a number to predict"):
-        run(other_store(tmp_path, label=label), tmp_path)
+    keys = store_keys()
+    keys["label"] = keys["label"].astype("Int64")
+    keys.loc[keys["subject_id"].isin([f"subject {n}" for n in range(10)]), "label"] = pd.NA
+    probed = run(simple_store(tmp_path, keys), tmp_path, label_fraction=1.0)
+    assert probed.summary.subjects == SUBJECTS["train"] - 10
