@@ -26,17 +26,8 @@ from medvq.images.cache import ReadCache
 from pydantic import ValidationError
 
 KERMANY = Config.model_validate({"name": "any-name", "source": {"kind": "kermany"}})
-PARTS = [
-    {"pattern": f"**/{split}/{label}/*.jpeg", "count": 2}
-    for split in ("train", "test")
-    for label in ("NORMAL", "PNEUMONIA")
-]
-NAMES = [
-    f"chest_xray/{split}/{label}/{number}.jpeg"
-    for split in ("train", "test")
-    for label in ("NORMAL", "PNEUMONIA")
-    for number in range(2)
-]
+FOLDERS = [f"{split}/{label}" for split in ("train", "test") for label in ("NORMAL", "PNEUMONIA")]
+NAMES = [f"chest_xray/{folder}/{number}.jpeg" for folder in FOLDERS for number in range(2)]
 
 
 @pytest.fixture
@@ -81,7 +72,8 @@ def manifest(
         "other_editions": ["edition.zip"],
     }
     about = dict.fromkeys(("title", "address", "licence", "citation"), "made up")
-    document = about | {"images": 8, "files": [file], "parts": PARTS}
+    parts = [{"pattern": f"**/{folder}/*.jpeg", "count": 2} for folder in FOLDERS]
+    document = about | {"images": 8, "files": [file], "parts": parts}
     (folder / "kermany.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setattr(manifests, "FOLDER", folder)
     quick = partial(download.download, patience=Patience(2, 2, 2, 0.001))
@@ -105,21 +97,19 @@ def asked(server: Server) -> list[str]:
     return [path for path, _ in server.seen]
 
 
-def test_what_is_kept_comes_first(tmp_path: Path, server: Server) -> None:
-    kept, mirror = put(tmp_path / "data" / "kermany"), tmp_path / "mirror"
-    put(mirror / "kermany")
-    assert sources.locate(KERMANY, tmp_path / "data", str(mirror)) == kept
-    assert server.seen == []
+def located(folder: Path, mirror: object = None) -> Path:
+    return sources.locate(KERMANY, folder / "data", str(mirror) if mirror else None)
 
 
-def test_a_mirror_is_read_in_place(tmp_path: Path, server: Server) -> None:
-    mirror = tmp_path / "mirror"
-    put(tmp_path / "data" / "kermany", NAMES[:3])  # not all of it
-    put(mirror / "kermany")
+@pytest.mark.parametrize(("names", "where"), [(NAMES, "data"), (NAMES[:3], "mirror")])
+def test_a_complete_copy_comes_first_and_a_mirror_is_read_in_place(
+    tmp_path: Path, server: Server, names: list[str], where: str
+) -> None:
+    put(tmp_path / "data" / "kermany", names)
+    mirror = put(tmp_path / "mirror" / "kermany").parent
     before = held(mirror)
-    assert sources.locate(KERMANY, tmp_path / "data", str(mirror)) == mirror / "kermany"
-    assert held(mirror) == before
-    assert server.seen == []
+    assert located(tmp_path, mirror) == tmp_path / where / "kermany"
+    assert (held(mirror), server.seen) == (before, [])
 
 
 def test_a_part_is_enough_to_go_on_with_and_told_once(
@@ -127,45 +117,40 @@ def test_a_part_is_enough_to_go_on_with_and_told_once(
 ) -> None:
     kept = put(tmp_path / "data" / "kermany", NAMES[1:])
     for _ in range(2):
-        assert sources.locate(KERMANY, tmp_path / "data", None) == kept
+        assert located(tmp_path) == kept
     told = capsys.readouterr().err
     assert told.count("lacks files of the published set: **/train/NORMAL/*.jpeg (1 of 2)") == 1
     assert server.seen == []
 
 
 def test_the_official_source_comes_last(tmp_path: Path, server: Server) -> None:
-    kept = sources.locate(KERMANY, tmp_path / "data", str(tmp_path / "none"))
+    put(tmp_path / "data" / "kermany" / ".unpacking")  # left by an interrupted run
+    kept = located(tmp_path, tmp_path / "none")
     assert kept == tmp_path / "data" / "kermany"
     assert held(kept) == sorted(NAMES)
     assert asked(server) == ["/official/set.zip"]
-    assert sources.locate(KERMANY, tmp_path / "data", None) == kept
+    assert located(tmp_path) == kept
     assert len(server.seen) == 1
 
 
-def test_the_address_of_a_mirror_comes_before_it(tmp_path: Path, server: Server) -> None:
-    kept = sources.locate(KERMANY, tmp_path / "data", f"{server.address}/near/")
-    assert held(kept) == sorted(NAMES)
-    assert asked(server) == ["/near/kermany/set.zip"]
-
-
-def test_a_mirror_that_lacks_the_file_or_has_a_wrong_one_is_passed_over(
-    tmp_path: Path, server: Server, archive: Path
+@pytest.mark.parametrize("near", ["right", "wrong", "missing"])
+def test_the_address_of_a_mirror_comes_before_the_official_source(
+    tmp_path: Path, server: Server, archive: Path, near: str
 ) -> None:
-    right = server.answer
+    official = server.answer
 
     def answer(request: Request) -> None:
         if request.path.startswith("/wrong/"):
             request.give(archive.read_bytes()[::-1])
-        elif request.path.startswith("/empty/"):
+        elif request.path.startswith("/missing/"):
             request.send_error(404)
         else:
-            right(request)
+            official(request)
 
     server.answer = answer
-    for name in ("wrong", "empty"):
-        kept = sources.locate(KERMANY, tmp_path / name, f"{server.address}/{name}")
-        assert held(kept) == sorted(NAMES)
-    assert asked(server)[1::2] == ["/official/set.zip"] * 2
+    assert held(located(tmp_path, f"{server.address}/{near}/")) == sorted(NAMES)
+    others = [] if near == "right" else ["/official/set.zip"]
+    assert asked(server) == [f"/{near}/kermany/set.zip", *others]
 
 
 @pytest.mark.parametrize("where", ["data", "mirror"])
@@ -176,7 +161,7 @@ def test_an_archive_that_a_user_has_put_there_is_adopted(
     put_by_hand = tmp_path / where / "kermany" / name
     put_by_hand.parent.mkdir(parents=True)
     put_by_hand.write_bytes(archive.read_bytes())
-    kept = sources.locate(KERMANY, tmp_path / "data", str(tmp_path / "mirror"))
+    kept = located(tmp_path, tmp_path / "mirror")
     assert kept == tmp_path / "data" / "kermany"
     assert set(held(kept)) - {name} == set(NAMES)
     assert put_by_hand.read_bytes() == archive.read_bytes()
@@ -191,7 +176,7 @@ def test_a_wrong_archive_of_the_users_is_refused_and_left_alone(
     mine.parent.mkdir(parents=True)
     mine.write_text("half of it")
     with pytest.raises(UserError, match=r"set\.zip is not the published file \(10 bytes instead"):
-        sources.locate(KERMANY, tmp_path / "data", None)
+        located(tmp_path)
     assert mine.read_text() == "half of it"
 
 
@@ -200,45 +185,34 @@ def test_offline_one_line_says_what_goes_where(
 ) -> None:
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError) as told:
-        sources.locate(KERMANY, tmp_path / "data", str(tmp_path / "mirror"))
-    line = str(told.value)
-    assert "\n" not in line
-    checksum = hashlib.md5(archive.read_bytes()).hexdigest()
-    size = f"{archive.stat().st_size:,}"
-    for part in (
-        "127.0.0.1: cannot be reached",
-        f"put set.zip ({size} bytes, md5:{checksum}) (packed or unpacked)",
-        f"into {tmp_path / 'data' / 'kermany'}",
-        str(tmp_path / "mirror" / "kermany"),
-        "DATA_MIRROR",
-    ):
-        assert part in line
+    with pytest.raises(UserError) as caught:
+        located(tmp_path, tmp_path / "mirror")
+    data, mirror = (tmp_path / name / "kermany" for name in ("data", "mirror"))
+    size, checksum = archive.stat().st_size, hashlib.md5(archive.read_bytes()).hexdigest()
+    assert str(caught.value) == (
+        f"no data: {data} and {mirror} are missing or empty, and downloading failed (127.0.0.1: "
+        f"cannot be reached, 2 times in a row); put set.zip ({size:,} bytes, md5:{checksum}) "
+        f"(packed or unpacked) of made up into {data}, or set DATA_ROOT or DATA_MIRROR to a "
+        "folder that holds kermany/"
+    )
 
 
 def test_an_archive_of_another_layout_is_told(tmp_path: Path, manifest: Path) -> None:
     text = manifest.read_text().replace("**/test/NORMAL/", "**/exam/NORMAL/")
     manifest.write_text(text)
     with pytest.raises(UserError, match=r"still lacks \*\*/exam/NORMAL"):
-        sources.locate(KERMANY, tmp_path / "data", None)
+        located(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     with pytest.raises(UserError, match=r"cannot write to .*data/kermany .*DATA_ROOT"):
-        sources.locate(KERMANY, tmp_path / "data", None)
+        located(tmp_path)
 
 
 def test_a_mirror_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"DATA_MIRROR begins with ftp://"):
-        sources.locate(KERMANY, tmp_path, "ftp://somewhere")
-
-
-def test_leftovers_of_an_interrupted_run_do_not_count(tmp_path: Path, server: Server) -> None:
-    put(tmp_path / "data" / "kermany" / ".unpacking")
-    kept = sources.locate(KERMANY, tmp_path / "data", None)
-    assert held(kept) == sorted(NAMES)
-    assert asked(server) == ["/official/set.zip"]
+        located(tmp_path, "ftp://somewhere")
 
 
 def printed(folder: Path, cache: Path) -> str:

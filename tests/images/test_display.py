@@ -58,11 +58,6 @@ def test_any_depth_sign_and_scale(
     expect(shown, header, tmp_path, atol=1e-4)
 
 
-def test_twelve_bits_are_shown_over_twelve_bits(tmp_path: Path) -> None:
-    stored = np.array([[0, 1, 2048], [4095, 7, 100]], np.uint16)
-    expect(stored / 4095, dicom(stored, bits=12), tmp_path)
-
-
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 @pytest.mark.parametrize(
     ("kind", "rescale"),

@@ -79,13 +79,6 @@ def test_exif_rotation_is_undone(tmp_path: Path, orientation: int, bits: int) ->
     np.testing.assert_allclose(read_grey(tmp_path / "x.png"), ramp() / 255, atol=1e-6)
 
 
-def test_the_original_files_of_kermany(real_data: Path) -> None:
-    for label in ("NORMAL", "PNEUMONIA"):
-        file = sorted((real_data / "kermany-fullres" / label).iterdir())[0]
-        expected = np.asarray(Image.open(file).convert("L"), np.float32) / 255
-        np.testing.assert_allclose(read_grey(file), expected, atol=1e-6)
-
-
 def test_a_panorama_is_shrunk_to_what_memory_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
