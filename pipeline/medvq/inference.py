@@ -65,7 +65,9 @@ def load_probe(path: str | Path) -> Pipeline:
     UserError
         There is no such artifact, or it holds anything else than a probe.
     """
-    return probe_file.load_probe(_finished(Path(path), "probe").folder)
+    artifact = _finished(Path(path), "probe")
+    artifacts.verify(artifact, probe_file.FILE)
+    return probe_file.load_probe(artifact.folder)
 
 
 def _finished(folder: Path, stage: str) -> Artifact:
@@ -100,10 +102,13 @@ class Encoder:
     def __init__(self, artifact: Artifact, device: str = "auto") -> None:
         self.config = artifact.config()
         self.device = torch.device(choose_device(device))
+        artifacts.verify(artifact, FILE)
         self.model: VQVAE = load_model(artifact.folder / FILE).to(self.device)
         ingest, alignment = self.config.ingest, None
         if ingest.alignment.enabled:
-            template = np.load(artifacts.source(artifact, "ingest").folder / "template.npy")
+            images = artifacts.source(artifact, "ingest")
+            artifacts.verify(images, "template.npy")
+            template = np.load(images.folder / "template.npy")
             alignment = Alignment(torch.from_numpy(template)[None, None], ingest.alignment)
         self._prepare = Preparation(ingest, alignment)
         self._read = Reader(ingest.read_shape, ingest.channels, ingest.fit)

@@ -16,6 +16,7 @@ from medvq.storage.artifacts import (
     point_latest,
     publish,
     source,
+    verify,
     write_text,
     writing,
 )
@@ -144,6 +145,25 @@ def test_the_artifact_that_another_was_made_from(folder: Path) -> None:
     folder.rename(folder.with_name("gone"))
     with pytest.raises(UserError, match=r"needs the artifact .*0123456789abcdef .* copy it there"):
         source(pretrain, "ingest")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_file_that_was_damaged_is_found_and_named(folder: Path, damage: str) -> None:
+    artifact = published(folder, "0123456789" * 100)
+    verify(artifact)
+    file = folder / "table.csv"
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[500] ^= 1
+        file.write_bytes(content)
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    else:
+        file.unlink()
+    with pytest.raises(UserError, match=r"table\.csv (was changed|is missing).*FORCE=1"):
+        verify(artifact)
+    with pytest.raises(UserError, match=r"table\.csv"):
+        verify(artifact, "table.csv")
 
 
 def test_text_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class Record:
     commit : of the code, ``-dirty`` where it was changed; None outside git.
     summary : see :mod:`medvq.summaries`.
     finished : when, in UTC.
+    files : the SHA-256 checksum of every other file of the artifact, by its path in the folder.
     """
 
     stage: str
@@ -64,6 +66,7 @@ class Record:
     mlflow_run_id: str
     summary: JsonObject
     finished: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,8 @@ def writing(folder: Path) -> Iterator[Path]:
 
 def publish(aside: Path, folder: Path, record: Record) -> Artifact:
     """Write the record, sync, rename ``aside`` to ``folder``, and point ``latest`` at it."""
-    content = asdict(record) | {"finished": dt.datetime.now(dt.UTC).isoformat()}
+    finished = dt.datetime.now(dt.UTC).isoformat()
+    content = asdict(record) | {"finished": finished, "files": _checksums(aside)}
     write_text(aside / RECORD, json.dumps(content, indent=2) + "\n")
     for path in aside.rglob("*"):
         if path.is_file():
@@ -216,9 +220,47 @@ def publish(aside: Path, folder: Path, record: Record) -> Artifact:
     _sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     point_latest(folder)
-    finished = find(folder)
-    assert finished is not None
-    return finished
+    artifact = find(folder)
+    assert artifact is not None
+    return artifact
+
+
+def verify(artifact: Artifact, *names: str) -> None:
+    """Compare an artifact's files with the checksums that they had when they were written.
+
+    Parameters
+    ----------
+    names : paths in the folder; none: all files.
+
+    Raises
+    ------
+    UserError
+        A file is missing or was changed; the message says how to make the artifact anew.
+    """
+    expected = {name: artifact.record.files[name] for name in names or artifact.record.files}
+    found = _checksums(artifact.folder, tuple(expected))
+    for name, checksum in expected.items():
+        if found.get(name) != checksum:
+            what = "was changed or damaged since it was written" if name in found else "is missing"
+            raise UserError(
+                f"{artifact.folder / name} {what}; make it anew: medvq {artifact.record.stage} "
+                f"--force (make: FORCE=1), or copy the artifact again"
+            )
+
+
+def _checksums(folder: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the SHA-256 checksums of files in ``folder`` that are there, by their paths in it."""
+    paths = [folder / name for name in names] or sorted(folder.rglob("*"))
+    files = [path for path in paths if path.is_file() and path.name != RECORD]
+
+    def checksum(path: Path) -> str:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        sums = list(threads.map(checksum, files))
+    keys = (path.relative_to(folder).as_posix() for path in files)
+    return dict(zip(keys, sums, strict=True))
 
 
 def point_latest(folder: Path) -> None:
