@@ -5,6 +5,7 @@ import os
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,13 @@ def tarred(path: Path, members: dict[str, bytes], mode: Mode = "w") -> Path:
     return path
 
 
+PACK: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
+    "zip": zipped,
+    "tar": tarred,
+    "tar.gz": lambda path, members: tarred(path, members, "w:gz"),
+}
+
+
 def found(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -41,20 +49,18 @@ def found(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("kind", PACK)
 def test_everything_comes_out(tmp_path: Path, kind: str) -> None:
     debris = {"__MACOSX/set/._a.bin": b"x", "set/._a.bin": b"x", "set/.DS_Store": b"x"}
-    pack = {"zip": zipped, "tar": tarred, "tar.gz": lambda p, m: tarred(p, m, "w:gz")}[kind]
-    unpack(pack(tmp_path / f"a.{kind}", CONTENT | debris), tmp_path / "out")
+    unpack(PACK[kind](tmp_path / f"a.{kind}", CONTENT | debris), tmp_path / "out")
     assert found(tmp_path / "out") == CONTENT
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 @pytest.mark.parametrize("name", ["../out.txt", "{absolute}", "a/../../b", "..\\b", "C:\\b", "C:b"])
 def test_no_name_leads_out(tmp_path: Path, kind: str, name: str) -> None:
-    pack = {"zip": zipped, "tar": tarred}[kind]
     name = name.format(absolute=tmp_path / "escaped.txt")
-    archive = pack(tmp_path / f"a.{kind}", {"fine.txt": b"", name: b"bad"})
+    archive = PACK[kind](tmp_path / f"a.{kind}", {"fine.txt": b"", name: b"bad"})
     with pytest.raises(BadArchive, match="leads out of its folder"):
         unpack(archive, tmp_path / "in" / "out")
     assert found(tmp_path) == {archive.name: archive.read_bytes()}
@@ -96,8 +102,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_a_bomb_goes_off_aside_and_small(tmp_path: Path, kind: str) -> None:
     bomb = {"fine.txt": b"", "bomb": bytes(40_000_000)}
-    pack = {"zip": zipped, "tar.gz": lambda p, m: tarred(p, m, "w:gz")}[kind]
-    archive = pack(tmp_path / f"a.{kind}", bomb)
+    archive = PACK[kind](tmp_path / f"a.{kind}", bomb)
     with pytest.raises(BadArchive, match="unpacks to more than"):
         unpack(archive, tmp_path / "out")
     assert found(tmp_path / "out") == {}

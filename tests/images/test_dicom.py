@@ -16,45 +16,24 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 
-NO_HEADER = "not a DICOM file"
 NO_PIXELS = "without pixel data"
-FRAMES = "several frames that state no place"
-DOSE = "no image: a dose distribution"
-LENGTH = "shorter or longer than the size"
-REFUSED = {
-    "ExplVR_BigEndNoMeta.dcm": NO_HEADER,
-    "ExplVR_LitEndNoMeta.dcm": NO_HEADER,
-    "no_meta.dcm": NO_HEADER,
-    "rtstruct.dcm": NO_HEADER,
-    "UN_sequence.dcm": NO_PIXELS,
-    "empty_charset_LEI.dcm": NO_PIXELS,
-    "meta_missing_tsyntax.dcm": NO_PIXELS,
-    "nested_priv_SQ.dcm": NO_PIXELS,
-    "no_meta_group_length.dcm": NO_PIXELS,
-    "priv_SQ.dcm": NO_PIXELS,
-    "MR_truncated.dcm": LENGTH,
-    "MR_small_padded.dcm": LENGTH,
-    "JPEG2000-embedded-sequence-delimiter.dcm": "of another size than the header says",
-    "SC_rgb_rle_2frame.dcm": FRAMES,
-    "SC_rgb_rle_16bit_2frame.dcm": FRAMES,
-    "SC_rgb_rle_32bit_2frame.dcm": FRAMES,
-    "examples_ybr_color.dcm": FRAMES,
-    "badVR.dcm": DOSE,
-    "rtdose.dcm": DOSE,
-    "rtdose_1frame.dcm": DOSE,
-    "rtdose_expb.dcm": DOSE,
-    "rtdose_expb_1frame.dcm": DOSE,
-    "rtdose_rle.dcm": DOSE,
-    "rtdose_rle_1frame.dcm": DOSE,
-    "liver_1frame.dcm": "no image: a segmentation",
-    "liver_expb_1frame.dcm": "no image: a segmentation",
-    "reportsi.dcm": "no image: a structured report",
-    "reportsi_with_empty_number_tags.dcm": "no image: a structured report",
-    "test-SR.dcm": "no image: a structured report",
-    "rtplan.dcm": "no image: a treatment plan",
-    "rtplan_truncated.dcm": "no image: a treatment plan",
-    "waveform_ecg.dcm": "no image: a waveform",
+# Reasons, and the files of pydicom's (.dcm) that are refused for them.
+REFUSED_FOR = {
+    "not a DICOM file": "ExplVR_BigEndNoMeta ExplVR_LitEndNoMeta no_meta rtstruct",
+    NO_PIXELS: "UN_sequence empty_charset_LEI meta_missing_tsyntax nested_priv_SQ"
+    " no_meta_group_length priv_SQ",
+    "shorter or longer than the size": "MR_truncated MR_small_padded",
+    "of another size than the header says": "JPEG2000-embedded-sequence-delimiter",
+    "several frames that state no place": "SC_rgb_rle_2frame SC_rgb_rle_16bit_2frame"
+    " SC_rgb_rle_32bit_2frame examples_ybr_color",
+    "no image: a dose distribution": "badVR rtdose rtdose_1frame rtdose_expb rtdose_expb_1frame"
+    " rtdose_rle rtdose_rle_1frame",
+    "no image: a segmentation": "liver_1frame liver_expb_1frame",
+    "no image: a structured report": "reportsi reportsi_with_empty_number_tags test-SR",
+    "no image: a treatment plan": "rtplan rtplan_truncated",
+    "no image: a waveform": "waveform_ecg",
 }
+REFUSED = {f"{name}.dcm": why for why, names in REFUSED_FOR.items() for name in names.split()}
 # What dcmtk's tools cannot open, and the same pixels in a file that they can.
 SAME_AS = {
     "MR_small_jp2klossless.dcm": "MR_small.dcm",
@@ -85,10 +64,10 @@ READ = [path for path in READ if "TINY_ALPHA" not in path.parts]
 
 
 def demanded(header: pydicom.Dataset) -> Window | None:
-    """Where viewers differ on what to show without a window, both are told one."""
+    """A window for both where viewers differ on what to show without one."""
     stated = "WindowCenter" in header or "VOILUTSequence" in header
-    told = {"NM": Window(128, 256), "CT": Window(40, 400)}
-    return None if stated else told.get(header.get("Modality"))
+    windows = {"NM": Window(128, 256), "CT": Window(40, 400)}
+    return None if stated else windows.get(header.get("Modality"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from medvq.config import Config, IngestConfig
 from medvq.images.preparation import Preparation
 from medvq.images.reading import ImageFiles, Reader
 from medvq.method.alignment import Alignment, Registration
-from medvq.stages.ingest import ingest
+from medvq.stages.ingest import run as ingest
 from medvq.storage.artifacts import StageContext
 from numpy.typing import NDArray
 from PIL import Image
