@@ -1,10 +1,9 @@
-"""How well a label is told from a table: known answers, and no subject on both sides."""
+"""How well a table tells a label: known answers, and no subject in two folds."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from medvq.audit.shortcuts import FEWEST_SUBJECTS, told
-from medvq.audit.shortcuts import auroc as area
+from medvq.audit.shortcuts import MIN_SUBJECTS, auroc_with_interval, measure_shortcuts
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -18,10 +17,9 @@ EACH_ITS_OWN = np.arange(N)
 
 
 def auroc(table: pd.DataFrame, labels=LABELS, subjects=EACH_ITS_OWN) -> float:
-    found = told({"": table}, labels, subjects)[""]
-    assert found.reason == ""
-    assert found.auroc is not None
-    return found.auroc
+    result = measure_shortcuts({"": table}, labels, subjects)[""]
+    assert result.reason == ""
+    return result.auroc
 
 
 def test_two_shifted_normals_have_the_auroc_of_theory() -> None:
@@ -80,28 +78,32 @@ def test_of_three_classes_the_mean_of_one_against_the_rest() -> None:
 def test_what_cannot_be_computed_is_said() -> None:
     table = pd.DataFrame({"x": RNG.standard_normal(N)})
     tables = {"same": pd.DataFrame({"x": np.ones(N)}), "other": table}
-    found = told(tables, LABELS, EACH_ITS_OWN)
+    found = measure_shortcuts(tables, LABELS, EACH_ITS_OWN)
     same = found["same"]
     assert (same.auroc, same.reason) == (None, "the same for every image, or not known")
     assert found["other"].auroc is not None
-    few = np.minimum(EACH_ITS_OWN, N // 2 + FEWEST_SUBJECTS - 2)
-    reasons = {one.reason for one in told(tables, LABELS, few).values()}
+    few = np.minimum(EACH_ITS_OWN, N // 2 + MIN_SUBJECTS - 2)
+    reasons = {one.reason for one in measure_shortcuts(tables, LABELS, few).values()}
     assert reasons == {"fewer than two groups of 10 subjects or more"}
-    enough = np.minimum(EACH_ITS_OWN, N // 2 + FEWEST_SUBJECTS - 1)
-    assert told({"": table}, LABELS, enough)[""].auroc is not None
-    assert told({"": table}, np.full(N, "ill"), EACH_ITS_OWN)[""].auroc is None
+    enough = np.minimum(EACH_ITS_OWN, N // 2 + MIN_SUBJECTS - 1)
+    assert measure_shortcuts({"": table}, LABELS, enough)[""].auroc is not None
+    assert measure_shortcuts({"": table}, np.full(N, "ill"), EACH_ITS_OWN)[""].auroc is None
 
 
 def test_the_area_is_scikit_learns_ties_included() -> None:
     scores = RNG.integers(0, 6, (N, 3)).astype(float)
     truth = RNG.integers(0, 3, N)[:, None] == np.arange(3)
-    assert area(scores, truth, EACH_ITS_OWN)[0] == pytest.approx(roc_auc_score(truth, scores))
+    assert auroc_with_interval(scores, truth, EACH_ITS_OWN)[0] == pytest.approx(
+        roc_auc_score(truth, scores)
+    )
 
 
 def test_an_image_shown_three_times_makes_no_interval_narrower() -> None:
     scores, truth = RNG.standard_normal(N) + (LABELS == "ill"), LABELS == "ill"
-    once = area(scores, truth, EACH_ITS_OWN)
-    thrice = area(*(np.repeat(values, 3) for values in (scores, truth, EACH_ITS_OWN)))
+    once = auroc_with_interval(scores, truth, EACH_ITS_OWN)
+    thrice = auroc_with_interval(
+        *(np.repeat(values, 3) for values in (scores, truth, EACH_ITS_OWN))
+    )
     np.testing.assert_allclose(thrice[1], once[1])
 
 
@@ -111,7 +113,11 @@ def test_the_interval_is_as_wide_as_the_area_varies() -> None:
     found = []
     for _ in range(400):
         of_subject = RNG.standard_normal(60)[subjects]
-        found.append(area(of_subject + 0.5 * RNG.standard_normal(120) + truth, truth, subjects))
+        found.append(
+            auroc_with_interval(
+                of_subject + 0.5 * RNG.standard_normal(120) + truth, truth, subjects
+            )
+        )
     areas, intervals = np.array([one[0] for one in found]), np.array([one[1] for one in found])
     expected = norm.cdf(1 / np.sqrt(2 * 1.25))
     assert areas.mean() == pytest.approx(expected, abs=0.01)
@@ -122,4 +128,4 @@ def test_the_interval_is_as_wide_as_the_area_varies() -> None:
 
 
 def test_what_is_told_for_certain_has_no_width() -> None:
-    assert area(np.arange(N), LABELS == "well", EACH_ITS_OWN) == (1, (1, 1))
+    assert auroc_with_interval(np.arange(N), LABELS == "well", EACH_ITS_OWN) == (1, (1, 1))

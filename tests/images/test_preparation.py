@@ -29,7 +29,7 @@ def chest(seed: int, height: int = 90, width: int = 72) -> Bytes:
     lungs = np.exp(-(((np.abs(x) - 0.4) / 0.2) ** 2) - (y / 0.45) ** 2)
     spine = np.exp(-((x / 0.07) ** 2) - (y / 0.8) ** 2)
     grey = 0.55 - 0.45 * lungs + 0.35 * spine + 0.03 * rng.standard_normal((height, width))
-    return np.rint(255 * grey.clip(0, 1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * grey.clip(0, 1)), np.uint8)
 
 
 @pytest.mark.parametrize("aligned", [True, False])
@@ -70,7 +70,7 @@ def test_the_chain_gives_what_ingest_caches(tmp_path: Path, aligned: bool) -> No
     cached = np.load(out / "images.npy")
     paths = pd.read_csv(out / "manifest.csv")["path"]
     assert sorted(paths) == names
-    images = [reader(ImageFiles((folder / path,))).image for path in paths]
+    images = [np.array(reader(ImageFiles((folder / path,))).image) for path in paths]
     np.testing.assert_array_equal(preparation(np.concatenate(images)).images, cached)
     # Sums over a batch of another size round otherwise.
     alone = np.concatenate([preparation(image).images for image in images])
@@ -124,7 +124,7 @@ def test_resampling_takes_the_part_at_the_position() -> None:
 @pytest.mark.parametrize(
     ("channels", "size"), [(3, 16), (1, (16, 16, 16)), (3, (16, 16, 16))], ids=str
 )
-def test_colour_and_volumes_keep_their_channels(channels: int, size: int | tuple) -> None:
+def test_colour_and_volumes_keep_their_channels(channels: int, size: int | tuple[int, ...]) -> None:
     shape = (size,) * 2 if isinstance(size, int) else size
     twice = 32 if isinstance(size, int) else (32, 32, 32)
     off = {"equalise": None, "alignment": {"enabled": False}, "swap": {"enabled": False}}

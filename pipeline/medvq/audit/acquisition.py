@@ -19,36 +19,16 @@ import pandas as pd
 from medvq.images.formats import is_dicom
 
 EQUIPMENT = (
-    "Manufacturer",
-    "ManufacturerModelName",
-    "StationName",
-    "DeviceSerialNumber",
-    "SoftwareVersions",
-    "DetectorType",
-    "DetectorID",
-    "InstitutionName",
+    "Manufacturer", "ManufacturerModelName", "StationName", "DeviceSerialNumber",
+    "SoftwareVersions", "DetectorType", "DetectorID", "InstitutionName",
     "InstitutionalDepartmentName",
-)
+)  # fmt: skip
 SETTINGS = (
-    "BitsAllocated",
-    "BitsStored",
-    "ImagerPixelSpacing",
-    "PixelSpacing",
-    "SliceThickness",
-    "KVP",
-    "Exposure",
-    "ExposureTime",
-    "XRayTubeCurrent",
-    "DistanceSourceToDetector",
-    "DistanceSourceToPatient",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "WindowCenter",
-    "WindowWidth",
-    "RepetitionTime",
-    "EchoTime",
-    "MagneticFieldStrength",
-)
+    "BitsAllocated", "BitsStored", "ImagerPixelSpacing", "PixelSpacing", "SliceThickness", "KVP",
+    "Exposure", "ExposureTime", "XRayTubeCurrent", "DistanceSourceToDetector",
+    "DistanceSourceToPatient", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth",
+    "RepetitionTime", "EchoTime", "MagneticFieldStrength",
+)  # fmt: skip
 KINDS = ("PhotometricInterpretation", "LossyImageCompression", "ViewPosition", "BodyPartExamined")
 _MOMENT = ("StudyDate", "StudyTime")
 _PERSON = ("PatientAge", "PatientSex")

@@ -2,8 +2,8 @@
 
 Each measure is the AUROC of a logistic regression in cross-validation grouped by subject, so that
 no subject is judged by a model that saw another of its images. With more than two classes it is the
-mean over one class against the rest. Its interval takes the predictions as they stand and the
-subjects as drawn (DeLong's, with the images of a subject kept together [2]_). On the frame and the
+mean over one class against the rest. Its interval takes the predictions as fixed and the subjects
+as sampled (DeLong's, with the images of a subject kept together [2]_). On the frame and the
 position of radiographs as a source of such shortcuts see [1]_.
 
 References
@@ -30,33 +30,39 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from threadpoolctl import threadpool_limits
 
 Folds = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
+
 WARNING = 0.70
-_FOLDS = 5
-FEWEST_SUBJECTS = 10
+"""AUROC above which a shortcut is warned of: an arbitrary but fixed line, as every other would be."""
+MIN_SUBJECTS = 10
 """Of a class, below which an AUROC would be noise."""
-_MOST_IMAGES = 10_000
-_FEW_COLUMNS = 12
-_MOST_CATEGORIES = 20
+_FOLDS = 5
+# Images that a measure is taken on: more change its second digit no longer.
+_MAX_IMAGES = 10_000
+# Columns up to which squares and products are added: of more they would outnumber the images.
+_MAX_EXPANDED = 12
+# Categories of a column that are told apart, the most frequent ones.
+_MAX_CATEGORIES = 20
+# Strong regularisation of standardised features, since there may be 200 of few images.
 _C = 0.01
 _NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
 class ShortcutResult:
-    """How well something is told: an AUROC with its 95% interval, or why there is none."""
+    """How well something tells a target: an AUROC with its 95% interval, or why there is none."""
 
     auroc: float | None
     reason: str = ""
     interval: tuple[float, float] | None = None
 
 
-def told(
+def measure_shortcuts(
     tables: Mapping[str, pd.DataFrame],
     target: NDArray[Any],
     subjects: NDArray[Any],
     seed: int = 0,
 ) -> dict[str, ShortcutResult]:
-    """How well ``target`` is told from each of ``tables``.
+    """Measure how well each of ``tables`` tells ``target``.
 
     Parameters
     ----------
@@ -66,34 +72,60 @@ def told(
     seed : of the sample that stands for more than 10,000 rows.
     """
     per_class = pd.Series(subjects).groupby(target).nunique()
-    classes = per_class.index[per_class >= FEWEST_SUBJECTS]
+    classes = per_class.index[per_class >= MIN_SUBJECTS]
     if len(classes) < 2:
-        reason = f"fewer than two groups of {FEWEST_SUBJECTS} subjects or more"
+        reason = f"fewer than two groups of {MIN_SUBJECTS} subjects or more"
         return dict.fromkeys(tables, ShortcutResult(None, reason))
     rows = np.flatnonzero(np.isin(target, classes))
-    if len(rows) > _MOST_IMAGES:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_IMAGES, replace=False))
-    truth, whose = target[rows], subjects[rows]
-    folds = list(StratifiedGroupKFold(_FOLDS).split(truth, truth, whose))
-    return {name: _told(table.iloc[rows], truth, whose, folds) for name, table in tables.items()}
+    if len(rows) > _MAX_IMAGES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MAX_IMAGES, replace=False))
+    truth, groups = target[rows], subjects[rows]
+    folds = list(StratifiedGroupKFold(_FOLDS).split(truth, truth, groups))
+    return {
+        name: _measure(table.iloc[rows], truth, groups, folds) for name, table in tables.items()
+    }
 
 
-def auroc(
+def _measure(
+    table: pd.DataFrame, truth: NDArray[Any], subjects: NDArray[Any], folds: Folds
+) -> ShortcutResult:
+    table = table.loc[:, (table.nunique(dropna=False) > 1).to_numpy()]
+    if table.shape[1] == 0:
+        return ShortcutResult(None, "the same for every image, or not known")
+    classes = np.unique(truth)
+    binary = len(classes) == 2
+    solver = "newton-cholesky" if binary else "lbfgs"
+    model = LogisticRegression(C=_C, tol=1e-3, max_iter=500, solver=solver)
+    # The threads of BLAS spin while they wait for each other, which costs more than they give.
+    with threadpool_limits(1):
+        probability = cross_val_predict(
+            model, _design_matrix(table), truth, cv=folds, method="predict_proba"
+        )
+    if binary:
+        probability, classes = probability[:, 1:], classes[1:]
+    area, interval = auroc_with_interval(probability, truth[:, None] == classes, subjects)
+    return ShortcutResult(area, interval=interval)
+
+
+def auroc_with_interval(
     scores: NDArray[np.floating], positive: NDArray[np.bool_], subjects: NDArray[Any]
 ) -> tuple[float, tuple[float, float]]:
-    """Area under the ROC curve, and its 95% interval over subjects.
+    """Return the area under the ROC curve, and its 95% interval over subjects.
 
-    All of shape (N,), or (N, K) for the mean over K classes of each against the rest.
+    Where every pair is ranked correctly there is no spread to estimate the interval's width from,
+    and it is a point.
 
-    Where every pair is told right there is no spread to tell the width of the interval from, and it
-    is a point.
+    Parameters
+    ----------
+    scores, positive, subjects : of shape (N,); the first two (N, K) for the mean over K classes of
+        each against the rest.
 
     >>> score, truth = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
-    >>> auroc(score, truth, np.arange(4))[0]
+    >>> auroc_with_interval(score, truth, np.arange(4))[0]
     0.75
     """
     scores, positive = scores.reshape(len(scores), -1), positive.reshape(len(scores), -1)
-    pairs = [_shares(one, truth) for one, truth in zip(scores.T, positive.T, strict=True)]
+    pairs = [_influence(one, truth) for one, truth in zip(scores.T, positive.T, strict=True)]
     area = float(np.mean([share for share, _ in pairs]))
     influence = np.mean([change for _, change in pairs], axis=0)
     of_subject = np.bincount(np.unique(subjects, return_inverse=True)[1], influence)
@@ -106,57 +138,32 @@ def auroc(
     return area, (float(ends[0]), float(ends[1]))
 
 
-def _shares(
+def _influence(
     scores: NDArray[np.floating], positive: NDArray[np.bool_]
 ) -> tuple[float, NDArray[np.float64]]:
-    """The share of pairs told right, ties by half, and how much each image moves it."""
+    """Return the share of pairs ranked correctly, ties by half, and how much each image moves it."""
     above = np.empty(len(scores))
-    for these in (positive, ~positive):
-        # How many of the other kind lie below, by ranks among all and among its own.
-        above[these] = rankdata(scores)[these] - rankdata(scores[these])
+    for group in (positive, ~positive):
+        # How many of the other group lie below, by ranks among all and within the group.
+        above[group] = rankdata(scores)[group] - rankdata(scores[group])
     negatives, positives = int((~positive).sum()), int(positive.sum())
-    right = np.where(positive, above / negatives, 1 - above / positives)
-    area = float(right[positive].mean())
-    return area, (right - area) / np.where(positive, positives, negatives)
+    correct = np.where(positive, above / negatives, 1 - above / positives)
+    area = float(correct[positive].mean())
+    return area, (correct - area) / np.where(positive, positives, negatives)
 
 
-def _told(
-    table: pd.DataFrame, truth: NDArray[Any], subjects: NDArray[Any], folds: Folds
-) -> ShortcutResult:
-    table = table.loc[:, (table.nunique(dropna=False) > 1).to_numpy()]
-    if table.shape[1] == 0:
-        return ShortcutResult(None, "the same for every image, or not known")
-    binary = len(np.unique(truth)) == 2
-    # The threads of BLAS spin while they wait for each other, which costs more than they give.
-    with threadpool_limits(1):
-        probability = cross_val_predict(
-            LogisticRegression(
-                C=_C, tol=1e-3, max_iter=500, solver="newton-cholesky" if binary else "lbfgs"
-            ),
-            _design(table),
-            truth,
-            cv=folds,
-            method="predict_proba",
-        )
-    of_class = np.unique(truth)[1:] if binary else np.unique(truth)
-    area, interval = auroc(
-        probability[:, 1:] if binary else probability, truth[:, None] == of_class, subjects
-    )
-    return ShortcutResult(area, interval=interval)
+def _design_matrix(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Return standardised columns: numbers, whether they are known, and indicators of categories.
 
-
-def _design(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Standardised columns: numbers, whether they are known, and which category it is; of a few
-    numbers their squares and products too, since too small may tell as much as too large.
+    Squares and products of a few numbers are added, since too small may tell as much as too large.
     """
     numbers = table.select_dtypes("number")
     columns = numbers.fillna(numbers.mean()).to_numpy(np.float64)
-    if 0 < columns.shape[1] <= _FEW_COLUMNS:
+    if 0 < columns.shape[1] <= _MAX_EXPANDED:
         columns = StandardScaler().fit_transform(columns)
         columns = PolynomialFeatures(2, include_bias=False).fit_transform(columns)
     parts = [columns, numbers.isna().to_numpy(np.float64)]
-    others = table.select_dtypes(exclude="number")
-    for column in (others[name] for name in others):
-        common = column.value_counts().index[:_MOST_CATEGORIES]
+    for _, column in table.select_dtypes(exclude="number").items():
+        common = column.value_counts().index[:_MAX_CATEGORIES]
         parts.append(column.to_numpy()[:, None] == common.to_numpy()[None, :])
     return np.asarray(StandardScaler().fit_transform(np.concatenate(parts, axis=1)))

@@ -34,17 +34,23 @@ def draw_ingest(folder: Path, figures: Path) -> None:
         rows["acquisition\nswapped"] = list(np.load(file, mmap_mode="r")[index])
     plots.image_sheet(rows, figures / "images.png", "Images as read and as prepared")
 
-    means: dict[str, list[NDArray[np.float64]]] = {name: [] for name in arrays}
-    titles = []
-    for (split, label), group in manifest.groupby(["split", "label_name"]):
-        if split == "validation" or not label:
-            continue
-        chosen = group.index.to_numpy()[:: max(1, len(group) // _AVERAGED)]
-        for name, images in arrays.items():
-            means[name].append(images[chosen].mean(0))
-        titles.append(f"{split}, {label}")
-    if titles:
-        plots.image_sheet(means, figures / "class_means.png", "Mean image of each class", titles)
+    classes = {
+        f"{split}, {label}": np.flatnonzero(
+            (manifest["split"] == split) & (manifest["label_name"] == label)
+        )
+        for split in ("train", "test")
+        for label in sorted(set(manifest["label_name"]) - {""})
+    }
+    if classes := {title: rows for title, rows in classes.items() if len(rows)}:
+        means = {
+            name: [
+                images[rows[:: max(1, len(rows) // _AVERAGED)]].mean(0) for rows in classes.values()
+            ]
+            for name, images in arrays.items()
+        }
+        plots.image_sheet(
+            means, figures / "class_means.png", "Mean image of each class", list(classes)
+        )
 
 
 def draw_pretrain(folder: Path, summary: PretrainSummary, figures: Path) -> None:
@@ -59,7 +65,8 @@ def draw_pretrain(folder: Path, summary: PretrainSummary, figures: Path) -> None
     )
     with plots.panels(figures / "codebook_use.png", len(summary.codebook), 6, 3.4) as axes:
         for level, (axis, book) in enumerate(zip(axes, summary.codebook, strict=True)):
-            use = np.sort(np.load(folder / f"codebook_use{_suffix(level)}.npy"))[::-1]
+            suffix = f"_{level}" if level else ""
+            use = np.sort(np.load(folder / f"codebook_use{suffix}.npy"))[::-1]
             axis.bar(np.arange(len(use)), use / use.sum() * 100, width=1.0, color=plots.BLUE)
             axis.axhline(100 / len(use), color=plots.ORANGE, ls="--", label="even use")
             axis.set(
@@ -70,51 +77,48 @@ def draw_pretrain(folder: Path, summary: PretrainSummary, figures: Path) -> None
 
 
 def _draw_training(history: pd.DataFrame, levels: int, figures: Path) -> None:
-    epochs = history["epoch"]
     with plots.panels(figures / "curves.png", 4, 3.75, 3.4) as (error, contrast, psnr, codes):
         for axis, train, validation, label in (
             (error, "reconstruction", "val_mse", "squared error / training variance"),
             (contrast, "contrast", "val_contrast", "contrastive loss (nats)"),
         ):
-            axis.plot(epochs, history[train], color=plots.ORANGE, ls="--", label="training views")
-            axis.plot(epochs, history[validation], color=plots.BLUE, label="validation images")
-            axis.set(xlabel="epoch", ylabel=label, ylim=(0, None))
-        psnr.plot(epochs, history["val_psnr_db"], color=plots.BLUE)
-        psnr.set(xlabel="epoch", ylabel="validation PSNR (dB)")
-        for level in range(levels):
-            for name, colour, style in (
-                ("codes_used", plots.BLUE, "-"),
-                ("perplexity", plots.ORANGE, "--"),
-            ):
-                # Each label stands in the legend once, whatever the number of levels.
-                label = None if level else {"codes_used": "codes in use"}.get(name, name)
-                values = history[name + _suffix(level)]
-                codes.plot(epochs, values, color=colour, ls=style, label=label)
-        codes.set(xlabel="epoch", ylabel="codes", ylim=(0, None))
-
-
-def _suffix(level: int) -> str:
-    """Return what the names of files and columns of a level of codes end in."""
-    return f"_{level}" if level else ""
+            lines = {
+                train: ("training views", *plots.TRAINING),
+                validation: ("validation images", *plots.VALIDATION),
+            }
+            plots.plot_epochs(axis, history, lines, label)
+        plots.plot_epochs(
+            psnr, history, {"val_psnr_db": ("", *plots.VALIDATION)}, "validation PSNR (dB)"
+        )
+        lines = {
+            "codes_used": ("codes in use", *plots.VALIDATION),
+            "perplexity": ("perplexity", *plots.TRAINING),
+        }
+        for level in range(1, levels):
+            # The labels stand in the legend once.
+            lines[f"codes_used_{level}"] = ("", *plots.VALIDATION)
+            lines[f"perplexity_{level}"] = ("", *plots.TRAINING)
+        plots.plot_epochs(codes, history, lines, "codes")
+        for axis in (error, contrast, codes):
+            plots.start_at_zero(axis)
 
 
 def draw_prior(folder: Path, summary: PriorSummary, figures: Path) -> None:
     """Draw bits per code of every level in training and validation, beside simple codings."""
+    colours = (plots.BLACK, plots.RED, plots.GREEN, plots.PINK)
     with plots.panels(figures / "curves.png", len(summary.levels), 6, 3.8) as axes:
         for number, (axis, level) in enumerate(zip(axes, summary.levels, strict=True)):
             history = pd.read_csv(level_folder(folder, number) / "history.csv")
-            for name, colour, style, label in (
-                ("bits_per_code", plots.ORANGE, "--", "training"),
-                ("val_bits_per_code", plots.BLUE, "-", "validation"),
-            ):
-                axis.plot(history["epoch"], history[name], color=colour, ls=style, label=label)
+            lines = {
+                "bits_per_code": ("training", *plots.TRAINING),
+                "val_bits_per_code": ("validation", *plots.VALIDATION),
+            }
+            plots.plot_epochs(axis, history, lines, "bits per code")
             codings = level.val_bits_of_simple_codings.items()
-            for (name, bits), colour in zip(
-                codings, (plots.BLACK, plots.RED, plots.GREEN, plots.PINK), strict=True
-            ):
+            for (name, bits), colour in zip(codings, colours, strict=True):
                 axis.axhline(bits, color=colour, ls=":", label=name.replace("_", " "))
-            axis.set(xlabel="epoch", ylabel="bits per code", ylim=(0, None))
             axis.set_title(f"{level.model}, {level.codes_per_image} codes per image")
+            plots.start_at_zero(axis)
 
 
 def draw_sample(folder: Path, summary: SampleSummary, figures: Path) -> None:

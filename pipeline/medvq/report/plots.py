@@ -12,8 +12,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 matplotlib.use("Agg")
@@ -21,6 +23,8 @@ import matplotlib.pyplot as plt
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
+TRAINING, VALIDATION = (ORANGE, "--"), (BLUE, "-")
+"""Colour and style of lines over epochs."""
 REFERENCE = {"color": "0.7", "lw": 0.8, "zorder": 0}
 """How lines are drawn that only guide the eye, such as a diagonal."""
 
@@ -39,8 +43,34 @@ def panels(
     yield list(axes[0])
     for axis in axes[0]:
         if axis.get_legend() is None and axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, fontsize=8)
+            add_legend(axis)
     save(figure, file)
+
+
+def add_legend(axis: Axes, **options: Any) -> None:
+    """Add a legend that can be read where lines run behind it."""
+    axis.legend(fontsize=8, framealpha=0.8, edgecolor="none", **options)
+
+
+def plot_epochs(
+    axis: Axes, history: pd.DataFrame, lines: Mapping[str, tuple[str, str, str]], ylabel: str
+) -> None:
+    """Plot columns of a training's history against the epoch.
+
+    Parameters
+    ----------
+    history : one row per epoch, with a column ``epoch``.
+    lines : by column, its label (empty for none), colour and line style.
+    """
+    for column, (label, colour, style) in lines.items():
+        axis.plot(history["epoch"], history[column], color=colour, ls=style, label=label or None)
+    axis.set(xlabel="epoch", ylabel=ylabel)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def start_at_zero(axis: Axes) -> None:
+    """Let the vertical axis begin at 0 and end a little above the highest value."""
+    axis.set_ylim(0, 1.08 * axis.dataLim.y1)
 
 
 def image_sheet(

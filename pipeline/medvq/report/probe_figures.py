@@ -54,8 +54,8 @@ def draw_probe(folder: Path, summary: ProbeSummary, figures: Path) -> None:
     predictions = pd.read_parquet(folder / "predictions.parquet")
     if summary.task == "binary":
         title = (
-            f"Test split, {100 * summary.label_fraction:g}% of the labels, mean over "
-            f"{summary.repeats} label subset{'s' * (summary.repeats > 1)}"
+            f"Test split, {100 * summary.label_fraction:g}% of the labels,\n"
+            f"mean over {summary.repeats} label subset{'s' * (summary.repeats > 1)}"
         )
         _draw_roc(predictions, summary.rows, title, figures)
         _draw_decisions(predictions, figures)
@@ -158,7 +158,7 @@ def _draw_roc(
             roc.plot(grid, mean, color=style.colour, ls=style.line, label=label)
         roc.plot([0, 1], [0, 1], **plots.REFERENCE)
         roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
-        roc.legend(frameon=False, title="AUROC [95% interval]", loc="lower right", fontsize=8)
+        plots.add_legend(roc, title="AUROC [95% interval]", loc="lower right")
         _plot_calibration(calibration, predictions)
 
 
@@ -178,7 +178,7 @@ def _plot_calibration(axis: Axes, predictions: pd.DataFrame) -> None:
     axis.set(
         xlabel="predicted probability",
         ylabel="observed share of positives",
-        title="Calibration (below the diagonal: probabilities too high)",
+        title="Calibration\n(below the diagonal: probabilities too high)",
     )
 
 
@@ -232,10 +232,10 @@ def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
             title="Decision curve: of use where above\n'treat all' and 'treat none'",
         )
         for axis, what in ((wrong, "errors"), (balanced, "errors, mean of both classes")):
+            plots.start_at_zero(axis)
             axis.set(
                 xlabel="cases answered, most certain first (%)",
                 ylabel=f"{what} (%)",
-                ylim=(0, None),
                 title="Abstention: lower at the left where\ncertain answers are more often right",
             )
 

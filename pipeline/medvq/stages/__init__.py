@@ -5,13 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from medvq.config import Config
 from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import (
-    ExtractSummary,
-    IngestSummary,
-    PretrainSummary,
     PriorSummary,
     SampleSummary,
     Summary,
@@ -48,26 +44,8 @@ def _late(name: str, kind: type[Summary], help_: str, draw: str, **more: Any) ->
     return Stage(name=name, help=help_, run=run, draw=draw_, table=table, summary=kind, **more)
 
 
-def _ingest_settings(config: Config) -> dict[str, Any]:
-    return {
-        "source": config.source.model_dump(mode="json"),
-        **config.ingest.model_dump(mode="json"),
-    }
-
-
-def _files(config: Config, options: Any) -> dict[str, str]:
-    from medvq.datasets import sources
-
-    folder = sources.locate(config, options.data_root, options.data_mirror)
-    with sources.read_cache(options.cache) as cache:
-        return {"files": sources.fingerprint(sources.list_images(config, folder), folder, cache)}
-
-
 _FIGURES = "medvq.report.figures"
-INGEST = _late(
-    "ingest", IngestSummary, "read the images: manifest, audit, alignment, cache of preprocessed images",
-    "medvq.report.audit_page:draw_ingest", settings=_ingest_settings, outside=_files,
-)  # fmt: skip
+from medvq.stages.ingest import INGEST  # noqa: E402
 from medvq.stages.pretrain import PRETRAIN  # noqa: E402
 from medvq.stages.extract import EXTRACT  # noqa: E402, I001
 

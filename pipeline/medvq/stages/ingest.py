@@ -6,6 +6,7 @@ Writes into its artifact, N images in the order of the manifest, S the side of a
 ``manifest.csv``            one row per image, see :mod:`medvq.datasets.manifest`
 ``quarantine.csv``          files that were set aside, with the reason
 ``audit.json``              what may be wrong with the set, see :mod:`medvq.audit.findings`
+``audit.html``              the same as a page
 ``clusters.csv``            the cluster of acquisition of each image
 ``images.npy``              uint8 (N, S, S): equalised and aligned
 ``originals.npy``           uint8 (N, R, R): as read, resized
@@ -21,335 +22,285 @@ Colour images and volumes are (N, C, *spatial) where grey pictures are (N, S, S)
 files are written only where acquisitions are swapped, positions only with those or an alignment.
 A validation split that the source publishes is taken as it is; else a share of the training
 subjects is one.
+
+With another artifact of ingest as the input ``reference``, nothing is fitted on the images: all are
+test images, aligned to the template of that artifact.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import tqdm
-
-from medvq.audit import acquisition
-from medvq.audit import findings as audit
-from medvq.config import Config, IngestConfig
-from medvq.datasets import sources
-from medvq.datasets.array_files import read_array_image
-from medvq.datasets.dataset import SPLITS, SourceImage
-from medvq.datasets.manifest import check_manifest
-from medvq.errors import UserError
-from medvq.images.preparation import Preparation
-from medvq.images.reading import ImageFiles, Reader, ReadResult, image_checksum, read_all
-from medvq.images.resizing import fit_to_shape
-from medvq.images.workers import processors
-from medvq.method.alignment import Alignment, Registration
-from medvq.method.swap import Kind, swap_acquisition
+from medvq.config import Config
+from medvq.stages.stage import RunOptions, Stage
 from medvq.storage.artifacts import StageContext
+from medvq.summaries import IngestSummary, SplitCount
 
-Bytes = NDArray[np.uint8]
-_SWAP_CHUNK = 512
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from medvq.audit.findings import Audit
+    from medvq.datasets.dataset import SourceImage
+    from medvq.datasets.reading import ReadDataset
+    from medvq.images.preparation import Preparation, PreparedImages
+    from medvq.method.alignment import Registration
+    from medvq.method.swap import Kind
+
+    Files = dict[str, pd.DataFrame | NDArray[Any] | Audit]
+
+REFERENCE = "reference"
+"""The name of an input: an artifact of ingest whose alignment is used as it is."""
 
 
-def ingest(context: StageContext) -> dict[str, Any]:
-    """Run the stage; return its summary."""
-    config = context.config
-    folder = sources.locate(config, context.data_root, context.data_mirror)
-    listed = sources.list_images(config, folder)
-    frozen = "reference" in context.inputs
-    if frozen:
+def run(context: StageContext) -> IngestSummary:
+    """Read, prepare and audit the images, and write the artifact."""
+    from medvq.datasets import sources
+    from medvq.datasets.dataset import SPLITS
+    from medvq.datasets.manifest import check_manifest
+    from medvq.datasets.reading import read_dataset
+    from medvq.images.frame import frame_features
+
+    config, folder, settings = context.config, context.folder, context.config.ingest
+    with sources.read_cache(context.cache) as cache:
+        data = read_dataset(_listed(context), config, folder / "originals.npy", cache)
+    _write(folder, {"quarantine.csv": data.quarantine})
+    _refuse_too_many_broken(data, settings.max_quarantined, folder)
+    manifest = check_manifest(
+        data.manifest,
+        official_crossing=sources.dataset(config.source).allows_crossing,
+        splits=("test",) if REFERENCE in context.inputs else SPLITS,
+    )
+    preparation, prepared = _prepare(context, manifest, data.originals)
+    files: Files = {"manifest.csv": manifest, "images.npy": prepared.images}
+    if preparation.alignment is not None:
+        files["template.npy"] = preparation.alignment.template[0, 0].numpy()
+    if settings.alignment.enabled or settings.swap.enabled:
+        files["alignment.csv"] = _alignment_table(manifest, prepared.registration)
+    positions = prepared.registration.positions[:, :4]
+    frame = frame_features(data.originals, positions)
+    if settings.swap.enabled:
+        files["frame.npy"] = frame
+        files |= _swap(context, manifest, data.originals, positions, preparation)
+    audit, clusters = _audit(config, data, manifest, frame)
+    files |= {"audit.json": audit, "clusters.csv": clusters}
+    _write(folder, files)
+    not_aligned = int(prepared.registration.failed.sum())
+    return _summary(manifest, len(data.quarantine), not_aligned, audit)
+
+
+def _listed(context: StageContext) -> list[SourceImage]:
+    from medvq.datasets import sources
+
+    folder = sources.locate(context.config, context.data_root, context.data_mirror)
+    listed = sources.list_images(context.config, folder)
+    if REFERENCE in context.inputs:
         # Nothing will be fitted on these images, whatever split their source puts them in.
-        listed = [replace(item, split="test") for item in listed]
-    manifest, originals, kept = _read_all(listed, config, context.folder, context.cache)
-    official = sources.dataset(config.source).allows_crossing
-    splits = ("test",) if frozen else SPLITS
-    manifest = check_manifest(manifest, official_crossing=official, splits=splits)
-    manifest.to_csv(context.folder / "manifest.csv", index=False)
-    failed = _preprocess(manifest, originals, config, context.folder, _template(context))
-    found = _audit(manifest, originals, kept, config, context.folder)
-    quarantined = len(pd.read_csv(context.folder / "quarantine.csv"))
+        listed = [replace(image, split="test") for image in listed]
+    return listed
+
+
+def _refuse_too_many_broken(data: ReadDataset, max_share: float, folder: Path) -> None:
+    """Stop where too many images are broken; what the source wants set aside does not count."""
+    import pandas as pd
+
+    from medvq.errors import UserError
+
+    total = len(data.images) + len(data.quarantine)
+    if data.images and len(data.broken) <= max_share * total:
+        return
+    counted = data.broken if data.images else data.quarantine["reason"].tolist()
+    reasons = "; ".join(
+        f"{n} x {reason}" for reason, n in pd.Series(counted).value_counts().items()
+    )
+    problem = (
+        f"{len(counted)} of {total} files cannot be read, more than "
+        f"ingest.max_quarantined={max_share:g}"
+        if data.images
+        else f"all {total} files were set aside"
+    )
+    raise UserError(f"{problem}: {reasons} (table: {folder / 'quarantine.csv'})")
+
+
+def _prepare(
+    context: StageContext, manifest: pd.DataFrame, originals: NDArray[Any]
+) -> tuple[Preparation, PreparedImages]:
+    """Equalise and align the images, to the template of the reference where there is one."""
+    import numpy as np
+    import torch
+
+    from medvq.images.preparation import Preparation, PreparedImages
+    from medvq.method.alignment import Alignment
+
+    settings = context.config.ingest
+    preparation = Preparation(settings)
+    if not settings.alignment.enabled:
+        return preparation, preparation(originals)
+    equalised = preparation.equalise(originals)
+    if REFERENCE in context.inputs:
+        template = np.load(context.inputs[REFERENCE].folder / "template.npy")
+        alignment = Alignment(torch.from_numpy(template)[None, None], settings.alignment)
+    else:
+        train = torch.from_numpy(np.flatnonzero(manifest["split"] == "train"))
+        alignment = Alignment.fit(equalised[train], settings.alignment)
+    preparation = Preparation(settings, alignment)
+    registration = preparation.register(equalised, progress="aligning")
+    images = preparation.resample(equalised, registration)
+    return preparation, PreparedImages(images, registration)
+
+
+def _alignment_table(manifest: pd.DataFrame, registration: Registration) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = ["log_scale_x", "log_scale_y", "shift_x", "shift_y"]
+    table = pd.DataFrame(registration.positions.numpy(), columns=columns)
+    table.insert(0, "image_id", manifest["image_id"].to_numpy())
+    return table.assign(
+        correlation=registration.correlation.numpy(), failed=registration.failed.numpy()
+    )
+
+
+def _swap(
+    context: StageContext,
+    manifest: pd.DataFrame,
+    originals: NDArray[Any],
+    positions: Tensor,
+    preparation: Preparation,
+) -> Files:
+    """Swap acquisitions for training and for validation; donors are training images alone."""
+    import numpy as np
+
+    from medvq.images.swapped import SwappedCopies, swapped_copies
+
+    settings, split = context.config.ingest, manifest["split"].to_numpy()
+    train, not_test = np.flatnonzero(split == "train"), np.flatnonzero(split != "test")
+
+    def copies(rows: NDArray[Any], kind: Kind, number: int) -> SwappedCopies:
+        rng = np.random.default_rng([context.config.seed, number])
+        return swapped_copies(originals, positions, rows, train, preparation, kind, rng)
+
+    numbers = range(1, 1 + settings.swap.training_copies)
+    training = [copies(train, "training", number).images for number in numbers]
+    shape = (len(numbers), len(train), settings.image_size, settings.image_size)
+    validation = copies(not_test, "validation", 0)
     return {
-        "images": len(manifest),
-        "subjects": int(manifest["subject_id"].nunique()),
-        "splits": {split: _count(manifest[manifest["split"] == split]) for split in SPLITS},
-        "quarantined": quarantined,
-        "duplicates": found["duplicate_files"],
-        "subjects_in_train_and_test": found["subjects_in_train_and_test"],
-        "not_aligned": failed,
-        "audit": audit.headline(found),
+        "swapped_training.npy": np.array(training, np.uint8).reshape(shape),
+        "swapped_validation.npy": validation.images,
+        "frame_swapped.npy": validation.frame,
     }
 
 
-def validation_share(subject: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the subject and the seed alone.
-
-    A subject is in the validation split where it is small, so that adding images moves none.
-    """
-    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def frame_features(originals: Bytes, positions: Tensor) -> NDArray[np.float32]:
-    """What can be told without the lungs: mean and deviation of the outer two of 14 cells on each
-    side, and the thorax's position; shape (B, 2 x 96 + 4).
-    """
-    height, width = (side // 14 for side in originals.shape[-2:])
-    cells = originals[:, : 14 * height, : 14 * width]
-    cells = cells.reshape(len(originals), 14, height, 14, width)
-    outer = np.ones((14, 14), bool)
-    outer[2:-2, 2:-2] = False
-    mean = cells.mean((2, 4), dtype=np.float32)[:, outer]
-    deviation = cells.std((2, 4), dtype=np.float32)[:, outer]
-    return np.concatenate([mean, deviation, positions.numpy() * 255], 1).astype(np.float32)
-
-
-def _read_all(
-    listed: list[SourceImage], config: Config, folder: Path, cache: Path | None
-) -> tuple[pd.DataFrame, Bytes, list[SourceImage]]:
-    """Read every image into ``originals.npy``; return its manifest, the array, and the sources."""
-    grey_pictures = config.ingest.channels == 1 and len(config.ingest.read_shape) == 2
-    channels = () if grey_pictures else (config.ingest.channels,)
-    shape = (len(listed), *channels, *config.ingest.read_shape)
-    file = folder / "originals.npy"
-    images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    with file.open("r+b") as stream:
-        # A sparse file that meets a full disk while it is mapped kills the process (SIGBUS).
-        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
-    rows: list[dict[str, Any]] = []
-    sources_kept: list[SourceImage] = []
-    quarantine: list[dict[str, str]] = []
-    broken: list[str] = []
-    labels = sorted({item.label for item in listed if item.label is not None})
-    seen: dict[str, int] = {}
-    official = any(item.split == "validation" for item in listed)
-    for item, read in zip(listed, _reads(listed, config.ingest, cache), strict=True):
-        if read.image is None:
-            quarantine.append(
-                {"path": item.shown_path, "sha256": read.sha256, "reason": read.reason}
-            )
-            if not item.set_aside:
-                broken.append(read.reason)
-            continue
-        images[len(rows)] = read.image.reshape(shape[1:])
-        sources_kept.append(item)
-        seen[read.sha256] = seen.get(read.sha256, 0) + 1
-        again = f"-{seen[read.sha256]}" if seen[read.sha256] > 1 else ""
-        share = validation_share(item.subject, config.seed)
-        held_back = not official and share < config.ingest.validation_fraction
-        rows.append(
-            {
-                "image_id": read.sha256[:16] + again,
-                "path": item.shown_path,
-                "subject_id": item.subject,
-                "certain_subject_id": item.certain_subject or item.subject,
-                "split": "validation" if item.split == "train" and held_back else item.split,
-                "label": None if item.label is None else labels.index(item.label),
-                "label_name": item.label or "",
-                "sha256": read.sha256,
-                "width": read.size[-1],
-                "height": read.size[-2],
-                "depth": read.size[0] if len(read.size) == 3 else 1,
-                "channels": config.ingest.channels,
-                "source": config.source.kind,
-                "target": item.target,
-                "target_name": item.target_name,
-                "folds": " ".join(map(str, item.folds)),
-            }
-        )
-    columns = ["path", "sha256", "reason"]
-    pd.DataFrame(quarantine, columns=columns).to_csv(folder / "quarantine.csv", index=False)
-    _refuse_too_many(quarantine, broken, len(listed), config.ingest, folder)
-    if quarantine:
-        kept = np.array(images[: len(rows)])
-        np.save(file, kept)
-        images = np.load(file, mmap_mode="r")
-    manifest = pd.DataFrame(rows)
-    manifest["label"] = manifest["label"].astype("Int64")
-    return manifest, images, sources_kept
-
-
-def _refuse_too_many(
-    quarantine: list[dict[str, str]],
-    broken: list[str],
-    total: int,
-    config: IngestConfig,
-    folder: Path,
-) -> None:
-    """Stop where too many are ``broken``; what the source wants set aside does not count."""
-    nothing_left = len(quarantine) == total
-    if nothing_left or len(broken) > config.max_quarantined * total:
-        counted = [row["reason"] for row in quarantine] if nothing_left else broken
-        reasons = pd.Series(counted).value_counts()
-        told = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-        what = (
-            f"all {total} files were set aside"
-            if nothing_left
-            else f"{len(counted)} of {total} files cannot be read, more than "
-            f"ingest.max_quarantined={config.max_quarantined:g}"
-        )
-        raise UserError(f"{what}: {told} (table: {folder / 'quarantine.csv'})")
-
-
-def _reads(
-    listed: list[SourceImage], config: IngestConfig, cache_folder: Path | None
-) -> Iterator[ReadResult]:
-    """Every image as read: those of array files here, those in files of their own elsewhere."""
-    reader = Reader(config.read_shape, config.channels, config.fit)
-    files = [
-        ImageFiles(item.files, bool(item.parts), item.window)
-        for item in listed
-        if item.index is None and not item.set_aside
-    ]
-    with sources.read_cache(cache_folder) as cache:
-        read = read_all(files, reader, cache)
-        for item in tqdm(listed, desc="reading", unit=" images", mininterval=1.0):
-            if item.set_aside:
-                digest = image_checksum(item.files, cache)
-                yield ReadResult(None, digest, reason=item.set_aside)
-            elif item.index is not None:
-                stored, image = read_array_image(item.path, item.index, config.channels)
-                digest = hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest()
-                yield ReadResult(
-                    fit_to_shape(image, config.read_shape, config.fit), digest, image.shape[1:]
-                )
-            else:
-                yield next(read)
-
-
-def _template(context: StageContext) -> Alignment | None:
-    """The alignment of another data set, where one is given to be used as it is."""
-    if "reference" not in context.inputs or not context.config.ingest.alignment.enabled:
-        return None
-    template = np.load(context.inputs["reference"].folder / "template.npy")
-    return Alignment(torch.from_numpy(template)[None, None], context.config.ingest.alignment)
-
-
-def _preprocess(
-    manifest: pd.DataFrame,
-    originals: Bytes,
-    config: Config,
-    folder: Path,
-    alignment: Alignment | None,
-) -> int:
-    """Equalise, align (to a template of its own where none is given), swap; write the cache;
-    return how many images could not be placed.
-    """
-    settings = config.ingest
-    preparation = Preparation(settings)
-    if not settings.alignment.enabled and not settings.swap.enabled:
-        np.save(folder / "images.npy", preparation(originals).images)
-        return 0
-    equalised = preparation.equalise(originals)
-    train = np.flatnonzero(manifest["split"] == "train")
-    if settings.alignment.enabled:
-        alignment = alignment or Alignment.fit(
-            equalised[torch.from_numpy(train)], settings.alignment
-        )
-        np.save(folder / "template.npy", alignment.template[0, 0].numpy())
-    preparation = Preparation(settings, alignment)
-    placed = preparation.register(equalised, progress="aligning")
-    np.save(folder / "images.npy", preparation.resample(equalised, placed))
-    del equalised
-    _positions_table(manifest, placed).to_csv(folder / "alignment.csv", index=False)
-    if not settings.swap.enabled:
-        return int(placed.failed.sum())
-    np.save(folder / "frame.npy", frame_features(originals, placed.positions))
-
-    def swapped(rows: NDArray[np.intp], kind: Kind, seed: int) -> tuple[Bytes, NDArray[np.float32]]:
-        rng = np.random.default_rng([config.seed, seed])
-        donors = rng.choice(train, len(rows))
-        cut, frames = [], []
-        for start in tqdm(
-            range(0, len(rows), _SWAP_CHUNK), desc=f"swapping ({kind})", unit=" batches"
-        ):
-            these, given = rows[start : start + _SWAP_CHUNK], donors[start : start + _SWAP_CHUNK]
-            images = swap_acquisition(
-                originals[these],
-                placed.positions[these],
-                originals[given],
-                placed.positions[given],
-                kind,
-                rng,
-            )
-            prepared, registration = preparation(images)
-            cut.append(prepared)
-            frames.append(frame_features(images, registration.positions))
-        return np.concatenate(cut), np.concatenate(frames)
-
-    copies = [swapped(train, "training", 1 + c)[0] for c in range(settings.swap.training_copies)]
-    shape = (len(copies), len(train), settings.image_size, settings.image_size)
-    np.save(folder / "swapped_training.npy", np.array(copies, np.uint8).reshape(shape))
-    kept = np.flatnonzero(manifest["split"] != "test")
-    images, frames = swapped(kept, "validation", 0)
-    np.save(folder / "swapped_validation.npy", images)
-    np.save(folder / "frame_swapped.npy", frames)
-    return int(placed.failed.sum())
-
-
-def _positions_table(manifest: pd.DataFrame, placed: Registration) -> pd.DataFrame:
-    axes = [f"{what}_{axis}" for what in ("log_scale", "shift") for axis in "xy"]
-    table = pd.DataFrame(placed.positions.numpy(), columns=axes)
-    table.insert(0, "image_id", manifest["image_id"].to_numpy())
-    return table.assign(correlation=placed.correlation.numpy(), failed=placed.failed.numpy())
-
-
 def _audit(
-    manifest: pd.DataFrame,
-    originals: Bytes,
-    listed: list[SourceImage],
-    config: Config,
-    folder: Path,
-) -> dict[str, Any]:
+    config: Config, data: ReadDataset, manifest: pd.DataFrame, frame: NDArray[Any]
+) -> tuple[Audit, pd.DataFrame]:
+    """Return the audit, and the table with the cluster of acquisition of each image."""
+    import pandas as pd
+
+    from medvq.audit.acquisition import describe
+    from medvq.audit.findings import audit
+    from medvq.datasets import sources
+    from medvq.images.workers import processors
+
+    # A file that holds many images tells nothing of each.
+    separate = all(image.index is None for image in data.images)
+    acquisition = (
+        describe([image.path for image in data.images], processors())
+        if separate
+        else pd.DataFrame(index=range(len(data.images)))
+    )
     rules = sources.dataset(config.source).subject_rules(manifest["path"].tolist())
-    found, clusters = audit.audit(
+    result, clusters = audit(
+        config.name,
         manifest,
-        originals,
-        _frame(originals, folder),
-        _acquisition(listed),
+        data.originals,
+        frame,
+        acquisition,
         rules or {"subject": manifest["subject_id"].tolist()},
         sources.published_images(config.source),
         config.seed,
     )
-    found = {"dataset": config.name, **found}
-    (folder / "audit.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
-    table = pd.DataFrame({"image_id": manifest["image_id"], "cluster": clusters})
-    table.to_csv(folder / "clusters.csv", index=False)
-    return found
+    return result, pd.DataFrame({"image_id": manifest["image_id"], "cluster": clusters})
 
 
-def _frame(originals: Bytes, folder: Path) -> NDArray[np.float32]:
-    """The frame and position of each image, for the audit; without an alignment position is 0."""
-    if (folder / "frame.npy").is_file():
-        return np.asarray(np.load(folder / "frame.npy"))
-    positions = torch.zeros(len(originals), 4)
-    if (aligned := folder / "alignment.csv").is_file():
-        positions = torch.from_numpy(pd.read_csv(aligned).iloc[:, 1:5].to_numpy(np.float32))
-    chunks = zip(range(0, len(originals), _SWAP_CHUNK), positions.split(_SWAP_CHUNK), strict=True)
-    return np.concatenate(
-        [frame_features(audit.planes(originals[i : i + _SWAP_CHUNK]), part) for i, part in chunks]
+def _write(folder: Path, files: Mapping[str, pd.DataFrame | NDArray[Any] | Audit]) -> None:
+    """Write tables as CSV, arrays as NPY, and the audit as JSON."""
+    import json
+
+    import numpy as np
+    import pandas as pd
+
+    for name, content in files.items():
+        if isinstance(content, pd.DataFrame):
+            content.to_csv(folder / name, index=False)
+        elif isinstance(content, np.ndarray):
+            np.save(folder / name, content)
+        else:
+            (folder / name).write_text(json.dumps(asdict(content), indent=2), encoding="utf-8")
+
+
+def _summary(
+    manifest: pd.DataFrame, quarantined: int, not_aligned: int, audit: Audit
+) -> IngestSummary:
+    from medvq.datasets.dataset import SPLITS
+
+    splits = {}
+    for split in SPLITS:
+        part = manifest[manifest["split"] == split]
+        labels = part.loc[part["label_name"] != "", "label_name"].value_counts().sort_index()
+        counts = {str(name): int(count) for name, count in labels.items()}
+        splits[split] = SplitCount(len(part), int(part["subject_id"].nunique()), counts)
+    return IngestSummary(
+        images=len(manifest),
+        subjects=int(manifest["subject_id"].nunique()),
+        splits=dict(splits),
+        quarantined=quarantined,
+        duplicates=audit.duplicate_files,
+        subjects_in_train_and_test=audit.subjects_in_train_and_test,
+        not_aligned=not_aligned,
+        audit=audit.headline(),
     )
 
 
-def _acquisition(listed: list[SourceImage]) -> pd.DataFrame:
-    """What each image's own file tells; nothing where one file holds many images."""
-    if any(item.index is not None for item in listed):
-        return pd.DataFrame(index=range(len(listed)))
-    return acquisition.describe([item.path for item in listed], processors())
+def fingerprint_files(config: Config, options: RunOptions) -> dict[str, str]:
+    """Return a hash over the names and contents of the data set's files."""
+    from medvq.datasets import sources
+
+    folder = sources.locate(config, options.data_root, options.data_mirror)
+    with sources.read_cache(options.cache) as cache:
+        return {"files": sources.fingerprint(sources.list_images(config, folder), folder, cache)}
 
 
-def _count(table: pd.DataFrame) -> dict[str, Any]:
-    labels = table.loc[table["label_name"] != "", "label_name"].value_counts().sort_index()
-    return {
-        "images": len(table),
-        "subjects": int(table["subject_id"].nunique()),
-        "labels": {str(name): int(count) for name, count in labels.items()},
-    }
+def draw(context: StageContext, summary: IngestSummary) -> None:
+    """Draw images and means of classes, and write the page of the audit."""
+    from medvq.report.audit_page import write_audit_page
+    from medvq.report.figures import draw_ingest
+
+    draw_ingest(context.folder, context.figures)
+    write_audit_page(context.folder)
+
+
+def table(summary: IngestSummary) -> list[str]:
+    """Return the lines for people."""
+    from medvq.report.tables import ingest_table
+
+    return ingest_table(summary)
+
+
+INGEST = Stage(
+    name="ingest",
+    help="read the images: manifest, audit, alignment, cache of preprocessed images",
+    settings=lambda config: {
+        "source": config.source.model_dump(mode="json"),
+        **config.ingest.model_dump(mode="json"),
+    },
+    outside=fingerprint_files,
+    run=run,
+    summary=IngestSummary,
+    table=table,
+    draw=draw,
+)
