@@ -23,12 +23,13 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from medvq import __version__
 from medvq.config import Config
 from medvq.errors import UserError
 from medvq.summaries import JsonObject, Summary
 
 RECORD = "stage.json"
+SCHEMA = 2
+"""Of records and of what artifacts hold: raise it when older ones can no longer be read."""
 _FINGERPRINT_LENGTH = 16
 S = TypeVar("S", bound=Summary)
 
@@ -47,6 +48,7 @@ class Record:
     versions : of Python and the main libraries.
     commit : of the code, ``-dirty`` where it was changed; None outside git.
     summary : see :mod:`medvq.summaries`.
+    schema : see :data:`SCHEMA`.
     finished : when, in UTC.
     files : the SHA-256 checksum of every other file of the artifact, by its path in the folder.
     """
@@ -65,6 +67,7 @@ class Record:
     seconds: float
     mlflow_run_id: str
     summary: JsonObject
+    schema: int = SCHEMA
     finished: str = ""
     files: dict[str, str] = field(default_factory=dict)
 
@@ -130,7 +133,7 @@ def fingerprint(
     >>> one == fingerprint("a", {"x": 1}, {}, {"medvq.a": "1"})
     False
     """
-    content = {"stage": stage, "version": __version__, "settings": settings}
+    content = {"stage": stage, "schema": SCHEMA, "settings": settings}
     text = json.dumps(content | {"inputs": dict(inputs), "code": dict(code)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
 
