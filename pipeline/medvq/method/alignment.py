@@ -7,8 +7,7 @@ label and no test image takes part in the template.
 
 The maximisation is Gauss-Newton with Levenberg's damping on the normalised residual, as in the
 enhanced correlation coefficient of [1]_: for images of zero mean and unit norm the squared distance
-is 2 - 2 NCC, and with four parameters (six in 3-D) the normal equations are tiny. Every image is
-solved for itself: a batch changes nothing but speed.
+is 2 - 2 NCC, and with four parameters (six in 3-D) the normal equations are tiny.
 
 References
 ----------
@@ -28,20 +27,16 @@ from torch import Tensor
 
 from medvq.config import AlignmentConfig
 
+# The search stays within scales of 0.55 to 1.5 and shifts of a quarter of the image side.
 _LOG_SCALE_LIMITS, _SHIFT_LIMIT = (-0.6, 0.4), 0.5
-"""The search ends at these: scales from 0.55 to 1.5, and shifts of a quarter of the image side."""
+# Candidates to start from reach so far to both sides of the mean position.
 _START_SCALE, _START_SHIFT = 0.35, 0.25
-"""Candidates to start from reach so far to both sides of the mean position."""
-_COARSE_SIZE = 28
-"""Side of the images that candidates are compared on, in pixels."""
-_BLUR = 5
-"""Side of the neighbourhood that images are averaged over, in pixels: detail has local optima."""
-_LAST_STEP, _LARGEST_STEP = 1e-3, 0.15
-"""A search ends with a step of less than a twentieth of a pixel; no step is longer than the second,
-since the model of the cost is local."""
-_TEMPLATE_IMAGES = 1536
-"""The template is the mean of no more images than this, since more hardly change a mean."""
-_CHUNK = 256
+_COARSE_SIZE = 28  # side of the images that candidates are compared on, in pixels
+_BLUR = 5  # side of the neighbourhood that images are averaged over: detail has local optima
+_LAST_STEP = 1e-3  # a search ends with a step of less than a twentieth of a pixel
+_LARGEST_STEP = 0.15  # since the model of the cost is local
+_TEMPLATE_IMAGES = 1536  # more hardly change their mean
+_CHUNK = 256  # images that are searched for together, which bounds the memory
 
 
 def sampling_grid(positions: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -64,10 +59,7 @@ def sampling_grid(positions: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def warp(images: Tensor, positions: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Cut each image (B, C, *spatial) out at its position and resize it to ``size``.
-
-    Differentiable in both; the border is repeated beyond it. See :func:`sampling_grid`.
-    """
+    """Cut images (B, C, *spatial) out at their positions, resized; the border is repeated."""
     grid = sampling_grid(positions, size)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -88,13 +80,9 @@ def invert(positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Registration:
-    """The position of each image in the template.
+    """The positions of images in the template, (B, 2n), and their NCC with it there, (B,).
 
-    Attributes
-    ----------
-    positions : shape (B, 2n), as :func:`sampling_grid` takes them.
-    correlation : shape (B,), the normalised cross-correlation with the template there.
-    failed : shape (B,), true where it was too poor and the mean position was taken instead.
+    ``failed`` (B,) is true where it was too poor and the mean position was taken instead.
     """
 
     positions: Tensor
@@ -104,25 +92,16 @@ class Registration:
 
 @dataclass(frozen=True)
 class Alignment:
-    """A fitted template and the search for the position of an image in it.
-
-    Attributes
-    ----------
-    template : shape (1, 1, *spatial), blurred.
-    config : the settings that it was fitted with.
-    """
+    """A fitted template, blurred, (1, 1, *spatial), and the search for images' positions in it."""
 
     template: Tensor
     config: AlignmentConfig
 
     @classmethod
     def fit(cls, images: Tensor, config: AlignmentConfig) -> Self:
-        """Make the template from training images of shape (N, 1, *spatial), uint8 or [0, 1].
-
-        At most 1,536 of them, evenly spaced, are used.
-        """
+        """Make the template from training images of shape (N, 1, *spatial), uint8 or [0, 1]."""
         images = images[:: max(1, len(images) // _TEMPLATE_IMAGES)][:_TEMPLATE_IMAGES]
-        small = _by_chunks(lambda chunk: _shrink(chunk, config.size), images)
+        small = torch.cat([_shrink(chunk, config.size) for chunk in images.split(_CHUNK)])
         centre = mean_position(config, small.ndim - 2)
         positions = centre.repeat(len(small), 1)
         template = cls(_mean(small, positions), config)
@@ -144,9 +123,7 @@ class Alignment:
 
     def _search(self, small: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions and correlations of shrunken images."""
-        centre = mean_position(self.config, small.ndim - 2)
-        start = self._best_candidates(small)
-        return _levenberg(small, self.template, start, centre, self.config)
+        return _levenberg(small, self.template, self._best_candidates(small), self.config)
 
     def _best_candidates(self, small: Tensor) -> Tensor:
         """Return the best of a few hundred positions for each image, since the search is local.
@@ -186,12 +163,6 @@ def _candidates(config: AlignmentConfig, axes: int) -> Tensor:
     return torch.cartesian_prod(*[scales] * axes, *[shifts] * axes)
 
 
-def _by_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Apply ``function`` to 256 rows at a time, which bounds its memory."""
-    chunks = zip(*(tensor.split(_CHUNK) for tensor in tensors), strict=True)
-    return torch.cat([function(*chunk) for chunk in chunks])
-
-
 def _shrink(images: Tensor, side: int) -> Tensor:
     """Return images, uint8 or [0, 1], as blurred squares (or cubes) of ``side`` in [0, 1]."""
     n = images.ndim - 2
@@ -202,8 +173,8 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 
 
 def _mean(small: Tensor, positions: Tensor) -> Tensor:
-    size = tuple(small.shape[2:])
-    aligned = _by_chunks(lambda images, p: warp(images, p, size), small, positions)
+    chunks = zip(small.split(_CHUNK), positions.split(_CHUNK), strict=True)
+    aligned = torch.cat([warp(images, p, tuple(small.shape[2:])) for images, p in chunks])
     return aligned.mean(0, keepdim=True)
 
 
@@ -215,20 +186,17 @@ def _unit(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _levenberg(
-    images: Tensor, template: Tensor, start: Tensor, centre: Tensor, config: AlignmentConfig
+    images: Tensor, template: Tensor, start: Tensor, config: AlignmentConfig
 ) -> tuple[Tensor, Tensor]:
-    """Minimise ``2 - 2 NCC + pull |p - centre|^2`` from ``start``; return positions and NCC.
-
-    An image leaves the batch when its steps have become short.
-    """
+    """Minimise ``2 - 2 NCC + pull |p - centre|^2`` from ``start``; return positions and NCC."""
     n = images.ndim - 2
     low = torch.tensor([_LOG_SCALE_LIMITS[0]] * n + [-_SHIFT_LIMIT] * n)
     high = torch.tensor([_LOG_SCALE_LIMITS[1]] * n + [_SHIFT_LIMIT] * n)
-    evaluate, layers = _cost(images, template, centre, config)
+    evaluate, layers = _cost(images, template, config)
     positions = start.clamp(low, high)
     damping = torch.full((len(start), 1), 1e-2)
     cost, correlation, gradient, curvature = evaluate(layers, positions)
-    active = torch.arange(len(start))
+    active = torch.arange(len(start))  # until their steps have become short
     for _ in range(config.iterations):
         bend = curvature[active]
         damped = bend + torch.diag_embed(damping[active] * bend.diagonal(dim1=1, dim2=2) + 1e-8)
@@ -251,15 +219,14 @@ def _levenberg(
 
 
 def _cost(
-    images: Tensor, template: Tensor, centre: Tensor, config: AlignmentConfig
+    images: Tensor, template: Tensor, config: AlignmentConfig
 ) -> tuple[Callable[[Tensor, Tensor], tuple[Tensor, ...]], Tensor]:
-    """Return a function of layers and positions, and the layers (B, 1 + n, *spatial) of images.
+    """Return the cost as a function, and its first argument: images with their slopes.
 
-    The layers are the image and its slopes; the function returns cost, NCC, the descending
-    gradient, and the curvature of Gauss and Newton.
+    Its second argument are positions; it returns cost, NCC, descending gradient and curvature.
     """
     n = images.ndim - 2
-    size = tuple(images.shape[2:])
+    size, centre = tuple(images.shape[2:]), mean_position(config, n)
     target, _ = _unit(template.flatten(1))
     # Slopes per half image side, the unit of shifts; in the order x, y(, z).
     slopes = torch.gradient(images, dim=list(range(-1, -n - 1, -1)))

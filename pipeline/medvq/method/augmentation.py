@@ -18,22 +18,16 @@ from medvq.config import AugmentConfig
 
 # The photometric ranges are those with which the contrastive loss was found to make features
 # semantic on aligned radiographs (docs/method.md).
-_CONTRAST = (0.6, 1.4)
-"""Factor around the mean of the image."""
+_CONTRAST = (0.6, 1.4)  # factor around the mean of the image
 _BRIGHTNESS = (-0.15, 0.15)
-_NOISE = (0.0, 0.05)
-"""Standard deviation of the noise of a pixel, where images lie in [0, 1]."""
-_CUT_OUT = 0.22
-"""Side of a cut-out, as a share of the image's."""
-_BLUR = 5
-"""Side of the neighbourhood whose mean is the blurred image, in pixels."""
-_ASPECT = 0.14
-"""Half of the largest difference of a crop's log sides: up to 4 : 3, as in SimCLR's crops."""
+_NOISE = (0.0, 0.05)  # standard deviation in each pixel, where images lie in [0, 1]
+_CUT_OUT = 0.22  # side of a cut-out, as a share of the image's
+_BLUR = 5  # side of the neighbourhood whose mean is the blurred image, in pixels
+_ASPECT = 0.14  # half of the largest difference of a crop's log sides: up to 4 : 3, as in SimCLR
+# At strength 1 hue turns by up to 36 degrees, half of what SimCLR (arXiv 2002.05709, appendix A)
+# does; the change of saturation and the share of images that lose their colour are as there.
 _HUE, _SATURATION, _GREY_SHARE = math.pi / 5, 0.8, 0.2
-"""At strength 1 hue turns by up to 36 degrees, half of what SimCLR (arXiv 2002.05709, appendix A)
-does; the change of saturation and the share of images that lose their colour are as there."""
-_LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue (ITU-R BT.601)."""
+_LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 def scale_to(unit: Tensor, low: float, high: float) -> Tensor:
@@ -101,12 +95,7 @@ def sample_affine(
 
 
 def apply_affine(images: Tensor, parameters: Tensor) -> Tensor:
-    """Apply :func:`affine_parameters` to images (B, C, *spatial) in [0, 1].
-
-    Returns
-    -------
-    Same shape, in [0, 1]; what comes from beyond the border is black.
-    """
+    """Apply :func:`affine_parameters` to images (B, C, *spatial) in [0, 1], on black."""
     n = images.ndim - 2
     angles, log_scales, shifts, log_gamma, mirror = parameters.split(
         [1 if n == 2 else 3, n, n, 1, 1], dim=1
@@ -130,10 +119,7 @@ def random_versions(
 
 
 def _affine_grid(theta: Tensor, size: Sequence[int]) -> Tensor:
-    """Do what ``F.affine_grid`` does, in a third of the time, for ``theta`` (B, n, n + 1).
-
-    Its product with matrices of so few columns is slow.
-    """
+    """Do what ``F.affine_grid`` does, in a third of the time, for ``theta`` (B, n, n + 1)."""
     n = len(size)
     columns = theta.reshape(len(theta), *[1] * n, n, n + 1)
     grid = columns[..., n]
@@ -155,23 +141,14 @@ def _rotations(angles: Tensor) -> Tensor:
 
 
 class PhotometricParameters(NamedTuple):
-    """The photometric augmentation of B images; see :func:`apply_photometric`.
+    """The photometric augmentation of B images; see :func:`apply_photometric`."""
 
-    Attributes
-    ----------
-    contrast, brightness : (B,), a factor around the mean of the image, and a term.
-    noise : (B,), the standard deviation.
-    sharpness : (B,), how far towards the blurred image, or below 0 away from it.
-    colours : (B, 3, 3), what colours are multiplied by.
-    corners : int64 (B, cut-outs, axes), the lowest corner of each cut-out.
-    """
-
-    contrast: Tensor
-    brightness: Tensor
-    noise: Tensor
-    sharpness: Tensor
-    colours: Tensor
-    corners: Tensor
+    contrast: Tensor  # (B,), a factor around the mean of the image
+    brightness: Tensor  # (B,), a term
+    noise: Tensor  # (B,), a standard deviation
+    sharpness: Tensor  # (B,), how far towards the blurred image, or below 0 away from it
+    colours: Tensor  # (B, 3, 3), what colours are multiplied by
+    corners: Tensor  # int64 (B, cut-outs, axes), the lowest corner of each cut-out
 
 
 def photometric_parameter_count(spatial_dims: int, cut_outs: int) -> int:
@@ -182,10 +159,7 @@ def photometric_parameter_count(spatial_dims: int, cut_outs: int) -> int:
 def photometric_parameters(
     unit: Tensor, config: AugmentConfig, channels: int, spatial: Sequence[int]
 ) -> PhotometricParameters:
-    """Make the parameters for images (B, channels, *spatial) of random numbers.
-
-    ``unit`` is (B, :func:`photometric_parameter_count`), uniform in [0, 1).
-    """
+    """Make parameters of random numbers (B, :func:`photometric_parameter_count`) in [0, 1)."""
     contrast, brightness, noise, sharpness, angle, saturation, grey = unit[:, :7].unbind(1)
     colours = torch.eye(3).expand(len(unit), 3, 3)
     if channels == 3 and config.colour > 0:
@@ -207,15 +181,8 @@ def apply_photometric(
 ) -> Tensor:
     """Change contrast, brightness, sharpness and colours, add noise, and cut boxes out.
 
-    Parameters
-    ----------
-    images : (B, C, *spatial) in [0, 1].
-    parameters : see :func:`photometric_parameters`, on the same device.
-    noise : standard normal numbers of the shape of ``images``.
-
-    Returns
-    -------
-    Same shape; values may leave [0, 1]. A cut-out is set to the mean of its image.
+    ``images`` are (B, C, *spatial) in [0, 1], which results may leave; ``noise`` are standard
+    normal numbers of their shape. A cut-out is set to the mean of its image.
     """
 
     def per_image(values: Tensor) -> Tensor:
@@ -235,10 +202,7 @@ def apply_photometric(
 
 
 def _cut_out(images: Tensor, corners: Tensor, mean: Tensor) -> None:
-    """Set the boxes at ``corners`` (B, cut-outs, axes) to ``mean`` (B, 1, 1, ...), in place.
-
-    By their indices, since a mask has the size of the images.
-    """
+    """Set the boxes at ``corners`` (B, cut-outs, axes) to ``mean`` (B, 1, 1, ...), in place."""
     axes = images.ndim - 2
     index = [torch.arange(len(images), device=images.device).reshape(-1, *[1] * (axes + 1))]
     for axis, side in enumerate(images.shape[2:]):
@@ -249,10 +213,9 @@ def _cut_out(images: Tensor, corners: Tensor, mean: Tensor) -> None:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Return the mean of every pixel's neighbourhood of 5 along each axis; borders are repeated.
+    """Return the mean of every pixel's neighbourhood; borders are repeated.
 
-    Sums of shifted images, one axis after another: of few channels torch's own pooling takes six
-    times as long or more. A sum of four is one of two pairs.
+    Sums of shifted images, one axis after another, take a sixth of the time of torch's pooling.
     """
     axes = images.ndim - 2
     images = F.pad(images, (2, 2) * axes, mode="replicate") / _BLUR**axes

@@ -54,15 +54,13 @@ class _AllGather(torch.autograd.Function):
 
 
 class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the batch of all processes, on any device.
+    """Batch normalisation over the batch of all processes, not only on CUDA as torch's is.
 
-    ``torch.nn.SyncBatchNorm`` exists on CUDA alone. Every process holds as many values of a channel
-    as the others, so the mean is that of their means, and the variance the mean of their variances
-    plus the variance of their means.
+    Every process holds as many values of a channel as the others, so the mean is that of their
+    means, and the variance the mean of their variances plus the variance of their means.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise features (B, C, *spatial)."""
         if world_size() == 1 or not self.training:
             return super().forward(features)
         axes = [0, *range(2, features.ndim)]
@@ -70,20 +68,20 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         means, variances = all_gather(torch.stack([mean, variance])[None]).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        number = world_size() * features.numel() // len(mean)
-        self._update(mean.detach(), variance.detach() * number / (number - 1))
+        self._update(mean.detach(), variance.detach(), world_size() * features.numel() // len(mean))
         scale = self.weight * (variance + self.eps).rsqrt()
         per_channel = (1, -1) + (1,) * (features.ndim - 2)
         offset = (self.bias - mean * scale).reshape(per_channel)
         return (features * scale.reshape(per_channel) + offset).to(features.dtype)
 
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
-        momentum, running_mean, running_var = self.momentum, self.running_mean, self.running_var
-        assert momentum is not None and running_mean is not None and running_var is not None  # noqa: PT018
+    def _update(self, mean: Tensor, variance: Tensor, number: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
         assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         self.num_batches_tracked += 1
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(variance, momentum)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * number / (number - 1), self.momentum)
 
 
 class BatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):

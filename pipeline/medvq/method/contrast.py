@@ -25,26 +25,19 @@ from torch import Tensor, nn
 
 from medvq.method.collectives import all_gather, rank
 
-_HIDDEN, _EMBEDDING = 128, 64
-"""Channels of the projection heads, which have one hidden layer as in [1]_."""
+_HIDDEN, _EMBEDDING = 128, 64  # channels of the projection heads; one hidden layer as in [1]_
 
 
 def nt_xent(
     first: Tensor, second: Tensor, temperature: float, *, all_processes: bool = True
 ) -> Tensor:
-    """Compute the normalised temperature-scaled cross-entropy, averaged over groups.
+    """Compute the normalised temperature-scaled cross-entropy, averaged over groups and views.
 
     Parameters
     ----------
     first, second : shape (G, B, D): in each of G groups, the two views of B images. All other views
         of a group are a view's negatives.
-    temperature : positive.
     all_processes : whether the views of the other processes are negatives too.
-
-    Returns
-    -------
-    Scalar: the mean over the views of this process. For embeddings that are all equal it is
-    log(2 B - 1), of the images of all processes.
     """
     views = F.normalize(torch.cat([first, second], dim=1), dim=-1)
     groups, number, _ = views.shape
@@ -87,8 +80,7 @@ class ContrastiveLoss(nn.Module):
         one, two = (self.whole(maps[-1].flatten(2).mean(2))[None] for maps in (first, second))
         return torch.stack([*losses, loss(one, two)]).sum()
 
-    def _cells(self, features: Tensor) -> Tensor:
-        """Return the mean of each cell, (cells, B, C), of a map (B, C, *spatial)."""
+    def _cells(self, features: Tensor) -> Tensor:  # (B, C, *spatial) to (cells, B, C)
         pool = F.adaptive_avg_pool2d if features.ndim == 4 else F.adaptive_avg_pool3d
         return pool(features, self.grid).flatten(2).permute(2, 0, 1)
 

@@ -24,13 +24,11 @@ from medvq.method.vqvae import VQVAE, Architecture
 Floats = NDArray[np.float32]
 FeatureSets = dict[str, NDArray[Any]]
 """Arrays (B, width) by the name of the feature set."""
-_PIXELS = {2: 16, 3: 8}
-"""Side of the raw pixels in 2-D and 3-D: 16 x 16 did better than 28 x 28."""
-_HOG_CELLS, _HOG_DIRECTIONS = 8, 9
-"""Cells along each axis, and directions in each: those of Dalal and Triggs (CVPR 2005)."""
+_PIXELS = {2: 16, 3: 8}  # side of the raw pixels in 2-D and 3-D; 16 did better than 28
+_HOG_CELLS, _HOG_DIRECTIONS = 8, 9  # along each axis, and in each; as Dalal and Triggs, CVPR 2005
+# Images that a core encodes at once: their feature maps stay in its cache, which is more than twice
+# as fast as one batch on all cores.
 _IN_CACHE = 32
-"""Images that a core encodes at once: their feature maps stay in its cache, which is more than
-twice as fast as one batch on all cores."""
 
 
 class FeatureExtractor:
@@ -60,12 +58,7 @@ class FeatureExtractor:
         self.pyramid = CodeHistogram(size, latent_shape, pyramid_grids(grid)).fit([])
 
     def features(self, images: Tensor, frame: Floats | None) -> FeatureSets:
-        """Compute the features of images (B, C, *spatial) in [0, 1].
-
-        Parameters
-        ----------
-        frame : (B, width), features of the outer frame alone; None where there is none.
-        """
+        """Compute the features of images (B, C, *spatial) in [0, 1], and add those of the frame."""
         number = len(images) if self.device.type == "cuda" else _IN_CACHE
         encoding = self.threads.map(self._encode, images.split(number))
         sets: FeatureSets = {"raw_pixels": raw_pixels(images)}

@@ -13,8 +13,7 @@ from medvq.method.collectives import BatchNorm2d, BatchNorm3d
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM = {2: BatchNorm2d, 3: BatchNorm3d}
-_FEWEST_HIDDEN = 32
-"""Channels of a residual block's bottleneck: a quarter of the width, but no fewer than this."""
+_FEWEST_HIDDEN = 32  # channels of a residual block's bottleneck, else a quarter of its width
 
 
 class Layers(NamedTuple):
@@ -28,18 +27,16 @@ class Layers(NamedTuple):
         return _NORM[self.dims](width) if self.batch_norm else nn.Identity()
 
     def halve(self, before: int, after: int) -> list[nn.Module]:
-        return self._normalised(
-            CONVOLUTION[self.dims](before, after, 4, 2, 1, bias=not self.batch_norm), after
-        )
+        conv = CONVOLUTION[self.dims](before, after, 4, 2, 1, bias=not self.batch_norm)
+        return [conv, self.norm(after), nn.ReLU(inplace=True)]
 
     def double(self, before: int, after: int) -> list[nn.Module]:
-        return self._normalised(
-            TRANSPOSED[self.dims](before, after, 4, 2, 1, bias=not self.batch_norm), after
-        )
+        conv = TRANSPOSED[self.dims](before, after, 4, 2, 1, bias=not self.batch_norm)
+        return [conv, self.norm(after), nn.ReLU(inplace=True)]
 
     def mix(self, before: int, after: int) -> list[nn.Module]:
         conv = CONVOLUTION[self.dims](before, after, 3, padding=1, bias=not self.batch_norm)
-        return self._normalised(conv, after) + self.residual(after)
+        return [conv, self.norm(after), nn.ReLU(inplace=True), *self.residual(after)]
 
     def residual(self, width: int) -> list[nn.Module]:
         return [
@@ -48,9 +45,6 @@ class Layers(NamedTuple):
             )
             for _ in range(self.residual_blocks)
         ]
-
-    def _normalised(self, convolution: nn.Module, width: int) -> list[nn.Module]:
-        return [convolution, self.norm(width), nn.ReLU(inplace=True)]
 
 
 class ResidualBlock(nn.Module):
@@ -71,7 +65,6 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features (B, channels, *spatial) of the same shape."""
         out: Tensor = features + self.branch(features)
         return out
 

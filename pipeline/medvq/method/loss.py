@@ -13,36 +13,26 @@ from medvq.method.contrast import ContrastiveLoss
 from medvq.method.scaling import from_network
 from medvq.method.vqvae import VQVAE, Architecture, EncoderOutput
 
+# How many of the deepest levels the contrastive loss sees, besides the latent: contrast before the
+# codebook makes its codes semantic; shallower features lose by any training (docs/method.md).
 _CONTRASTED_LEVELS = 2
-"""How many of the deepest levels the contrastive loss sees, besides the latent: contrast before the
-codebook makes its codes semantic; shallower features lose by any training (docs/method.md)."""
 
 
 class PretrainingOutput(NamedTuple):
-    """The losses of a batch, scalars of which the first is minimised, and what they are of.
-
-    Attributes
-    ----------
-    reconstruction : squared error in units of the variance of the training images.
-    images : the reconstruction in [0, 1], (B, C, *spatial).
-    codes : the grids of code indices of each level, coarsest first.
-    """
+    """The losses of a batch, scalars of which the first is minimised, and what they are of."""
 
     loss: Tensor
-    reconstruction: Tensor
+    reconstruction: Tensor  # squared error in units of the variance of the training images
     contrast: Tensor
     commitment: Tensor
-    images: Tensor
-    codes: list[Tensor]
+    images: Tensor  # the reconstruction in [0, 1], (B, C, *spatial)
+    codes: list[Tensor]  # the grids of code indices of each level, coarsest first
 
 
 class PretrainingLoss(nn.Module):
     """The network and the projection heads of its contrastive loss, trained as one.
 
-    Parameters
-    ----------
-    variance : of the training images in [0, 1].
-    channels, spatial_dims : of the images.
+    ``variance`` is that of the training images in [0, 1].
     """
 
     def __init__(

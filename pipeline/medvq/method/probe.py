@@ -23,68 +23,48 @@ from medvq.method.targets import Floats, Target, Truth
 Rows = NDArray[np.intp]
 Folds = list[tuple[Rows, Rows]]
 
+# Weight of the score on images as they are; that on swapped copies has the rest. Of 0.5, 0.75 and 1
+# it ranked the baselines most as a test set from other equipment did (docs/method.md).
 CLEAN_WEIGHT = 0.75
-"""Weight of the score on images as they are; that on swapped copies has the rest. Of 0.5, 0.75 and
-1 it ranked the baselines most as a test set from other equipment did (docs/results)."""
+# The same weight where held-out scores calibrate probabilities; validation images judged it best
+# (docs/results).
 CLEAN_CALIBRATION_WEIGHT = 0.5
-"""The same weight where held-out scores calibrate probabilities; judged best by validation images
-(``make benchmark-calibration``)."""
+# Above this many labels one held-out fold chooses C, in a quarter of the time, and subjects of one
+# image each are not grouped, which would take a minute and do nothing.
 MANY_LABELS = 10_000
-"""Above this many labels one held-out fold chooses ``C``, in a quarter of the time, and subjects of
-one image each are not grouped, which would take a minute and do nothing."""
 
 
 @dataclass(frozen=True)
 class ProbeFeatures:
-    """One encoding of all images and of their versions.
+    """One encoding of all images and of their versions, (N, D) each.
 
-    Attributes
-    ----------
-    images : (N, D), every image as it is.
-    versions : random versions, each (N, D); rows that are not training images are unused.
-    swapped : (N, D), acquisition-swapped copies; rows of test images are unused. None where
-        acquisitions are not swapped.
+    Rows of ``versions`` that are not training images are unused, and so are those of ``swapped``
+    that are test images.
     """
 
-    images: Floats
-    versions: list[Floats]
-    swapped: Floats | None
+    images: Floats  # as they are
+    versions: list[Floats]  # random versions
+    swapped: Floats | None  # acquisition-swapped copies; None where acquisitions are not swapped
 
 
 @dataclass(frozen=True)
 class SelectedModel:
-    """A linear model whose ``C`` cross-validation chose, and its held-out scores.
+    """A linear model whose ``C`` cross-validation chose, and held-out images' scores."""
 
-    Attributes
-    ----------
-    model : fitted on all labelled images; its probabilities are not calibrated.
-    regularisation : the chosen ``C``.
-    truth : (M,), of the held-out images.
-    clean, swapped : (M, ...), their scores by models that were not fitted on them, as they are and
-        swapped; None where acquisitions are not swapped.
-    """
-
-    model: Any
-    regularisation: float
-    truth: Truth
-    clean: Floats
-    swapped: Floats | None
+    model: Any  # fitted on all labelled images; its probabilities are not calibrated
+    regularisation: float  # the chosen C
+    truth: Truth  # (M,), of the held-out images
+    clean: Floats  # (M, ...), their scores by models that were not fitted on them
+    swapped: Floats | None  # the same of their swapped copies
 
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """A calibrated probe.
+    """A calibrated probe."""
 
-    Attributes
-    ----------
-    classifier : a linear model of the target; its probabilities are calibrated.
-    threshold : of the probability, for the metrics that need one; see :meth:`Target.threshold`.
-    regularisation : the chosen ``C``.
-    """
-
-    classifier: Any
-    threshold: float
-    regularisation: float
+    classifier: Any  # a linear model of the target; its probabilities are calibrated
+    threshold: float  # of the probability, see Target.threshold
+    regularisation: float  # the chosen C
 
 
 def fit_probe(
@@ -96,11 +76,6 @@ def fit_probe(
     target: Target,
 ) -> FittedProbe:
     """Fit and calibrate a probe on the images in ``rows``; no other label is looked at.
-
-    Parameters
-    ----------
-    truth, subjects : (N,), of all images.
-    rows : the labelled images.
 
     Raises
     ------
@@ -120,10 +95,7 @@ def select_model(
     config: ProbeConfig,
     target: Target,
 ) -> SelectedModel:
-    """Fit on the images in ``rows`` with the ``C`` that cross-validation among them prefers.
-
-    Parameters and exceptions are those of :func:`fit_probe`.
-    """
+    """Fit on the images in ``rows`` with the ``C`` that cross-validation among them prefers."""
     folds = grouped_folds(target.strata(truth)[rows], subjects[rows], config.folds)
     # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits did.
     shrink = 1 - 1 / len(folds)
@@ -170,13 +142,8 @@ def calibrate(
 def grouped_folds(strata: NDArray[np.int64], subjects: NDArray[np.str_], folds: int) -> Folds:
     """Split rows for cross-validation, stratified, with all images of a subject on one side.
 
-    Parameters
-    ----------
-    folds : number of folds; fewer where a stratum has fewer subjects.
-
-    Returns
-    -------
-    Of each fold the rows to fit on and the rows held out.
+    There are fewer folds where a stratum has fewer subjects. Returns of each fold the rows to fit
+    on and the rows held out.
 
     Raises
     ------

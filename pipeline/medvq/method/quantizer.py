@@ -19,53 +19,37 @@ from torch import Tensor, nn
 
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 
+# A code used less than this share of an even use restarts. Jukebox [2]_ restarts below one vector a
+# batch; a share does not depend on the size of the batch.
 RESTART_SHARE = 0.1
-"""A code used less than this share of an even use restarts. Jukebox [2]_ restarts below one vector
-a batch; a share does not depend on the size of the batch."""
+# A restarted code counts as if it had been used twice as often as that: time to win vectors, and
+# little weight against those that it wins.
 _RESTART_COUNT = 2
-"""A restarted code counts as if it had been used this many times as often as that: time to win
-vectors, and little weight against those that it wins."""
+# Elements of the matrix of distances that are held at once: what a core's cache holds, and on a GPU
+# what keeps it busy. Like the next line, measured (``make benchmark-speed``).
 _TILE = {"cpu": 1 << 20, "cuda": 1 << 25}
-"""Elements of the matrix of distances that are held at once: what a core's cache holds, and on a
-GPU what keeps it busy. Like the next line, measured (``make benchmark-speed``)."""
 _SMALLEST_CHUNK, _LARGEST_BLOCK, _FEWEST_BLOCKS = 128, 32, 32
+# A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
+# its multiples, modulo any smaller number, reach every place once before any twice.
 _STRIDE = 2_654_435_761
-"""A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
-multiples of it, modulo any smaller number, reach every place once before any twice, and never two
-neighbours in turn."""
 
 
 class QuantizerOutput(NamedTuple):
-    """A quantized feature map.
+    """A quantized feature map."""
 
-    Attributes
-    ----------
-    values : same shape as the input: the nearest codebook vectors; gradients pass straight through.
-    codes : int64, (B, *spatial): their indices, 0 to size - 1.
-    loss : scalar: commitment times the mean squared distance of the input to its code.
-    """
-
-    values: Tensor
-    codes: Tensor
-    loss: Tensor
+    values: Tensor  # the nearest codebook vectors (B, D, *spatial); gradients pass straight through
+    codes: Tensor  # int64, (B, *spatial): their indices, 0 to size - 1
+    loss: Tensor  # scalar: commitment times the mean squared distance of the input to its code
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Return the index of the nearest codebook vector (Euclidean; the lowest at a tie).
+    """Return the index (N,) of the codebook vector (K, D) nearest to each vector (N, D).
 
-    |v - e|^2 is smallest where v.e - |e|^2 / 2 is largest: a matrix product per chunk of vectors,
-    small enough to stay in cache. On a processor the largest column is found in two steps, since a
-    maximum over blocks is as fast as memory and a search for its place is not: first the best of
-    blocks of up to 32 codes, then the best code of that block.
-
-    Parameters
-    ----------
-    vectors : float32, (N, D).
-    codebook : float32, (K, D).
-
-    Returns
-    -------
-    int64, (N,).
+    By Euclidean distance, in float32; the lowest index at a tie. |v - e|^2 is smallest where
+    v.e - |e|^2 / 2 is largest: a matrix product per chunk of vectors, small enough to stay in
+    cache. On a processor the largest column is found in two steps, since a maximum over blocks is
+    as fast as memory and a search for its place is not: first the best of blocks of up to 32 codes,
+    then the best code of that block.
     """
     offsets = codebook.square().sum(1) / -2
     tile = _TILE.get(vectors.device.type, _TILE["cpu"])
@@ -168,7 +152,7 @@ class VectorQuantizer(nn.Module):
         return QuantizerOutput(values, codes.reshape(channels_last.shape[:-1]), loss)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the codebook vectors (B, D, *spatial) of ``codes`` (B, *spatial)."""
+        """Return the codebook vectors (B, D, *spatial) of codes (B, *spatial)."""
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
@@ -213,10 +197,8 @@ def _forget(quantizer: VectorQuantizer, _: Any) -> None:
 
 
 def _random_rows(vectors: Tensor, number: int) -> Tensor:
-    """Return ``number`` random rows of all processes' vectors, none twice where there are enough.
-
-    They are drawn on the CPU, so that every process and every device draws the same.
-    """
+    """Return random rows of all processes' vectors, none twice where there are enough."""
+    # Drawn on the CPU, so that every process and every device draws the same.
     available = len(vectors) * world_size()
     if number <= available:
         chosen = torch.randperm(available)[:number]

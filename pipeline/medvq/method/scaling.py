@@ -10,21 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_MEAN, _DEVIATION = 0.5, 0.25
-"""Mean and standard deviation of an equalised radiograph in [0, 1]."""
+_MEAN, _DEVIATION = 0.5, 0.25  # of an equalised radiograph in [0, 1]
 _CPU = torch.device("cpu")
 
 
 def to_unit(images: NDArray[np.uint8], device: torch.device = _CPU) -> Tensor:
-    """Return cached bytes as float32 in [0, 1] on ``device``.
+    """Return cached bytes as float32 (B, C, *spatial) in [0, 1] on ``device``.
 
-    Parameters
-    ----------
-    images : (B, height, width) of grey pictures, or (B, C, *spatial) of anything else.
-
-    Returns
-    -------
-    (B, C, *spatial).
+    ``images`` are (B, height, width) of grey pictures, or (B, C, *spatial) of anything else.
     """
     tensor = send(torch.from_numpy(np.ascontiguousarray(images)), device).float() / 255.0
     return tensor[:, None] if tensor.ndim == 3 else tensor

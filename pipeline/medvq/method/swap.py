@@ -24,12 +24,10 @@ from medvq.method.alignment import compose, invert, sampling_grid
 Kind = Literal["training", "validation"]
 Bytes = NDArray[np.uint8]
 
+# Where the donor's frame begins, and over how much it is blended in, in halves of the side.
 _FRAME = {"training": (0.80, 0.10), "validation": (0.74, 0.06)}
-"""Where the donor's frame begins, and over how much it is blended in, in halves of the side."""
-_GREY_CURVE_SHARE = 0.7
-"""Share of training copies whose greys move towards the donor's."""
-_LOG_GAMMA = 0.3
-"""Largest change of gamma of validation copies, to either side."""
+_GREY_CURVE_SHARE = 0.7  # of training copies, whose greys move towards the donor's
+_LOG_GAMMA = 0.3  # largest change of gamma of validation copies, to either side
 
 
 def swap_acquisition(
@@ -42,14 +40,8 @@ def swap_acquisition(
 ) -> Bytes:
     """Give every image its donor's position, frame and grey.
 
-    Parameters
-    ----------
-    images, donors : shape (B, side, side), as read, before any equalisation.
-    positions, donor_positions : shape (B, 4), their positions in the template.
-
-    Returns
-    -------
-    Shape (B, side, side), to be preprocessed like any image as read.
+    Images are (B, side, side) as read, before any equalisation, to be preprocessed like any other
+    afterwards; positions are (B, 4), in the template.
     """
     side = images.shape[-1]
     tensor = torch.from_numpy(images)[:, None].float()

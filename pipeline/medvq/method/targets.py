@@ -26,13 +26,9 @@ class Target(Protocol):
 
     What has a default here is that of classes. ``truth`` is int64 (N,) for classes, -1 where
     unknown, and float64 (N,) for numbers, NaN where unknown. ``images`` are features, (N, D).
-
-    Attributes
-    ----------
-    truth_column : name of the column of a table that holds the truth.
     """
 
-    truth_column: ClassVar[str] = "label"
+    truth_column: ClassVar[str] = "label"  # name of the column of a table that holds the truth
 
     def select_truth(self, labels: NDArray[np.int64], numbers: Floats) -> Truth:
         """Return that of the two which is to be predicted."""
@@ -47,12 +43,9 @@ class Target(Protocol):
         return truth
 
     def check_split(self, name: str, truth: Truth, classes: int) -> None:
-        """Raise a :class:`UserError` where the split ``name`` cannot be used.
+        """Raise a :class:`UserError` where the split ``name`` with this known truth is unusable.
 
-        Parameters
-        ----------
-        truth : the known truth in the split.
-        classes : number of different values in the known truth of all splits.
+        ``classes`` is the number of different values in the known truth of all splits.
         """
         if len(np.unique(truth)) != classes:
             raise UserError(f"the {name} split has not every class")
@@ -89,13 +82,9 @@ class Binary(Target):
     """One of two classes, by logistic regression.
 
     ``C`` is chosen by the log loss: the AUROC of forty held-out images moves in steps and ties.
-    Probabilities are calibrated by a slope and an intercept [1]_. The threshold is the share of
-    class 1 among the labels, where a calibrated model balances sensitivity and specificity best.
-
-    References
-    ----------
-    .. [1] Platt: Probabilistic outputs for support vector machines. Advances in Large Margin
-       Classifiers (1999) 61.
+    Probabilities are calibrated by a slope and an intercept (Platt, Advances in Large Margin
+    Classifiers, 1999, 61). The threshold is the share of class 1 among the labels, where a
+    calibrated model balances sensitivity and specificity best.
     """
 
     def check_split(self, name: str, truth: Truth, classes: int) -> None:
@@ -143,11 +132,7 @@ class Multiclass(Target):
     """One of several classes, by multinomial logistic regression.
 
     ``C`` is chosen by balanced accuracy; one temperature, which divides all scores, calibrates the
-    probabilities [1]_.
-
-    References
-    ----------
-    .. [1] Guo et al.: On calibration of modern neural networks. ICML 2017, arXiv 1706.04599.
+    probabilities (Guo et al., ICML 2017, arXiv 1706.04599).
     """
 
     def fit(self, images: Floats, truth: Truth, regularisation: float) -> LogisticRegression:

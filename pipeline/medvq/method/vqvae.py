@@ -17,7 +17,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -35,97 +35,64 @@ _LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 class Architecture:
     """The shape of a :class:`VQVAE`; stored in the header of its weights.
 
-    Attributes
-    ----------
-    spatial_dims : 2 or 3.
-    channels : of the images.
-    widths : channels of each level; the image is halved once for each.
-    residual_levels : how many of the deepest levels carry residual blocks.
-    residual_blocks : how many each of them carries, and as many follow wherever codes are decoded.
-    batch_norm : whether convolutions are batch-normalised.
-    decoder_widths : the decoder's, shallowest first as in ``widths``; None mirrors the encoder.
-    codebook_size : number of codes of the deepest level.
-    codebook_dim, decay, commitment, bypass : see :class:`VectorQuantizer`.
-    finer : (halvings, codebook size) of every other level of codes, coarsest first: its codes lie
-        on the grid of the image halved so often.
+    See :class:`~medvq.config.PretrainConfig` for what sets most of it, and
+    :class:`~medvq.method.quantizer.VectorQuantizer`.
     """
 
     spatial_dims: int = 2
-    channels: int = 1
-    widths: Sequence[int] = (32, 64, 128, 256)
-    residual_levels: int = 2
-    residual_blocks: int = 1
+    channels: int = 1  # of the images
+    widths: Sequence[int] = (32, 64, 128, 256)  # channels of each level
+    residual_levels: int = 2  # how many of the deepest levels carry residual blocks
+    residual_blocks: int = 1  # of each of them, and wherever codes are decoded
     batch_norm: bool = True
-    decoder_widths: Sequence[int] | None = None
-    codebook_size: int = 512
+    decoder_widths: Sequence[int] | None = None  # shallowest first; None mirrors the encoder
+    codebook_size: int = 512  # of the deepest level
     codebook_dim: int = 64
     decay: float = 0.99
     commitment: float = 0.25
     bypass: bool = False
-    finer: Sequence[Sequence[int]] = ()
+    finer: Sequence[Sequence[int]] = ()  # (halvings, codebook size) of other levels, coarsest first
 
     @classmethod
     def from_config(cls, config: PretrainConfig, channels: int = 1, spatial_dims: int = 2) -> Self:
         """Return the architecture that ``config`` asks for, for such images."""
+        names = {field.name for field in fields(cls)} - {"decoder_widths", "finer"}
         return cls(
             spatial_dims=spatial_dims,
             channels=channels,
-            widths=config.widths,
-            residual_levels=config.residual_levels,
-            residual_blocks=config.residual_blocks,
-            batch_norm=config.batch_norm,
             decoder_widths=config.decoder_widths or config.widths,
-            codebook_size=config.codebook_size,
-            codebook_dim=config.codebook_dim,
-            decay=config.decay,
-            commitment=config.commitment,
             bypass=config.bypass_codebook,
             finer=[(codes.halvings, codes.codebook_size) for codes in config.finer],
+            **config.model_dump(include=names),
         )
 
 
 class EncoderOutput(NamedTuple):
-    """The feature maps of images (B, C, *spatial).
+    """The feature maps of images (B, C, *spatial)."""
 
-    Attributes
-    ----------
-    levels : the map of every level, (B, widths[i], *spatial / 2^(i + 1)).
-    latent : the deepest map projected to the codebook's dimension, before quantization.
-    """
-
-    levels: list[Tensor]
-    latent: Tensor
+    levels: list[Tensor]  # the map of every level, (B, widths[i], *spatial / 2^(i + 1))
+    latent: Tensor  # the deepest map projected to the codebook's dimension, before quantization
 
 
 class VQVAEOutput(NamedTuple):
-    """One pass through the whole autoencoder.
+    """One pass through the whole autoencoder."""
 
-    Attributes
-    ----------
-    images : the reconstruction, same shape as the input.
-    encoded : the encoder's output.
-    latents : the input of each codebook, coarsest first: (B, dim, *grid).
-    codes : int64, the grids of code indices, coarsest first: (B, *grid).
-    loss : scalar, the sum of the quantizers' losses.
-    """
-
-    images: Tensor
+    images: Tensor  # the reconstruction, same shape as the input
     encoded: EncoderOutput
-    latents: list[Tensor]
-    codes: list[Tensor]
-    loss: Tensor
+    latents: list[Tensor]  # the input of each codebook, coarsest first: (B, dim, *grid)
+    codes: list[Tensor]  # int64, the grids of code indices, coarsest first: (B, *grid)
+    loss: Tensor  # scalar, the sum of the quantizers' losses
 
 
 class CodeLevel(nn.Module):
     """One codebook: from a map of the encoder to codes, and from codes to a finer map.
 
-    Every method takes ``coarser``: the map that the coarser codes were decoded to, in a list that
-    is empty at the coarsest level.
+    Its methods take ``coarser``: the map that the coarser codes were decoded to, in a list that is
+    empty at the coarsest level.
 
     Parameters
     ----------
-    width : channels of the encoder's map.
-    coarser : channels of the decoded coarser codes; 0 at the coarsest level.
+    width, coarser : channels of the encoder's map and of the decoded coarser codes, 0 without any.
     decoder_widths : channels of the decoded map at this resolution and after each doubling, down to
         the resolution of the next codebook; at the finest level those of the image are the last.
     finest : whether the image itself is decoded.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvq.stages import INGEST
+from medvq.stages.ingest import INGEST
 from medvq.stages.pretrain import PRETRAIN
 from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
@@ -36,20 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pass:
-    """One reading of images: the originals, a random version of them, or their swapped copies.
+    """One reading of images: the originals, a random version of them, or their swapped copies."""
 
-    Attributes
-    ----------
-    version : its name in the column ``version``; empty for the originals.
-    rows : of the manifest.
-    images : of indices into ``rows``, the images (B, C, *spatial) in [0, 1].
-    frame : (rows, width), features of the outer frame; None where there are none.
-    """
-
-    version: str
-    rows: NDArray[Any]
-    images: Callable[[NDArray[Any]], Tensor]
-    frame: NDArray[Any] | None
+    version: str  # its name in the column ``version``; empty for the originals
+    rows: NDArray[Any]  # of the manifest
+    images: Callable[[NDArray[Any]], Tensor]  # (B, C, *spatial) in [0, 1], of indices into rows
+    frame: NDArray[Any] | None  # (rows, width), features of the outer frame, where there are any
 
     def batches(self, size: int) -> int:
         """Return the number of batches of ``size`` images."""
@@ -65,36 +57,27 @@ def run(context: StageContext) -> ExtractSummary:
     from medvq.datasets.manifest import read_manifest
     from medvq.device import keep_freed_memory, threads_of_one_core
     from medvq.method.features import FeatureExtractor
-    from medvq.storage.feature_store import (
-        FEATURES,
-        KEYS,
-        OPTIONAL_KEYS,
-        VERSIONS,
-        StoreWriter,
-        feature_names,
-    )
+    from medvq.storage.feature_store import FEATURES, VERSIONS, StoreWriter, feature_names
     from medvq.storage.weights import FILE, load_model
 
     keep_freed_memory()
     manifest = read_manifest(context.inputs["ingest"].folder / "manifest.csv")
     model = load_model(context.inputs["pretrain"].folder / FILE)
-    metadata = _metadata(context, manifest, model)
-    used = manifest[list(OPTIONAL_KEYS)].replace("", None).notna().any()
-    keys = manifest[[*KEYS, *(name for name in OPTIONAL_KEYS if used[name])]]
+    metadata, size = _metadata(context, manifest, model), context.config.extract.batch_size
     shape, device = metadata.levels[0].latent_shape, torch.device(context.device)
     originals, *versions = _passes(context, manifest)
-    size, path = context.config.extract.batch_size, context.folder / FEATURES
+    seconds = {}
     with threads_of_one_core(torch.get_num_threads()) as threads:
         extractor = FeatureExtractor(model, shape, metadata.grid, device, threads)
-        started = time.perf_counter()
-        with StoreWriter(path, metadata, originals.batches(size)) as store:
-            _write(store, originals, extractor, keys, size)
-        speed = len(manifest) / (time.perf_counter() - started)
-        batches = sum(part.batches(size) for part in versions)
-        with StoreWriter(context.folder / VERSIONS, metadata, batches) as store:
-            for part in versions:
-                _write(store, part, extractor, keys, size)
-    return ExtractSummary(len(manifest), round(speed, 1), feature_names(path))
+        for name, passes in ((FEATURES, [originals]), (VERSIONS, versions)):
+            started = time.perf_counter()
+            batches = sum(part.batches(size) for part in passes)
+            with StoreWriter(context.folder / name, metadata, batches) as store:
+                for part in passes:
+                    _write(store, part, extractor, manifest, size)
+            seconds[name] = time.perf_counter() - started
+    speed = round(len(manifest) / seconds[FEATURES], 1)
+    return ExtractSummary(len(manifest), speed, feature_names(context.folder / FEATURES))
 
 
 def _passes(context: StageContext, manifest: pd.DataFrame) -> list[Pass]:
@@ -136,17 +119,21 @@ def _passes(context: StageContext, manifest: pd.DataFrame) -> list[Pass]:
 
 
 def _write(
-    store: StoreWriter, part: Pass, extractor: FeatureExtractor, keys: pd.DataFrame, size: int
+    store: StoreWriter, part: Pass, extractor: FeatureExtractor, manifest: pd.DataFrame, size: int
 ) -> None:
     """Write the features of a pass, ``size`` images at a time."""
     import numpy as np
-    from tqdm import trange
+    from tqdm import tqdm
 
     from medvq.distributed import rank
+    from medvq.storage.feature_store import KEYS, OPTIONAL_KEYS
 
-    number, activity = len(part.rows), f"extracting {part.version}".rstrip()
-    progress = {"desc": activity, "unit": " images", "unit_scale": size, "disable": rank() > 0}
-    for start in trange(0, number, size, **progress):
+    used = manifest[list(OPTIONAL_KEYS)].replace("", None).notna().any()
+    keys = manifest[[*KEYS, *(name for name in OPTIONAL_KEYS if used[name])]]
+    number = len(part.rows)
+    progress = tqdm(range(0, number, size), unit=" images", unit_scale=size, disable=rank() > 0)
+    progress.set_description(f"extracting {part.version}".rstrip())
+    for start in progress:
         if not store.takes_next():
             continue
         index = np.arange(start, min(start + size, number))

@@ -10,16 +10,13 @@ Writes into its artifact:
                         validation images; ``codebook_use_1.npy``, ... of finer levels
 ``checkpoint.pt``       the last epoch: weights, optimiser, schedule, history
 ======================  ========================================================================
-
-Training ends with the epoch in which it fails, and the artifact keeps the epochs before
-(:mod:`medvq.training.divergence`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medvq.stages import INGEST
+from medvq.stages.ingest import INGEST
 from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import PretrainSummary
@@ -38,10 +35,9 @@ def run(context: StageContext) -> PretrainSummary:
     from medvq.training.pretraining import Pretraining
 
     keep_freed_memory()
-    surroundings = Run(
-        context.folder, context.config.seed, torch.device(context.device), context.report
-    )
-    training = Pretraining(read_data(context), context.config.pretrain, surroundings)
+    config, device = context.config, torch.device(context.device)
+    surroundings = Run(context.folder, config.seed, device, context.report)
+    training = Pretraining(read_data(context), config.pretrain, surroundings)
     training.fit()
     barrier()  # until the first process has written the files that the summary is made from
     return training.summary()

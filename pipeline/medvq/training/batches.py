@@ -30,37 +30,24 @@ from medvq.method.augmentation import (
 )
 from medvq.method.scaling import send, to_network, to_unit
 
-GROUP = 8
-"""Images whose random numbers are drawn together; processes share batches by whole groups."""
-_PIXELS_IN_CACHE = 1 << 17
-_SECOND_VIEW_NUMBERS = 4
-"""Random numbers that choose the image of a second view."""
+GROUP = 8  # images whose random numbers are drawn together; processes share whole groups
+_PIXELS_IN_CACHE = 1 << 17  # of the images that are made at once on a processor
+_SECOND_VIEW_NUMBERS = 4  # random numbers that choose the image of a second view
 _CPU = torch.device("cpu")
 Rows = NDArray[np.intp]
-Group = tuple[Rows, Tensor, Tensor]
-"""Some images of a batch, their uniform random numbers, and the noise of both views."""
+Group = tuple[Rows, Tensor, Tensor]  # some images, their random numbers, the noise of both views
 
 
 class Views(TypedDict):
-    """A batch for training, each of shape (B, C, *spatial).
+    """A batch for training, each of shape (B, C, *spatial)."""
 
-    ``first`` and ``second`` are the network's two inputs, in its range; ``target`` is ``first``
-    before photometric augmentation, in [0, 1], which is to be reconstructed. Without a contrastive
-    loss ``second`` is ``first``.
-    """
-
-    first: Tensor
-    second: Tensor
-    target: Tensor
+    first: Tensor  # the network's input, in its range
+    second: Tensor  # the other view; without a contrastive loss the same
+    target: Tensor  # ``first`` before photometric augmentation, in [0, 1]: to be reconstructed
 
 
 class SubjectImages:
-    """The images of each subject, to draw another image of the same subject.
-
-    Parameters
-    ----------
-    subjects : (N,), the subject of each image.
-    """
+    """The images of each subject; ``subjects`` is (N,), the subject of each image."""
 
     def __init__(self, subjects: NDArray[Any]) -> None:
         _, self._subject, self._number = np.unique(
@@ -75,7 +62,7 @@ class SubjectImages:
     def other(self, images: Rows, unit: NDArray[np.float32]) -> Rows:
         """Return for each image another of its subject, or itself if it is the only one.
 
-        ``unit`` are uniform random numbers in [0, 1), one per image; all others are as likely.
+        Uniform random numbers in [0, 1), one per image, choose among the others.
         """
         subject = self._subject[images]
         number = self._number[subject]
@@ -210,10 +197,7 @@ def _concatenate(groups: Sequence[Group]) -> Group:
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw normal numbers, on the CPU the next of ``generator``.
-
-    So many are not sent to another device, but drawn there from the generator's seed.
-    """
+    """Draw normal numbers: the next of ``generator``, or on another device from its seed."""
     if device.type != "cpu":
         generator = torch.Generator(device).manual_seed(generator.initial_seed())
     return torch.randn(shape, generator=generator, device=device)

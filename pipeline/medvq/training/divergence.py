@@ -14,23 +14,14 @@ from medvq.config import PretrainConfig
 from medvq.errors import UserError
 from medvq.evaluation.codebooks import perplexity
 
-_WORSE = 10
-"""A loss this many times the best so far is divergence: far beyond the scatter between epochs."""
-_COLLAPSED = 1.4
-"""A codebook of less than this perplexity says less than half a bit about a place."""
+_WORSE = 10  # a loss so many times the best before: far beyond the scatter between epochs
+_COLLAPSED = 1.4  # a codebook of less perplexity says less than half a bit about a place
 
 
 def check_finite(loss: float, epoch: int, rate: str) -> None:
-    """Check that a loss is a number.
+    """Raise a :class:`UserError` where a loss is not finite.
 
-    Parameters
-    ----------
-    rate : the learning rate as a user writes it, here and below.
-
-    Raises
-    ------
-    UserError
-        ``loss`` is not finite.
+    ``rate`` is the learning rate as a user writes it, here and below.
     """
     if not math.isfinite(loss):
         raise UserError(
@@ -44,18 +35,13 @@ def check_divergence(
     terms: Sequence[str],
     rate: str,
 ) -> None:
-    """Check that the training loss of an epoch is not ten times that of the best before.
+    """Raise a :class:`UserError` where an epoch's training loss is ten times the best before.
 
     Parameters
     ----------
     row, before : of this epoch and of those before it: ``epoch`` and the mean training losses. The
         losses of the first batch stand before the first epoch, as epoch 0.
-    terms : names of the terms of ``loss``.
-
-    Raises
-    ------
-    UserError
-        It is; the message names the term that has grown most.
+    terms : names of the terms of ``loss``; the message names the one that has grown most.
     """
     best = min(before, key=lambda earlier: earlier["loss"])
     if row["loss"] <= _WORSE * best["loss"]:
@@ -70,16 +56,9 @@ def check_divergence(
 
 
 def check_collapse(uses: Sequence[Tensor], epoch: int, config: PretrainConfig) -> None:
-    """Check that no level has in effect a single code.
+    """Raise a :class:`UserError` where a level has in effect a single code.
 
-    Parameters
-    ----------
-    uses : of each level, how often each code was used in the epoch's training batches.
-
-    Raises
-    ------
-    UserError
-        The use of some level has a perplexity of less than 1.4.
+    ``uses`` are, of each level, how often each code was used in the epoch's training batches.
     """
     for level, use in enumerate(uses):
         effective = perplexity(use.cpu())

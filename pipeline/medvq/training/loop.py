@@ -30,13 +30,12 @@ from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.training.batches import epoch_seed
 from medvq.training.divergence import check_divergence, check_finite
 
-CHECKPOINT = "checkpoint.pt"
-HISTORY = "history.csv"
+CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+# Where the configuration sets no epochs: eighteen, as for the default data set, and for a small set
+# as many as make so many steps, about what the default data set takes.
 _EPOCHS, _FEWEST_STEPS = 18, 600
-"""Where the configuration sets no epochs: eighteen, as for the default data set, and for a small
-set as many as make so many steps, about what the default data set takes."""
-_STEPS_UNCHECKED = 50
-"""On a GPU the loss is looked at once in so many steps, since each look waits for the device."""
+_STATE = ("objective", "optimizer", "schedule")  # attributes that a checkpoint holds
+_STEPS_UNCHECKED = 50  # on a GPU between looks at the loss, since each waits for the device
 
 
 def epoch_count(config: TrainingConfig, batches: int) -> int:
@@ -55,18 +54,12 @@ def patience(config: TrainingConfig, batches: int) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """The surroundings of one training run.
+    """The surroundings of one training run."""
 
-    Attributes
-    ----------
-    folder : where weights, history and checkpoint are written; a checkpoint there is resumed from.
-    report : called with the metrics of each epoch and its number.
-    """
-
-    folder: Path
+    folder: Path  # of weights, history and checkpoint; a checkpoint there is resumed from
     seed: int
     device: torch.device
-    report: Callable[[dict[str, float], int], None]
+    report: Callable[[dict[str, float], int], None]  # takes the metrics of an epoch and its number
 
 
 class Batches(Protocol):
@@ -84,22 +77,13 @@ class Batches(Protocol):
 class TrainingLoop(ABC):
     """One training run; a subclass says what is trained, on what, and how it is judged.
 
-    Parameters
-    ----------
-    objective : a module whose output has the scalar ``loss`` and the scalars ``terms``.
-    unused : whether some weights have no gradient.
-
-    Attributes
-    ----------
-    section : of the configuration, for messages.
-    activity : for the progress bar.
-    terms : names of the scalars that are averaged over an epoch; the first is minimised.
-    history : one row per epoch.
+    The output of ``objective`` has the scalar ``loss`` and the other ``terms``; ``unused`` says
+    whether some of its weights have no gradient. ``history`` has one row per epoch.
     """
 
-    section: ClassVar[str]
-    activity: ClassVar[str]
-    terms: ClassVar[tuple[str, ...]]
+    section: ClassVar[str]  # of the configuration, for messages
+    activity: ClassVar[str]  # for the progress bar
+    terms: ClassVar[tuple[str, ...]]  # scalars that are averaged over an epoch, ``loss`` first
 
     def __init__(
         self,
@@ -111,11 +95,9 @@ class TrainingLoop(ABC):
         unused: bool,
     ) -> None:
         self.run, self.training, self.batches, self.objective = run, config, batches, objective
+        rate, decay = config.learning_rate, config.weight_decay
         self.optimizer = torch.optim.AdamW(
-            objective.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+            objective.parameters(), lr=rate, weight_decay=decay, fused=True
         )
         self.epochs = epoch_count(config, len(batches))
         steps = len(batches) * self.epochs
@@ -232,17 +214,9 @@ class TrainingLoop(ABC):
         means = (all_reduce_sum(losses) / world_size()).tolist()
         return dict(zip(self.terms, means, strict=True))
 
-    @property
-    def _state(self) -> dict[str, Any]:
-        return {
-            "objective": self.objective,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-        }
-
     def _save_checkpoint(self) -> None:
         """Write aside and rename, so that a killed run leaves a whole checkpoint."""
-        state = {name: part.state_dict() for name, part in self._state.items()}
+        state = {name: getattr(self, name).state_dict() for name in _STATE}
         aside = self.run.folder / f".{CHECKPOINT}"
         torch.save(state | {"history": self.history}, aside)
         aside.replace(self.run.folder / CHECKPOINT)
@@ -253,8 +227,8 @@ class TrainingLoop(ABC):
             return
         try:
             saved = torch.load(file, map_location=self.run.device, weights_only=True)
-            for name, part in self._state.items():
-                part.load_state_dict(saved[name])
+            for name in _STATE:
+                getattr(self, name).load_state_dict(saved[name])
             self.history = saved["history"]
         except Exception as error:
             raise UserError(
@@ -269,9 +243,7 @@ def _parallel(objective: nn.Module, unused: bool) -> nn.Module:
     with warnings.catch_warnings():
         # The name that replaces broadcast_buffers is newer than the oldest torch that is supported.
         warnings.simplefilter("ignore", FutureWarning)
+        # Buffers are equal by construction: every process sees the statistics of all.
         return DistributedDataParallel(
-            objective,
-            # Equal by construction: every process sees the statistics of all.
-            broadcast_buffers=False,
-            find_unused_parameters=unused,
+            objective, broadcast_buffers=False, find_unused_parameters=unused
         )

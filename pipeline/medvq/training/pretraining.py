@@ -30,33 +30,21 @@ from medvq.training.divergence import check_collapse
 from medvq.training.loop import Run, TrainingLoop
 
 RECONSTRUCTIONS = "reconstructions.npz"
-_SHOWN = 12
-"""Validation images whose reconstructions are kept for the figure."""
-_VARIANCE_IMAGES = 512
-"""Images, evenly spaced, that the variance of the training images is estimated from."""
+_SHOWN = 12  # validation images whose reconstructions are kept for the figure
+_VARIANCE_IMAGES = 512  # evenly spaced, for an estimate of the variance of the training images
 
 
 @dataclass(frozen=True)
 class PretrainingData:
-    """The images of pretraining, as they lie in the cache; no label and no test image among them.
+    """The images of pretraining, as they lie in the cache."""
 
-    Attributes
-    ----------
-    images : uint8, the cache.
-    train, validation : rows of the training and validation images in it.
-    subjects : the subject of each training image, beyond doubt.
-    swapped_training : uint8 (copies, train, ...), acquisition-swapped copies; none where empty.
-    swapped_validation : uint8, a swapped copy of the kind held back from training, and in
-        ``swapped_rows`` the row of each validation image; None where acquisitions are not swapped.
-    """
-
-    images: NDArray[np.uint8]
-    train: Rows
+    images: NDArray[np.uint8]  # the cache
+    train: Rows  # the training images in it
     validation: Rows
-    subjects: NDArray[np.str_]
-    swapped_training: NDArray[np.uint8]
-    swapped_validation: NDArray[np.uint8] | None
-    swapped_rows: Rows
+    subjects: NDArray[np.str_]  # of each training image, beyond doubt
+    swapped_training: NDArray[np.uint8]  # (copies, train, ...); none where empty
+    swapped_validation: NDArray[np.uint8] | None  # copies of the kind held back from training
+    swapped_rows: Rows  # of each validation image in the latter
 
 
 class Pretraining(TrainingLoop):
@@ -93,20 +81,16 @@ class Pretraining(TrainingLoop):
         )
 
     def load(self) -> Iterable[Views]:
-        """Yield the training batches of an epoch."""
         return prefetch(self.batches, self.run.device)
 
     def begin_epoch(self) -> None:
-        """Forget the use of codes in the epoch before."""
         self.use_in_training = self._unused(self.run.device)
 
     def count(self, out: PretrainingOutput) -> None:
-        """Count the codes of a training batch."""
         for use, codes in zip(self.use_in_training, out.codes, strict=True):
             use.index_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
 
     def check_epoch(self, epoch: int) -> None:
-        """Check that no codebook has collapsed."""
         check_collapse([all_reduce_sum(use) for use in self.use_in_training], epoch, self.config)
 
     @torch.inference_mode()
@@ -150,9 +134,8 @@ class Pretraining(TrainingLoop):
         with torch.inference_mode():
             out = self.objective.network(to_network(to_unit(original)).to(self.run.device))
         reconstruction = to_bytes(out.images).reshape(original.shape)
-        np.savez(
-            self.run.folder / RECONSTRUCTIONS, original=original, reconstruction=reconstruction
-        )
+        file = self.run.folder / RECONSTRUCTIONS
+        np.savez(file, original=original, reconstruction=reconstruction)
 
     def summary(self) -> PretrainSummary:
         """Return the figures of the best epoch."""
@@ -186,10 +169,9 @@ class Pretraining(TrainingLoop):
         ]
 
     def _validation_batches(self) -> Iterator[Views]:
-        """Yield each validation image as it is, with a second view.
+        """Yield each validation image as it is, with its swapped copy.
 
-        That is its swapped copy or, where acquisitions are not swapped, a random version, the same
-        in every epoch.
+        Where acquisitions are not swapped, with a random version, the same in every epoch.
         """
         data, config = self.data, self.config
         generator = torch.Generator().manual_seed(epoch_seed(self.run.seed, 0))
