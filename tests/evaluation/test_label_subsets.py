@@ -1,4 +1,4 @@
-"""Label draws: nested, by subject, stratified, and blind to names."""
+"""Label subsets: nested, by subject, stratified, and blind to names."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medvq.errors import UserError
-from medvq.evaluation.label_subsets import draw_labels, repeated_draws
+from medvq.evaluation.label_subsets import draw_subset, draw_subsets
 from numpy.typing import NDArray
 
 Table = tuple[NDArray[np.str_], NDArray[np.int64]]
@@ -34,33 +34,35 @@ def of_class(table: Table, label: int, rows: NDArray[np.intp] | None = None) -> 
     return len(np.unique(subjects[labels == label]))
 
 
-def drawn_or_none(table: Table, fraction: float, seed: int) -> NDArray[np.intp] | None:
+def subset_or_none(table: Table, fraction: float, seed: int) -> NDArray[np.intp] | None:
     try:
-        return draw_labels(*table, fraction, seed)
+        return draw_subset(*table, fraction, seed)
     except UserError:
         return None
 
 
 @given(tables(), st.integers(0, 5), st.floats(0.001, 1), st.floats(0.001, 1))
 @settings(deadline=None, max_examples=60)
-def test_draws_are_nested_and_by_subject(table: Table, seed: int, one: float, other: float) -> None:
+def test_subsets_are_nested_and_by_subject(
+    table: Table, seed: int, one: float, other: float
+) -> None:
     small, large = sorted((one, other))
     everything = np.arange(len(table[0]))
-    inner, outer = drawn_or_none(table, small, seed), drawn_or_none(table, large, seed)
+    inner, outer = subset_or_none(table, small, seed), subset_or_none(table, large, seed)
     if inner is not None:
         assert outer is not None
         assert set(inner) <= set(outer)
-        drawn_subjects = set(table[0][inner])
-        expected = [row for row in everything if table[0][row] in drawn_subjects]
+        subjects = set(table[0][inner])
+        expected = [row for row in everything if table[0][row] in subjects]
         assert inner.tolist() == expected
-    np.testing.assert_array_equal(draw_labels(*table, 1.0, seed), everything)
+    np.testing.assert_array_equal(draw_subset(*table, 1.0, seed), everything)
 
 
 @given(tables(), st.integers(0, 5), st.floats(0.01, 1))
 @settings(deadline=None, max_examples=60)
 def test_each_class_gives_its_share(table: Table, seed: int, fraction: float) -> None:
     counts = [round(fraction * of_class(table, label)) for label in (0, 1)]
-    rows = drawn_or_none(table, fraction, seed)
+    rows = subset_or_none(table, fraction, seed)
     if min(counts) < 2:
         assert rows is None
     else:
@@ -74,7 +76,7 @@ def test_names_of_subjects_do_not_matter(table: Table, seed: int) -> None:
     subjects, labels = table
     renamed = np.array([name[::-1] for name in subjects])
     np.testing.assert_array_equal(
-        draw_labels(subjects, labels, 0.8, seed), draw_labels(renamed, labels, 0.8, seed)
+        draw_subset(subjects, labels, 0.8, seed), draw_subset(renamed, labels, 0.8, seed)
     )
 
 
@@ -85,15 +87,15 @@ def many(negatives: int, positives: int) -> Table:
 
 def test_one_percent_lies_inside_five_and_five_inside_all() -> None:
     table = many(300, 900)
-    draws = [draw_labels(*table, fraction, seed=3) for fraction in (0.01, 0.05, 1.0)]
-    assert [len(rows) for rows in draws] == [3 + 9, 15 + 45, 1200]
-    assert set(draws[0]) < set(draws[1]) < set(draws[2])
+    subsets = [draw_subset(*table, fraction, seed=3) for fraction in (0.01, 0.05, 1.0)]
+    assert [len(rows) for rows in subsets] == [3 + 9, 15 + 45, 1200]
+    assert set(subsets[0]) < set(subsets[1]) < set(subsets[2])
 
 
 def test_seeds_draw_differently_and_evenly() -> None:
     table = many(20, 20)
-    draws = [draw_labels(*table, 0.25, seed) for seed in range(400)]
-    often = np.bincount(np.concatenate(draws), minlength=40)
+    subsets = [draw_subset(*table, 0.25, seed) for seed in range(400)]
+    often = np.bincount(np.concatenate(subsets), minlength=40)
     # Binomial with n = 400 and p = 1/4: five standard deviations are 43.
     assert np.abs(often - 100).max() < 43
 
@@ -102,29 +104,29 @@ def test_seeds_draw_differently_and_evenly() -> None:
 def test_the_error_names_the_smallest_fraction_that_works(positives: int) -> None:
     table = many(1000, positives)
     with pytest.raises(UserError) as raised:
-        draw_labels(*table, 1e-5, seed=0)
-    told = re.search(r"smallest that works here is ([\d.e-]+)$", str(raised.value))
-    assert told is not None
-    smallest = float(told[1])
-    rows = draw_labels(*table, smallest, seed=0)
+        draw_subset(*table, 1e-5, seed=0)
+    match = re.search(r"smallest that works here is ([\d.e-]+)$", str(raised.value))
+    assert match is not None
+    smallest = float(match[1])
+    rows = draw_subset(*table, smallest, seed=0)
     assert of_class(table, 1, rows) == 2
     digit = 10.0 ** (np.floor(np.log10(smallest)) - 1)
     with pytest.raises(UserError, match="smallest"):
-        draw_labels(*table, smallest - 1.1 * digit, seed=0)
+        draw_subset(*table, smallest - 1.1 * digit, seed=0)
 
 
 def test_a_class_of_fewer_than_two_subjects_cannot_be_drawn() -> None:
     none = np.array(["a", "a", "b", "c"]), np.array([0, 1, 0, 0])
     for table in (many(1000, 1), none):
         with pytest.raises(UserError, match="fewer than two labelled training subjects"):
-            draw_labels(*table, 1.0, seed=0)
+            draw_subset(*table, 1.0, seed=0)
 
 
-def test_repeated_draws_differ_and_of_all_labels_there_is_one() -> None:
+def test_repeated_subsets_differ_and_of_all_labels_there_is_one() -> None:
     subjects, labels = np.arange(40).astype(str), np.arange(40) % 2
-    drawn = repeated_draws(subjects, labels, 0.2, 3, seed=4)
-    for number, rows in enumerate(drawn):
-        np.testing.assert_array_equal(rows, draw_labels(subjects, labels, 0.2, 4000 + number))
-    assert len({tuple(rows) for rows in drawn}) == 3
-    (everyone,) = repeated_draws(subjects, labels, 1.0, 3, seed=4)
+    subsets = draw_subsets(subjects, labels, 0.2, 3, seed=4)
+    for number, rows in enumerate(subsets):
+        np.testing.assert_array_equal(rows, draw_subset(subjects, labels, 0.2, 4000 + number))
+    assert len({tuple(rows) for rows in subsets}) == 3
+    (everyone,) = draw_subsets(subjects, labels, 1.0, 3, seed=4)
     assert everyone.tolist() == list(range(40))

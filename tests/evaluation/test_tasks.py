@@ -1,73 +1,54 @@
-"""Metrics of several classes and of numbers, against scikit-learn."""
+"""What is predicted in a data set, and the truth of another one as a probe numbers it."""
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from medvq.evaluation.metrics import MANY_CLASSES, NUMBER, evaluate_many, evaluate_number
-from numpy.typing import NDArray
-from scipy.special import softmax
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    balanced_accuracy_score,
-    mean_absolute_error,
-    r2_score,
-    roc_auc_score,
+from medvq.errors import UserError
+from medvq.evaluation.tasks import TASKS, Binary, Multiclass, Regression, Task, read_truth
+
+NUMBERS = [50.0, np.nan, 62.0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "task", "name", "truth"),
+    [
+        ([0, None, 1], None, Binary, "binary", [0, -1, 1]),
+        ([0, 2, 1], [np.nan] * 3, Multiclass, "multiclass", [0, 2, 1]),
+        ([0, 1, 1], NUMBERS, Regression, "age", NUMBERS),
+    ],
 )
-
-Floats = NDArray[np.float64]
-
-
-@given(st.integers(0, 10_000), st.integers(3, 5))
-@settings(deadline=None, max_examples=30)
-def test_metrics_of_many_classes_are_those_of_scikit_learn(seed: int, number: int) -> None:
-    rng = np.random.default_rng(seed)
-    truth = np.r_[np.arange(number), rng.integers(0, number, 20)]
-    said = softmax(2 * rng.normal(size=(len(truth), number)).round(1), axis=1)
-    weights = np.r_[np.ones(number), rng.integers(0, 4, 20)].astype(float)
-    found = {k: float(v[0]) for k, v in evaluate_many(truth, said, weights[None]).items()}
-    by = {"sample_weight": weights}
-    rest = [(truth == k).astype(int) for k in range(number)]
-    called = said.argmax(1)
-    distance = ((said - np.eye(number)[truth]) ** 2).sum(1)
-    assert tuple(found) == MANY_CLASSES
-    assert found == pytest.approx(
-        {
-            "auroc": np.mean(
-                [roc_auc_score(r, s, **by) for r, s in zip(rest, said.T, strict=True)]
-            ),
-            "auprc": np.mean(
-                [average_precision_score(r, s, **by) for r, s in zip(rest, said.T, strict=True)]
-            ),
-            "balanced_accuracy": balanced_accuracy_score(truth, called, **by),
-            "accuracy": accuracy_score(truth, called, **by),
-            "brier": np.average(distance, weights=weights),
-            "ece": slow_calibration_error(truth, said, weights),
-        }
-    )
+def test_a_number_is_predicted_before_labels(
+    labels: list[int | None], numbers: list[float] | None, task: type[Task], name: str,
+    truth: list[float],
+) -> None:  # fmt: skip
+    keys = pd.DataFrame({"label": pd.array(labels, "Int64")})
+    if numbers is not None:
+        keys["target"] = numbers
+    chosen, values = read_truth(keys)
+    assert type(chosen) is task
+    assert chosen.name("age") == name
+    np.testing.assert_array_equal(values, truth)
+    assert TASKS[chosen.headline].metrics == chosen.metrics
+    assert chosen.headline in chosen.metrics
 
 
-def slow_calibration_error(truth: NDArray[np.int64], said: Floats, weights: Floats) -> float:
-    total = 0.0
-    for number in range(10):
-        chosen = [
-            (w, float(t == s.argmax()), s.max())
-            for t, s, w in zip(truth, said, weights, strict=True)
-            if min(int(s.max() * 10), 9) == number
-        ]
-        total += abs(sum(w * (right - sure) for w, right, sure in chosen))
-    return total / weights.sum()
+def test_classes_of_another_data_set_are_matched_by_name_or_number() -> None:
+    keys = pd.DataFrame({"label": pd.array([0, 1, None, 2], "Int64")})
+    truth = Binary().truth_elsewhere(keys, ["Ill", "0", "healthy"], ["HEALTHY", "ILL"])
+    assert truth.tolist() == [1, 0, -1, 0]
+    with pytest.raises(UserError, match=r"knows the classes HEALTHY, ILL; 'odd' is none of them"):
+        Binary().truth_elsewhere(keys, ["ill", "odd"], ["HEALTHY", "ILL"])
 
 
-@given(st.integers(0, 10_000))
-@settings(deadline=None, max_examples=30)
-def test_metrics_of_a_number_are_those_of_scikit_learn(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    truth, said = rng.normal(10, 3, 15), rng.normal(10, 3, 15)
-    weights = np.r_[1.0, 1.0, rng.integers(0, 4, 13)]
-    found = evaluate_number(truth, said, weights[None])
-    assert tuple(found) == NUMBER
-    by = {"sample_weight": weights}
-    assert float(found["r2"][0]) == pytest.approx(r2_score(truth, said, **by))
-    assert float(found["mae"][0]) == pytest.approx(mean_absolute_error(truth, said, **by))
+def test_a_number_of_another_data_set_needs_no_known_classes() -> None:
+    keys = pd.DataFrame({"label": pd.array([0, 1, 1], "Int64")})
+    assert np.isnan(Regression().truth_elsewhere(keys, ["odd", "even"], [])).all()
+    known = Regression().truth_elsewhere(keys.assign(target=NUMBERS), ["odd", "even"], [])
+    np.testing.assert_array_equal(known, NUMBERS)
+
+
+def test_recall_of_each_class_is_the_mean_over_predictions() -> None:
+    truth = np.array([0, 0, 1, 2])
+    predicted = [np.eye(3)[[0, 1, 1, 2]], np.eye(3)[[0, 0, 1, 1]]]
+    assert Multiclass().recall(truth, predicted, ["a", "b", "c"]) == {"a": 0.75, "b": 1.0, "c": 0.5}
+    assert Binary().recall(truth, predicted, ["a", "b"]) is None
