@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -155,8 +156,8 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_before_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = archives.shutil.disk_usage(tmp_path)._replace(free=50)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=50)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="no space to unpack"):
         unpack(zipped(tmp_path / "a.zip", CONTENT), tmp_path / "out")
 

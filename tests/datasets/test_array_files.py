@@ -6,6 +6,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def write_mnist(folder: Path) -> dict[str, Bytes]:
 
 def write_pneumoniamnist(folder: Path) -> dict[str, Bytes]:
     parts = {"train": noise(4, 28, 28), "val": noise(2, 28, 28), "test": noise(3, 28, 28)}
-    arrays = {f"{name}_images": images for name, images in parts.items()}
+    arrays: dict[str, Any] = {f"{name}_images": images for name, images in parts.items()}
     arrays |= {f"{n}_labels": np.arange(len(i))[:, None] % 2 for n, i in parts.items()}
     np.savez(folder / "pneumoniamnist.npz", **arrays)
     return parts

@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories.images import dicom, save_dicom
-from medvq.config import FolderSource, Source
+from medvq.config import Source
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.folders import list_images
 from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.errors import Notice, UserError
 from pydantic import TypeAdapter
 
-SOURCE: TypeAdapter[FolderSource] = TypeAdapter(Source)
+SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 
 
 def named(subject: str) -> str:
@@ -25,7 +26,7 @@ def listed(folder: Path, labels: object = "labels.csv", **source: object) -> lis
     return list(list_images(folder, SOURCE.validate_json(json.dumps(wanted))))
 
 
-def write_dicom(path: Path, patient: str, **elements: object) -> str:
+def write_dicom(path: Path, patient: str, **elements: Any) -> str:
     """A header without pixels; returns its SOPInstanceUID."""
     header = dicom(PatientID=patient, **elements)
     save_dicom(path, header)

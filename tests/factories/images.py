@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -18,7 +19,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 TO_LEFT_AND_BACK = np.diag([-1.0, -1.0, 1.0, 1.0])
 """A NIfTI affine: columns to the patient's left, rows to the back, slices to the head."""
@@ -30,7 +31,7 @@ def noise(*shape: int, seed: int = 0) -> Bytes:
 
 def read_grey(path: Path) -> Array:
     (grey,) = read_image(path)
-    return grey
+    return np.asarray(grey)
 
 
 def ramp(height: int = 7, width: int = 11) -> Bytes:
@@ -64,7 +65,7 @@ def save_picture(
 
 
 def dicom(
-    stored: Array | None = None, photometric: str = "MONOCHROME2", bits: int = 0, **elements: object
+    stored: Array | None = None, photometric: str = "MONOCHROME2", bits: int = 0, **elements: Any
 ) -> FileDataset:
     """A radiograph as DICOM; without ``stored`` a header alone, with ``elements`` set."""
     meta = FileMetaDataset()

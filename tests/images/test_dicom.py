@@ -144,7 +144,7 @@ def has_greys(path: Path) -> bool:
     return stated and header.SamplesPerPixel == 1
 
 
-@pytest.mark.parametrize("path", filter(has_greys, READ), ids=name_of)
+@pytest.mark.parametrize("path", [path for path in READ if has_greys(path)], ids=name_of)
 def test_greys_as_pydicom_works_them_out(path: Path) -> None:
     header = pydicom.dcmread(path)
     shown = apply_voi_lut(apply_modality_lut(header.pixel_array, header), header).astype(float)

@@ -1,6 +1,7 @@
 """Which values of a DICOM file are shown, against the standard and pydicom's own tables."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_any_depth_sign_and_scale(
     ],
 )
 def test_a_window_as_the_standard_has_it(
-    tmp_path: Path, kind: str, rescale: dict[str, float], photometric: str
+    tmp_path: Path, kind: str, rescale: dict[str, Any], photometric: str
 ) -> None:
     low, high = (0, 4096) if kind == "uint16" else (-2048, 2048)
     stored = np.random.default_rng(1).integers(low, high, (9, 14)).astype(kind)
@@ -91,14 +92,14 @@ def test_a_window_as_the_standard_has_it(
     ],
 )
 def test_a_table_of_greys_goes_before_a_window(
-    tmp_path: Path, sequence: str, others: dict[str, int]
+    tmp_path: Path, sequence: str, others: dict[str, Any]
 ) -> None:
     table = np.random.default_rng(2).permutation(256).astype(np.uint16)
     stored = np.random.default_rng(3).integers(0, 256, (6, 10)).astype(np.uint16)
     entry = Dataset()
     entry.LUTDescriptor, entry.LUTData, entry.ModalityLUTType = [256, 0, 8], table.tolist(), "US"
     entry["LUTDescriptor"].VR, entry["LUTData"].VR = "US", "US"
-    header = dicom(stored, bits=12, **{sequence: [entry]}, **others)
+    header = dicom(stored, bits=12, **others | {sequence: [entry]})
     expect(table[stored] / 255, header, tmp_path)
 
 
@@ -147,7 +148,11 @@ def test_padding_is_black_and_no_part_of_the_image(
 def test_padding_that_a_scanner_wrote_unsigned(tmp_path: Path) -> None:
     stored = RAMP.astype(np.int16)
     stored[:, :5] = -2000
-    window = {"WindowCenter": -2000, "WindowWidth": 9, "VOILUTFunction": "LINEAR_EXACT"}
+    window: dict[str, Any] = {
+        "WindowCenter": -2000,
+        "WindowWidth": 9,
+        "VOILUTFunction": "LINEAR_EXACT",
+    }
     header = dicom(stored, **window)
     header.add_new("PixelPaddingValue", "US", 65536 - 2000)
     expect((stored != -2000).astype(float), header, tmp_path, atol=0)

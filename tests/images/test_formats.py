@@ -7,8 +7,9 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import gdcm
+import gdcm  # type: ignore[import-untyped]
 import numpy as np
 import pydicom
 import pytest
@@ -44,6 +45,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+Writer = tuple[str, Callable[[Bytes, Path], object]]
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
@@ -92,14 +94,14 @@ def nifti(stored: Array, path: Path) -> None:
     save_nifti(path, stored, cal_max=65535 if stored.dtype == np.uint16 else 0)
 
 
-def to_file(name: str, make: Callable[[Bytes], Image.Image], **how: object) -> tuple[str, Callable]:
+def to_file(name: str, make: Callable[[Bytes], Image.Image], **how: Any) -> Writer:
     return name, lambda picture, path: make(picture).save(path, **how)
 
 
 def to_dicom(
     make: Callable[[Bytes], FileDataset],
-    save: Callable = lambda header, path: save_dicom(path, header),
-) -> tuple[str, Callable]:
+    save: Callable[[FileDataset, Path], object] = lambda header, path: save_dicom(path, header),
+) -> Writer:
     return "x.dcm", lambda picture, path: save(make(picture), path)
 
 
@@ -196,15 +198,15 @@ def test_colour_is_kept_or_weighed(tmp_path: Path) -> None:
         np.testing.assert_allclose(read_image(tmp_path / name)[0], grey, atol=0.51 / 255)
 
 
-def saved(header: FileDataset) -> Callable[[Path], None]:
+def saved(header: FileDataset) -> Callable[[Path], object]:
     return lambda path: save_dicom(path, header)
 
 
-def changed(**elements: object) -> Callable[[Path], None]:
+def changed(**elements: Any) -> Callable[[Path], object]:
     return saved(dicom(noise(64, 64), **elements))
 
 
-def cut(write: Callable[[Path], None]) -> Callable[[Path], None]:
+def cut(write: Callable[[Path], object]) -> Callable[[Path], object]:
     def write_two_thirds(path: Path) -> None:
         write(path)
         whole = path.read_bytes()
@@ -213,7 +215,7 @@ def cut(write: Callable[[Path], None]) -> Callable[[Path], None]:
     return write_two_thirds
 
 
-def picture(stored: Array, **how: object) -> Callable[[Path], None]:
+def picture(stored: Array, **how: Any) -> Callable[[Path], object]:
     return lambda path: Image.fromarray(stored).save(path, **how)
 
 
@@ -247,7 +249,7 @@ def unknown_syntax(path: Path) -> None:
     pydicom.dcmwrite(path, header, implicit_vr=False, little_endian=True)
 
 
-def encapsulated(stream: bytes, syntax: str) -> Callable[[Path], None]:
+def encapsulated(stream: bytes, syntax: str) -> Callable[[Path], object]:
     return lambda path: save_encapsulated(path, dicom(noise(64, 64)), stream, syntax)
 
 
@@ -260,7 +262,7 @@ LENGTH = "shorter or longer than the size in the header"
 NO_RANGE = "no stated range of display"
 TOO_LARGE = "more than the 268 million samples"
 NO_IMAGE = "a DICOM object that is no image: "
-REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
+REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty picture": ("Ann.png", Path.touch, "the file is empty"),
     "empty DICOM file": ("Ann.dcm", Path.touch, "the file is empty"),
     "text named as a picture": ("Ann.png", text, DECODER),
@@ -297,7 +299,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         changed(PhotometricInterpretation="RGB"),
         "contradicts the photometric interpretation",
     ),
-} | {
+}
+REFUSED |= {
     f"DICOM, {kind}": ("Ann.dcm", changed(SOPClassUID=uid), NO_IMAGE + what)
     for kind, uid, what in (
         ("structured report", BasicTextSRStorage, "a structured report"),
@@ -311,7 +314,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize(("name", "write", "reason"), REFUSED.values(), ids=REFUSED)
 def test_the_reason_names_no_file(
-    tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
+    tmp_path: Path, name: str, write: Callable[[Path], object], reason: str
 ) -> None:
     path = tmp_path / name
     write(path)
@@ -339,7 +342,11 @@ def test_the_documentation_lists_what_is_tested_here() -> None:
 
 def test_no_header_value_reaches_a_warning_or_a_log(tmp_path: Path) -> None:
     # pydicom warns of these as it reads them, and repeats them.
-    named = {"SpecificCharacterSet": "CANARY", "StudyInstanceUID": "canary.1", "PatientID": "any"}
+    named: dict[str, Any] = {
+        "SpecificCharacterSet": "CANARY",
+        "StudyInstanceUID": "canary.1",
+        "PatientID": "any",
+    }
     save_dicom(tmp_path / "x.dcm", dicom(NOISE, **named))
     script = "import logging; logging.basicConfig()\n"
     script += "import sys, pathlib; from medvq.images.formats import read_image, is_dicom\n"

@@ -7,8 +7,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from medvq.images import formats, reading
 from medvq.images.cache import FILE, ReadCache
 from medvq.images.formats import read_image
 from medvq.images.reading import ImageFiles, Reader, ReadResult, file_checksums, read_all
-from medvq.images.resizing import fit_to_shape
+from medvq.images.resizing import Fit, fit_to_shape
 from medvq.images.workers import map_in_processes
 from PIL import Image
 
@@ -44,7 +45,7 @@ def read(
 def same(one: list[ReadResult], two: list[ReadResult]) -> bool:
     return all(
         (a.sha256, a.size, a.reason, a.lasting) == (b.sha256, b.size, b.reason, b.lasting)
-        and np.array_equal(a.image, b.image)
+        and np.array_equal(np.array(a.image), np.array(b.image))
         for a, b in zip(one, two, strict=True)
     )
 
@@ -63,7 +64,7 @@ def test_images_are_what_the_formats_say(pictures: list[Path]) -> None:
     "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30}]
 )
 def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
-    tmp_path: Path, options: dict[str, int]
+    tmp_path: Path, options: dict[str, Any]
 ) -> None:
     file = tmp_path / "a.jpeg"
     Image.fromarray(noise(90, 70)).save(file, **options)
@@ -86,7 +87,7 @@ def test_a_jpeg_by_the_short_way_has_the_pixels_of_the_long_one(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("how", ["stretch", "pad"])
 def test_colour_orientation_and_small_pictures_take_the_long_way(
-    tmp_path: Path, channels: int, how: str
+    tmp_path: Path, channels: Literal[1, 3], how: Fit
 ) -> None:
     colour = save_picture(tmp_path / "colour.jpeg", 0, "RGB")
     small = save_picture(tmp_path / "small.jpeg", 1, size=(20, 10))
@@ -203,8 +204,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on."""
     names: list[str] = []
 
-    def counting(function: object, items: object, **options: object) -> object:
-        def seen() -> object:
+    def counting(function: Any, items: Iterable[ImageFiles], **options: Any) -> Iterator[Any]:
+        def seen() -> Iterator[ImageFiles]:
             for files in items:
                 names.append(files.paths[0].name)
                 yield files
@@ -279,7 +280,7 @@ def a_folder(file: Path) -> None:
     "spoil", [spoil_a_row, other_bytes, cut, another_database, a_folder, Path.unlink]
 )
 def test_a_spoilt_cache_costs_time_and_nothing_else(
-    pictures: list[Path], tmp_path: Path, spoil: object
+    pictures: list[Path], tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     first = both(pictures, tmp_path / "cache")
     spoil(tmp_path / "cache" / FILE)

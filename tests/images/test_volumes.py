@@ -1,4 +1,4 @@
-"""Volumes: slices in their place whatever their order, axes turned one way, one range for all."""
+"""Arrays: slices in their place whatever their order, axes turned one way, one range for all."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,19 +6,24 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from factories.images import PLANES, TO_LEFT_AND_BACK, ct_series, noise, save_dicom, save_nifti
+from factories.images import (
+    PLANES,
+    TO_LEFT_AND_BACK,
+    Array,
+    ct_series,
+    noise,
+    save_dicom,
+    save_nifti,
+)
 from medvq.errors import UnreadableImage
 from medvq.images.formats import Window, read_image, read_series
 from nibabel.orientations import aff2axcodes
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
-Volume = NDArray[np.int16]
 
-
-def body(seed: int = 0) -> Volume:
+def body(seed: int = 0) -> Array:
     """(depth, height, width), towards head, back and left; every size another."""
     return np.random.default_rng(seed).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
 
@@ -30,13 +35,13 @@ def saved(headers: list[FileDataset], folder: Path) -> list[Path]:
     return sorted(save_dicom(folder / f"{name}.dcm", header) for name, header in named)
 
 
-def soft_tissue(volume: Volume) -> NDArray[np.float64]:
+def soft_tissue(volume: Array) -> Array:
     return np.clip((volume - 39.5) / 399 + 0.5, 0, 1)
 
 
-def robust(volume: NDArray[np.generic]) -> NDArray[np.float64]:
+def robust(volume: Array) -> Array:
     low, high = np.percentile(volume, [0.5, 99.5])
-    return np.clip((volume - low) / (high - low), 0, 1)
+    return np.asarray(np.clip((volume - low) / (high - low), 0, 1))
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -191,7 +196,7 @@ def test_a_nifti_volume_is_turned_one_way(tmp_path: Path, stored_as: str) -> Non
     ],
 )
 def test_a_single_slice_stands_head_up(
-    tmp_path: Path, shape: tuple[int, ...], upright: Callable[[Volume], Volume]
+    tmp_path: Path, shape: tuple[int, ...], upright: Callable[[Array], Array]
 ) -> None:
     volume = noise(*shape)
     (shown,) = read_image(save_nifti(tmp_path / "x.nii.gz", volume.transpose(2, 1, 0)))
@@ -204,7 +209,7 @@ def test_a_stated_range_of_display_goes_before_percentiles(tmp_path: Path) -> No
     np.testing.assert_allclose(read_image(path)[0], expected, atol=1e-6)
 
 
-def stored(volume: Volume) -> Callable[[Path], object]:
+def stored(volume: Array) -> Callable[[Path], object]:
     return lambda path: save_nifti(path, volume)
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Generic, NamedTuple, TypeVar
@@ -58,7 +58,7 @@ def processors() -> int:
 
 def map_in_processes(
     function: Callable[[T], R], items: Iterable[T], *, processes: int, timeout: float
-) -> Iterator[R | WorkerFailure]:
+) -> Generator[R | WorkerFailure]:
     """Yield results of ``function`` in the order of ``items``, which are taken as they are needed.
 
     Parameters
