@@ -3,7 +3,6 @@
 import errno
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-import torch
 from medvq.config import Config
 from medvq.datasets.manifest import COLUMNS, read_manifest
 from medvq.datasets.phantom import write_phantom
+from medvq.datasets.reading import validation_share
 from medvq.errors import UserError
-from medvq.stages.ingest import frame_features, ingest, validation_share
+from medvq.stages.ingest import INGEST
 from medvq.storage.artifacts import StageContext
-from numpy.typing import NDArray
+from medvq.summaries import IngestSummary, SplitCount
 from PIL import Image
 
 SMALL: dict[str, Any] = {
@@ -29,11 +28,10 @@ SMALL: dict[str, Any] = {
 }
 
 
-def configured(source: dict[str, Any], seed: int = 0, **changes: Any) -> Config:
+def configured(source: dict[str, Any], **changes: Any) -> Config:
     return Config.model_validate(
         {
             "name": "tiny",
-            "seed": seed,
             "source": source,
             "ingest": SMALL | changes,
             "pretrain": {"widths": (8, 8, 8)},
@@ -41,9 +39,9 @@ def configured(source: dict[str, Any], seed: int = 0, **changes: Any) -> Config:
     )
 
 
-def run(config: Config, out: Path, data_root: Path) -> dict[str, Any]:
+def run(config: Config, out: Path, data_root: Path | None = None) -> IngestSummary:
     out.mkdir()
-    return ingest(StageContext(config, out, {}, data_root, None))
+    return INGEST.run(StageContext(config, out, {}, data_root or out, None))
 
 
 PHANTOM = configured({"kind": "phantom", "train_subjects": 20, "test_subjects": 10, "size": 64})
@@ -55,7 +53,9 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ingested(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def ingested(
+    data_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, IngestSummary]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
         out = tmp_path_factory.mktemp("ingest") / "first"
@@ -87,7 +87,7 @@ def draw(path: Path, seed: int) -> None:
     Image.fromarray((255 * grey.clip(0, 1)).astype(np.uint8)).save(path)
 
 
-def own(folder: Path, **changes: Any) -> Config:
+def folder_config(folder: Path, **changes: Any) -> Config:
     source = {"kind": "image_folder", "folder": str(folder), "labels": "labels.csv"}
     return configured(source, **changes)
 
@@ -98,27 +98,25 @@ def splits(out: Path) -> dict[str, str]:
 
 
 def test_splits_follow_the_source_and_keep_subjects_apart(
-    ingested: tuple[Path, dict], data_root: Path
+    ingested: tuple[Path, IngestSummary], data_root: Path
 ) -> None:
     out, summary = ingested
     manifest = read_manifest(out / "manifest.csv")
     assert tuple(manifest.columns) == COLUMNS
     labels = pd.read_csv(next(data_root.glob("phantom-*")) / "labels.csv")
-    parts = {split: manifest[manifest["split"] == split] for split in summary["splits"]}
+    parts = {split: manifest[manifest["split"] == split] for split in summary.splits}
     assert list(parts) == ["train", "validation", "test"]
     subjects = {split: set(part["subject_id"]) for split, part in parts.items()}
     assert len(subjects["train"]) + len(subjects["validation"]) == 20
     assert len(subjects["test"]) == 10
-    assert len(set.union(*subjects.values())) == summary["subjects"] == 30
+    assert len(set.union(*subjects.values())) == summary.subjects == 30
     assert len(parts["test"]) == (labels["split"] == "test").sum()
-    assert len(manifest) == len(labels) == summary["images"]
+    assert len(manifest) == len(labels) == summary.images
     for split, part in parts.items():
-        assert summary["splits"][split] == {
-            "images": len(part),
-            "subjects": len(subjects[split]),
-            "labels": part["label_name"].value_counts().sort_index().to_dict(),
-        }
-    assert summary["quarantined"] == summary["duplicates"] == 0
+        labels_of_part = part["label_name"].value_counts().sort_index().to_dict()
+        expected = SplitCount(len(part), len(subjects[split]), labels_of_part)
+        assert summary.splits[split] == expected
+    assert summary.quarantined == summary.duplicates == 0
     # In the order of the source's files, none of which is named.
     assert manifest["label_name"].tolist() == labels["label"].tolist()
     assert manifest["label"].tolist() == (labels["label"] == "OPACITY").astype(int).tolist()
@@ -127,10 +125,10 @@ def test_splits_follow_the_source_and_keep_subjects_apart(
     assert manifest["certain_subject_id"].tolist() == manifest["subject_id"].tolist()
 
 
-def test_the_cache_is_complete(ingested: tuple[Path, dict]) -> None:
+def test_the_cache_is_complete(ingested: tuple[Path, IngestSummary]) -> None:
     out, summary = ingested
-    images, train = summary["images"], summary["splits"]["train"]["images"]
-    outside_test = images - summary["splits"]["test"]["images"]
+    images, train = summary.images, summary.splits["train"].images
+    outside_test = images - summary.splits["test"].images
     expected = {
         "images": ("uint8", (images, 32, 32)),
         "originals": ("uint8", (images, 64, 64)),
@@ -147,14 +145,13 @@ def test_the_cache_is_complete(ingested: tuple[Path, dict]) -> None:
     table = pd.read_csv(out / "alignment.csv")
     manifest = read_manifest(out / "manifest.csv")
     assert table["image_id"].tolist() == manifest["image_id"].tolist()
-    assert table["failed"].sum() == summary["not_aligned"]
-    at = table[["log_scale_x", "log_scale_y", "shift_x", "shift_y"]].to_numpy(np.float32)
-    expected_frame = frame_features(np.load(out / "originals.npy"), torch.from_numpy(at))
-    np.testing.assert_allclose(np.load(out / "frame.npy"), expected_frame, atol=1e-3)
+    assert table["failed"].sum() == summary.not_aligned
+    positions = table[["log_scale_x", "log_scale_y", "shift_x", "shift_y"]].to_numpy()
+    np.testing.assert_allclose(np.load(out / "frame.npy")[:, -4:], 255 * positions, rtol=1e-5)
 
 
 def test_the_same_twice_is_the_same_to_the_byte(
-    ingested: tuple[Path, dict], data_root: Path, tmp_path: Path
+    ingested: tuple[Path, IngestSummary], data_root: Path, tmp_path: Path
 ) -> None:
     first, summary = ingested
     assert run(PHANTOM, tmp_path / "again", data_root) == summary
@@ -163,7 +160,7 @@ def test_the_same_twice_is_the_same_to_the_byte(
 
 
 def test_another_seed_draws_other_swaps(
-    ingested: tuple[Path, dict], data_root: Path, tmp_path: Path
+    ingested: tuple[Path, IngestSummary], data_root: Path, tmp_path: Path
 ) -> None:
     # The phantom set of another seed is another set; only the draws are to differ here.
     write_phantom(tmp_path / "phantom-20-10-64-5", train_subjects=20, test_subjects=10, size=64)
@@ -175,10 +172,10 @@ def test_another_seed_draws_other_swaps(
 
 
 def test_test_images_have_no_part_in_the_template(folder: Path, tmp_path: Path) -> None:
-    run(own(folder), tmp_path / "before", tmp_path)
+    run(folder_config(folder), tmp_path / "before")
     for path in folder.glob("2?-*.png"):
         Image.fromarray(255 - np.asarray(Image.open(path)).T).save(path)
-    run(own(folder), tmp_path / "after", tmp_path)
+    run(folder_config(folder), tmp_path / "after")
     before, after = (tmp_path / name for name in ("before", "after"))
     for name in ("template.npy", "swapped_training.npy", "swapped_validation.npy"):
         assert (before / name).read_bytes() == (after / name).read_bytes()
@@ -186,40 +183,28 @@ def test_test_images_have_no_part_in_the_template(folder: Path, tmp_path: Path) 
     assert changed.tolist() == [split == "test" for split in splits(after).values()]
 
 
-def text(path: Path) -> None:
-    path.write_text("no picture")
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:200])
-
-
 def test_broken_files_are_set_aside_and_the_run_goes_on(folder: Path, tmp_path: Path) -> None:
-    run(own(folder), tmp_path / "whole", tmp_path)
-    broken: dict[str, tuple[Callable[[Path], None], str]] = {
-        "00-0.png": (text, "not a readable image (UnidentifiedImageError)"),
-        "07-1.png": (empty, "the file is empty"),
-        "25-0.png": (truncated, "not a readable image"),
+    run(folder_config(folder), tmp_path / "whole")
+    broken = {
+        "00-0.png": (b"no picture", "not a readable image (UnidentifiedImageError)"),
+        "07-1.png": (b"", "the file is empty"),
+        "25-0.png": ((folder / "25-0.png").read_bytes()[:200], "not a readable image"),
     }
-    for name, (breaks, _) in broken.items():
-        breaks(folder / name)
-    summary = run(own(folder, max_quarantined=0.05), tmp_path / "out", tmp_path)
+    for name, (content, _) in broken.items():
+        (folder / name).write_bytes(content)
+    summary = run(folder_config(folder, max_quarantined=0.05), tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "quarantine.csv")
     assert table["path"].tolist() == list(broken)
     for reason, (_, expected) in zip(table["reason"], broken.values(), strict=True):
         assert reason.startswith(expected)
-    assert (summary["quarantined"], summary["images"]) == (3, 57)
+    assert (summary.quarantined, summary.images) == (3, 57)
     kept = [path not in broken for path in splits(tmp_path / "whole")]
     originals = np.load(tmp_path / "whole" / "originals.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "originals.npy"), originals[kept])
 
 
 def test_what_the_source_wants_set_aside_may_be_any_share(
-    ingested: tuple[Path, dict], data_root: Path, tmp_path: Path
+    ingested: tuple[Path, IngestSummary], data_root: Path, tmp_path: Path
 ) -> None:
     files = sorted(next(data_root.glob("phantom-*")).glob("**/*.dcm"))
     shutil.copytree(files[0].parent, tmp_path / "train" / "any")
@@ -231,9 +216,9 @@ def test_what_the_source_wants_set_aside_may_be_any_share(
     source = {"kind": "dicom_folder", "folder": str(tmp_path), "modality": ("DX",)}
     config = configured(source, alignment={"enabled": False}, max_quarantined=0.02)
     summary = run(config, tmp_path / "out", tmp_path)
-    assert summary["images"] == len(files) - len(files[::3])
-    assert summary["quarantined"] == len(files[::3]) + 1
-    assert summary["splits"]["test"]["subjects"] > 0
+    assert summary.images == len(files) - len(files[::3])
+    assert summary.quarantined == len(files[::3]) + 1
+    assert summary.splits["test"].subjects > 0
     table = pd.read_csv(tmp_path / "out" / "quarantine.csv", keep_default_na=False)
     reasons = table["reason"].value_counts()
     assert reasons["the modality is not DX, as the configuration demands"] == len(files[::3])
@@ -242,20 +227,19 @@ def test_what_the_source_wants_set_aside_may_be_any_share(
 
 
 def test_too_many_broken_files_stop_the_run_with_the_table(folder: Path, tmp_path: Path) -> None:
-    for name in ("00-0.png", "01-0.png"):
-        text(folder / name)
-    empty(folder / "02-0.png")
-    with pytest.raises(UserError, match=r"3 of 60 .*max_quarantined=0\.04.*2 x not a rea") as told:
-        run(own(folder, max_quarantined=0.04), tmp_path / "out", tmp_path)
-    assert str(tmp_path / "out" / "quarantine.csv") in str(told.value)
+    for name, content in (("00-0.png", "no picture"), ("01-0.png", "none"), ("02-0.png", "")):
+        (folder / name).write_text(content)
+    with pytest.raises(UserError, match=r"3 of 60 .*max_quarantined=0\.04.*2 x not a rea") as error:
+        run(folder_config(folder, max_quarantined=0.04), tmp_path / "out")
+    assert str(tmp_path / "out" / "quarantine.csv") in str(error.value)
     assert len(pd.read_csv(tmp_path / "out" / "quarantine.csv")) == 3
 
 
 def test_a_set_of_broken_files_alone_is_refused(folder: Path, tmp_path: Path) -> None:
     for path in folder.glob("*.png"):
-        text(path)
+        path.write_text("no picture")
     with pytest.raises(UserError, match="all 60 files were set aside"):
-        run(own(folder, max_quarantined=1.0), tmp_path / "out", tmp_path)
+        run(folder_config(folder, max_quarantined=1.0), tmp_path / "out")
 
 
 def test_the_disk_is_asked_for_space_before_it_is_mapped(
@@ -268,11 +252,11 @@ def test_the_disk_is_asked_for_space_before_it_is_mapped(
     # Without this a full disk ends in a bus error, which no handler turns into one line.
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        run(own(folder), tmp_path / "out", tmp_path)
+        run(folder_config(folder), tmp_path / "out")
 
 
 def test_adding_images_moves_no_other(folder: Path, tmp_path: Path) -> None:
-    run(own(folder), tmp_path / "before", tmp_path)
+    run(folder_config(folder), tmp_path / "before")
     table = pd.read_csv(folder / "labels.csv")
     more = []
     for subject in range(40, 50):
@@ -280,7 +264,7 @@ def test_adding_images_moves_no_other(folder: Path, tmp_path: Path) -> None:
         more.append((f"{subject}-0.png", f"subject {subject}", "train", "ill"))
     both = pd.concat([pd.DataFrame(more, columns=table.columns), table])
     both.to_csv(folder / "labels.csv", index=False)
-    run(own(folder), tmp_path / "after", tmp_path)
+    run(folder_config(folder), tmp_path / "after")
     before, after = splits(tmp_path / "before"), splits(tmp_path / "after")
     assert before.items() <= after.items()
     assert len(after) == len(before) + 10
@@ -298,9 +282,9 @@ def test_the_share_held_back_is_uniform_and_depends_on_the_seed() -> None:
 def test_duplicates_are_counted_within_and_across(folder: Path, tmp_path: Path) -> None:
     for copy, original in (("01-1", "01-0"), ("02-0", "01-0"), ("29-0", "03-0")):
         (folder / f"{copy}.png").write_bytes((folder / f"{original}.png").read_bytes())
-    summary = run(own(folder), tmp_path / "out", tmp_path)
+    summary = run(folder_config(folder), tmp_path / "out")
     audit = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert summary["duplicates"] == audit["duplicate_files"] == 5
+    assert summary.duplicates == audit["duplicate_files"] == 5
     assert audit["duplicate_groups"] == 2
     assert audit["duplicates_across_train_and_test"] == 1
     assert audit["subjects_in_train_and_test"] == audit["subjects_with_two_labels"] == 0
@@ -311,19 +295,6 @@ def test_a_subject_on_both_sides_is_refused(folder: Path, tmp_path: Path) -> Non
     table = pd.read_csv(folder / "labels.csv")
     table.loc[0, "subject"] = "subject 25"
     table.to_csv(folder / "labels.csv", index=False)
-    with pytest.raises(UserError, match=r"1 subject\(s\) stand in two splits") as told:
-        run(own(folder), tmp_path / "out", tmp_path)
-    assert "subject 25" not in str(told.value)
-
-
-def test_frame_features_by_hand() -> None:
-    originals: NDArray[np.uint8] = np.zeros((1, 30, 30), np.uint8)
-    originals[0, :2, :2] = [[0, 40], [80, 120]]
-    originals[0, 4:24, 4:24] = 255  # the middle, of which nothing may be told
-    features = frame_features(originals, torch.tensor([[0.1, 0.2, -0.1, 0.0]]))[0]
-    assert features.shape == (2 * 96 + 4,)
-    assert features[0] == 60
-    assert features[96] == pytest.approx(np.sqrt(2000))
-    assert not features[1:96].any()
-    assert not features[97:192].any()
-    np.testing.assert_allclose(features[192:], [25.5, 51, -25.5, 0], rtol=1e-6)
+    with pytest.raises(UserError, match=r"1 subject\(s\) stand in two splits") as error:
+        run(folder_config(folder), tmp_path / "out")
+    assert "subject 25" not in str(error.value)
