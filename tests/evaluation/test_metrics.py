@@ -5,9 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medvq.evaluation.metrics import (
-    BINARY,
-    MULTICLASS,
-    REGRESSION,
     binary_metrics,
     multiclass_metrics,
     regression_metrics,
@@ -90,14 +87,14 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn(
     truth, probability, threshold, weights = case
     unit = np.ones_like(weights)
     metrics = binary_metrics(truth, probability, threshold, np.stack([unit, weights]))
-    assert tuple(metrics) == BINARY
+    assert set(metrics) == set(reference(*case))
     for row, row_weights in enumerate((unit, weights)):
         for name, value in reference(truth, probability, threshold, row_weights).items():
             assert metrics[name][row] == pytest.approx(value, abs=1e-12), name
     repeats = weights.astype(int)
     repeated = np.repeat(truth, repeats), np.repeat(probability, repeats)
     plain = binary_metrics(*repeated, threshold, np.ones((1, repeats.sum())))
-    for name in BINARY:
+    for name in metrics:
         assert metrics[name][1] == pytest.approx(plain[name][0], abs=1e-12), name
 
 
@@ -130,7 +127,7 @@ def test_a_perfect_and_a_constant_prediction() -> None:
     truth = np.array([0, 1, 1, 0])
     perfect = binary_metrics(truth, truth.astype(float), 0.5, np.ones((1, 4)))
     assert {name: value[0] for name, value in perfect.items()} == {
-        name: float(name not in ("brier", "ece")) for name in BINARY
+        name: float(name not in ("brier", "ece")) for name in perfect
     }
     constant = binary_metrics(np.array([1, 0, 0, 0]), np.full(4, 0.35), 0.25, np.ones((1, 4)))
     assert {name: value[0] for name, value in constant.items()} == pytest.approx(
@@ -172,7 +169,6 @@ def test_metrics_of_several_classes_are_those_of_scikit_learn(seed: int, number:
     called = probability.argmax(1)
     distance = ((probability - np.eye(number)[truth]) ** 2).sum(1)
     correct = (called == truth).astype(int)
-    assert tuple(metrics) == MULTICLASS
     assert {name: float(value[0]) for name, value in metrics.items()} == pytest.approx(
         {
             "auroc": np.mean([roc_auc_score(*one, **by) for one in one_against_rest]),
@@ -192,7 +188,7 @@ def test_metrics_of_a_number_are_those_of_scikit_learn(seed: int) -> None:
     truth, predicted = rng.normal(10, 3, 15), rng.normal(10, 3, 15)
     weights = np.r_[1.0, 1.0, rng.integers(0, 4, 13)]
     metrics = regression_metrics(truth, predicted, weights[None])
-    assert tuple(metrics) == REGRESSION
+    assert set(metrics) == {"r2", "mae"}
     by = {"sample_weight": weights}
     assert float(metrics["r2"][0]) == pytest.approx(r2_score(truth, predicted, **by))
     assert float(metrics["mae"][0]) == pytest.approx(mean_absolute_error(truth, predicted, **by))

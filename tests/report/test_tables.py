@@ -1,147 +1,143 @@
 """The short tables for people: each number stands where it belongs."""
 
-from typing import Any
-
 import pytest
-from medvq.evaluation.metrics import BINARY
-from medvq.report.tables import show
+from medvq.report.tables import (
+    evaluate_table,
+    extract_table,
+    ingest_table,
+    pretrain_table,
+    probe_table,
+)
+from medvq.summaries import (
+    AuditHeadline,
+    CodebookUse,
+    EvaluateSummary,
+    ExtractSummary,
+    IngestSummary,
+    Interval,
+    PretrainSummary,
+    ProbeRow,
+    ProbeSummary,
+    Shortcut,
+    SplitCount,
+    TypicalityFigures,
+    Validation,
+)
+
+COLUMNS = ["auroc", "balanced_accuracy", "sensitivity", "specificity", "ece"]
 
 
-def result(stage: str, **found: Any) -> dict[str, Any]:
-    return {"stage": stage, "dataset": "tiny", "up_to_date": False, "seconds": 12.4, **found}
-
-
-def ingested(crossing: int) -> dict[str, Any]:
-    return result(
-        "ingest",
-        splits={
-            "train": {"images": 80, "subjects": 41, "labels": {"normal": 30, "ill": 50}},
-            "test": {"images": 20, "subjects": 11, "labels": {"normal": 9, "ill": 11}},
-        },
-        quarantined=3,
-        duplicates=5,
-        not_aligned=7,
-        subjects_in_train_and_test=crossing,
+def ingested(crossing: int = 0) -> list[str]:
+    return ingest_table(
+        IngestSummary(
+            images=100,
+            subjects=52,
+            splits={
+                "train": SplitCount(80, 41, {"normal": 30, "ill": 50}),
+                "test": SplitCount(20, 11, {"normal": 9, "ill": 11}),
+            },
+            quarantined=3,
+            duplicates=5,
+            subjects_in_train_and_test=crossing,
+            not_aligned=7,
+            audit=AuditHeadline(None, {"": None}, 0),
+        )
     )
 
 
 def test_ingest_counts_images_subjects_and_labels() -> None:
-    head, train, test, rest = show(ingested(0)).splitlines()
-    assert head == "ingest of tiny: 12 s"
+    train, test, rest = ingested()
     assert " ".join(train.split()) == "train 80 images 41 subjects normal 30, ill 50"
     assert " ".join(test.split()) == "test 20 images 11 subjects normal 9, ill 11"
     assert rest == "  3 set aside, 5 files with a duplicate, 7 not aligned"
 
 
-def test_subjects_on_both_sides_are_told() -> None:
-    assert show(ingested(2)).splitlines()[-1].startswith("  2 subjects stand in train and test")
+def test_subjects_in_train_and_test_are_counted() -> None:
+    assert ingested(2)[-1].startswith("  2 subjects stand in train and test")
 
 
-AUDIT = {
-    "strongest_shortcut": {"name": "frame", "what": "the frame around the object", "auroc": 0.9794},
-    "test_told_from_train": {"ill": 0.6564, "normal": 0.9219, "rare": None},
-    "warnings": 6,
-}
-
-
-def test_what_the_data_gives_away_stands_beside_every_result() -> None:
-    lines = show(result("extract", images=3, images_per_second=1, feature_sets={}, audit=AUDIT))
-    assert lines.splitlines()[2:] == [
+def test_every_table_ends_with_the_audit() -> None:
+    shortcut = Shortcut("frame", "the frame around the object", 0.9794)
+    audit = AuditHeadline(shortcut, {"ill": 0.6564, "normal": 0.9219, "rare": None}, 6)
+    assert extract_table(ExtractSummary(3, 1.0, {}, audit=audit))[1:] == [
         "  audit: the frame around the object alone tells the label at AUROC 0.979 "
         "(cross-validated on train)",
         "  audit: test images are told from train at AUROC ill 0.656, normal 0.922",
         "  audit: 6 warning(s), explained in audit.html of the ingest artifact",
     ]
-    nothing = {"strongest_shortcut": None, "test_told_from_train": {"": None}, "warnings": 0}
-    assert "audit" not in show(ingested(0) | {"audit": nothing})
 
 
-def test_what_is_up_to_date_says_so() -> None:
-    assert show(ingested(0) | {"up_to_date": True}).startswith("ingest of tiny: up to date\n")
+def test_pretrain_shows_errors_and_codes() -> None:
+    book = CodebookUse(size=16, used=12, perplexity=9.6)
+    summary = PretrainSummary(14, 9, 210.5, 0.1234, 27.04, 0.8765, 0.1, 0.1, [book])
+    assert pretrain_table(summary) == [
+        "  14 epochs, 210.5 images/s; validation: MSE 0.123 of the variance, PSNR 27.0 dB, "
+        "SSIM 0.876, 12 of 16 codes (perplexity 10)"
+    ]
 
 
-def test_pretrain_tells_errors_and_codes() -> None:
-    text = show(
-        result(
-            "pretrain",
-            epochs=14,
-            images_per_second=210.5,
-            val_mse=0.1234,
-            val_psnr_db=27.04,
-            val_ssim=0.8765,
-            codebook=[{"used": 12, "size": 16, "perplexity": 9.6}],
-        )
-    )
-    told = (
-        "14 epochs, 210.5 images/s",
-        "MSE 0.123 of",
-        "PSNR 27.0 dB",
-        "SSIM 0.876",
-        "12 of 16 codes (perplexity 10)",
-    )
-    for piece in told:
-        assert piece in text
-
-
-def test_extract_tells_widths() -> None:
-    text = show(
-        result(
-            "extract",
-            images=99,
-            images_per_second=1500.0,
-            feature_sets={"histogram": 512, "embedding": 4096},
-        )
-    )
-    assert text.splitlines()[1] == "  99 images, 1500 images/s: histogram 512, embedding 4096"
+def test_extract_shows_widths() -> None:
+    summary = ExtractSummary(99, 1500.0, {"histogram": 512, "embedding": 4096})
+    assert extract_table(summary) == ["  99 images, 1500 images/s: histogram 512, embedding 4096"]
 
 
 @pytest.fixture
-def probed() -> dict[str, Any]:
-    def row(features: str, first: float) -> dict[str, Any]:
+def probed() -> list[str]:
+    def row(features: str, first: float) -> ProbeRow:
         metrics = {
-            name: {"mean": first + n / 100, "std": 0.01, "ci95": [first - 0.1, first + 0.09]}
-            for n, name in enumerate(BINARY)
+            name: Interval(first + n / 100, 0.01, (first - 0.1, first + 0.09))
+            for n, name in enumerate(["auprc", *COLUMNS])
         }
-        return {"features": features, **metrics, "validation": {"score": first - 0.2}}
+        return ProbeRow(features, metrics, Validation(first, None, first - 0.2))
 
-    return result(
-        "probe",
-        label_fraction=0.05,
-        labels=48,
-        subjects=24,
-        repeats=10,
-        rows=[row("medvq", 0.8), row("hog", 0.6)],
-        medvq_minus={"hog": {"mean": 0.2, "std": 0.01, "ci95": [-0.012, 0.345]}},
+    return probe_table(
+        ProbeSummary(
+            label_fraction=0.05,
+            labels=48,
+            subjects=24,
+            repeats=10,
+            classes=["normal", "ill"],
+            threshold=0.5,
+            rows=[row("medvq", 0.8), row("hog", 0.6)],
+            medvq_minus={"hog": Interval(0.2, 0.01, (-0.012, 0.345))},
+            task="binary",
+            headline="auroc",
+        )
     )
 
 
-def test_probe_tells_means_intervals_and_differences(probed: dict[str, Any]) -> None:
-    _, drawn, head, medvq, hog, gap = show(probed).splitlines()
-    assert "5% of the labels: 48 images of 24 subjects, 10 draws" in drawn
-    columns = ["auroc", "balanced_accuracy", "sensitivity", "specificity", "ece"]
-    assert head.split() == ["features", *columns, "validation"]
+def test_probe_shows_means_intervals_and_differences(probed: list[str]) -> None:
+    labels, head, medvq, hog, gap = probed
+    assert "5% of the labels: 48 images of 24 subjects, 10 label subsets" in labels
+    assert head.split() == ["features", *COLUMNS, "validation"]
     for line, name, first in ((medvq, "medvq", 0.8), (hog, "hog", 0.6)):
         interval = f"[{first - 0.1:.2f},{first + 0.09:.2f}]"
-        means = [f"{first + BINARY.index(column) / 100:.3f}" for column in columns]
+        means = [f"{first + n / 100:.3f}" for n in range(1, 6)]
         cells = [cell for mean in means for cell in (mean, interval)]
         assert line.split() == [name, *cells, f"{first - 0.2:.3f}"]
     assert gap == "  AUROC of medvq less hog: +0.200 [-0.012, +0.345]"
 
 
-def test_columns_of_the_probe_stand_under_their_heads(probed: dict[str, Any]) -> None:
-    _, _, head, medvq, _, _ = show(probed).splitlines()
+def test_columns_of_the_probe_stand_under_their_heads(probed: list[str]) -> None:
+    _, head, medvq, _, _ = probed
     assert len(head) == len(medvq)
     start = head.index("auroc") + len("auroc")
-    assert medvq[:start].endswith("0.800 [0.70,0.89]")
+    assert medvq[:start].endswith("0.810 [0.70,0.89]")
 
 
-def test_what_is_untypical_of_another_set_is_one_line() -> None:
-    gate = {
-        "images": 300, "flagged": 17, "share": 17 / 300, "median": 5.214, "threshold": 7.0,
-        "reference_images": 612, "reference_share": 0.0098, "reference_median": 4.871,
-    }  # fmt: skip
-    told = {"images": 300, "labelled": 0, "seen_in_training": 0, "rows": [], "typicality": gate}
-    assert show(result("evaluate", **told)).splitlines()[-1] == (
+def test_untypical_images_of_another_set_are_counted_in_one_line() -> None:
+    typicality = TypicalityFigures(
+        images=300,
+        flagged=17,
+        share=17 / 300,
+        median=5.214,
+        threshold=7.0,
+        reference_images=612,
+        reference_share=0.0098,
+        reference_median=4.871,
+    )
+    summary = EvaluateSummary([], "0123", 300, 0, 0, 0.05, "auroc", typicality)
+    assert evaluate_table(summary)[-1] == (
         "  17 of 300 images (5.7%) are unlike the training images; of 612 held back from those, "
-        "1.0% are (median surprise 5.21 against 4.87 bits per code)"
+        "1.0% are (median score 5.21 against 4.87 bits per code)"
     )

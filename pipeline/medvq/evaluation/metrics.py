@@ -14,21 +14,6 @@ from medvq.evaluation.prevalence import adjust_to_prevalence, estimate_prevalenc
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
-BINARY = (
-    "auroc",
-    "auprc",
-    "balanced_accuracy",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "brier",
-    "ece",
-    "sensitivity_at_90_specificity",
-    "sensitivity_at_95_specificity",
-)
-PRIOR_SHIFT = ("prevalence_prior_shift", "brier_prior_shift", "ece_prior_shift")
-MULTICLASS = ("auroc", "auprc", "balanced_accuracy", "accuracy", "brier", "ece")
-REGRESSION = ("r2", "mae")
 _BINS = 10
 """Bins of the expected calibration error; its value depends on them, and ten is customary."""
 
@@ -36,7 +21,7 @@ _BINS = 10
 def binary_metrics(
     truth: Labels, probability: Floats, threshold: float, weights: Floats
 ) -> dict[str, Floats]:
-    """Compute the metrics :data:`BINARY`.
+    """Compute the metrics of a prediction of two classes.
 
     Parameters
     ----------
@@ -70,7 +55,7 @@ def binary_metrics(
 def prior_shift_metrics(
     truth: Labels, probability: Floats, training_prevalence: float, weights: Floats
 ) -> dict[str, Floats]:
-    """Compute the metrics :data:`PRIOR_SHIFT`: estimated prevalence, Brier score and ECE after it.
+    """Estimate the prevalence, and compute Brier score and ECE of probabilities adjusted to it.
 
     The probabilities are adjusted to the prevalence that the images themselves suggest
     (:mod:`medvq.evaluation.prevalence`). That is transductive: it takes all images together, but
@@ -86,11 +71,15 @@ def prior_shift_metrics(
     adjusted = adjust_to_prevalence(probability, training_prevalence, prevalence[:, None])
     brier = np.einsum("bn,bn->b", weights, (adjusted - truth) ** 2) / weights.sum(1)
     error = _calibration_error(truth, adjusted, weights)
-    return dict(zip(PRIOR_SHIFT, (prevalence, brier, error), strict=True))
+    return {
+        "prevalence_prior_shift": prevalence,
+        "brier_prior_shift": brier,
+        "ece_prior_shift": error,
+    }
 
 
 def multiclass_metrics(truth: Labels, probability: Floats, weights: Floats) -> dict[str, Floats]:
-    """Compute the metrics :data:`MULTICLASS`.
+    """Compute the metrics of a prediction of several classes.
 
     AUROC and AUPRC are of one class against the rest, averaged over classes. The Brier score is the
     squared distance of the probabilities to the truth, 0 to 2. The calibration error is that of the
@@ -124,9 +113,9 @@ def multiclass_metrics(truth: Labels, probability: Floats, weights: Floats) -> d
 
 
 def regression_metrics(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:
-    """Compute the metrics :data:`REGRESSION`, of ``truth`` (N,) and ``predicted`` (N,).
+    """Compute the metrics of a predicted number, ``truth`` and ``predicted`` (N,).
 
-    They are the explained share of the variance, and the mean absolute error in the unit of
+    They are R^2, the explained share of the variance, and the mean absolute error in the unit of
     ``truth``; ``weights`` are (B, N).
     """
     total = weights.sum(1)

@@ -1,4 +1,4 @@
-"""How each kind of prediction is judged: the metrics of its rows and the one they compare by."""
+"""How each kind of prediction is judged, and what there is to predict in a data set."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ class Task(Target, Protocol):
 
     Attributes
     ----------
-    metrics : names of what :meth:`evaluate` returns.
-    headline : the one of them that rows are compared by.
+    headline : the metric that rows are compared by.
     """
 
-    metrics: ClassVar[tuple[str, ...]]
     headline: ClassVar[str]
 
     def name(self, number: str | None) -> str:
@@ -75,7 +73,6 @@ class Task(Target, Protocol):
 class Binary(targets.Binary, Task):
     """One of two classes; rows are compared by AUROC."""
 
-    metrics: ClassVar[tuple[str, ...]] = metrics.BINARY + metrics.PRIOR_SHIFT
     headline: ClassVar[str] = "auroc"
 
     def evaluate(
@@ -90,7 +87,6 @@ class Binary(targets.Binary, Task):
 class Multiclass(targets.Multiclass, Task):
     """One of several classes; rows are compared by accuracy."""
 
-    metrics: ClassVar[tuple[str, ...]] = metrics.MULTICLASS
     headline: ClassVar[str] = "accuracy"
 
     def evaluate(
@@ -108,7 +104,6 @@ class Multiclass(targets.Multiclass, Task):
 class Regression(targets.Regression, Task):
     """A number; rows are compared by R^2."""
 
-    metrics: ClassVar[tuple[str, ...]] = metrics.REGRESSION
     headline: ClassVar[str] = "r2"
 
     def name(self, number: str | None) -> str:
