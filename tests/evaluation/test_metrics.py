@@ -20,7 +20,6 @@ from sklearn.metrics import (
     r2_score,
     recall_score,
     roc_auc_score,
-    roc_curve,
 )
 
 Floats = NDArray[np.float64]
@@ -96,22 +95,6 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn(
     plain = binary_metrics(*repeated, threshold, np.ones((1, repeats.sum())))
     for name in metrics:
         assert metrics[name][1] == pytest.approx(plain[name][0], abs=1e-12), name
-
-
-@pytest.mark.parametrize("percent", [90, 95])
-def test_sensitivity_at_a_specificity_is_a_step_of_the_roc_curve(percent: int) -> None:
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 2, 400)
-    # Rounded, so that there are ties.
-    probability = np.round(0.3 * truth + 0.7 * rng.random(400), 2)
-    weights = rng.integers(0, 3, (2, 400)).astype(float)
-    values = binary_metrics(truth, probability, 0.5, weights)[
-        f"sensitivity_at_{percent}_specificity"
-    ]
-    for value, row in zip(values, weights, strict=True):
-        false, true, _ = roc_curve(truth, probability, sample_weight=row)
-        assert value == pytest.approx(true[false <= 1 - percent / 100 + 1e-12].max())
-        assert 0.2 < value < 0.8
 
 
 def test_a_threshold_that_just_reaches_a_specificity_counts() -> None:

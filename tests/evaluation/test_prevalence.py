@@ -54,14 +54,6 @@ def test_the_estimate_maximises_the_likelihood() -> None:
         assert value == pytest.approx(best.x, abs=1e-3)
 
 
-def test_the_estimate_is_where_expectation_maximisation_ends() -> None:
-    _, probability, unit = sample(0.4, 300)
-    share = TRAINING
-    for _ in range(200):
-        share = adjust_to_prevalence(probability, TRAINING, share).mean()
-    assert estimate_prevalence(probability, TRAINING, unit) == pytest.approx(share, abs=1e-5)
-
-
 def test_adjusted_probabilities_keep_bayes_rule_and_come_back() -> None:
     probability = np.array([0.02, 0.3, TRAINING, 0.99])
     adjusted = adjust_to_prevalence(probability, TRAINING, 0.3)
