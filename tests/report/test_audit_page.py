@@ -4,16 +4,15 @@ import base64
 import io
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from medvq.audit.findings import audit
+from factories.audited import audited, manifest
 from medvq.report.audit_page import write_audit_page
-from medvq.stages.ingest import frame_features
 from PIL import Image
 
 ILL = '<b>"ill" & more</b>'
@@ -50,7 +49,7 @@ class Page(HTMLParser):
 
 
 def artifact(folder: Path, *, labelled: bool = True, colour: bool = False) -> Page:
-    """The page of 90 images with duplicates, a blank one and a shortcut."""
+    """Write the page of 90 images with duplicates, a blank one and a shortcut."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 9, (90, 60, 60)).astype(np.uint8)
     images[:, 20:40, 20:40] += rng.integers(0, 200, (90, 20, 20)).astype(np.uint8)
@@ -58,30 +57,18 @@ def artifact(folder: Path, *, labelled: bool = True, colour: bool = False) -> Pa
     images[names == ILL, :5] = 70
     images[8] = images[4]
     images[17] = 255
-    manifest = pd.DataFrame(
-        {
-            "image_id": [f"image{n:02d}" for n in range(90)],
-            "path": "",
-            "subject_id": [f"s{n}" for n in range(90)],
-            "split": np.where(np.arange(90) < 60, "train", "test") if labelled else "train",
-            "label": "",
-            "label_name": names if labelled else "",
-            "sha256": [f"h{n if n != 8 else 4}" for n in range(90)],
-            "width": 60,
-            "height": 60,
-            "depth": 1,
-            "channels": 3 if colour else 1,
-        }
+    table = manifest(
+        90,
+        image_id=[f"image{n:02d}" for n in range(90)],
+        sha256=[f"h{n if n != 8 else 4}" for n in range(90)],
+        **{"label_name": names} if labelled else {"label_name": "", "split": "train"},
     )
     stored = np.repeat(images[:, None], 3, 1) if colour else images
-    frame = frame_features(images, torch.zeros(90, 4))
-    unknown = pd.DataFrame(index=range(90))
-    rules = {"subject": manifest["subject_id"].tolist()}
-    found, clusters = audit(manifest, stored, frame, unknown, rules, published=91)
-    manifest.to_csv(folder / "manifest.csv", index=False)
+    result, clusters = audited(table, stored, published=91)
+    table.to_csv(folder / "manifest.csv", index=False)
     np.save(folder / "originals.npy", stored)
     pd.DataFrame({"cluster": clusters}).to_csv(folder / "clusters.csv", index=False)
-    (folder / "audit.json").write_text(json.dumps({"dataset": "tiny", **found}))
+    (folder / "audit.json").write_text(json.dumps(asdict(result)))
     write_audit_page(folder)
     return Page((folder / "audit.html").read_text())
 
@@ -91,7 +78,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return artifact(tmp_path_factory.mktemp("audit"))
 
 
-def test_it_needs_no_script_and_nothing_from_elsewhere(page: Page) -> None:
+def test_it_needs_no_script_and_loads_nothing(page: Page) -> None:
     assert page.open == []
     assert not page.tags & {"script", "link", "iframe", "object", "form"}
     assert page.addresses
@@ -100,17 +87,15 @@ def test_it_needs_no_script_and_nothing_from_elsewhere(page: Page) -> None:
     assert "http" not in page.text
 
 
-def test_what_a_user_named_is_text_and_no_markup(page: Page) -> None:
+def test_names_of_labels_are_text_and_no_markup(page: Page) -> None:
     assert "b" not in page.tags
     assert f"{ILL} images look unlike" in page.text or f"Test {ILL} images are framed" in page.text
 
 
-def test_it_tells_what_was_found(page: Page) -> None:
+def test_it_shows_what_was_found(page: Page) -> None:
     assert "90 images of 91 published" in page.text
-    told = (
-        r"the frame around the object 0\.9\d\d 0\.\d{3} to [01]\.\d{3} Warning\. The label can be"
-    )
-    assert re.search(told, page.text)
+    row = r"the frame around the object 0\.9\d\d 0\.\d{3} to [01]\.\d{3} Warning\. The label can be"
+    assert re.search(row, page.text)
     assert "Not computed: the same for every image, or not known." in page.text
     assert "2 files are byte-identical to another, in 1 group; 0 of them across" in page.text
     assert "image04 image08 train; " in page.text
@@ -132,7 +117,7 @@ def test_its_pictures_are_those_images(tmp_path: Path) -> None:
     assert (shown["image17"] > 250).all()
 
 
-def test_colour_without_labels_or_test_is_said(tmp_path: Path) -> None:
+def test_missing_labels_and_test_split_are_named(tmp_path: Path) -> None:
     page = artifact(tmp_path, labelled=False, colour=True)
     assert "Not computed: no labels." in page.text
     assert "Not computed: no test split." in page.text

@@ -1,6 +1,5 @@
 """Every figure is drawn from a small artifact made by hand, and shows something."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,26 @@ import pytest
 from matplotlib import pyplot as plt
 from medvq.datasets.manifest import COLUMNS
 from medvq.prior.typicality import TypicalityCheck
-from medvq.report import figures as module
-from medvq.report.figures import (
-    draw_evaluation,
-    draw_extract,
-    draw_ingest,
-    draw_pretrain,
-    draw_probe,
+from medvq.report import plots
+from medvq.report.figures import draw_ingest, draw_pretrain, draw_prior, draw_sample
+from medvq.report.probe_figures import draw_evaluation, draw_label_efficiency, draw_probe
+from medvq.summaries import (
+    CodebookUse,
+    EvaluateSummary,
+    Interval,
+    PretrainSummary,
+    PriorLevel,
+    PriorSummary,
+    ProbeRow,
+    ProbeSummary,
+    SampleSummary,
+    TypicalityFigures,
 )
-from medvq.storage.artifacts import RECORD, Artifact
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 NAMES = ("medvq", "raw_pixels", "hog", "untrained_encoder", "border_only", "histogram")
-EXTRACT = Artifact(Path("none"), {"fingerprint": "of extract"})
 
 
 @pytest.fixture
@@ -35,17 +39,17 @@ def figures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept_open(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Figures by file name, to look at their lines after they were saved."""
-    saved: dict[str, Any] = {}
-    save = module._save
+    by_name: dict[str, Any] = {}
+    save = plots.save
 
-    def keep(figure: Any, file: Path) -> None:
-        saved[file.name] = figure
+    def save_and_keep(figure: Any, file: Path) -> None:
+        by_name[file.name] = figure
         save(figure, file)
 
-    monkeypatch.setattr(module, "_save", keep)
-    return saved
+    monkeypatch.setattr(plots, "save", save_and_keep)
+    return by_name
 
 
 def greys(file: Path) -> NDArray[np.uint8]:
@@ -59,7 +63,7 @@ def names_of(folder: Path) -> set[str]:
 
 
 def test_ingest_shows_images_and_means(
-    tmp_path: Path, figures: Path, kept_open: dict[str, Any]
+    tmp_path: Path, figures: Path, saved: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng(0)
     splits = np.repeat(["train", "validation", "test"], [10, 4, 6])
@@ -73,11 +77,11 @@ def test_ingest_shows_images_and_means(
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "originals.npy", rng.integers(0, 256, (number, 24, 24), np.uint8))
     np.save(tmp_path / "swapped_validation.npy", rng.integers(0, 256, (14, 16, 16), np.uint8))
-    draw_ingest(tmp_path, {}, {}, figures)
+    draw_ingest(tmp_path, figures)
     assert names_of(figures) == {"images.png", "class_means.png"}
     for file in figures.iterdir():
         assert len(np.unique(greys(file))) > 100
-    means = kept_open["class_means.png"].axes
+    means = saved["class_means.png"].axes
     assert [axis.get_title() for axis in means[:4]] == [
         "train, ill",
         "train, normal",
@@ -93,12 +97,12 @@ def test_images_without_labels_have_no_class_means(tmp_path: Path, figures: Path
     manifest.to_csv(tmp_path / "manifest.csv", index=False)
     for name in ("images.npy", "originals.npy", "swapped_validation.npy"):
         np.save(tmp_path / name, np.full((9, 16, 16), 90, np.uint8))
-    draw_ingest(tmp_path, {}, {}, figures)
+    draw_ingest(tmp_path, figures)
     assert names_of(figures) == {"images.png"}
 
 
 def test_pretrain_shows_curves_reconstructions_and_codes(
-    tmp_path: Path, figures: Path, kept_open: dict[str, Any]
+    tmp_path: Path, figures: Path, saved: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng(0)
     columns = (
@@ -114,35 +118,74 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
     )
     history = pd.DataFrame({"epoch": range(1, 6)} | {name: rng.random(5) for name in columns})
     history.to_csv(tmp_path / "history.csv", index=False)
-    original, made = rng.integers(0, 256, (2, 8, 16, 16), np.uint8)
-    np.savez(tmp_path / "reconstructions.npz", original=original, reconstruction=made)
+    original, decoded = rng.integers(0, 256, (2, 8, 16, 16), np.uint8)
+    np.savez(tmp_path / "reconstructions.npz", original=original, reconstruction=decoded)
     np.save(tmp_path / "codebook_use.npy", np.array([1, 6, 0, 3]))
     np.save(tmp_path / "codebook_use_1.npy", np.array([1, 1]))
-    books = [{"used": 3, "size": 4, "perplexity": 2.4}, {"used": 2, "size": 2, "perplexity": 2.0}]
-    summary = {"codebook": books}
-    draw_pretrain(tmp_path, {}, summary, figures)
+    books = [CodebookUse(size=4, used=3, perplexity=2.4), CodebookUse(2, 2, 2.0)]
+    draw_pretrain(tmp_path, PretrainSummary(5, 5, 1, 1, 1, 1, 1, 1, books), figures)
     assert names_of(figures) == {"curves.png", "reconstructions.png", "codebook_use.png"}
     assert len(np.unique(greys(figures / "reconstructions.png"))) > 100
     for name in ("curves.png", "codebook_use.png"):
         assert len(np.unique(greys(figures / name))) > 20
-    errors = [axis.images[0].get_array() for axis in kept_open["reconstructions.png"].axes[16:]]
-    np.testing.assert_array_equal(errors, np.abs(original.astype(float) - made))
-    validation = kept_open["curves.png"].axes[0].lines[1]
+    errors = [axis.images[0].get_array() for axis in saved["reconstructions.png"].axes[16:]]
+    np.testing.assert_array_equal(errors, np.abs(original.astype(float) - decoded))
+    validation = saved["curves.png"].axes[0].lines[1]
     np.testing.assert_allclose(validation.get_ydata(), history["val_mse"])
     for level, shares in enumerate(([60, 30, 10, 0], [50, 50])):
-        bars = [bar.get_height() for bar in kept_open["codebook_use.png"].axes[level].patches]
+        bars = [bar.get_height() for bar in saved["codebook_use.png"].axes[level].patches]
         assert bars == pytest.approx(shares)
-    used = [line.get_ydata().tolist() for line in kept_open["curves.png"].axes[3].lines]
-    names = ("codes_used", "perplexity", "codes_used_1", "perplexity_1")
+    used = [line.get_ydata().tolist() for line in saved["curves.png"].axes[3].lines]
+    names = ("perplexity", "perplexity_1", "codes_used", "codes_used_1")
     assert used == [history[name].tolist() for name in names]
 
 
-def probed(fraction: float, auroc: float = 0.8) -> dict[str, Any]:
+def test_prior_shows_every_level_beside_the_simple_codings(
+    tmp_path: Path, figures: Path, saved: dict[str, Any]
+) -> None:
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "bits_per_code": [5.0, 4.0], "val_bits_per_code": [5.5, 4.5]}
+    )
+    for folder in (tmp_path, tmp_path / "level_1"):
+        folder.mkdir(exist_ok=True)
+        history.to_csv(folder / "history.csv", index=False)
+    codings = {"uniform": 8.0, "frequency": 7.0, "place": 6.0, "neighbour": 5.0}
+    level = PriorLevel("transformer", 2, 2, 9, 16, 100, 4.5, 4.4, codings)
+    draw_prior(tmp_path, PriorSummary([level, level], 72, 7), figures)
+    assert len(saved["curves.png"].axes) == 2
+    for axis in saved["curves.png"].axes:
+        training, validation, *levels = (line.get_ydata() for line in axis.lines)
+        assert training.tolist() == [5, 4]
+        assert validation.tolist() == [5.5, 4.5]
+        assert [line[0] for line in levels] == list(codings.values())
+
+
+def test_sample_shows_all_samples_and_compares_some(
+    tmp_path: Path, figures: Path, saved: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(0)
+    samples, real, histogram = rng.integers(0, 256, (3, 20, 8, 8), np.uint8)
+    np.savez(tmp_path / "samples.npz", samples=samples, real=real[:5], histogram=histogram)
+    draw_sample(tmp_path, SampleSummary(20, "ill", 1, 1, 4), figures)
+    tiles = greys(figures / "samples.png")
+    assert tiles.shape == (40, 40)  # five by five, of which the last row is empty
+    np.testing.assert_array_equal(tiles[8:16, 32:], samples[9])
+    assert not tiles[32:].any()
+    sheet = saved["comparison.png"]
+    assert sheet.get_suptitle() == "Images of ill"
+    shown = [axis.images[0].get_array() for axis in sheet.axes]
+    # As many across as there are real ones; two rows of the others.
+    np.testing.assert_array_equal(
+        shown, [*real[:5], *samples[:5], *samples[8:13], *histogram[:5], *histogram[8:13]]
+    )
+
+
+def probed(fraction: float, auroc: float = 0.8) -> ProbeSummary:
     rows = [
-        {"features": name, "auroc": {"mean": auroc - n / 50, "std": 0.01, "ci95": [0.4, 0.95]}}
+        ProbeRow(name, {"auroc": Interval(auroc - n / 50, 0.01, (0.4, 0.95))})
         for n, name in enumerate(NAMES)
     ]
-    return {"label_fraction": fraction, "repeats": 2, "rows": rows}
+    return ProbeSummary(rows, fraction, 9, 9, 2, ["well", "ill"], 0.5, {}, "binary", "auroc")
 
 
 @pytest.fixture
@@ -159,31 +202,18 @@ def predictions(tmp_path: Path) -> pd.DataFrame:
             "probability": np.clip(0.3 * label + 0.7 * rng.random(len(label)), 0, 1),
         }
     )
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    table.to_parquet(folder / "predictions.parquet")
+    table.to_parquet(tmp_path / "predictions.parquet")
     return table
 
 
-def test_probe_shows_roc_calibration_and_label_efficiency(
-    tmp_path: Path, figures: Path, predictions: pd.DataFrame, kept_open: dict[str, Any]
+def test_probe_shows_roc_and_calibration(
+    tmp_path: Path, figures: Path, predictions: pd.DataFrame, saved: dict[str, Any]
 ) -> None:
-    for name, extract, fraction in (
-        ("earlier", "of extract", 0.01),
-        ("foreign", "of another", 0.5),
-    ):
-        (tmp_path / name).mkdir()
-        record = {"inputs": {"extract": extract}, "summary": probed(fraction, 0.7)}
-        (tmp_path / name / RECORD).write_text(json.dumps(record))
-    draw_probe(tmp_path / "mine", {"extract": EXTRACT}, probed(0.05), figures)
-    assert names_of(figures) == {
-        "roc_and_calibration.png",
-        "decisions_and_abstention.png",
-        "label_efficiency.png",
-    }
+    draw_probe(tmp_path, probed(0.05), figures)
+    assert names_of(figures) == {"roc_and_calibration.png", "decisions_and_abstention.png"}
     for file in figures.iterdir():
         assert len(np.unique(greys(file))) > 30
-    left, right = kept_open["roc_and_calibration.png"].axes
+    left, right = saved["roc_and_calibration.png"].axes
     assert len(left.lines) == len(NAMES) + 1
     for name, line in zip(("medvq", "raw_pixels", "hog"), left.lines, strict=False):
         own = predictions[predictions["features"] == name]
@@ -193,17 +223,22 @@ def test_probe_shows_roc_calibration_and_label_efficiency(
     assert left.lines[0].get_label() == "MedVQ 0.800 [0.400, 0.950]"
     # Three feature sets, MedVQ corrected, and the diagonal.
     assert len(right.lines) == 5
-    (axis,) = kept_open["label_efficiency.png"].axes
+
+
+def test_label_efficiency_is_over_fractions(tmp_path: Path, saved: dict[str, Any]) -> None:
+    summaries = {0.05: probed(0.05), 0.01: probed(0.01, 0.7)}
+    draw_label_efficiency(summaries, tmp_path / "label_efficiency.png")
+    (axis,) = saved["label_efficiency.png"].axes
     means = axis.containers[0].lines[0]
     assert means.get_xdata().tolist() == [1, 5]
     assert means.get_ydata().tolist() == [0.7, 0.8]
 
 
 def test_decisions_and_abstention_are_means_over_draws(
-    tmp_path: Path, figures: Path, predictions: pd.DataFrame, kept_open: dict[str, Any]
+    tmp_path: Path, figures: Path, predictions: pd.DataFrame, saved: dict[str, Any]
 ) -> None:
-    draw_probe(tmp_path / "mine", {"extract": EXTRACT}, probed(0.05), figures)
-    left, middle, right = kept_open["decisions_and_abstention.png"].axes
+    draw_probe(tmp_path, probed(0.05), figures)
+    left, middle, right = saved["decisions_and_abstention.png"].axes
     labels = ["MedVQ", "raw pixels", "untrained encoder"]
     assert [line.get_label() for line in left.lines] == [*labels, "treat all", "treat none"]
     assert [line.get_label() for line in middle.lines] == labels
@@ -220,38 +255,58 @@ def test_decisions_and_abstention_are_means_over_draws(
 
 def test_figures_are_closed(tmp_path: Path, figures: Path, predictions: pd.DataFrame) -> None:
     before = plt.get_fignums()
-    draw_probe(tmp_path / "mine", {"extract": EXTRACT}, probed(1.0), figures)
+    draw_probe(tmp_path, probed(1.0), figures)
     assert plt.get_fignums() == before
 
 
-def test_extract_draws_nothing(tmp_path: Path, figures: Path) -> None:
-    draw_extract(tmp_path, {}, {}, figures)
-    assert names_of(figures) == set()
+@pytest.mark.parametrize("task", ["classes", "age"])
+def test_classes_and_numbers_are_shown_against_the_truth(
+    tmp_path: Path, figures: Path, saved: dict[str, Any], task: str
+) -> None:
+    truth = "label" if task == "classes" else "target"
+    table = pd.DataFrame({truth: [0, 0, 1, 2], "predicted": [0, 1, 1, 1], "features": "medvq"})
+    other = table.assign(features="hog", predicted=0)
+    pd.concat([table, other]).to_parquet(tmp_path / "predictions.parquet")
+    recall = {"a": 0.5, "b": 1.0, "c": 0.0} if task == "classes" else None
+    row = ProbeRow("medvq", {}, recall=recall)
+    summary = ProbeSummary([row], 1, 9, 9, 1, [], 0.5, {}, task, "accuracy")
+    draw_probe(tmp_path, summary, figures)
+    axis = saved["predictions.png"].axes[0]
+    if task == "classes":
+        shares = axis.images[0].get_array()
+        np.testing.assert_array_equal(shares, [[0.5, 0.5, 0], [0, 1, 0], [0, 1, 0]])
+    else:
+        assert axis.get_xlabel() == "age"
+        np.testing.assert_array_equal(
+            axis.collections[0].get_offsets(), table[[truth, "predicted"]]
+        )
 
 
 @pytest.mark.parametrize("flagged", [0, 3])
 def test_evaluation_shows_how_typical_the_images_are(
-    tmp_path: Path, figures: Path, kept_open: dict[str, Any], flagged: int
+    tmp_path: Path, figures: Path, saved: dict[str, Any], flagged: int
 ) -> None:
     rng = np.random.default_rng(0)
-    ingest, prior = tmp_path / "ingest", tmp_path / "prior"
+    ingest = tmp_path / "ingest"
     ingest.mkdir()
-    prior.mkdir()
     names = [f"{number:016x}" for number in range(20)]
     manifest = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(20)).assign(image_id=names)
     manifest.to_csv(ingest / "manifest.csv", index=False)
     images = rng.integers(0, 256, (20, 16, 16), np.uint8)
     np.save(ingest / "images.npy", images)
     np.save(ingest / "originals.npy", rng.integers(0, 256, (20, 24, 24), np.uint8))
-    TypicalityCheck(9.0, 100, tuple(np.linspace(4, 9.1, 100).tolist())).write(prior)
+    check = TypicalityCheck(9.0, 100, tuple(np.linspace(4, 9.1, 100).tolist()))
     surprise = np.linspace(5, 6, 20)
     surprise[[4, 2, 9][:flagged]] = [12, 11, 10][:flagged]
-    told = pd.DataFrame({"image_id": names, "surprise": surprise, "untypical": surprise > 9})
-    # Of images that the training has seen there is no row.
-    told.drop(index=0).to_parquet(tmp_path / "predictions.parquet")
-    inputs = {"ingest": Artifact(ingest, {}), "prior": Artifact(prior, {})}
-    draw_evaluation(tmp_path, inputs, {"rows": []}, figures)
-    (axis,) = kept_open["gate.png"].axes
+    table = pd.DataFrame(
+        {"image_id": names, "out_of_distribution_score": surprise, "untypical": surprise > 9}
+    )
+    # There is no row of images that the training has seen.
+    table.drop(index=0).to_parquet(tmp_path / "predictions.parquet")
+    counts = TypicalityFigures(19, flagged, 0, 0, 9, 100, 0, 0)
+    summary = EvaluateSummary([], "0123", 19, 0, 1, 0.05, "auroc", counts)
+    draw_evaluation(tmp_path, summary, ingest, check, figures)
+    (axis,) = saved["typicality.png"].axes
     assert axis.get_title() == f"{flagged} of 19 images are flagged"
     assert "bits per code" in axis.get_xlabel()
     assert axis.lines[0].get_xdata() == [9.0, 9.0]
@@ -259,7 +314,7 @@ def test_evaluation_shows_how_typical_the_images_are(
     assert sum(heights) == pytest.approx(100)
     assert ("untypical.png" in names_of(figures)) == bool(flagged)
     if flagged:
-        shown = kept_open["untypical.png"].axes
+        shown = saved["untypical.png"].axes
         assert [cell.get_title() for cell in shown[:3]] == [
             f"{names[4]}\n12.0 bits",
             f"{names[2]}\n11.0 bits",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from medvq.datasets.manifest import read_manifest
 from medvq.prior.codes import level_folder
@@ -22,10 +23,7 @@ _AVERAGED = 500
 def draw_ingest(folder: Path, figures: Path) -> None:
     """Draw images as read and as prepared, their swapped copies, and the mean of each class."""
     manifest = read_manifest(folder / "manifest.csv")
-    arrays = {
-        name: np.load(folder / file, mmap_mode="r")
-        for name, file in (("as read", "originals.npy"), ("prepared", "images.npy"))
-    }
+    arrays = plots.cached_images(folder)
     not_test = np.flatnonzero(manifest["split"] != "test")
     candidates = not_test if len(not_test) else np.arange(len(manifest))
     index = np.linspace(0, len(candidates) - 1, _SHOWN).astype(int)
@@ -34,23 +32,19 @@ def draw_ingest(folder: Path, figures: Path) -> None:
         rows["acquisition\nswapped"] = list(np.load(file, mmap_mode="r")[index])
     plots.image_sheet(rows, figures / "images.png", "Images as read and as prepared")
 
-    classes = {
-        f"{split}, {label}": np.flatnonzero(
-            (manifest["split"] == split) & (manifest["label_name"] == label)
-        )
-        for split in ("train", "test")
-        for label in sorted(set(manifest["label_name"]) - {""})
-    }
-    if classes := {title: rows for title, rows in classes.items() if len(rows)}:
-        means = {
-            name: [
-                images[rows[:: max(1, len(rows) // _AVERAGED)]].mean(0) for rows in classes.values()
-            ]
-            for name, images in arrays.items()
-        }
-        plots.image_sheet(
-            means, figures / "class_means.png", "Mean image of each class", list(classes)
-        )
+    means: dict[str, list[NDArray[np.float64]]] = {name: [] for name in arrays}
+    titles = []
+    for split in ("train", "test"):
+        for label in sorted(set(manifest["label_name"]) - {""}):
+            members = (manifest["split"] == split) & (manifest["label_name"] == label)
+            chosen = np.flatnonzero(members)[:: max(1, members.sum() // _AVERAGED)]
+            if len(chosen):
+                titles.append(f"{split}, {label}")
+                for name, images in arrays.items():
+                    means[name].append(images[chosen].mean(0))
+    if titles:
+        title = "Mean image of each class"
+        plots.image_sheet(means, figures / "class_means.png", title, titles)
 
 
 def draw_pretrain(folder: Path, summary: PretrainSummary, figures: Path) -> None:
@@ -82,23 +76,14 @@ def _draw_training(history: pd.DataFrame, levels: int, figures: Path) -> None:
             (error, "reconstruction", "val_mse", "squared error / training variance"),
             (contrast, "contrast", "val_contrast", "contrastive loss (nats)"),
         ):
-            lines = {
-                train: ("training views", *plots.TRAINING),
-                validation: ("validation images", *plots.VALIDATION),
-            }
-            plots.plot_epochs(axis, history, lines, label)
-        plots.plot_epochs(
-            psnr, history, {"val_psnr_db": ("", *plots.VALIDATION)}, "validation PSNR (dB)"
-        )
-        lines = {
-            "codes_used": ("codes in use", *plots.VALIDATION),
-            "perplexity": ("perplexity", *plots.TRAINING),
-        }
-        for level in range(1, levels):
-            # The labels stand in the legend once.
-            lines[f"codes_used_{level}"] = ("", *plots.VALIDATION)
-            lines[f"perplexity_{level}"] = ("", *plots.TRAINING)
-        plots.plot_epochs(codes, history, lines, "codes")
+            dashed = {train: "training views"}
+            plots.plot_epochs(axis, history, label, {validation: "validation images"}, dashed)
+        plots.plot_epochs(psnr, history, "validation PSNR (dB)", {"val_psnr_db": ""}, {})
+        # The labels stand in the legend once, whatever the number of levels.
+        used, perplexity = {"codes_used": "codes in use"}, {"perplexity": "perplexity"}
+        used |= {f"codes_used_{level}": "" for level in range(1, levels)}
+        perplexity |= {f"perplexity_{level}": "" for level in range(1, levels)}
+        plots.plot_epochs(codes, history, "codes", used, perplexity)
         for axis in (error, contrast, codes):
             plots.start_at_zero(axis)
 
@@ -109,11 +94,8 @@ def draw_prior(folder: Path, summary: PriorSummary, figures: Path) -> None:
     with plots.panels(figures / "curves.png", len(summary.levels), 6, 3.8) as axes:
         for number, (axis, level) in enumerate(zip(axes, summary.levels, strict=True)):
             history = pd.read_csv(level_folder(folder, number) / "history.csv")
-            lines = {
-                "bits_per_code": ("training", *plots.TRAINING),
-                "val_bits_per_code": ("validation", *plots.VALIDATION),
-            }
-            plots.plot_epochs(axis, history, lines, "bits per code")
+            solid, dashed = {"val_bits_per_code": "validation"}, {"bits_per_code": "training"}
+            plots.plot_epochs(axis, history, "bits per code", solid, dashed)
             codings = level.val_bits_of_simple_codings.items()
             for (name, bits), colour in zip(codings, colours, strict=True):
                 axis.axhline(bits, color=colour, ls=":", label=name.replace("_", " "))
@@ -144,4 +126,4 @@ def draw_sample(folder: Path, summary: SampleSummary, figures: Path) -> None:
     height, width, *colours = grid.shape[1:]
     tiles = grid.reshape(side, side, height, width, *colours).swapaxes(1, 2)
     tiles = tiles.reshape(side * height, side * width, *colours)
-    plots.plt.imsave(figures / "samples.png", tiles, cmap="gray", vmin=0, vmax=255)
+    Image.fromarray(tiles).save(figures / "samples.png")

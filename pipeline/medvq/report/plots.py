@@ -23,8 +23,7 @@ import matplotlib.pyplot as plt
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
-TRAINING, VALIDATION = (ORANGE, "--"), (BLUE, "-")
-"""Colour and style of lines over epochs."""
+Labels = Mapping[str, str]
 REFERENCE = {"color": "0.7", "lw": 0.8, "zorder": 0}
 """How lines are drawn that only guide the eye, such as a diagonal."""
 
@@ -53,17 +52,15 @@ def add_legend(axis: Axes, **options: Any) -> None:
 
 
 def plot_epochs(
-    axis: Axes, history: pd.DataFrame, lines: Mapping[str, tuple[str, str, str]], ylabel: str
+    axis: Axes, history: pd.DataFrame, ylabel: str, solid: Labels, dashed: Labels
 ) -> None:
-    """Plot columns of a training's history against the epoch.
+    """Plot columns of a training's history against its column ``epoch``.
 
-    Parameters
-    ----------
-    history : one row per epoch, with a column ``epoch``.
-    lines : by column, its label (empty for none), colour and line style.
+    ``solid`` and ``dashed`` are labels by column; an empty one is not in the legend.
     """
-    for column, (label, colour, style) in lines.items():
-        axis.plot(history["epoch"], history[column], color=colour, ls=style, label=label or None)
+    for labels, options in ((dashed, {"color": ORANGE, "ls": "--"}), (solid, {"color": BLUE})):
+        for column, label in labels.items():
+            axis.plot(history["epoch"], history[column], label=label or None, **options)
     axis.set(xlabel="epoch", ylabel=ylabel)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -104,6 +101,12 @@ def image_sheet(
         axis.set_title(column, fontsize=9)
     figure.suptitle(title)
     save(figure, file)
+
+
+def cached_images(ingest: Path) -> dict[str, NDArray[np.uint8]]:
+    """Return all images of an ingest artifact, by how they are called in figures."""
+    files = {"as read": "originals.npy", "prepared": "images.npy"}
+    return {name: np.load(ingest / file, mmap_mode="r") for name, file in files.items()}
 
 
 def picture(image: NDArray[Any]) -> NDArray[Any]:

@@ -30,6 +30,10 @@ class _Style(NamedTuple):
     line: str
     marker: str
 
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of a line without markers."""
+        return {"color": self.colour, "ls": self.line, "label": self.label}
+
 
 _STYLES = {
     "medvq": _Style("MedVQ", plots.BLUE, "-", "o"),
@@ -81,7 +85,7 @@ def draw_evaluation(
     """
     predictions = pd.read_parquet(folder / "predictions.parquet")
     _draw_typicality(predictions, check, figures)
-    untypical = predictions[predictions["untypical"]].nlargest(8, "surprise")
+    untypical = predictions[predictions["untypical"]].nlargest(8, "out_of_distribution_score")
     if len(untypical):
         _draw_untypical(untypical, ingest, figures)
     if summary.rows and summary.headline == "auroc":
@@ -110,8 +114,7 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
             mean = np.array([point.mean for point in points])
             low, high = np.array([point.ci95 for point in points]).T
             spread = np.maximum([mean - low, high - mean], 0)
-            shown = {"color": style.colour, "ls": style.line, "marker": style.marker, "capsize": 3}
-            axis.errorbar(percent, mean, spread, label=style.label, **shown)
+            axis.errorbar(percent, mean, spread, marker=style.marker, capsize=3, **style.options())
         axis.set(
             xscale="log",
             xlabel="labels (% of training subjects)",
@@ -155,7 +158,7 @@ def _draw_roc(
             mean = np.mean([np.interp(grid, false, true) for false, true, _ in curves], 0)
             low, high = aurocs[name].ci95
             label = f"{style.label} {aurocs[name].mean:.3f} [{low:.3f}, {high:.3f}]"
-            roc.plot(grid, mean, color=style.colour, ls=style.line, label=label)
+            roc.plot(grid, mean, **style.options() | {"label": label})
         roc.plot([0, 1], [0, 1], **plots.REFERENCE)
         roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
         plots.add_legend(roc, title="AUROC [95% interval]", loc="lower right")
@@ -166,14 +169,14 @@ def _plot_calibration(axis: Axes, predictions: pd.DataFrame) -> None:
     """Plot observed shares against predicted probabilities, of all label subsets together."""
     for name, style, subsets in _by_features(predictions, _COMPARED):
         truth = np.concatenate([subset["label"] for subset in subsets])
-        lines = {style.label: ([subset["probability"] for subset in subsets], style)}
+        lines = [(style, [subset["probability"] for subset in subsets])]
         if name == "medvq":
-            corrected = _Style("", plots.BLACK, ":", "x")
             label = f"{style.label}, at the prevalence\nestimated from the unlabelled images"
-            lines[label] = ([_at_estimated_prevalence(subset) for subset in subsets], corrected)
-        for label, (probability, (_, colour, line, marker)) in lines.items():
+            corrected = [_at_estimated_prevalence(subset) for subset in subsets]
+            lines.append((_Style(label, plots.BLACK, ":", "x"), corrected))
+        for line, probability in lines:
             observed, predicted = calibration_curve(truth, np.concatenate(probability), n_bins=10)
-            axis.plot(predicted, observed, color=colour, ls=line, marker=marker, label=label)
+            axis.plot(predicted, observed, marker=line.marker, **line.options())
     axis.plot([0, 1], [0, 1], **plots.REFERENCE)
     axis.set(
         xlabel="predicted probability",
@@ -202,25 +205,18 @@ def _at_estimated_prevalence(subset: pd.DataFrame) -> NDArray[np.float64]:
 
 def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
     thresholds, shares = np.linspace(0.01, 0.99, 99), np.linspace(0.05, 1, 96)
-    with plots.panels(figures / "decisions_and_abstention.png", 3, 5, 4.6) as (
-        benefit,
-        wrong,
-        balanced,
-    ):
+    with plots.panels(figures / "decisions_and_abstention.png", 3, 5, 4.6) as axes:
+        benefit, *abstention = axes
         for _, style, subsets in _by_features(predictions, _COMPARED):
-            shown: dict[str, Any] = {
-                "color": style.colour, "ls": style.line, "label": style.label
-            }  # fmt: skip
             benefits, errors = [], []
             for subset in subsets:
                 truth, probability = subset["label"].to_numpy(), subset["probability"].to_numpy()
+                threshold = subset["threshold"].iloc[0]
                 benefits.append(net_benefit(truth, probability, thresholds))
-                errors.append(
-                    selective_errors(truth, probability, subset["threshold"].iloc[0], shares)
-                )
-            benefit.plot(100 * thresholds, 100 * np.mean(benefits, 0), **shown)
-            for axis, values in zip((wrong, balanced), np.mean(errors, 0), strict=True):
-                axis.plot(100 * shares, 100 * values, **shown)
+                errors.append(selective_errors(truth, probability, threshold, shares))
+            benefit.plot(100 * thresholds, 100 * np.mean(benefits, 0), **style.options())
+            for axis, values in zip(abstention, np.mean(errors, 0), strict=True):
+                axis.plot(100 * shares, 100 * values, **style.options())
         truth = predictions.drop_duplicates("image_id")["label"].to_numpy()
         everyone = 100 * net_benefit_treat_all(truth, thresholds)
         benefit.plot(100 * thresholds, everyone, color=plots.BLACK, ls=":", label="treat all")
@@ -231,7 +227,7 @@ def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
             ylim=(-5, 105 * truth.mean()),
             title="Decision curve: of use where above\n'treat all' and 'treat none'",
         )
-        for axis, what in ((wrong, "errors"), (balanced, "errors, mean of both classes")):
+        for axis, what in zip(abstention, ("errors", "errors, mean of both classes"), strict=True):
             plots.start_at_zero(axis)
             axis.set(
                 xlabel="cases answered, most certain first (%)",
@@ -241,21 +237,15 @@ def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
 
 
 def _draw_typicality(predictions: pd.DataFrame, check: TypicalityCheck, figures: Path) -> None:
-    scores = (np.array(check.scores), predictions["surprise"].to_numpy())
-    edges = np.histogram_bin_edges(np.concatenate(scores), 40).tolist()
-    reference, images = (np.full(len(score), 100 / len(score)) for score in scores)
+    shown = (
+        (np.array(check.scores), plots.SKY, "bar", "validation images of the training set"),
+        (predictions["out_of_distribution_score"].to_numpy(), plots.RED, "step", "these images"),
+    )
+    edges = np.histogram_bin_edges(np.concatenate([scores for scores, *_ in shown]), 40)
     with plots.panels(figures / "typicality.png", height=3.8) as (axis,):
-        label = "validation images of the training set"
-        axis.hist(scores[0], edges, weights=reference, color=plots.SKY, label=label)
-        axis.hist(
-            scores[1],
-            edges,
-            weights=images,
-            color=plots.RED,
-            histtype="step",
-            lw=1.5,
-            label="these images",
-        )
+        for scores, colour, kind, label in shown:
+            style: dict[str, Any] = {"color": colour, "histtype": kind, "label": label, "lw": 1.5}
+            axis.hist(scores, edges.tolist(), weights=[100 / len(scores)] * len(scores), **style)
         axis.axvline(check.threshold, color=plots.BLACK, ls="--", label="threshold")
         axis.set(
             xlabel="out-of-distribution score: mean of the least likely quarter (bits per code)",
@@ -267,10 +257,7 @@ def _draw_typicality(predictions: pd.DataFrame, check: TypicalityCheck, figures:
 def _draw_untypical(untypical: pd.DataFrame, ingest: Path, figures: Path) -> None:
     known = pd.Index(read_manifest(ingest / "manifest.csv")["image_id"])
     index = known.get_indexer(untypical["image_id"])
-    rows = {
-        name: np.load(ingest / file, mmap_mode="r")[index]
-        for name, file in (("as read", "originals.npy"), ("prepared", "images.npy"))
-    }
-    scores = zip(untypical["image_id"], untypical["surprise"], strict=True)
+    rows = {name: images[index] for name, images in plots.cached_images(ingest).items()}
+    scores = zip(untypical["image_id"], untypical["out_of_distribution_score"], strict=True)
     titles = [f"{image}\n{bits:.1f} bits" for image, bits in scores]
     plots.image_sheet(rows, figures / "untypical.png", "The least typical images", titles)
