@@ -62,7 +62,7 @@ def test_the_probe_says_of_the_table_what_it_said_of_the_test_images(
     artifact = folder / "artifacts/tiny/probe/latest"
     probe = medvq.load_probe(artifact)
     before = pd.read_parquet(artifact / "predictions.parquet")
-    before = before.query("features == 'medvq' and draw == 0").set_index("image_id")
+    before = before.query("features == 'medvq' and label_subset == 0").set_index("image_id")
     table = encoder(sorted(folder.glob("data/phantom-*/images/*.dcm")))
     table = table[table["image_id"].isin(before.index)]
     probability = probe.predict_proba(table)[:, 1]

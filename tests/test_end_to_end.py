@@ -223,7 +223,7 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     told = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
     before = pd.read_parquet(Path(first["artifact"]) / "predictions.parquet")
-    before = before.query("features == 'medvq' and draw == 0").set_index("image_id")
+    before = before.query("features == 'medvq' and label_subset == 0").set_index("image_id")
     assert (result["seen_in_training"], result["images"]) == (1, len(before))
     told = told.set_index("image_id").loc[before.index]
     assert told["probability"].to_numpy() == pytest.approx(before["probability"], abs=1e-4)
@@ -239,7 +239,7 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     gate = result["typicality"]
     assert gate["images"] == result["images"]
     assert gate["flagged"] == told["untypical"].sum() < 0.3 * len(told)
-    assert (told["untypical"] == (told["surprise"] > gate["threshold"])).all()
+    assert (told["untypical"] == (told["out_of_distribution_score"] > gate["threshold"])).all()
     assert (Path(result["artifact"]) / "figures/gate.png").exists()
     # Nothing was fitted anew: the artifacts of the probe's own set are all that were read.
     stages = {

@@ -114,7 +114,7 @@ def test_counts_are_those_of_the_label_subsets(
     assert probed.counts() == (48, 24, 3)
     everything = run(store, tmp_path, label_fraction=1.0)
     assert everything.counts() == (120, 60, 1)
-    assert set(everything.predictions["draw"]) == {0}
+    assert set(everything.predictions["label_subset"]) == {0}
     assert {row.metrics["auroc"].std for row in everything.summary.rows} == {0}
 
 
@@ -161,7 +161,7 @@ def test_predictions_reproduce_the_metrics(probed: Probed, keys: pd.DataFrame) -
     }
     test = keys[keys["split"] == "test"]
     for name in ORDER:
-        subsets = [subset for _, subset in probed.of(name).groupby("draw")]
+        subsets = [subset for _, subset in probed.of(name).groupby("label_subset")]
         assert len(subsets) == 3
         for subset in subsets:
             for column in ("image_id", "subject_id", "label"):
@@ -205,7 +205,7 @@ def test_the_saved_probe_goes_from_the_table_of_features_to_probabilities(
     probed = run(store, tmp_path, features=features)
     table = pd.read_parquet(store.folder / FEATURES)[keys["split"] == "test"]
     probability = load_probe(tmp_path).predict_proba(table)[:, 1]
-    first = probed.of().query("draw == 0")["probability"]
+    first = probed.of().query("label_subset == 0")["probability"]
     np.testing.assert_allclose(probability, first, rtol=1e-6)
 
 

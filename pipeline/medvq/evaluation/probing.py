@@ -135,7 +135,7 @@ class ProbeJudge:
             {
                 "features": name,
                 "label_fraction": config.label_fraction,
-                "draw": subset,
+                "label_subset": subset,
                 **self._test,
                 **columns,
             }

@@ -89,7 +89,7 @@ def draw_evaluation(
     if len(untypical):
         _draw_untypical(untypical, ingest, figures)
     if summary.rows and summary.headline == "auroc":
-        known = predictions.query("label >= 0").assign(features="medvq", draw=0)
+        known = predictions.query("label >= 0").assign(features="medvq", label_subset=0)
         fraction = f"{100 * summary.label_fraction:g}% of the labels"
         _draw_roc(known, summary.rows, f"Fitted on {fraction} of another data set", figures)
         _draw_decisions(known, figures)
@@ -192,7 +192,7 @@ def _by_features(
     for name in names:
         rows = predictions[predictions["features"] == name]
         if len(rows):
-            yield name, _STYLES[name], [subset for _, subset in rows.groupby("draw")]
+            yield name, _STYLES[name], [subset for _, subset in rows.groupby("label_subset")]
 
 
 def _at_estimated_prevalence(subset: pd.DataFrame) -> NDArray[np.float64]:

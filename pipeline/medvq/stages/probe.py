@@ -4,10 +4,10 @@ Writes into its artifact:
 
 ====================== =========================================================================
 ``metrics.json``       the summary: rows of metrics, and MedVQ's differences to each baseline
-``predictions.parquet`` one row per test image, feature set and label subset (``draw``): of two
-                       classes the probability of class 1 and the threshold, which is the prevalence
-                       of the label subset; of more classes the predicted class and its probability;
-                       of a number the predicted one
+``predictions.parquet`` one row per test image, feature set and label subset: of two classes the
+                       probability of class 1 and the threshold, which is the prevalence of the
+                       label subset; of more classes the predicted class and its probability; of a
+                       number the predicted one
 ``probe.skops``        MedVQ's probe of the first label subset, from features to a prediction, see
                        :mod:`medvq.storage.probe_file`
 ====================== =========================================================================
