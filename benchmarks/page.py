@@ -15,7 +15,6 @@ from medvq.summaries import Interval
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 """Where pages are written unless the command line says otherwise."""
-_TEMPLATE = "page.md.j2"
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,20 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One figure of a study, and what it is to reach, where anything."""
+
+    figure: str
+    value: float
+    must_reach: float | None = None
+    lower_is_better: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as ``--json`` prints it."""
+        return {**vars(self), "value": round(self.value, 4)}
+
+
+@dataclass(frozen=True)
 class Page:
     """What a page says.
 
@@ -35,7 +48,6 @@ class Page:
     ----------
     command : what made it.
     commit : of the code, before the page itself was written.
-    data : one sentence on the data set; empty where there is none.
     picture : name of a picture beside the page; empty for none.
     """
 
@@ -44,7 +56,6 @@ class Page:
     commit: str | None
     introduction: str
     sections: Sequence[Section]
-    data: str = ""
     picture: str = ""
 
     def write(self, file: Path) -> None:
@@ -52,14 +63,28 @@ class Page:
         loader = jinja2.FileSystemLoader(Path(__file__).parent)
         # Markdown, not HTML: nothing is escaped, and all of it is our own.
         environment = jinja2.Environment(loader=loader, autoescape=False)  # noqa: S701
-        text = environment.get_template(_TEMPLATE).render(vars(self), machine=machine())
+        machine = f"{platform.machine()}, {os.cpu_count()} processors"
+        text = environment.get_template("page.md.j2").render(vars(self), machine=machine)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
-def machine() -> str:
-    """Return one phrase on the machine."""
-    return f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
+def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> pd.DataFrame:
+    """Return a table of a section."""
+    return pd.DataFrame([list(row) for row in rows], columns=list(columns))
+
+
+def figures(rows: Iterable[Figure]) -> pd.DataFrame:
+    """Return a table of figures and what they are to reach."""
+    cells = ((r.figure, f"{r.value:.4g}", demand(r.must_reach, r.lower_is_better)) for r in rows)
+    return table(("figure", "value", "to reach"), cells)
+
+
+def demand(must_reach: float | None, lower_is_better: bool) -> str:
+    """Return what a figure is to reach in words, nothing where it is to reach nothing."""
+    if must_reach is None:
+        return ""
+    return f"{'at most' if lower_is_better else 'at least'} {must_reach:g}"
 
 
 def interval(value: Interval, sign: str = "") -> str:
@@ -70,42 +95,3 @@ def interval(value: Interval, sign: str = "") -> str:
     """
     low, high = value.ci95
     return f"{value.mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
-    """Return a table of a section."""
-    return pd.DataFrame(list(rows), columns=list(columns))
-
-
-def figures(rows: Iterable[Figure]) -> pd.DataFrame:
-    """Return a table of figures and what they are to reach."""
-    return table(
-        ("figure", "value", "to reach"),
-        ((row.figure, f"{row.value:.4g}", row.demand) for row in rows),
-    )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of a study, and what it is to reach, where anything."""
-
-    figure: str
-    value: float
-    must_reach: float | None = None
-    lower_is_better: bool = False
-
-    @property
-    def demand(self) -> str:
-        """What it is to reach, in words."""
-        return demand(self.must_reach, self.lower_is_better)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as ``--json`` prints it."""
-        return {**vars(self), "value": round(self.value, 4)}
-
-
-def demand(must_reach: float | None, lower_is_better: bool) -> str:
-    """Return what a figure is to reach in words, nothing where it is to reach nothing."""
-    if must_reach is None:
-        return ""
-    return f"{'at most' if lower_is_better else 'at least'} {must_reach:g}"

@@ -32,20 +32,20 @@ class Judged:
 
     Attributes
     ----------
-    values : by metric, of every label subset.
+    metrics : by name, of every label subset.
     weights : (B, S), of the label subsets in each resample.
     """
 
-    values: dict[str, Resampled]
+    metrics: dict[str, Resampled]
     weights: Floats
 
     def interval(self, metric: str) -> Interval:
         """Return the mean of a metric and its 95% interval."""
-        return interval(self.values[metric], self.weights)
+        return interval(self.metrics[metric], self.weights)
 
     def minus(self, other: Judged, metric: str) -> Interval:
         """Return the difference of a metric to that of another probe."""
-        return interval(self.values[metric] - other.values[metric], self.weights)
+        return interval(self.metrics[metric] - other.metrics[metric], self.weights)
 
 
 def judge(
@@ -70,5 +70,5 @@ def judge(
         threshold = float(subset["threshold"].iloc[0])
         return binary_metrics(truth, subset["probability"].to_numpy()[chosen], threshold, weights)
 
-    values = resample(evaluate, len(subsets), subjects[:, chosen])
-    return Judged(values, subset_weights(len(subsets), resamples, seed))
+    metrics = resample(evaluate, len(subsets), subjects[:, chosen])
+    return Judged(metrics, subset_weights(len(subsets), resamples, seed))

@@ -1,9 +1,9 @@
 """A ResNet-18 trained from scratch on labelled images, by the best recipe that we found for it.
 
-It sees random versions and photometric augmentation as pretraining does, and acquisition-swapped
-copies as often as pretraining's second views are. A part of the labelled subjects is held out for
-early stopping, by the score that chooses the probe's C (three parts on images as they are, one part
-on swapped ones), and for calibration.
+It sees affine and photometric augmentation as pretraining does, and acquisition-swapped copies as
+often as pretraining's second views are. A part of the labelled subjects is held out for early
+stopping, by the score that chooses the probe's C (three parts on images as they are, one part on
+swapped ones), and for calibration.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-BATCH = 256
-"""Images that the network judges at once."""
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 _TARGET = Binary()
+_BATCH = 256
+"""Images that a network judges at once."""
 
 
 class Recipe(TrainingConfig):
@@ -82,18 +82,17 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network and what calibrates it.
+    """A trained network, from images to logits of both classes, and what calibrates it.
 
     Attributes
     ----------
-    network : from images to logits of both classes.
     calibration : from the difference of the logits to a probability.
     threshold : the prevalence among the labels, as for the probe.
     epochs, best : how many were trained, and which one was kept.
     """
 
     network: nn.Module
-    recipe: Recipe
+    size: int
     calibration: LogisticRegression
     threshold: float
     epochs: int
@@ -101,83 +100,117 @@ class Classifier:
 
     def predict(self, images: Bytes) -> Floats:
         """Return probabilities of class 1 (N,) for images (N, S, S)."""
-        logits = _logits(self.network, images, self.recipe)
+        logits = _logits(self.network, images, self.size)
         return np.asarray(self.calibration.predict_proba(logits[:, None])[:, 1])
 
 
-def train(
-    labelled: LabelledImages,
-    recipe: Recipe,
-    views: PretrainConfig,
-    seed: int,
-    device: str = "cpu",
-) -> Classifier:
-    """Train a ResNet-18 on a part of the labelled images; stop and calibrate it by the rest.
+@dataclass
+class Training:
+    """The training of a ResNet-18 on labelled images.
 
-    Parameters
+    Attributes
     ----------
     views : how pretraining augments its views; the network sees images augmented alike.
-
-    Raises
-    ------
-    UserError
-        A class has too few subjects to hold any out.
     """
-    fitted_on, held_out = grouped_folds(labelled.truth, labelled.subjects, recipe.folds)[0]
-    torch.manual_seed(seed)
-    network = resnet18(spatial_dims=2, n_input_channels=1, num_classes=2, conv1_t_stride=2)
-    network = network.to(device, memory_format=torch.channels_last)
-    batches = len(fitted_on) // min(recipe.batch_size, len(fitted_on))
-    epochs = epoch_count(recipe, batches)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    steps = epochs * batches
-    warmup = min(recipe.warmup_steps, steps // 2)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, warmup, steps)
-    )
-    best, weights, best_epoch = -math.inf, network.state_dict(), 0
-    for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
-        _train_epoch(network, optimizer, schedule, labelled, fitted_on, recipe, views, generator)
-        clean, swapped = _held_out(network, labelled, held_out, recipe)
-        score = selection_score(_TARGET, labelled.truth[held_out], clean, swapped)
-        if score > best:
-            best, weights, best_epoch = score, copy.deepcopy(network.state_dict()), epoch
-        elif epoch - best_epoch >= patience(recipe, batches):
-            break
-    network.load_state_dict(weights)
-    calibration = _calibrated(network, labelled, held_out, recipe)
-    threshold = _TARGET.threshold(labelled.truth)
-    return Classifier(network, recipe, calibration, threshold, epoch + 1, best_epoch + 1)
 
+    labelled: LabelledImages
+    recipe: Recipe
+    views: PretrainConfig
+    seed: int
+    device: str = "cpu"
 
-def _train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    labelled: LabelledImages,
-    rows: Rows,
-    recipe: Recipe,
-    views: PretrainConfig,
-    generator: torch.Generator,
-) -> None:
-    network.train()
-    device = next(network.parameters()).device
-    mixed = computes_in_bfloat16(device)
-    size = min(recipe.batch_size, len(rows))
-    order = torch.randperm(len(rows), generator=generator).numpy()
-    for number in range(len(rows) // size):
-        chosen = rows[order[number * size : (number + 1) * size]]
-        images = augmented(labelled, chosen, recipe, views, generator).to(device)
-        truth = torch.from_numpy(labelled.truth[chosen]).to(device)
+    def fit(self) -> Classifier:
+        """Train on a part of the images; stop and calibrate by the rest.
+
+        Raises
+        ------
+        UserError
+            A class has too few subjects to hold any out.
+        """
+        recipe, truth = self.recipe, self.labelled.truth
+        fitted_on, held_out = grouped_folds(truth, self.labelled.subjects, recipe.folds)[0]
+        torch.manual_seed(self.seed)
+        network = resnet18(spatial_dims=2, n_input_channels=1, num_classes=2, conv1_t_stride=2)
+        network = network.to(self.device, memory_format=torch.channels_last)
+        size = min(recipe.batch_size, len(fitted_on))
+        batches = len(fitted_on) // size
+        epochs = epoch_count(recipe, batches)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        steps = epochs * batches
+        warmup = min(recipe.warmup_steps, steps // 2)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, warmup, steps)
+        )
+        highest, weights, best = -math.inf, network.state_dict(), 0
+        for epoch in range(epochs):
+            network.train()
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+            order = torch.randperm(len(fitted_on), generator=generator).numpy()
+            for number in range(batches):
+                rows = order[number * size : (number + 1) * size]
+                self._step(network, optimizer, fitted_on[rows], generator)
+                schedule.step()
+            score = selection_score(_TARGET, truth[held_out], *self.judge(network, held_out))
+            if score > highest:
+                highest, weights, best = score, copy.deepcopy(network.state_dict()), epoch
+            elif epoch - best >= patience(recipe, batches):
+                break
+        network.load_state_dict(weights)
+        calibration = self._calibrate(network, held_out)
+        threshold = _TARGET.threshold(truth)
+        return Classifier(network, recipe.size, calibration, threshold, epoch + 1, best + 1)
+
+    def _step(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rows: Rows,
+        generator: torch.Generator,
+    ) -> None:
+        images = self.augment(rows, generator).to(self.device)
+        truth = torch.from_numpy(self.labelled.truth[rows]).to(self.device)
+        mixed = computes_in_bfloat16(images.device)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
             logits = network(images)
         F.cross_entropy(logits.float(), truth).backward()
         optimizer.step()
-        schedule.step()
+
+    def augment(self, rows: Rows, generator: torch.Generator) -> Tensor:
+        """Return random versions of images in the network's range, (B, 1, size, size)."""
+        labelled, config = self.labelled, self.views.augment
+        images = np.array(labelled.images[rows])
+        unit = torch.rand((len(rows), 2), generator=generator).numpy()
+        take = np.flatnonzero(unit[:, 1] < self.views.contrast.swapped_share)
+        if len(labelled.copies) and len(take):
+            copies = (unit[take, 0] * len(labelled.copies)).astype(int)
+            images[take] = labelled.copies[copies, rows[take]]
+        resized = _resize(images, self.recipe.size)
+        moved = random_versions(resized, config, self.recipe.augment_strength, generator)
+        if not self.views.photometric:
+            return to_network(moved)
+        numbers = photometric_parameter_count(2, config.cut_outs)
+        unit_of_views = torch.rand((len(moved), numbers), generator=generator)
+        parameters = photometric_parameters(unit_of_views, config, 1, moved.shape[2:])
+        noise = torch.randn(moved.shape, generator=generator)
+        return to_network(apply_photometric(moved, parameters, noise, config))
+
+    def judge(self, network: nn.Module, rows: Rows) -> tuple[Floats, Floats | None]:
+        """Return the logits of images as they are, and of their swapped copies."""
+        clean = _logits(network, self.labelled.images[rows], self.recipe.size)
+        if self.labelled.swapped is None:
+            return clean, None
+        return clean, _logits(network, self.labelled.swapped[rows], self.recipe.size)
+
+    def _calibrate(self, network: nn.Module, rows: Rows) -> LogisticRegression:
+        """Return the probe's own calibration, of a logit that is as yet the network's."""
+        calibration = LogisticRegression()
+        calibration.classes_ = np.array([0, 1])
+        calibration.coef_, calibration.intercept_ = np.ones((1, 1)), np.zeros(1)
+        calibrate(_TARGET, calibration, self.labelled.truth[rows], *self.judge(network, rows))
+        return calibration
 
 
 def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
@@ -187,66 +220,18 @@ def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
     return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def augmented(
-    labelled: LabelledImages,
-    rows: Rows,
-    recipe: Recipe,
-    views: PretrainConfig,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return random versions of images in the network's range, (B, 1, size, size)."""
-    images = np.array(labelled.images[rows])
-    unit = torch.rand((len(rows), 2), generator=generator).numpy()
-    take = np.flatnonzero(unit[:, 1] < views.contrast.swapped_share)
-    if len(labelled.copies) and len(take):
-        copies = (unit[take, 0] * len(labelled.copies)).astype(int)
-        images[take] = labelled.copies[copies, rows[take]]
-    moved = random_versions(
-        _resized(images, recipe), views.augment, recipe.augment_strength, generator
-    )
-    if not views.photometric:
-        return to_network(moved)
-    number = photometric_parameter_count(2, views.augment.cut_outs)
-    numbers = torch.rand((len(moved), number), generator=generator)
-    parameters = photometric_parameters(numbers, views.augment, 1, moved.shape[2:])
-    noise = torch.randn(moved.shape, generator=generator)
-    return to_network(apply_photometric(moved, parameters, noise, views.augment))
-
-
-def _calibrated(
-    network: nn.Module, labelled: LabelledImages, rows: Rows, recipe: Recipe
-) -> LogisticRegression:
-    """Return the probe's own calibration, of a logit that is as yet the network's."""
-    calibration = LogisticRegression()
-    calibration.classes_ = np.array([0, 1])
-    calibration.coef_, calibration.intercept_ = np.ones((1, 1)), np.zeros(1)
-    clean, swapped = _held_out(network, labelled, rows, recipe)
-    calibrate(_TARGET, calibration, labelled.truth[rows], clean, swapped)
-    return calibration
-
-
-def _held_out(
-    network: nn.Module, labelled: LabelledImages, rows: Rows, recipe: Recipe
-) -> tuple[Floats, Floats | None]:
-    """Return the logits of held-out images, as they are and swapped."""
-    clean = _logits(network, labelled.images[rows], recipe)
-    if labelled.swapped is None:
-        return clean, None
-    return clean, _logits(network, labelled.swapped[rows], recipe)
-
-
-def _resized(images: Bytes, recipe: Recipe) -> Tensor:
-    return F.interpolate(to_unit(images), (recipe.size, recipe.size), mode="area")
+def _resize(images: Bytes, size: int) -> Tensor:
+    return F.interpolate(to_unit(images), (size, size), mode="area")
 
 
 @torch.inference_mode()
-def _logits(network: nn.Module, images: Bytes, recipe: Recipe) -> Floats:
+def _logits(network: nn.Module, images: Bytes, size: int) -> Floats:
     """Return how far the logit of class 1 is above that of class 0, (N,)."""
     network.eval()
     device = next(network.parameters()).device
     parts = []
-    for start in range(0, len(images), BATCH):
-        batch = to_network(_resized(images[start : start + BATCH], recipe)).to(device)
+    for start in range(0, len(images), _BATCH):
+        batch = to_network(_resize(images[start : start + _BATCH], size)).to(device)
         logits = network(batch).double()
         parts.append((logits[:, 1] - logits[:, 0]).cpu().numpy())
     return np.concatenate(parts)

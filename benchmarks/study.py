@@ -1,4 +1,4 @@
-"""What every study of a data set shares: its command line, the stages that it runs, its page.
+"""What studies of a data set share: their command line, the stages that they run, their page.
 
 A study runs stages as the command line does, so that what is up to date is not run again and an
 interrupted study goes on where it stopped.
@@ -32,12 +32,7 @@ S = TypeVar("S", bound=Summary)
 
 @dataclass(frozen=True)
 class Probed:
-    """A probe and what it predicts.
-
-    Attributes
-    ----------
-    predictions : one row per test image, feature set and label subset (the column ``draw``).
-    """
+    """A probe and its predictions, a row per test image, feature set and label subset."""
 
     config: Config
     artifact: Artifact
@@ -47,7 +42,7 @@ class Probed:
     def label_subsets(self, features: str) -> list[pd.DataFrame]:
         """Return the predictions of a feature set for each label subset, ordered by image."""
         chosen = self.predictions[self.predictions["features"] == features]
-        return [subset.sort_values("image_id") for _, subset in chosen.groupby("draw")]
+        return [subset.sort_values("image_id") for _, subset in chosen.groupby("label_subset")]
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Study:
 
     Attributes
     ----------
-    name : of its pages and of its runs in MLflow.
+    name : of its page and of its run in MLflow.
     target : the make target that runs it.
     settings : the user's overrides of the configuration.
     results : the folder of its page.
@@ -91,12 +86,13 @@ class Study:
 
     def file(self, suffix: str) -> Path:
         """Return the page (``.md``) or the picture (``.png``) of the study."""
+        self.results.mkdir(parents=True, exist_ok=True)
         return self.results / f"{self.name}-{self.config().name}{suffix}"
 
     @property
     def folder(self) -> Path:
         """A folder beside the artifacts, for pictures of patients and what else is no result."""
-        folder = self.options.artifacts / self.config().name / self.name
+        folder = self.options.artifacts / self.config().name / f"study-{self.name}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -108,7 +104,7 @@ class Study:
         metrics: Mapping[str, float],
         inputs: Iterable[Artifact] = (),
     ) -> None:
-        """Write the page, and log it with the main figures in MLflow.
+        """Write the page, and log the main figures as an MLflow run.
 
         Parameters
         ----------
@@ -116,52 +112,54 @@ class Study:
         inputs : artifacts that the study was made from.
         """
         config, page, picture = self.config(), self.file(".md"), self.file(".png")
-        setting = f" SET={shlex.quote(' '.join(self.settings))}" if self.settings else ""
+        settings = f" SET={shlex.quote(' '.join(self.settings))}" if self.settings else ""
         Page(
             title=f"{title}: {config.name}",
-            command=f"make {self.target} DATASET={self.config_name}{setting}",
+            command=f"make {self.target} DATASET={self.config_name}{settings}",
             commit=self.commit,
             introduction=introduction,
             sections=sections,
-            data=f"Data set `{config.name}`, seed {config.seed}.",
             picture=picture.name if picture.exists() else "",
         ).write(page)
-        self._log(config, metrics, {artifact.record.stage: artifact for artifact in inputs})
-        print(page)
-
-    def _log(
-        self, config: Config, metrics: Mapping[str, float], inputs: Mapping[str, Artifact]
-    ) -> None:
-        """Log the main figures as one MLflow run, whose artifacts are what the folder holds."""
+        sources = {artifact.record.stage: artifact for artifact in inputs}
         tracking = Tracking(
-            self.options.artifacts, self.folder, config, self.name, self.commit or "", inputs
+            self.options.artifacts,
+            self.folder,
+            config,
+            self.folder.name,
+            self.commit or "",
+            sources,
         )
         with tracking:
-            tracking.start("study", {"seed": config.seed, "settings": list(self.settings)})
+            tracking.start("", {"seed": config.seed, "settings": list(self.settings)})
             tracking.finish([TrackedRun(dict(metrics))], self.folder)
+        print(page)
 
-    def print_rows(self, figures: Iterable[Figure]) -> None:
+    def print_rows(self, rows: Iterable[Figure]) -> None:
         """Print the figures as one JSON object, where ``--json`` asks for it."""
         if self.json:
-            print(json.dumps({"rows": [row.to_json() for row in figures]}, allow_nan=False))
+            print(json.dumps({"rows": [row.to_json() for row in rows]}, allow_nan=False))
 
 
 def run_study(
     name: str,
     target: str,
     main: Callable[[Study, argparse.Namespace], None],
-    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    groups: Sequence[str] = (),
 ) -> NoReturn:
-    """Run a study and end as the stages' commands do: what a user can mend is one line."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name.replace('-', '_')}", description=main.__doc__)
+    """Run a study and end as the stages' commands do: what a user can mend is one line.
+
+    Parameters
+    ----------
+    groups : parts of the study that ``--only`` can ask for.
+    """
+    module = name.replace("-", "_")
+    parser = argparse.ArgumentParser(f"python -m benchmarks.{module}", description=main.__doc__)
     add_options(parser)
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder of pages (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the figures as JSON, where there are any"
-    )
-    add_arguments(parser)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
+    parser.add_argument("--json", action="store_true", help="figures as JSON on the last line")
+    if groups:
+        parser.add_argument("--only", choices=groups, help="one part of the study alone")
     parsed = parser.parse_args()
     options = RunOptions(
         data_root=parsed.data_root,
@@ -173,9 +171,7 @@ def run_study(
 
     def command() -> int:
         settings = tuple(parsed.set)
-        study = Study(
-            name, target, parsed.config, settings, options, parsed.results, parsed.json
-        )
+        study = Study(name, target, parsed.config, settings, options, parsed.results, parsed.json)
         main(study, parsed)
         return 0
 
