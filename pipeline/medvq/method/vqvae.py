@@ -1,10 +1,9 @@
 """The vector-quantised autoencoder: images to a grid of codes, and back.
 
 One set of modules serves pictures and volumes. The encoder halves the resolution once for every
-entry of ``widths``, by a strided convolution, and adds residual blocks at its deepest levels; the
-decoder mirrors it [1]_. The deepest level is always quantized. A hierarchy also quantizes shallower
-levels: there the encoder's map is joined with the map that the coarser codes decode to, so that
-finer codes need not repeat coarser ones, and the decoder continues from both [2]_.
+entry of ``widths``; the decoder mirrors it [1]_. The deepest level is always quantized. A hierarchy
+also quantizes shallower levels: there the encoder's map is joined with the map that the coarser
+codes decode to, so that finer codes need not repeat coarser ones [2]_.
 
 References
 ----------
@@ -25,9 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from medvq.config import PretrainConfig
-from medvq.method.layers import CONVOLUTION, TRANSPOSED, Encoder, Layers
+from medvq.method.collectives import BatchNorm2d, BatchNorm3d
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
 
+_CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
+_FEWEST_HIDDEN = 32  # channels of a residual block's bottleneck, else a quarter of its width
 _LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -35,8 +38,7 @@ _LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 class Architecture:
     """The shape of a :class:`VQVAE`; stored in the header of its weights.
 
-    See :class:`~medvq.config.PretrainConfig` for what sets most of it, and
-    :class:`~medvq.method.quantizer.VectorQuantizer`.
+    See also :class:`~medvq.config.PretrainConfig` and :class:`VectorQuantizer`.
     """
 
     spatial_dims: int = 2
@@ -84,6 +86,76 @@ class VQVAEOutput(NamedTuple):
     loss: Tensor  # scalar, the sum of the quantizers' losses
 
 
+class _Layers(NamedTuple):
+    """A builder of layers, all of one dimension and alike normalised."""
+
+    dims: int
+    batch_norm: bool
+    residual_blocks: int = 1
+
+    def norm(self, width: int) -> nn.Module:
+        return _NORM[self.dims](width) if self.batch_norm else nn.Identity()
+
+    def halve(self, before: int, after: int) -> list[nn.Module]:
+        conv = _CONVOLUTION[self.dims](before, after, 4, 2, 1, bias=not self.batch_norm)
+        return [conv, self.norm(after), nn.ReLU(inplace=True)]
+
+    def double(self, before: int, after: int) -> list[nn.Module]:
+        conv = _TRANSPOSED[self.dims](before, after, 4, 2, 1, bias=not self.batch_norm)
+        return [conv, self.norm(after), nn.ReLU(inplace=True)]
+
+    def mix(self, before: int, after: int) -> list[nn.Module]:
+        conv = _CONVOLUTION[self.dims](before, after, 3, padding=1, bias=not self.batch_norm)
+        return [conv, self.norm(after), nn.ReLU(inplace=True), *self.residual(after)]
+
+    def residual(self, width: int) -> list[nn.Module]:
+        hidden, blocks = max(width // 4, _FEWEST_HIDDEN), range(self.residual_blocks)
+        return [ResidualBlock(self.dims, width, hidden, self.batch_norm) for _ in blocks]
+
+
+class ResidualBlock(nn.Module):
+    """A bottleneck: normalise, 3x3 to ``hidden`` channels, normalise, 1x1 back, add."""
+
+    def __init__(self, spatial_dims: int, channels: int, hidden: int, batch_norm: bool) -> None:
+        super().__init__()
+        norm, conv = _Layers(spatial_dims, batch_norm).norm, _CONVOLUTION[spatial_dims]
+        self.branch = nn.Sequential(
+            norm(channels),
+            nn.ReLU(),
+            conv(channels, hidden, 3, padding=1, bias=not batch_norm),
+            norm(hidden),
+            nn.ReLU(inplace=True),
+            conv(hidden, channels, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = features + self.branch(features)
+        return out
+
+
+class Encoder(nn.Module):
+    """Images to the feature maps of every level."""
+
+    def __init__(
+        self, layers: _Layers, channels: int, widths: Sequence[int], residual_levels: int
+    ) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for number, (before, width) in enumerate(pairwise([channels, *widths])):
+            level = layers.halve(before, width)
+            if number >= len(widths) - residual_levels:
+                level += layers.residual(width)
+            self.levels.append(nn.Sequential(*level))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return one map per level, each half as large as the one before."""
+        maps = []
+        for level in self.levels:
+            images = level(images)
+            maps.append(images)
+        return maps
+
+
 class CodeLevel(nn.Module):
     """One codebook: from a map of the encoder to codes, and from codes to a finer map.
 
@@ -110,10 +182,10 @@ class CodeLevel(nn.Module):
         size: int,
     ) -> None:
         super().__init__()
-        layers = Layers(shape.spatial_dims, shape.batch_norm, shape.residual_blocks)
+        layers = _Layers(shape.spatial_dims, shape.batch_norm, shape.residual_blocks)
         dim = shape.codebook_dim
-        self.join = nn.Sequential(*(layers.mix(width + coarser, width) if coarser else []))
-        self.project = CONVOLUTION[layers.dims](width, dim, 1)
+        self.join = nn.Sequential(*(layers.mix(width + coarser, width) if coarser else ()))
+        self.project = _CONVOLUTION[layers.dims](width, dim, 1)
         self.quantizer = VectorQuantizer(
             size, dim, decay=shape.decay, commitment=shape.commitment, bypass=shape.bypass
         )
@@ -122,7 +194,7 @@ class CodeLevel(nn.Module):
             decoder += layers.double(before, after)
         if finest:
             before, channels = decoder_widths[-2:]
-            decoder.append(TRANSPOSED[layers.dims](before, channels, 4, 2, 1))
+            decoder.append(_TRANSPOSED[layers.dims](before, channels, 4, 2, 1))
         self.decoder = nn.Sequential(*decoder)
 
     def latent(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
@@ -139,14 +211,8 @@ class CodeLevel(nn.Module):
 class VQVAE(nn.Module):
     """Encoder, quantizers and decoder; flat, or with finer codebooks a hierarchy.
 
-    Examples
-    --------
-    >>> images = torch.zeros(1, 1, 16, 16)
-    >>> flat = VQVAE(Architecture(codebook_size=16, codebook_dim=4, widths=(8, 8))).eval()
-    >>> [tuple(codes.shape) for codes in flat.encode(images)]
-    [(1, 4, 4)]
     >>> shape = Architecture(codebook_size=16, codebook_dim=4, widths=(8, 8), finer=[(1, 4)])
-    >>> [tuple(codes.shape) for codes in VQVAE(shape).eval().encode(images)]
+    >>> [tuple(codes.shape) for codes in VQVAE(shape).eval().encode(torch.zeros(1, 1, 16, 16))]
     [(1, 4, 4), (1, 8, 8)]
     """
 
@@ -160,7 +226,7 @@ class VQVAE(nn.Module):
         ends = [*self.halvings, 0]
         if any(fine >= coarse for coarse, fine in pairwise(ends)):
             raise ValueError(f"halvings {self.halvings} must fall, and stay above 0")
-        layers = Layers(shape.spatial_dims, shape.batch_norm, shape.residual_blocks)
+        layers = _Layers(shape.spatial_dims, shape.batch_norm, shape.residual_blocks)
         self.encoder = Encoder(layers, shape.channels, widths, shape.residual_levels)
         decoded = [shape.channels, *(shape.decoder_widths or widths)]
         sizes = [shape.codebook_size, *(size for _, size in shape.finer)]
