@@ -195,7 +195,7 @@ def predictions(tmp_path: Path) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "features": np.repeat(NAMES, 120),
-            "draw": np.tile(np.repeat([0, 1], 60), len(NAMES)),
+            "label_subset": np.tile(np.repeat([0, 1], 60), len(NAMES)),
             "image_id": np.tile(np.arange(60), len(NAMES) * 2),
             "label": label,
             "threshold": 0.5,
@@ -217,7 +217,7 @@ def test_probe_shows_roc_and_calibration(
     assert len(left.lines) == len(NAMES) + 1
     for name, line in zip(("medvq", "raw_pixels", "hog"), left.lines, strict=False):
         own = predictions[predictions["features"] == name]
-        aurocs = [roc_auc_score(d["label"], d["probability"]) for _, d in own.groupby("draw")]
+        aurocs = [roc_auc_score(d["label"], d["probability"]) for _, d in own.groupby("label_subset")]
         under = np.trapezoid(line.get_ydata(), line.get_xdata())
         assert under == pytest.approx(np.mean(aurocs), abs=0.02)
     assert left.lines[0].get_label() == "MedVQ 0.800 [0.400, 0.950]"
@@ -245,7 +245,7 @@ def test_decisions_and_abstention_are_means_over_draws(
     own = predictions[predictions["features"] == "raw_pixels"]
     wrong = (own["probability"] >= 0.5) != (own["label"] == 1)
     assert middle.lines[1].get_ydata()[-1] == pytest.approx(100 * wrong.mean())
-    each = wrong.groupby([own["draw"], own["label"]]).mean()
+    each = wrong.groupby([own["label_subset"], own["label"]]).mean()
     assert right.lines[1].get_ydata()[-1] == pytest.approx(100 * each.mean())
     treated = own[own["probability"] >= 0.2]
     gain = (treated["label"] == 1).sum() - (treated["label"] == 0).sum() * 0.2 / 0.8
