@@ -236,11 +236,12 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     prior = folder / "artifacts/tiny/prior/latest/stage.json"
     probe = json.loads((Path(first["artifact"]) / "stage.json").read_text())
     assert json.loads(prior.read_text())["inputs"] == probe["inputs"]
-    gate = result["typicality"]
-    assert gate["images"] == result["images"]
-    assert gate["flagged"] == told["untypical"].sum() < 0.3 * len(told)
-    assert (told["untypical"] == (told["out_of_distribution_score"] > gate["threshold"])).all()
-    assert (Path(result["artifact"]) / "figures/gate.png").exists()
+    typicality = result["typicality"]
+    assert typicality["images"] == result["images"]
+    assert typicality["flagged"] == told["untypical"].sum() < 0.3 * len(told)
+    beyond = told["out_of_distribution_score"] > typicality["threshold"]
+    assert (told["untypical"] == beyond).all()
+    assert (Path(result["artifact"]) / "figures/typicality.png").exists()
     # Nothing was fitted anew: the artifacts of the probe's own set are all that were read.
     stages = {
         path.parent.parent.name for path in (folder / "artifacts/other").glob("*/*/stage.json")

@@ -3,7 +3,7 @@
 A prior factorises the distribution of a grid of codes in raster order, ``p(c | y, t) = prod_i
 p(c_i | c_1 .. c_{i-1}, y, t)``, on a label ``y`` where one is known and, for the finer levels of a
 hierarchical model, on all codes ``t`` of the level above [1]_. One that knows the conditionals with
-and without a label can be driven towards the label beyond what it has learnt [2]_.
+and without a label can be guided: driven towards the label beyond what it has learnt [2]_.
 
 References
 ----------
@@ -14,131 +14,137 @@ References
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
-Index = tuple[int, ...]
-Step = Callable[[Tensor, Index], Tensor]
+from medvq.config import SampleConfig
+
 UNKNOWN = -1
+"""The label of an image of which none is known."""
+Step = Callable[[Tensor | None, int], Tensor]
+"""Takes the code (B,) before a place, None at the first place, and the number of the place in
+raster order; returns the logits (B, size) of the code there."""
+_PSEUDO_COUNT = 0.1
+"""Codes that are added to the counts of a place, for each code of the codebook: enough that no code
+is impossible anywhere, and few beside the thousands of training images."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a code is drawn from its conditional distribution.
+class Conditions(NamedTuple):
+    """What a prior is conditioned on besides the codes before a place.
 
     Attributes
     ----------
-    temperature : logits are divided by it; towards 0 the likeliest code is taken.
-    top_k : only so many of the likeliest codes; 0 leaves all.
-    top_p : only the likeliest codes that together reach this probability; 1 leaves all.
-    guidance : ``w`` in ``unlabelled + w (labelled - unlabelled)``, the logits that are drawn from:
-        1 those of the label, 0 those without, beyond 1 what the label speaks for, the more. Where
-        there is no label it says nothing. (In [2]_ ``w`` is one less.)
+    labels : int64 (B,), :data:`UNKNOWN` where a label is unknown; None where all are.
+    codes_above : int64 (B, *grid above), where the prior is conditioned on a level above.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 1.0
+    labels: Tensor | None = None
+    codes_above: Tensor | None = None
 
-    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """One code for each row of ``logits`` (B, K) by inverting its distribution function.
+    def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
+        """Return the conditions with ``change`` applied to each tensor."""
+        return Conditions(*(part if part is None else change(part) for part in self))
 
-        ``uniform`` (B,), in [0, 1), is all the randomness, so that a sample hangs neither on the
-        batch it is drawn in nor on the device.
 
-        >>> Sampling(top_k=1).draw(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([0.99]))
-        tensor([1])
-        """
-        logits = logits.double() / self.temperature
-        if 0 < self.top_k < logits.shape[1]:
-            least = logits.topk(self.top_k).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
-        probability = logits.softmax(1)
-        if self.top_p < 1:
-            likeliest, order = probability.sort(descending=True, stable=True)
-            beyond = likeliest.cumsum(1) - likeliest >= self.top_p
-            dropped = torch.zeros_like(beyond).scatter(1, order, beyond)
-            probability = probability.masked_fill(dropped, 0.0)
-        reached = probability.cumsum(1)
-        target = uniform.double()[:, None] * reached[:, -1:]
-        # The first code beyond the target: never one of no probability.
-        return torch.searchsorted(reached, target, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+UNCONDITIONAL = Conditions()
+
+
+@dataclass(frozen=True)
+class PriorArchitecture:
+    """What a prior is built from.
+
+    Attributes
+    ----------
+    size : number of codes.
+    shape : of their grid, two or three axes.
+    classes : number of labels that it can be conditioned on; 0 for none.
+    above : codebook size and grid of the level above, where it is conditioned on one.
+    channels : of every layer.
+    depth : number of layers.
+    dropout : of the PixelCNN's gated values, of the Transformer's embedding.
+    reach : how far a layer of the PixelCNN sees along each axis.
+    heads : of the Transformer's attention, which divide the channels.
+    """
+
+    size: int
+    shape: tuple[int, ...]
+    classes: int = 0
+    above: tuple[int, tuple[int, ...]] | None = None
+    channels: int = 96
+    depth: int = 3
+    dropout: float = 0.0
+    reach: int = 1
+    heads: int = 4
 
 
 class CodePrior(nn.Module, ABC):
     """A distribution over grids of codes.
 
-    Parameters
+    Attributes
     ----------
-    size : number of codes.
-    shape : of the grid, two or three axes.
-    classes : number of labels that it can be conditioned on; 0 for none.
-    above : codebook size and grid of the level that it is conditioned on, where there is one.
+    name : of the model in configurations and files.
+    places : number of places of the grid.
+    frequency : (size, *shape), log frequencies of the codes at every place, which a network adds to
+        its logits; see :meth:`set_base_rates`.
     """
 
-    def __init__(
-        self,
-        size: int,
-        shape: Sequence[int],
-        classes: int = 0,
-        above: tuple[int, Sequence[int]] | None = None,
-    ) -> None:
+    name: ClassVar[str]
+    frequency: Tensor
+
+    def __init__(self, architecture: PriorArchitecture) -> None:
         super().__init__()
-        if len(shape) not in (2, 3):
-            raise ValueError(f"shape={tuple(shape)} must have two or three axes")
-        self.size, self.shape, self.classes = size, tuple(shape), classes
-        self.above = (above[0], tuple(above[1])) if above is not None else None
-        self.frequency: Tensor
-        self.register_buffer("frequency", torch.zeros(size, *self.shape))
+        self.architecture, self.shape = architecture, architecture.shape
+        if len(self.shape) not in (2, 3):
+            raise ValueError(f"shape={self.shape} must have two or three axes")
+        self.places = math.prod(self.shape)
+        self.register_buffer("frequency", torch.zeros(architecture.size, *self.shape))
 
-    def start_from(self, codes: Tensor, pseudo: float = 0.1) -> None:
-        """Add to all logits what each place's own frequencies in ``codes`` (B, *shape) say.
+    def set_base_rates(self, codes: Tensor, pseudo_count: float = _PSEUDO_COUNT) -> None:
+        """Set the log frequencies to those of every code at every place of ``codes`` (B, *shape).
 
-        Smoothed by ``pseudo * size`` codes spread as all places together have them. A network whose
-        last layer is zero, as it is at first, is then the coding by these frequencies.
+        Counts are smoothed by ``pseudo_count * size`` codes, distributed as the codes of all places
+        together are. A network whose last layer is zero, as it is at first, then gives every code
+        its frequency at its place.
         """
-        places = int(np.prod(self.shape))
-        index = codes.flatten(1) * places + torch.arange(places, device=codes.device)
-        count = torch.bincount(index.flatten(), minlength=self.size * places).double()
-        count = count.reshape(self.size, places)
+        size = self.architecture.size
+        index = codes.flatten(1) * self.places + torch.arange(self.places, device=codes.device)
+        count = torch.bincount(index.flatten(), minlength=size * self.places).double()
+        count = count.reshape(size, self.places)
         overall = count.sum(1, keepdim=True) + 0.5
-        count = count + pseudo * self.size * overall / overall.sum()
+        count = count + pseudo_count * size * overall / overall.sum()
         self.frequency.copy_((count / count.sum(0)).log().reshape(self.frequency.shape))
 
     @abstractmethod
-    def forward(
-        self, codes: Tensor, labels: Tensor | None = None, above: Tensor | None = None
-    ) -> Tensor:
-        """Logits (B, size, *shape) of every code, each from the codes before it.
+    def forward(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+        """Return the logits (B, size, *shape) of every code, each from the codes before it.
 
-        Parameters
-        ----------
-        codes : int64 (B, *shape).
-        labels : int64 (B,), :data:`UNKNOWN` where unknown; None where all are.
-        above : int64 (B, *grid above), where the prior is conditioned on one.
+        ``codes`` is int64 (B, *shape).
         """
 
     @abstractmethod
-    def steps(self, batch: int, labels: Tensor | None = None, above: Tensor | None = None) -> Step:
-        """The same logits one position at a time, each computed from what was computed before.
+    def incremental_logits(self, batch: int, conditions: Conditions = UNCONDITIONAL) -> Step:
+        """Return a function that computes the logits of :meth:`forward` one place at a time.
 
-        The function returned takes codes (B, *shape) and an index of the grid, which must run
-        through all of it in raster order, and gives the logits (B, size) of the code there.
+        It must be called for all places in raster order, since it goes on from what it has computed
+        for the places before.
         """
 
-    def log_likelihood(
-        self, codes: Tensor, labels: Tensor | None = None, above: Tensor | None = None
-    ) -> Tensor:
-        """Of every code given those before it, in nats: (B, *shape). Their sum is the grid's."""
-        logits = self(codes, labels, above)
+    def log_likelihood(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+        """Return that of every code given those before it, in nats: (B, *shape).
+
+        Their sum is the log-likelihood of the grid.
+        """
+        logits = self(codes, conditions)
         return -F.cross_entropy(logits.float(), codes, reduction="none")
 
     @torch.inference_mode()
@@ -147,80 +153,110 @@ class CodePrior(nn.Module, ABC):
         codes: Tensor,
         redo: Tensor,
         uniforms: Tensor,
-        *,
-        labels: Tensor | None = None,
-        above: Tensor | None = None,
-        sampling: Sampling | None = None,
-        incremental: bool = True,
-        progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+        conditions: Conditions = UNCONDITIONAL,
+        config: SampleConfig | None = None,
+        progress: bool = False,
     ) -> Tensor:
-        """The grids ``codes`` (B, *shape), drawn anew in raster order wherever ``redo`` is true.
+        """Return ``codes`` (B, *shape), those where ``redo`` is true drawn anew in raster order.
 
         Parameters
         ----------
+        redo : bool (B, *shape).
         uniforms : (B, *shape), in [0, 1): all the randomness.
-        incremental : False computes every logit by a whole forward pass, for comparison.
-        progress : wraps the iterable of positions, as tqdm does.
+        config : temperature, top-k, top-p and guidance.
+        progress : whether to show a progress bar.
         """
-        sampling = sampling or Sampling()
-        codes = codes.clone()
-
-        def given(labels: Tensor | None) -> Step:
-            def whole(codes: Tensor, index: Index) -> Tensor:
-                logits: Tensor = self(codes, labels, above)
-                return logits.flatten(2)[:, :, int(np.ravel_multi_index(index, self.shape))]
-
-            return self.steps(len(codes), labels, above) if incremental else whole
-
-        step = given(labels)
-        if labels is not None and sampling.guidance != 1:
-            step = _guided(step, given(None), sampling.guidance)
-        for index in progress(list(np.ndindex(*self.shape))):
-            here: Any = (..., *index)
-            drawn = sampling.draw(step(codes, index), uniforms[here].to(codes.device))
-            codes[here] = torch.where(redo[here], drawn, codes[here])
-        return codes
+        config = config or SampleConfig()
+        logits = self.incremental_logits(len(codes), conditions)
+        if conditions.labels is not None and config.guidance != 1:
+            unlabelled = self.incremental_logits(len(codes), conditions._replace(labels=None))
+            logits = _guide(logits, unlabelled, config.guidance)
+        completed = codes.flatten(1).clone()
+        uniforms, redo = uniforms.flatten(1).to(codes.device), redo.flatten(1)
+        places = range(self.places)
+        for place in tqdm(places, "sampling", unit=" codes", mininterval=1.0, disable=not progress):
+            before = completed[:, place - 1] if place else None
+            drawn = draw_codes(logits(before, place), uniforms[:, place], config)
+            completed[:, place] = torch.where(redo[:, place], drawn, completed[:, place])
+        return completed.unflatten(1, self.shape)
 
     def sample(
         self,
         uniforms: Tensor,
-        labels: Tensor | None = None,
-        above: Tensor | None = None,
-        **how: Any,
+        conditions: Conditions = UNCONDITIONAL,
+        config: SampleConfig | None = None,
+        progress: bool = False,
     ) -> Tensor:
-        """Grids of codes, int64 (B, *shape), one for each of ``uniforms`` (B, *shape).
-
-        ``how``: ``sampling``, ``incremental`` and ``progress`` of :meth:`complete`.
-        """
-        device = next(self.parameters()).device
-        codes = torch.zeros(uniforms.shape, dtype=torch.int64, device=device)
+        """Return grids of codes, int64 (B, *shape); arguments as of :meth:`complete`."""
+        codes = torch.zeros(uniforms.shape, dtype=torch.int64, device=self.frequency.device)
         redo = torch.ones_like(codes, dtype=torch.bool)
-        return self.complete(codes, redo, uniforms, labels=labels, above=above, **how)
+        return self.complete(codes, redo, uniforms, conditions, config, progress)
 
     def _label_index(self, labels: Tensor | None, batch: int) -> Tensor:
-        """Rows of an embedding of ``classes + 1`` labels, the last of which is the unknown."""
-        device = next(self.parameters()).device
+        """Return rows of an embedding of all labels and, after them, of the unknown."""
+        unknown = self.architecture.classes
         if labels is None:
-            return torch.full((batch,), self.classes, device=device)
-        return torch.where(labels < 0, self.classes, labels)
+            return torch.full((batch,), unknown, device=self.frequency.device)
+        return torch.where(labels < 0, unknown, labels)
+
+    def _codes_above(self, conditions: Conditions) -> Tensor | None:
+        """Return the codes of the level above; None where the prior is not conditioned on any."""
+        if self.architecture.above is None:
+            return None
+        if conditions.codes_above is None:
+            raise ValueError("this prior is conditioned on the codes of the level above; pass them")
+        return conditions.codes_above
 
 
-def log_likelihoods(
-    priors: Sequence[CodePrior], levels: Sequence[Tensor], labels: Tensor | None = None
-) -> list[Tensor]:
-    """Of the codes of every level (B, *grid), coarsest first, given the level above, in nats.
+def draw_codes(logits: Tensor, uniform: Tensor, config: SampleConfig) -> Tensor:
+    """Return one code for each row of ``logits`` (B, K), by inverting its distribution function.
 
-    The sum of them all is the image's. A level hangs on the one above it alone.
+    ``uniform`` (B,), in [0, 1), is all the randomness, so that a sample depends neither on the
+    batch it is drawn in nor on the device.
+
+    >>> logits = torch.tensor([[0.0, 2.0, 1.0]])
+    >>> draw_codes(logits, torch.tensor([0.99]), SampleConfig(top_k=1))
+    tensor([1])
     """
-    return [
-        prior.log_likelihood(codes, labels, above)
-        for prior, codes, above in zip(priors, levels, [None, *levels[:-1]], strict=True)
-    ]
+    logits = logits.double() / config.temperature
+    if 0 < config.top_k < logits.shape[1]:
+        least = logits.topk(config.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probability = logits.softmax(1)
+    if config.top_p < 1:
+        likeliest, order = probability.sort(descending=True, stable=True)
+        beyond = likeliest.cumsum(1) - likeliest >= config.top_p
+        dropped = torch.zeros_like(beyond).scatter(1, order, beyond)
+        probability = probability.masked_fill(dropped, 0.0)
+    cumulative = probability.cumsum(1)
+    target = uniform.double()[:, None] * cumulative[:, -1:]
+    # The first code whose sum is greater than the target: never one of no probability.
+    codes = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return codes.clamp(max=logits.shape[1] - 1)
 
 
-def _guided(labelled: Step, unlabelled: Step, guidance: float) -> Step:
-    def step(codes: Tensor, index: Index) -> Tensor:
-        without = unlabelled(codes, index)
-        return without + guidance * (labelled(codes, index) - without)
+def _guide(labelled: Step, unlabelled: Step, guidance: float) -> Step:
+    """Return the logits without a label plus ``guidance`` times what the label adds.
+
+    In [2]_ the guidance is one less.
+    """
+
+    def step(before: Tensor | None, place: int) -> Tensor:
+        without = unlabelled(before, place)
+        return without + guidance * (labelled(before, place) - without)
 
     return step
+
+
+@torch.inference_mode()
+def negative_log_likelihood(
+    prior: CodePrior, codes: Tensor, conditions: Conditions = UNCONDITIONAL, batch: int = 256
+) -> NDArray[np.float64]:
+    """Return that of each of ``codes`` (N, *grid) given those before it, in bits: (N, *grid)."""
+
+    def nats(rows: Tensor) -> Tensor:
+        of_rows = conditions.map(lambda values: values[rows].to(prior.frequency.device))
+        return prior.log_likelihood(codes[rows].to(prior.frequency.device), of_rows).double().cpu()
+
+    parts = [nats(rows) for rows in torch.arange(len(codes)).split(batch)]
+    return np.asarray(torch.cat(parts).numpy() / -np.log(2))

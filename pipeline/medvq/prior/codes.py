@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvq.errors import UserError
-from medvq.prior.code_prior import UNKNOWN, CodePrior, log_likelihoods
+from medvq.prior.code_prior import UNKNOWN, CodePrior, Conditions, negative_log_likelihood
 from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES, read_feature, read_keys, read_metadata
 
 _SMOOTHING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Pseudo-counts for each code of the codebook that simple codings are tried with."""
+
+
+class CodeBatch(NamedTuple):
+    """Codes of a level, int64 (B, *grid), and what its prior is conditioned on."""
+
+    codes: Tensor
+    conditions: Conditions
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> CodeBatch:
+        """Return the batch with ``change`` applied to each tensor."""
+        return CodeBatch(change(self.codes), self.conditions.map(change))
 
 
 @dataclass(frozen=True)
@@ -46,13 +59,8 @@ class CodeMaps:
         """Those of the coarsest level."""
         return self.levels[0]
 
-    @property
-    def size(self) -> int:
-        """Of the coarsest level's codebook."""
-        return self.sizes[0]
-
     def rows(self, split: str, class_name: str | None = None) -> NDArray[np.intp]:
-        """Indices of the images of a split, and of a class where one is named.
+        """Return the indices of the images of a split, and of a class where one is named.
 
         Raises
         ------
@@ -64,15 +72,13 @@ class CodeMaps:
             chosen = chosen & (self.labels == self.label_of(class_name)).numpy()
         return np.flatnonzero(chosen)
 
-    def given(self, level: int, rows: NDArray[np.intp] | Tensor) -> dict[str, Tensor]:
-        """Of images, what the prior of a level is of: ``codes``, ``labels`` and, but for the
-        coarsest level, those of the level ``above``.
-        """
-        given = {"codes": self.levels[level][rows], "labels": self.labels[rows]}
-        return given | ({"above": self.levels[level - 1][rows]} if level else {})
+    def batch(self, level: int, rows: NDArray[np.intp] | Tensor) -> CodeBatch:
+        """Return the codes of a level of some images, with their labels and the level above."""
+        above = self.levels[level - 1][rows] if level else None
+        return CodeBatch(self.levels[level][rows], Conditions(self.labels[rows], above))
 
     def label_of(self, class_name: str) -> int:
-        """The label of a class.
+        """Return the label of a class.
 
         Raises
         ------
@@ -86,7 +92,7 @@ class CodeMaps:
 
 
 def read_codes(extract: Artifact) -> CodeMaps:
-    """The code maps of an artifact of the stage ``extract``."""
+    """Read the code maps of an artifact of the stage ``extract``."""
     file = extract.folder / FEATURES
     metadata, keys = read_metadata(file), read_keys(file)
     levels = [
@@ -107,36 +113,32 @@ def read_codes(extract: Artifact) -> CodeMaps:
 
 
 def level_folder(folder: Path, level: int) -> Path:
-    """Where in an artifact the prior of a level is: of the coarsest, in the artifact itself."""
+    """Return the folder of a level's prior: of the coarsest level, the artifact's own."""
     return folder / f"level_{level}" if level else folder
 
 
-@torch.inference_mode()
 def bits_per_code(
-    priors: Sequence[CodePrior],
-    levels: Sequence[Tensor],
-    labels: Tensor | None = None,
-    batch: int = 128,
+    priors: Sequence[CodePrior], levels: Sequence[Tensor], labels: Tensor | None = None
 ) -> list[float]:
-    """Mean bits that priors take for the codes (N, *grid) of each level, given the level above."""
-    device = next(priors[0].parameters()).device
-    nats = torch.zeros(len(priors), dtype=torch.float64)
-    for rows in torch.arange(len(levels[0])).split(batch):
-        told = None if labels is None else labels[rows].to(device)
-        found = log_likelihoods(priors, [codes[rows].to(device) for codes in levels], told)
-        nats -= torch.stack([part.double().sum().cpu() for part in found])
-    codes = torch.tensor([level.numel() for level in levels])
-    return [float(bits) for bits in nats / codes / np.log(2)]
+    """Return the mean negative log-likelihood of the codes (N, *grid) of each level, in bits.
+
+    Each level but the coarsest is conditioned on the one above it.
+    """
+    return [
+        float(negative_log_likelihood(prior, codes, Conditions(labels, above)).mean())
+        for prior, codes, above in zip(priors, levels, [None, *levels[:-1]], strict=True)
+    ]
 
 
 def simple_codings(
     train: NDArray[np.int64], validation: NDArray[np.int64], test: NDArray[np.int64], size: int
 ) -> dict[str, float]:
-    """Bits per code that codings without a network take on ``test`` (N, places).
+    """Return the bits per code that codings without a network take on ``test`` (N, places).
 
-    ``uniform``; ``global_frequency`` of each code; ``position_frequency`` of each code at each
-    place; ``markov``, of each code after each code before it in raster order. The smoothing of all
-    but the first is the one that serves ``validation`` best.
+    They know nothing (``uniform``), the frequency of each code (``global_frequency``), that of each
+    code at each place (``position_frequency``), or that of each code after each code that stands
+    before it in raster order (``markov``). The smoothing of the last two is the one with the least
+    bits on ``validation``.
     """
     overall = np.bincount(train.ravel(), minlength=size) + 0.5
     overall = overall / overall.sum()

@@ -15,25 +15,25 @@ from sklearn.neighbors import NearestNeighbors
 from medvq.method.features import pool_to_grid
 from medvq.method.scaling import from_network, to_network, to_unit
 from medvq.method.vqvae import VQVAE
-from medvq.prior.code_prior import CodePrior
-from medvq.prior.typicality import Floats, surprise
+from medvq.prior.code_prior import CodePrior, negative_log_likelihood
+from medvq.prior.typicality import Floats
 
 
 @dataclass(frozen=True)
 class CodeScores:
-    """What a model and a prior make of images.
+    """How far images are from the training images, by a model and a prior.
 
     Attributes
     ----------
     codes : int64 (N, *grid), of the coarsest level.
-    surprise : (N, *grid), negative log-likelihood of every code in bits.
+    negative_log_likelihood : (N, *grid), of every code, in bits.
     reconstruction : (N,), mean squared error, in squared units of [0, 1].
     quantization : (N,), mean squared distance of the latents to their codes.
     features : (N, width), the deepest feature map pooled to a grid.
     """
 
     codes: NDArray[np.int64]
-    surprise: Floats
+    negative_log_likelihood: Floats
     reconstruction: Floats
     quantization: Floats
     features: Floats
@@ -43,7 +43,7 @@ class CodeScores:
 def score_images(
     model: VQVAE, prior: CodePrior, images: NDArray[np.uint8], grid: int, batch: int = 64
 ) -> CodeScores:
-    """Judge cached images, bytes (N, ...)."""
+    """Score cached images, bytes (N, ...); ``grid`` cells along each axis are pooled to."""
     device = next(model.parameters()).device
     parts: list[tuple[NDArray[Any], ...]] = []
     for start in range(0, len(images), batch):
@@ -55,7 +55,7 @@ def score_images(
         parts.append(
             (
                 codes.cpu().numpy(),
-                surprise(prior, codes, batch),
+                negative_log_likelihood(prior, codes),
                 error.square().flatten(1).mean(1).cpu().numpy(),
                 (encoded.latent - values).square().flatten(1).mean(1).cpu().numpy(),
                 pool_to_grid(encoded.levels[-1], grid),
@@ -65,22 +65,26 @@ def score_images(
 
 
 class FeatureDistance:
-    """How far features are from those of reference images: Mahalanobis and nearest neighbours.
+    """Distances of features to those of reference images: Mahalanobis and nearest neighbours.
 
-    Both after a projection to the principal components of the reference.
+    Both are measured after a projection to the principal components of the reference.
+
+    Parameters
+    ----------
+    reference : (N, width).
     """
 
     def __init__(self, reference: Floats, components: int = 64, neighbours: int = 5) -> None:
-        self.project = PCA(min(components, *reference.shape), random_state=0)
-        projected = self.project.fit_transform(reference)
+        self.projection = PCA(min(components, *reference.shape), random_state=0)
+        projected = self.projection.fit_transform(reference)
         self.covariance = LedoitWolf().fit(projected)
-        self.nearest = NearestNeighbors(n_neighbors=neighbours).fit(projected)
+        self.neighbours = NearestNeighbors(n_neighbors=neighbours).fit(projected)
 
     def mahalanobis(self, features: Floats) -> Floats:
-        """Squared, (N,)."""
-        return np.asarray(self.covariance.mahalanobis(self.project.transform(features)))
+        """Return squared Mahalanobis distances to the mean of the reference, (N,)."""
+        return np.asarray(self.covariance.mahalanobis(self.projection.transform(features)))
 
     def to_neighbours(self, features: Floats) -> Floats:
-        """Mean distance to the nearest of the reference, (N,)."""
-        distance, _ = self.nearest.kneighbors(self.project.transform(features))
+        """Return mean distances to the nearest images of the reference, (N,)."""
+        distance, _ = self.neighbours.kneighbors(self.projection.transform(features))
         return np.asarray(distance.mean(1))

@@ -1,13 +1,13 @@
 """The Gated PixelCNN over a grid of codes [1]_, in two and three dimensions.
 
 The published network has a vertical stack, which sees the rows above, and a horizontal one, which
-sees the codes to the left and is fed by the vertical one, so that no blind spot is left. Here there
-is one stack for every axis: the stack of axis ``a`` sees what comes earlier along ``a`` at the same
-place of the axes before ``a``, as far as the kernel reaches along the axes after it, and is fed by
-the stack of ``a - 1``. In two dimensions these are the published two.
+sees the codes to the left and takes in the output of the vertical one, so that there is no blind
+spot. Here there is one stack for every axis: the stack of axis ``a`` sees what comes earlier along
+``a`` at the same place of the axes before ``a``, as far as the kernel reaches along the axes after
+it, and takes in the gates of the stack of ``a - 1``. In two dimensions these are the published two.
 
-Masks A and B are kernels cut to the taps that a mask would leave: of the first layer those before
-the current place (A), of the others also the place itself (B).
+Masks A and B are kernels cut to the taps that a mask would leave: in the first layer those before
+the current place (A), in the others also the place itself (B).
 
 References
 ----------
@@ -25,13 +25,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvq.prior.code_prior import CodePrior, Index, Step
+from medvq.prior.code_prior import (
+    UNCONDITIONAL,
+    CodePrior,
+    Conditions,
+    PriorArchitecture,
+    Step,
+)
 
+Index = tuple[int, ...]
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+_POSITION_SCALE = 0.02
+"""Standard deviation of a learnt position at first, as in GPT-2."""
 
 
 class CausalConvolution(nn.Module):
-    """A convolution over what comes earlier along ``axis``, unpadded: see :meth:`padding`.
+    """A convolution over what comes earlier along ``axis``, of the same shape as its input.
 
     Parameters
     ----------
@@ -50,25 +59,29 @@ class CausalConvolution(nn.Module):
         self.convolution = _CONVOLUTION[spatial_dims](*channels, kernel)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, *shape) to (B, C', *shape)."""
-        padding = [self.reach, self.reach] * self.after + [self.reach, self.inclusive - 1]
-        out: Tensor = self.convolution(F.pad(features, padding))
-        return out
+        """Map features (B, C, *shape) to (B, C', *shape)."""
+        return self._convolve(features, self.reach, self.inclusive - 1)
 
     def at(self, features: Tensor, index: Index) -> Tensor:
-        """The part of :meth:`forward` at ``index[: axis + 1]``, of all places of the axes after."""
-        here = index[self.axis]
-        start = max(0, here - self.reach)
+        """Compute :meth:`forward` at ``index[: axis + 1]`` alone, for all places of the axes after.
+
+        ``features`` are those of the whole grid.
+        """
+        current = index[self.axis]
+        start = max(0, current - self.reach)
         window: Any = (..., *(slice(i, i + 1) for i in index[: self.axis]))
-        window += (slice(start, here + self.inclusive), *[slice(None)] * self.after)
-        seen = features[window]
-        padding = [self.reach, self.reach] * self.after + [self.reach - (here - start), 0]
-        out: Tensor = self.convolution(F.pad(seen, padding))
+        window += (slice(start, current + self.inclusive), *[slice(None)] * self.after)
+        return self._convolve(features[window], self.reach - (current - start), 0)
+
+    def _convolve(self, features: Tensor, before: int, behind: int) -> Tensor:
+        """Convolve with zeros around, of which ``before`` and ``behind`` are along ``axis``."""
+        padding = [self.reach, self.reach] * self.after + [before, behind]
+        out: Tensor = self.convolution(F.pad(features, padding))
         return out
 
 
 class GatedLayer(nn.Module):
-    """One layer of all stacks: convolve, add what feeds it, gate, add to what came in.
+    """One layer of all stacks: convolve, add the gates of the stack before, gate, add the input.
 
     The first layer (``inclusive=False``) adds nothing to its input, which is the code itself.
     """
@@ -90,158 +103,128 @@ class GatedLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, streams: Sequence[Tensor], condition: Tensor) -> list[Tensor]:
-        """One tensor (B, C, *shape) for each stack, the same back."""
+        """Map one tensor (B, C, *shape) for each stack to one of the same shape."""
         out: list[Tensor] = []
-        fed: Tensor | None = None
+        gates: Tensor | None = None
         for axis, stream in enumerate(streams):
-            fed = self._gates(axis, self.causal[axis](stream), fed, condition)
-            out.append(self._out(axis, fed, stream))
+            gates = self.gates(axis, self.causal[axis](stream), gates, condition)
+            out.append(self.output(axis, gates, stream))
         return out
 
-    def at(
-        self,
-        axis: int,
-        index: Index,
-        stream: Tensor,
-        here: Tensor,
-        fed: Tensor | None,
-        condition: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The gates and the output of one stack at ``index[: axis + 1]``, where ``stream`` is
-        ``here``, and what feeds it and conditions it ``fed`` and ``condition``.
-        """
-        causal = self.causal[axis]
-        assert isinstance(causal, CausalConvolution)
-        gates = self._gates(axis, causal.at(stream, index), fed, condition)
-        return gates, self._out(axis, gates, here)
+    def gates(
+        self, axis: int, convolved: Tensor, before: Tensor | None, condition: Tensor
+    ) -> Tensor:
+        """Add to a convolved stream the condition and the gates of the stack before, if any."""
+        gates: Tensor = convolved + self.conditions[axis](condition)
+        return gates if before is None else gates + self.links[axis - 1](before)
 
-    def _gates(self, axis: int, seen: Tensor, fed: Tensor | None, condition: Tensor) -> Tensor:
-        gates: Tensor = seen + self.conditions[axis](condition)
-        return gates if fed is None else gates + self.links[axis - 1](fed)
-
-    def _out(self, axis: int, gates: Tensor, stream: Tensor) -> Tensor:
+    def output(self, axis: int, gates: Tensor, stream: Tensor) -> Tensor:
+        """Apply the gates of a stack whose input is ``stream``."""
         values, gate = gates.chunk(2, 1)
         out: Tensor = self.outs[axis](self.dropout(torch.tanh(values) * torch.sigmoid(gate)))
         return stream + out if self.inclusive else out
 
 
 class GatedPixelCNN(CodePrior):
-    """See the module's description.
+    """The Gated PixelCNN, with dropout, learnt positions, and residuals after the first layer."""
 
-    Parameters
-    ----------
-    size, shape, classes, above : see :class:`CodePrior`.
-    channels : of every stack.
-    depth : number of layers.
-    reach : how far a layer sees along each axis; the kernel has ``2 * reach + 1`` places.
-    dropout : of the gated values.
-    """
+    name = "pixelcnn"
 
-    def __init__(
-        self,
-        size: int,
-        shape: Sequence[int],
-        classes: int = 0,
-        above: tuple[int, Sequence[int]] | None = None,
-        *,
-        channels: int = 128,
-        depth: int = 8,
-        reach: int = 1,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(size, shape, classes, above)
-        dims = len(self.shape)
+    def __init__(self, architecture: PriorArchitecture) -> None:
+        super().__init__(architecture)
+        dims, channels, dropout = len(self.shape), architecture.channels, architecture.dropout
         conv = _CONVOLUTION[dims]
-        self.codes = nn.Embedding(size, channels)
-        self.labels = nn.Embedding(classes + 1, channels)
+        self.codes = nn.Embedding(architecture.size, channels)
+        self.labels = nn.Embedding(architecture.classes + 1, channels)
         # Zeros outside of the grid tell little of the place in it, and radiographs are aligned.
-        self.positions = nn.Parameter(torch.randn(channels, *self.shape) * 0.02)
-        if self.above is not None:
-            self.codes_above = nn.Embedding(self.above[0], channels)
+        self.positions = nn.Parameter(torch.randn(channels, *self.shape) * _POSITION_SCALE)
+        if architecture.above is not None:
+            self.codes_above = nn.Embedding(architecture.above[0], channels)
             self.read_above = nn.Sequential(
                 conv(channels, channels, 3, padding=1), nn.ReLU(), conv(channels, channels, 1)
             )
         self.layers = nn.ModuleList(
-            GatedLayer(dims, channels, reach, number > 0, dropout) for number in range(depth)
+            GatedLayer(dims, channels, architecture.reach, number > 0, dropout)
+            for number in range(architecture.depth)
         )
         self.head = nn.Sequential(
             nn.ReLU(), conv(channels, channels, 1), nn.ReLU(), nn.Dropout(dropout)
         )
-        self.to_logits = conv(channels, size, 1)
+        self.to_logits = conv(channels, architecture.size, 1)
         for parameter in self.to_logits.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
-        self, codes: Tensor, labels: Tensor | None = None, above: Tensor | None = None
-    ) -> Tensor:
-        condition = self._condition(len(codes), labels, above)
+    def forward(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+        condition = self._embed_conditions(len(codes), conditions)
         streams = [self.codes(codes).movedim(-1, 1)] * len(self.shape)
         for layer in self.layers:
             streams = layer(streams, condition)
         logits: Tensor = self.to_logits(self.head(streams[-1])) + self.frequency
         return logits
 
-    def _condition(self, batch: int, labels: Tensor | None, above: Tensor | None) -> Tensor:
-        """What is known beside the codes before, (B, channels, *shape)."""
-        label = self.labels(self._label_index(labels, batch))
+    def incremental_logits(self, batch: int, conditions: Conditions = UNCONDITIONAL) -> Step:
+        """Return a function that computes every feature of every stack once.
+
+        The stack of an axis is computed for a whole slab of the grid when the first place in it is
+        asked for.
+        """
+        return _IncrementalLogits(self, self._embed_conditions(batch, conditions))
+
+    def _embed_conditions(self, batch: int, conditions: Conditions) -> Tensor:
+        """Return the sum of positions, labels and the level above, (B, channels, *shape)."""
+        label = self.labels(self._label_index(conditions.labels, batch))
         condition: Tensor = self.positions + label.reshape(*label.shape, *[1] * len(self.shape))
-        if self.above is None:
+        if (codes_above := self._codes_above(conditions)) is None:
             return condition
-        if above is None:
-            raise ValueError("this prior is conditioned on the codes of the level above")
-        embedded = self.codes_above(above).movedim(-1, 1)
-        # Residual, as in VQ-VAE-2: through the network alone they are hardly heard for epochs.
+        embedded = self.codes_above(codes_above).movedim(-1, 1)
+        # Residual, as in VQ-VAE-2: a network alone takes epochs to let the codes above through.
         read = embedded + self.read_above(embedded)
         return condition + F.interpolate(read, size=self.shape)
 
-    def steps(self, batch: int, labels: Tensor | None = None, above: Tensor | None = None) -> Step:
-        """Every feature of every stack is computed once: a whole slab of the grid by the stack of
-        an axis, when the first place in it is asked for.
-        """
-        return _Steps(self, self._condition(batch, labels, above))
 
+class _IncrementalLogits:
+    """A pass through the network that goes on from the features of the places before.
 
-class _Steps:
-    """The features so far: what each layer reads, by axis, and what feeds the next axis."""
+    Attributes
+    ----------
+    streams : by layer and axis, its input.
+    gates : by layer and axis, what the stack of the next axis takes in.
+    """
 
     def __init__(self, prior: GatedPixelCNN, condition: Tensor) -> None:
         self.prior, self.condition = prior, condition
         self.layers = [layer for layer in prior.layers if isinstance(layer, GatedLayer)]
         axes = range(len(prior.shape))
-        embedded = torch.zeros_like(condition)
-        self.read = [[embedded for _ in axes]]
-        self.read += [[torch.zeros_like(condition) for _ in axes] for _ in prior.layers[1:]]
-        self.fed = [
-            [
-                condition.new_zeros(len(condition), 2 * condition.shape[1], *prior.shape)
-                for _ in axes
-            ]
-            for _ in prior.layers
-        ]
+        embedded = torch.zeros_like(condition)  # one tensor for all axes
+        self.streams = [[embedded for _ in axes]]
+        self.streams += [[torch.zeros_like(condition) for _ in axes] for _ in self.layers[1:]]
+        wide = (len(condition), 2 * condition.shape[1], *prior.shape)
+        self.gates = [[condition.new_zeros(wide) for _ in axes] for _ in self.layers]
 
-    def __call__(self, codes: Tensor, index: Index) -> Tensor:
-        shape = self.prior.shape
-        number = int(np.ravel_multi_index(index, shape))
-        if number:
-            before = tuple(int(i) for i in np.unravel_index(number - 1, shape))
-            # One tensor for all axes.
-            place: Any = (..., *before)
-            self.read[0][0][place] = self.prior.codes(codes[place])
-        for axis in range(len(shape)):
+    def __call__(self, before: Tensor | None, place: int) -> Tensor:
+        prior = self.prior
+        if before is not None:
+            embedded = self.streams[0][0].view(len(before), -1, prior.places)
+            embedded[:, :, place - 1] = prior.codes(before)
+        index = tuple(int(i) for i in np.unravel_index(place, prior.shape))
+        for axis in range(len(prior.shape)):
             if not any(index[axis + 1 :]):
-                slab = self._slab(axis, index)
-        logits: Tensor = self.prior.to_logits(self.prior.head(slab)).flatten(1)
-        return logits + self.prior.frequency.flatten(1)[:, number]
+                features = self._compute_slab(axis, index)
+        logits: Tensor = prior.to_logits(prior.head(features)).flatten(1)
+        return logits + prior.frequency.flatten(1)[:, place]
 
-    def _slab(self, axis: int, index: Index) -> Tensor:
-        """The last layer of a stack at ``index[: axis + 1]``, through all layers before it."""
-        place: Any = (..., *(slice(i, i + 1) for i in index[: axis + 1]))
-        place += (slice(None),) * (len(index) - axis - 1)
+    def _compute_slab(self, axis: int, index: Index) -> Tensor:
+        """Return the features of a stack's last layer at ``index[: axis + 1]``."""
+        slab: Any = (..., *(slice(i, i + 1) for i in index[: axis + 1]))
+        slab += (slice(None),) * (len(index) - axis - 1)
         for number, layer in enumerate(self.layers):
-            stream = self.read[number][axis]
-            fed = self.fed[number][axis - 1][place] if axis else None
-            gates, out = layer.at(axis, index, stream, stream[place], fed, self.condition[place])
-            self.fed[number][axis][place] = gates
+            stream = self.streams[number][axis]
+            before = self.gates[number][axis - 1][slab] if axis else None
+            causal = layer.causal[axis]
+            assert isinstance(causal, CausalConvolution)
+            gates = layer.gates(axis, causal.at(stream, index), before, self.condition[slab])
+            features = layer.output(axis, gates, stream[slab])
+            self.gates[number][axis][slab] = gates
             if number + 1 < len(self.layers):
-                self.read[number + 1][axis][place] = out
-        return out
+                self.streams[number + 1][axis][slab] = features
+        return features

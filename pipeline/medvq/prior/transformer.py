@@ -1,6 +1,6 @@
 """A Transformer over the codes in raster order: MONAI's network behind the interface of a prior.
 
-The sequence starts with a token of the label, one beyond the codes, where MONAI's
+The sequence starts with a token of the label, numbered after the codes, where MONAI's
 ``VQVAETransformerInferer`` has one start token. That inferer computes the same logits (a test holds
 it), but samples by a whole pass for every code, without top-p or a generator, and counts the start
 token among the codes that could come next, in likelihoods too; so only the network is used.
@@ -8,111 +8,96 @@ token among the codes that could come next, in likelihoods too; so only the netw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import DecoderOnlyTransformer
 from torch import Tensor, nn
 
-from medvq.prior.code_prior import CodePrior, Index, Step
+from medvq.prior.code_prior import (
+    UNCONDITIONAL,
+    CodePrior,
+    Conditions,
+    PriorArchitecture,
+    Step,
+)
+
+_POSITION_SCALE = 0.02
+"""Standard deviation of a learnt position at first, as in GPT-2."""
 
 
 class TransformerPrior(CodePrior):
-    """See the module's description.
+    """A decoder-only Transformer, which attends to the level above where there is one."""
 
-    Parameters
-    ----------
-    size, shape, classes, above : see :class:`CodePrior`; the level above is attended to.
-    channels : of the embedding, a multiple of ``heads``.
-    depth : number of blocks.
-    heads : of the attention.
-    dropout : of the embedded codes.
-    """
+    name = "transformer"
 
-    def __init__(
-        self,
-        size: int,
-        shape: Sequence[int],
-        classes: int = 0,
-        above: tuple[int, Sequence[int]] | None = None,
-        *,
-        channels: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(size, shape, classes, above)
+    def __init__(self, architecture: PriorArchitecture) -> None:
+        super().__init__(architecture)
         self.network = DecoderOnlyTransformer(
-            num_tokens=size + classes + 1,
-            max_seq_len=int(np.prod(self.shape)),
-            attn_layers_dim=channels,
-            attn_layers_depth=depth,
-            attn_layers_heads=heads,
-            with_cross_attention=self.above is not None,
-            embedding_dropout_rate=dropout,
+            num_tokens=architecture.size + architecture.classes + 1,
+            max_seq_len=self.places,
+            attn_layers_dim=architecture.channels,
+            attn_layers_depth=architecture.depth,
+            attn_layers_heads=architecture.heads,
+            with_cross_attention=architecture.above is not None,
+            embedding_dropout_rate=architecture.dropout,
         )
         nn.init.zeros_(self.network.to_logits.weight)
         nn.init.zeros_(self.network.to_logits.bias)
-        if self.above is not None:
-            self.codes_above = nn.Embedding(self.above[0], channels)
-            places = int(np.prod(self.above[1]))
-            self.positions_above = nn.Parameter(torch.randn(places, channels) * 0.02)
+        if architecture.above is not None:
+            size, shape = architecture.above
+            self.codes_above = nn.Embedding(size, architecture.channels)
+            positions = torch.randn(math.prod(shape), architecture.channels)
+            self.positions_above = nn.Parameter(positions * _POSITION_SCALE)
 
-    def forward(
-        self, codes: Tensor, labels: Tensor | None = None, above: Tensor | None = None
-    ) -> Tensor:
-        sequence = torch.cat([self._start(len(codes), labels), codes.flatten(1)[:, :-1]], 1)
-        logits = self.network(sequence, self._context(above))
-        grid: Tensor = self._of_codes(logits).movedim(-1, 1).unflatten(2, self.shape)
+    def forward(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+        start = self._start(len(codes), conditions)
+        sequence = torch.cat([start[:, None], codes.flatten(1)[:, :-1]], 1)
+        logits = self.network(sequence, self._context(conditions))[..., : self.architecture.size]
+        grid: Tensor = logits.movedim(-1, 1).unflatten(2, self.shape)
         return grid + self.frequency
 
-    def _start(self, batch: int, labels: Tensor | None) -> Tensor:
-        return self.size + self._label_index(labels, batch)[:, None]
+    def incremental_logits(self, batch: int, conditions: Conditions = UNCONDITIONAL) -> Step:
+        """Return a function that keeps the keys and values of the places before.
 
-    def _context(self, above: Tensor | None) -> Tensor | None:
-        if self.above is None:
-            return None
-        if above is None:
-            raise ValueError("this prior is conditioned on the codes of the level above")
-        context: Tensor = self.codes_above(above.flatten(1)) + self.positions_above
-        return context
-
-    def _of_codes(self, logits: Tensor) -> Tensor:
-        """Without the start tokens, which never come again."""
-        return logits[..., : self.size]
-
-    def steps(self, batch: int, labels: Tensor | None = None, above: Tensor | None = None) -> Step:
-        """Keys and values of the places before are kept; MONAI's blocks cannot, so that each is
-        computed here from its weights.
+        MONAI's blocks cannot keep them, so each block is computed here from its weights.
         """
-        network, context = self.network, self._context(above)
-        caches = [_Cache(block, context) for block in network.blocks]
-        start = self._start(batch, labels)[:, 0]
+        network, context = self.network, self._context(conditions)
+        blocks = [_IncrementalBlock(block, context) for block in network.blocks]
+        start = self._start(batch, conditions)
 
-        def step(codes: Tensor, index: Index) -> Tensor:
-            place = int(np.ravel_multi_index(index, self.shape))
-            token = codes.flatten(1)[:, place - 1] if place else start
-            features = network.token_embeddings(token)
+        def step(before: Tensor | None, place: int) -> Tensor:
+            features = network.token_embeddings(start if before is None else before)
             features = features + network.position_embeddings.embedding.weight[place]
             features = features[:, None]
-            for cache in caches:
-                features = cache(features)
-            logits = self._of_codes(network.to_logits(features[:, 0]))
+            for block in blocks:
+                features = block(features)
+            logits: Tensor = network.to_logits(features[:, 0])[..., : self.architecture.size]
             return logits + self.frequency.flatten(1)[:, place]
 
         return step
 
+    def _start(self, batch: int, conditions: Conditions) -> Tensor:
+        """Return the tokens (B,) of the labels, which no logit that is used stands for."""
+        return self.architecture.size + self._label_index(conditions.labels, batch)
 
-class _Cache:
-    """One block of the network, fed one place at a time."""
+    def _context(self, conditions: Conditions) -> Tensor | None:
+        """Return the embedding (B, places, channels) of the level above."""
+        if (codes_above := self._codes_above(conditions)) is None:
+            return None
+        context: Tensor = self.codes_above(codes_above.flatten(1)) + self.positions_above
+        return context
+
+
+class _IncrementalBlock:
+    """One block of the network, which is given one place at a time."""
 
     def __init__(self, block: Any, context: Tensor | None) -> None:
         self.block = block
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
         self.above: tuple[Tensor, Tensor] | None = None
         if context is not None:
             cross = block.cross_attn
@@ -126,9 +111,10 @@ class _Cache:
             attention.input_rearrange(project(normal))
             for project in (attention.to_q, attention.to_k, attention.to_v)
         )
-        self.keys = key if self.keys is None else torch.cat([self.keys, key], 2)
-        self.values = value if self.values is None else torch.cat([self.values, value], 2)
-        attended = F.scaled_dot_product_attention(query, self.keys, self.values)
+        self.keys.append(key)
+        self.values.append(value)
+        keys, values = torch.cat(self.keys, 2), torch.cat(self.values, 2)
+        attended = F.scaled_dot_product_attention(query, keys, values)
         features = features + attention.out_proj(attention.out_rearrange(attended))
         if self.above is not None:
             cross = block.cross_attn

@@ -1,8 +1,8 @@
-"""The gate: how surprising an image's codes are to the prior, against images of the training set.
+"""The typicality check: how far an image's codes are from those of the training images.
 
-A likelihood may be high where an image is simple, whatever it shows [1]_. So what is scored is not
-the likelihood of the whole image but the places that surprise most: an image is typical where none
-of its parts is out of place.
+A likelihood may be high where an image is simple, whatever it shows [1]_. So the score of an image
+is not the likelihood of the whole of it but the mean over its least likely places: an image is
+typical where none of its parts is out of place.
 
 References
 ----------
@@ -15,38 +15,34 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import TypeAdapter
 
 from medvq.errors import UserError
-from medvq.prior.code_prior import CodePrior
+from medvq.summaries import TypicalityFigures
 
 Floats = NDArray[np.float64]
 TYPICALITY = "typicality.json"
-FALSE_ALARMS = 0.01
+_FALSE_ALARMS = 0.01
+"""The share of images like the training images that may be flagged: few enough that a user looks
+at each of them."""
 _PART = 4
+"""The score is of one place in so many: a quarter, which an image with one region out of place
+fills."""
 _QUANTILES = 1001
-
-
-@torch.inference_mode()
-def surprise(prior: CodePrior, codes: Tensor, batch: int = 256) -> Floats:
-    """Bits that the prior takes for each of ``codes`` (N, *grid), told no label: (N, *grid)."""
-    device = next(prior.parameters()).device
-    parts = [prior.log_likelihood(part.to(device)).double().cpu() for part in codes.split(batch)]
-    return np.asarray(torch.cat(parts).numpy() / -np.log(2))
+"""Scores of the reference that are stored at most, for the figure."""
 
 
 @dataclass(frozen=True)
 class TypicalityCheck:
-    """How untypical images are of a training set, by images of it that the prior did not learn.
+    """The out-of-distribution scores of images that a prior was not trained on, and a threshold.
 
     Attributes
     ----------
-    threshold : bits per code; an image whose :meth:`score` is beyond is flagged.
+    threshold : bits per code; an image with a greater :meth:`score` is flagged.
     images : how many set the threshold: the reference.
     scores : of the reference, in ascending order; of more than 1001 images as many quantiles.
     """
@@ -56,56 +52,60 @@ class TypicalityCheck:
     scores: tuple[float, ...]
 
     @classmethod
-    def calibrate(cls, reference: Floats, false_alarms: float = FALSE_ALARMS) -> Self:
-        """The lowest score of the reference that at most this share of it exceeds.
+    def calibrate(cls, reference: Floats) -> Self:
+        """Set the threshold to the lowest score that at most 1% of the reference exceeds.
 
         Parameters
         ----------
-        reference : :func:`surprise` (N, *grid) of images that the prior was not trained on.
+        reference : negative log-likelihoods (N, *grid) of the codes of images that the prior was
+            not trained on, in bits.
         """
         scores = cls.score(reference)
         levels = np.linspace(0, 1, min(len(scores), _QUANTILES))
-        threshold = np.quantile(scores, 1 - false_alarms, method="inverted_cdf")
+        threshold = np.quantile(scores, 1 - _FALSE_ALARMS, method="inverted_cdf")
         return cls(float(threshold), len(scores), tuple(np.quantile(scores, levels).tolist()))
 
     @staticmethod
     def score(bits: Floats) -> Floats:
-        """Mean of the most surprising quarter of the places, (N,), of :func:`surprise`."""
+        """Return out-of-distribution scores (N,): the mean over the least likely quarter of places.
+
+        ``bits`` are :func:`~medvq.prior.code_prior.negative_log_likelihood` (N, *grid).
+        """
         ascending = np.sort(bits.reshape(len(bits), -1), axis=1)
         return np.asarray(ascending[:, -max(1, ascending.shape[1] // _PART) :].mean(1))
 
-    def judge(self, scores: Floats) -> dict[str, Any]:
-        """What a summary says of images with these scores, beside the reference."""
-        known = np.array(self.scores)
-        return {
-            "images": len(scores),
-            "flagged": int((scores > self.threshold).sum()),
-            "share": float((scores > self.threshold).mean()),
-            "median": float(np.median(scores)),
-            "threshold": self.threshold,
-            "reference_images": self.images,
-            "reference_share": float((known > self.threshold).mean()),
-            "reference_median": float(np.median(known)),
-        }
+    def judge(self, scores: Floats) -> TypicalityFigures:
+        """Compare the scores (N,) of images with the threshold and the reference."""
+        reference = np.array(self.scores)
+        return TypicalityFigures(
+            images=len(scores),
+            flagged=int((scores > self.threshold).sum()),
+            share=float((scores > self.threshold).mean()),
+            median=float(np.median(scores)),
+            threshold=self.threshold,
+            reference_images=self.images,
+            reference_share=float((reference > self.threshold).mean()),
+            reference_median=float(np.median(reference)),
+        )
 
     def write(self, folder: Path) -> None:
-        """Into :data:`GATE` of ``folder``."""
+        """Write :data:`TYPICALITY` into ``folder``."""
         (folder / TYPICALITY).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The gate that :meth:`write` wrote.
+        """Read what :meth:`write` wrote.
 
         Raises
         ------
         UserError
-            There is none.
+            It is not there.
         """
         try:
-            told = json.loads((folder / TYPICALITY).read_text(encoding="utf-8"))
+            check: Self = TypeAdapter(cls).validate_json((folder / TYPICALITY).read_bytes())
         except FileNotFoundError as error:
             raise UserError(
-                f"{folder} holds a prior of an earlier version, without a gate; run 'prior' with "
-                "FORCE=1"
+                f"{folder} holds a prior of an earlier version, without {TYPICALITY}; run 'prior' "
+                "with FORCE=1"
             ) from error
-        return cls(told["threshold"], told["images"], tuple(told["scores"]))
+        return check

@@ -10,8 +10,8 @@ Writes into its artifact:
 
 ======================= ========================================================================
 ``predictions.parquet`` one row per image: the prediction, the truth where it is known, the
-                        out-of-distribution score (``surprise``, bits per code) and whether it is
-                        beyond the threshold (``untypical``)
+                        ``out_of_distribution_score`` (bits per code) and whether it is beyond the
+                        threshold (``untypical``)
 ``metrics.json``        the summary: metrics over all images with a known truth, and typicality
 ======================= ========================================================================
 """
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from medvq.config import Config
 from medvq.errors import UserError
-from medvq.stages import PRIOR
 from medvq.stages.extract import EXTRACT
+from medvq.stages.prior import PRIOR
 from medvq.stages.probe import MEDVQ, PROBE
 from medvq.stages.stage import Ensure, RunOptions, Stage
 from medvq.storage import artifacts
@@ -117,7 +117,7 @@ def run(context: StageContext) -> EvaluateSummary:
     keys[new][["image_id", "subject_id"]].assign(
         **{task.truth_column: truth},
         **task.columns(predicted, trained.threshold),
-        surprise=scores,
+        out_of_distribution_score=scores,
         untypical=scores > check.threshold,
     ).to_parquet(context.folder / "predictions.parquet", index=False)
     subjects = keys["subject_id"].to_numpy(str)[new]
@@ -168,15 +168,15 @@ def _scores(context: StageContext, rows: NDArray[np.bool_]) -> Floats:
     """Return the out-of-distribution scores of ``rows`` of the store, in bits per code."""
     import torch
 
+    from medvq.prior.code_prior import negative_log_likelihood
     from medvq.prior.codes import read_codes
-    from medvq.prior.typicality import TypicalityCheck, surprise
-    from medvq.stages.prior import PRIOR as PRIOR_FILE
-    from medvq.stages.prior import load_prior
+    from medvq.prior.typicality import TypicalityCheck
+    from medvq.prior.weights import load_prior
 
     maps = read_codes(context.inputs["extract"])
-    prior = load_prior(context.inputs["prior"].folder / PRIOR_FILE, maps.codebook)
+    prior = load_prior(context.inputs["prior"].folder, maps.codebook)
     codes = maps.codes[torch.from_numpy(rows)]
-    return TypicalityCheck.score(surprise(prior.to(context.device), codes))
+    return TypicalityCheck.score(negative_log_likelihood(prior.to(context.device), codes))
 
 
 def _training_images(context: StageContext) -> NDArray[np.str_]:
