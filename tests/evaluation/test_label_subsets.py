@@ -109,7 +109,7 @@ def test_the_error_names_the_smallest_fraction_that_works(positives: int) -> Non
 
 
 def test_a_class_of_fewer_than_two_subjects_cannot_be_drawn() -> None:
-    none = np.array(["a", "a", "b", "c"]), np.array([0, 1, 0, 0])
+    none: Table = np.array(["a", "a", "b", "c"]), np.array([0, 1, 0, 0])
     for table in (many(1000, 1), none):
         with pytest.raises(UserError, match="fewer than two labelled training subjects"):
             draw_subset(*table, 1.0, seed=0)

@@ -43,7 +43,7 @@ def slow_calibration_error(truth: Labels, probability: Floats, weights: Floats) 
     for number in range(10):
         inside = (probability >= number / 10) & ((probability < (number + 1) / 10) | (number == 9))
         total += abs((weights * (truth - probability))[inside].sum())
-    return total / weights.sum()
+    return float(total / weights.sum())
 
 
 def slow_sensitivity_at(

@@ -84,7 +84,7 @@ def write_store(folder: Path, keys: pd.DataFrame) -> Artifact:
 def rewrite(table: Path, to: Path, **columns: pd.Series[Any]) -> None:
     """Write a table anew with other key columns, by its ``image_id``."""
     read = pd.read_parquet(table)
-    lists = [name for name in read if isinstance(read[name].iloc[0], np.ndarray)]
+    lists = [str(name) for name in read if isinstance(read[name].iloc[0], np.ndarray)]
     keys = read.drop(columns=lists)
     for name, values in columns.items():
         keys[name] = keys["image_id"].map(values)
