@@ -12,10 +12,10 @@ from medvq.datasets.manifest import read_manifest
 from medvq.errors import UserError
 from medvq.images.preparation import Preparation
 from medvq.method.alignment import Alignment
-from medvq.prior.code_prior import CodePrior
+from medvq.prior.code_prior import CodePrior, negative_log_likelihood
 from medvq.prior.outliers import CodeScores, FeatureDistance, score_images
 from medvq.prior.restoration import limits, restoration
-from medvq.prior.typicality import TypicalityCheck, negative_log_likelihood
+from medvq.prior.typicality import TypicalityCheck
 from medvq.summaries import IngestSummary
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
