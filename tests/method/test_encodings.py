@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from medvq.method.encodings import BlockScaler, CodeHistogram
+from medvq.method.encodings import BlockScaler, CodeHistogram, NormScaler
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -139,3 +139,10 @@ def test_constant_columns_become_nothing(value: float) -> None:
 def test_blocks_must_cover_the_columns() -> None:
     with pytest.raises(ValueError, match="3 columns"):
         BlockScaler((1, 1)).fit(np.zeros((4, 3)))
+
+
+def test_norms_are_scaled_by_one_number() -> None:
+    table = np.random.default_rng(0).normal(3, [1, 5, 0.1], (200, 3))
+    scaled = NormScaler().fit(table).transform(table)
+    np.testing.assert_allclose(scaled / table, (scaled / table)[0, 0])
+    assert ((scaled - scaled.mean(0)) ** 2).sum(1).mean() == pytest.approx(1000)
