@@ -17,6 +17,7 @@ from tqdm import tqdm
 from medvq.config import Config, IngestConfig
 from medvq.datasets.array_files import read_array_image
 from medvq.datasets.dataset import SourceImage
+from medvq.errors import UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import ImageFiles, Reader, ReadResult, image_checksum, read_all
 from medvq.images.resizing import fit_to_shape
@@ -42,6 +43,34 @@ class ReadDataset:
     manifest: pd.DataFrame
     quarantine: pd.DataFrame
     broken: list[str]
+
+    def check_share_broken(self, max_share: float, table: Path) -> None:
+        """Stop where too many images are broken; what the source wants set aside does not count.
+
+        Parameters
+        ----------
+        max_share : of all images of the source.
+        table : the file with the quarantine, which the message names.
+
+        Raises
+        ------
+        UserError
+            More are broken, or there is no image left.
+        """
+        total = len(self.images) + len(self.quarantine)
+        if self.images and len(self.broken) <= max_share * total:
+            return
+        counted, problem = self.quarantine["reason"].tolist(), f"all {total} files were set aside"
+        if self.images:
+            counted, problem = (
+                self.broken,
+                (
+                    f"{len(self.broken)} of {total} files cannot be read, more than "
+                    f"ingest.max_quarantined={max_share:g}"
+                ),
+            )
+        reasons = "; ".join(f"{number} x {why}" for why, number in Counter(counted).most_common())
+        raise UserError(f"{problem}: {reasons} (table: {table})")
 
 
 def read_dataset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,49 +15,60 @@ from medvq.method.swap import Kind, swap_acquisition
 
 Bytes = NDArray[np.uint8]
 
-# Copies that are made at a time. The random numbers are taken copy by copy, so that it has no
-# influence on them.
+# Copies that are made at a time: it bounds the memory of their float32 versions.
 _CHUNK = 512
 
 
-class SwappedCopies(NamedTuple):
-    """Prepared copies, and their frames.
+class SwappedImages(NamedTuple):
+    """Copies with the acquisitions of random training images.
 
     Attributes
     ----------
-    images : uint8 (B, *image_shape).
-    frame : float32 (B, F), see :func:`medvq.images.frame.frame_features`.
+    training : uint8 (copies, train, *image_shape), of the training images.
+    validation : uint8 (B, *image_shape), of training and validation images in their order, of the
+        kind that no training sees.
+    validation_frame : float32 (B, F), their :func:`medvq.images.frame.frame_features`.
     """
 
-    images: Bytes
-    frame: NDArray[np.float32]
+    training: Bytes
+    validation: Bytes
+    validation_frame: NDArray[np.float32]
 
 
-def swapped_copies(
+def swap_all(
     originals: Bytes,
     positions: Tensor,
-    rows: NDArray[np.intp],
-    donors: NDArray[np.intp],
+    split: NDArray[np.str_],
     preparation: Preparation,
-    kind: Kind,
-    rng: np.random.Generator,
-) -> SwappedCopies:
-    """Make a copy of some images, each with the acquisition of a random one of ``donors``.
+    seed: int,
+) -> SwappedImages:
+    """Swap the acquisitions of all training and validation images.
 
     Parameters
     ----------
-    originals, positions : of all images, (N, side, side) as read and (N, 4).
-    rows, donors : the images to copy, and those whose acquisitions they may get.
+    originals : shape (N, side, side), as read.
+    positions : shape (N, 4), in the template of ``preparation``.
+    split : shape (N,), the split of each image; only training images are donors.
     """
-    chosen = rng.choice(donors, len(rows))
-    images, frames = [], []
-    starts = range(0, len(rows), _CHUNK)
-    for start in tqdm(starts, desc=f"swapping ({kind})", unit=" batches"):
-        target, donor = rows[start : start + _CHUNK], chosen[start : start + _CHUNK]
-        swapped = swap_acquisition(
-            originals[target], positions[target], originals[donor], positions[donor], kind, rng
-        )
-        prepared, registration = preparation(swapped)
-        images.append(prepared)
-        frames.append(frame_features(swapped, registration.positions))
-    return SwappedCopies(np.concatenate(images), np.concatenate(frames))
+    train, not_test = np.flatnonzero(split == "train"), np.flatnonzero(split != "test")
+
+    def copies(rows: NDArray[np.intp], kind: Kind, number: int) -> tuple[Bytes, NDArray[Any]]:
+        rng = np.random.default_rng([seed, number])
+        donors = rng.choice(train, len(rows))
+        images, frames = [], []
+        starts = range(0, len(rows), _CHUNK)
+        for start in tqdm(starts, desc=f"swapping ({kind})", unit=" batches"):
+            target, donor = rows[start : start + _CHUNK], donors[start : start + _CHUNK]
+            swapped = swap_acquisition(
+                originals[target], positions[target], originals[donor], positions[donor], kind, rng
+            )
+            prepared, registration = preparation(swapped)
+            images.append(prepared)
+            frames.append(frame_features(swapped, registration.positions))
+        return np.concatenate(images), np.concatenate(frames)
+
+    numbers = range(1, 1 + preparation.config.swap.training_copies)
+    training = [copies(train, "training", number)[0] for number in numbers]
+    shape = (len(numbers), len(train), *preparation.config.image_shape)
+    validation, frame = copies(not_test, "validation", 0)
+    return SwappedImages(np.array(training, np.uint8).reshape(shape), validation, frame)

@@ -43,14 +43,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from medvq.audit.findings import Audit
-    from medvq.datasets.dataset import SourceImage
     from medvq.datasets.reading import ReadDataset
     from medvq.images.preparation import Preparation, PreparedImages
     from medvq.method.alignment import Registration
-    from medvq.method.swap import Kind
 
     Files = dict[str, pd.DataFrame | NDArray[Any] | Audit]
 
@@ -65,12 +62,18 @@ def run(context: StageContext) -> IngestSummary:
     from medvq.datasets.manifest import check_manifest
     from medvq.datasets.reading import read_dataset
     from medvq.images.frame import frame_features
+    from medvq.images.swapped import swap_all
 
     config, folder, settings = context.config, context.folder, context.config.ingest
+    listed = sources.list_images(
+        config, sources.locate(config, context.data_root, context.data_mirror)
+    )
+    if REFERENCE in context.inputs:
+        listed = [replace(image, split="test") for image in listed]
     with sources.read_cache(context.cache) as cache:
-        data = read_dataset(_listed(context), config, folder / "originals.npy", cache)
+        data = read_dataset(listed, config, folder / "originals.npy", cache)
     _write(folder, {"quarantine.csv": data.quarantine})
-    _refuse_too_many_broken(data, settings.max_quarantined, folder)
+    data.check_share_broken(settings.max_quarantined, folder / "quarantine.csv")
     manifest = check_manifest(
         data.manifest,
         official_crossing=sources.dataset(config.source).allows_crossing,
@@ -85,46 +88,19 @@ def run(context: StageContext) -> IngestSummary:
     positions = prepared.registration.positions[:, :4]
     frame = frame_features(data.originals, positions)
     if settings.swap.enabled:
-        files["frame.npy"] = frame
-        files |= _swap(context, manifest, data.originals, positions, preparation)
+        split = manifest["split"].to_numpy()
+        swapped = swap_all(data.originals, positions, split, preparation, config.seed)
+        files |= {
+            "frame.npy": frame,
+            "frame_swapped.npy": swapped.validation_frame,
+            "swapped_training.npy": swapped.training,
+            "swapped_validation.npy": swapped.validation,
+        }
     audit, clusters = _audit(config, data, manifest, frame)
     files |= {"audit.json": audit, "clusters.csv": clusters}
     _write(folder, files)
     not_aligned = int(prepared.registration.failed.sum())
     return _summary(manifest, len(data.quarantine), not_aligned, audit)
-
-
-def _listed(context: StageContext) -> list[SourceImage]:
-    from medvq.datasets import sources
-
-    folder = sources.locate(context.config, context.data_root, context.data_mirror)
-    listed = sources.list_images(context.config, folder)
-    if REFERENCE in context.inputs:
-        # Nothing will be fitted on these images, whatever split their source puts them in.
-        listed = [replace(image, split="test") for image in listed]
-    return listed
-
-
-def _refuse_too_many_broken(data: ReadDataset, max_share: float, folder: Path) -> None:
-    """Stop where too many images are broken; what the source wants set aside does not count."""
-    import pandas as pd
-
-    from medvq.errors import UserError
-
-    total = len(data.images) + len(data.quarantine)
-    if data.images and len(data.broken) <= max_share * total:
-        return
-    counted = data.broken if data.images else data.quarantine["reason"].tolist()
-    reasons = "; ".join(
-        f"{n} x {reason}" for reason, n in pd.Series(counted).value_counts().items()
-    )
-    problem = (
-        f"{len(counted)} of {total} files cannot be read, more than "
-        f"ingest.max_quarantined={max_share:g}"
-        if data.images
-        else f"all {total} files were set aside"
-    )
-    raise UserError(f"{problem}: {reasons} (table: {folder / 'quarantine.csv'})")
 
 
 def _prepare(
@@ -165,36 +141,6 @@ def _alignment_table(manifest: pd.DataFrame, registration: Registration) -> pd.D
     )
 
 
-def _swap(
-    context: StageContext,
-    manifest: pd.DataFrame,
-    originals: NDArray[Any],
-    positions: Tensor,
-    preparation: Preparation,
-) -> Files:
-    """Swap acquisitions for training and for validation; donors are training images alone."""
-    import numpy as np
-
-    from medvq.images.swapped import SwappedCopies, swapped_copies
-
-    settings, split = context.config.ingest, manifest["split"].to_numpy()
-    train, not_test = np.flatnonzero(split == "train"), np.flatnonzero(split != "test")
-
-    def copies(rows: NDArray[Any], kind: Kind, number: int) -> SwappedCopies:
-        rng = np.random.default_rng([context.config.seed, number])
-        return swapped_copies(originals, positions, rows, train, preparation, kind, rng)
-
-    numbers = range(1, 1 + settings.swap.training_copies)
-    training = [copies(train, "training", number).images for number in numbers]
-    shape = (len(numbers), len(train), settings.image_size, settings.image_size)
-    validation = copies(not_test, "validation", 0)
-    return {
-        "swapped_training.npy": np.array(training, np.uint8).reshape(shape),
-        "swapped_validation.npy": validation.images,
-        "frame_swapped.npy": validation.frame,
-    }
-
-
 def _audit(
     config: Config, data: ReadDataset, manifest: pd.DataFrame, frame: NDArray[Any]
 ) -> tuple[Audit, pd.DataFrame]:
@@ -206,13 +152,10 @@ def _audit(
     from medvq.datasets import sources
     from medvq.images.workers import processors
 
+    acquisition = pd.DataFrame(index=range(len(data.images)))
     # A file that holds many images tells nothing of each.
-    separate = all(image.index is None for image in data.images)
-    acquisition = (
-        describe([image.path for image in data.images], processors())
-        if separate
-        else pd.DataFrame(index=range(len(data.images)))
-    )
+    if all(image.index is None for image in data.images):
+        acquisition = describe([image.path for image in data.images], processors())
     rules = sources.dataset(config.source).subject_rules(manifest["path"].tolist())
     result, clusters = audit(
         config.name,
@@ -250,14 +193,14 @@ def _summary(
 
     splits = {}
     for split in SPLITS:
-        part = manifest[manifest["split"] == split]
-        labels = part.loc[part["label_name"] != "", "label_name"].value_counts().sort_index()
-        counts = {str(name): int(count) for name, count in labels.items()}
-        splits[split] = SplitCount(len(part), int(part["subject_id"].nunique()), counts)
+        counts = audit.balance.get(split, {})
+        subjects = manifest.loc[manifest["split"] == split, "subject_id"].nunique()
+        labels = {label: count for label, count in counts.items() if label}
+        splits[str(split)] = SplitCount(sum(counts.values()), int(subjects), labels)
     return IngestSummary(
         images=len(manifest),
         subjects=int(manifest["subject_id"].nunique()),
-        splits=dict(splits),
+        splits=splits,
         quarantined=quarantined,
         duplicates=audit.duplicate_files,
         subjects_in_train_and_test=audit.subjects_in_train_and_test,
