@@ -1,8 +1,8 @@
-"""How an image was taken, as far as its file tells: numbers and hashes, for the audit alone.
+"""How an image was acquired, as far as its file says: numbers and hashes, for the audit alone.
 
-Only the attributes named here are read from a DICOM header for it. Equipment is hashed as it is
-read, dates become days since the set's first, and none of it is written anywhere: the audit keeps
-how well each group tells the label, and forgets the rest.
+Only the attributes named here are read from a DICOM header. Equipment is hashed as it is read,
+dates become days since the set's first, and none of it is written anywhere: the audit keeps only
+how well each group tells the label.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GROUPS = ("file_size", "equipment", "settings", "moment", "person")
 
 
 def describe(paths: Sequence[Path], workers: int = 2) -> pd.DataFrame:
-    """One row per file: its size in bytes and, of a DICOM file, what its header tells.
+    """Return one row per file: its size in bytes and, of a DICOM file, what its header tells.
 
     Columns are ``file_size`` and ``<group>.<attribute>``: numbers, NaN where there is none, or
     hashes (of type object) of what is no number. Empty columns are left out.
@@ -53,30 +53,28 @@ def describe(paths: Sequence[Path], workers: int = 2) -> pd.DataFrame:
 
 def _describe(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = {"file_size": float(path.stat().st_size)}
-        return found | (_of_header(path) if is_dicom(path) else {})
+        values: dict[str, Any] = {"file_size": float(path.stat().st_size)}
+        return values | (_read_header(path) if is_dicom(path) else {})
     except OSError:
         return {}
 
 
-def _of_header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> dict[str, Any]:
     import pydicom
 
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(READ))
-    except (
-        Exception
-    ):  # a broken header is a fact about the file, and pydicom raises dozens of types
+    except Exception:  # of dozens of types; a broken header is a fact about the file
         return {}
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    found: dict[str, Any] = {"settings.TransferSyntax": _hash(syntax) if syntax else None}
-    found |= {f"equipment.{name}": _hash(_value(header, name)) for name in EQUIPMENT}
-    found |= {f"settings.{name}": _hash(_value(header, name)) for name in KINDS}
-    found |= {f"settings.{name}": _number(_value(header, name)) for name in SETTINGS}
-    found |= _moment(str(_value(header, "StudyDate")), str(_value(header, "StudyTime")))
-    found["person.age"] = _number(str(_value(header, "PatientAge")).rstrip("YyMmWwDd"))
-    found["person.sex"] = _hash(_value(header, "PatientSex"))
-    return found
+    values: dict[str, Any] = {"settings.TransferSyntax": _hash(syntax) if syntax else None}
+    values |= {f"equipment.{name}": _hash(_value(header, name)) for name in EQUIPMENT}
+    values |= {f"settings.{name}": _hash(_value(header, name)) for name in KINDS}
+    values |= {f"settings.{name}": _number(_value(header, name)) for name in SETTINGS}
+    values |= _moment(str(_value(header, "StudyDate")), str(_value(header, "StudyTime")))
+    values["person.age"] = _number(str(_value(header, "PatientAge")).rstrip("YyMmWwDd"))
+    values["person.sex"] = _hash(_value(header, "PatientSex"))
+    return values
 
 
 def _value(header: Any, name: str) -> Any:
@@ -101,12 +99,12 @@ def _number(value: Any) -> float:
 
 
 def _moment(date: str, time: str) -> dict[str, Any]:
-    """The day as a running number, the day of the week, and the hour."""
-    found: dict[str, Any] = {}
+    """Return the day as a running number, the day of the week, and the hour."""
+    values: dict[str, Any] = {}
     try:
         day = dt.date(int(date[:4]), int(date[4:6]), int(date[6:8]))
-        found = {"moment.day": float(day.toordinal()), "moment.weekday": str(day.weekday())}
-        found["moment.hour"] = int(time[:2]) + int(time[2:4]) / 60
+        values = {"moment.day": float(day.toordinal()), "moment.weekday": str(day.weekday())}
+        values["moment.hour"] = int(time[:2]) + int(time[2:4]) / 60
     except ValueError:
         pass  # no date, or none that is one
-    return found
+    return values

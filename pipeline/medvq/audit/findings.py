@@ -112,7 +112,8 @@ class Audit:
     def warnings(self) -> int:
         """Return how many figures call for a look."""
         counts = (
-            *(finding.warning for finding in (*self.shortcuts, *self.shift)),
+            *(finding.warning for finding in self.shortcuts),
+            *(finding.warning for finding in self.shift),
             *(rule.in_train_and_test > 0 for rule in self.groupings),
             self.subjects_with_two_labels > 0,
             self.duplicates_across_train_and_test > 0,
@@ -123,13 +124,13 @@ class Audit:
 
     def headline(self) -> AuditHeadline:
         """Return the few figures that every later stage shows beside its own."""
-        measured = [one for one in self.shortcuts if one.auroc is not None]
-        strongest = measured[0] if measured else None
-        return AuditHeadline(
-            strongest and Shortcut(strongest.name, strongest.what, strongest.auroc or 0.0),
-            {finding.label: finding.auroc for finding in self.shift},
-            self.warnings(),
+        measured = (
+            Shortcut(finding.name, finding.what, finding.auroc)
+            for finding in self.shortcuts
+            if finding.auroc is not None
         )
+        shift = {finding.label: finding.auroc for finding in self.shift}
+        return AuditHeadline(next(measured, None), shift, self.warnings())
 
 
 def audit(
@@ -259,19 +260,16 @@ def _shortcuts(
     results = measure_shortcuts(chosen, labels, subjects, seed)
     if not rows.any():
         results = dict.fromkeys(tables, ShortcutResult(None, "no labels"))
-    findings = [
-        ShortcutFinding(
-            name,
-            what := _SHORTCUTS[name],
-            *_judge(
-                result,
-                f"The label can be told from {what} alone. A classifier may learn that instead of "
-                "the disease, and fail where it no longer holds.",
-                f"Little of the label can be told from {what}.",
-            ),
+    findings = []
+    for name, result in results.items():
+        what = _SHORTCUTS[name]
+        judged = _judge(
+            result,
+            f"The label can be told from {what} alone. A classifier may learn that instead of the "
+            "disease, and fail where it no longer holds.",
+            f"Little of the label can be told from {what}.",
         )
-        for name, result in results.items()
-    ]
+        findings.append(ShortcutFinding(name, what, *judged))
     return sorted(findings, key=lambda finding: -(finding.auroc or 0))
 
 

@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 Folds = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
 
 WARNING = 0.70
-"""AUROC above which a shortcut is warned of: an arbitrary but fixed line, as every other would be."""
+"""AUROC above which a shortcut is warned of; a convention, since no such line is exact."""
 MIN_SUBJECTS = 10
 """Of a class, below which an AUROC would be noise."""
 _FOLDS = 5
@@ -141,7 +141,7 @@ def auroc_with_interval(
 def _influence(
     scores: NDArray[np.floating], positive: NDArray[np.bool_]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Return the share of pairs ranked correctly, ties by half, and how much each image moves it."""
+    """Return the share of pairs ranked correctly (ties by half), and each image's influence."""
     above = np.empty(len(scores))
     for group in (positive, ~positive):
         # How many of the other group lie below, by ranks among all and within the group.
@@ -163,7 +163,8 @@ def _design_matrix(table: pd.DataFrame) -> NDArray[np.float64]:
         columns = StandardScaler().fit_transform(columns)
         columns = PolynomialFeatures(2, include_bias=False).fit_transform(columns)
     parts = [columns, numbers.isna().to_numpy(np.float64)]
-    for _, column in table.select_dtypes(exclude="number").items():
+    categories = table.select_dtypes(exclude="number")
+    for column in (categories[name] for name in categories):
         common = column.value_counts().index[:_MAX_CATEGORIES]
         parts.append(column.to_numpy()[:, None] == common.to_numpy()[None, :])
     return np.asarray(StandardScaler().fit_transform(np.concatenate(parts, axis=1)))

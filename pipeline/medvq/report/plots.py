@@ -24,7 +24,8 @@ import matplotlib.pyplot as plt
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 Labels = Mapping[str, str]
-REFERENCE = {"color": "0.7", "lw": 0.8, "zorder": 0}
+Images = Sequence[NDArray[Any]] | NDArray[Any]
+REFERENCE: dict[str, Any] = {"color": "0.7", "lw": 0.8, "zorder": 0}
 """How lines are drawn that only guide the eye, such as a diagonal."""
 
 
@@ -58,9 +59,10 @@ def plot_epochs(
 
     ``solid`` and ``dashed`` are labels by column; an empty one is not in the legend.
     """
-    for labels, options in ((dashed, {"color": ORANGE, "ls": "--"}), (solid, {"color": BLUE})):
+    for labels, colour, style in ((dashed, ORANGE, "--"), (solid, BLUE, "-")):
         for column, label in labels.items():
-            axis.plot(history["epoch"], history[column], label=label or None, **options)
+            values = history[column]
+            axis.plot(history["epoch"], values, color=colour, ls=style, label=label or None)
     axis.set(xlabel="epoch", ylabel=ylabel)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -71,7 +73,7 @@ def start_at_zero(axis: Axes) -> None:
 
 
 def image_sheet(
-    rows: Mapping[str, Sequence[Any]],
+    rows: Mapping[str, Images],
     file: Path,
     title: str,
     columns: Sequence[str] = (),

@@ -169,7 +169,7 @@ def _plot_calibration(axis: Axes, predictions: pd.DataFrame) -> None:
     """Plot observed shares against predicted probabilities, of all label subsets together."""
     for name, style, subsets in _by_features(predictions, _COMPARED):
         truth = np.concatenate([subset["label"] for subset in subsets])
-        lines = [(style, [subset["probability"] for subset in subsets])]
+        lines = [(style, [subset["probability"].to_numpy() for subset in subsets])]
         if name == "medvq":
             label = f"{style.label}, at the prevalence\nestimated from the unlabelled images"
             corrected = [_at_estimated_prevalence(subset) for subset in subsets]
