@@ -16,7 +16,7 @@ import pandas as pd
 from medvq.config import Config
 from medvq.errors import UserError
 
-from benchmarks.page import Section, interval, table
+from benchmarks.page import Figure, Section, interval, table
 from benchmarks.paired import Judged, judge
 from benchmarks.study import Study, run_study
 
@@ -143,7 +143,8 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     # All settings before the first training, so that what is refused is refused at once.
     groups = [group_of(name, study.config()) for name in names]
     full = judge_variant(study)
-    sections, metrics = [], {}
+    sections: list[Section] = []
+    figures: list[Figure] = []
     for group in groups:
         judged = {name: judge_variant(study, *own) for name, own in group.variants.items()}
         text = group.text
@@ -152,10 +153,9 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
             variants = {name: variant[features] for name, variant in judged.items()}
             title = f"{group.title}: {group.features[features]}"
             sections.append(Section(title, compare(reference, variants), text))
-            metrics |= {
-                f"{features}: lead over {name}": reference[-1].minus(one[-1], "auroc").mean
-                for name, one in variants.items()
-            }
+            for name, one in variants.items():
+                lead = reference[-1].minus(one[-1], "auroc").mean
+                figures.append(Figure(f"{features}: lead over {name}", lead))
             text = ""
     introduction = (
         "AUROC on the test split, mean over the same label subsets. In brackets what the full "
@@ -165,7 +165,7 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     )
     if parsed.only:
         study = replace(study, name=f"{study.name}-{parsed.only}")
-    study.publish("What each part gives", introduction, sections, metrics)
+    study.publish("What each part gives", introduction, sections, figures)
 
 
 def judge_variant(study: Study, *settings: str) -> Aurocs:

@@ -2,7 +2,7 @@
 
 Writes ``docs/results/label-efficiency-<data set>.md`` and the curve beside it. On data sets with
 official label subsets these alone are judged. Of two classes the page also says, see
-:mod:`benchmarks.trust`: how probabilities are calibrated, how subgroups fare, and what is found
+:mod:`benchmarks.trust`, how probabilities are calibrated, how subgroups fare, and what is found
 where labels mean nothing.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from medvq.report.probe_figures import draw_label_efficiency
 from medvq.storage.artifacts import source
-from medvq.summaries import PretrainSummary, ProbeRow, ProbeSummary
+from medvq.summaries import ProbeRow, ProbeSummary
 
-from benchmarks.page import Section, interval, table
-from benchmarks.study import Probed, Study, run_study
+from benchmarks.page import Figure, Section, interval, table
+from benchmarks.study import Study, run_study
 from benchmarks.trust import calibration, permutation_check, subgroups
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
@@ -26,17 +26,12 @@ FEW_LABELS = 0.05
 NAMES = {"auroc": "AUROC", "accuracy": "Accuracy", "r2": "R^2"}
 METRICS = {
     "auroc": (
-        "balanced_accuracy",
-        "sensitivity",
-        "specificity",
-        "sensitivity_at_90_specificity",
-        "sensitivity_at_95_specificity",
-        "brier",
-        "ece",
+        "balanced_accuracy", "sensitivity", "specificity", "sensitivity_at_90_specificity",
+        "sensitivity_at_95_specificity", "brier", "ece",
     ),
     "accuracy": ("balanced_accuracy", "auroc", "auprc", "brier", "ece"),
     "r2": ("mae",),
-}
+}  # fmt: skip
 """By headline metric, the others that a page shows."""
 
 
@@ -54,23 +49,23 @@ def main(study: Study, _: argparse.Namespace) -> None:
     if headline == "auroc" and not official:
         few = min(probes, key=lambda probe: abs(probe.summary.label_fraction - FEW_LABELS))
         sections += [calibration(summaries), *subgroups(few), permutation_check(study, few)]
+    trained = source(source(probes[0].artifact, "extract"), "pretrain").record
     study.publish(
         "Label efficiency",
-        f"{_training(probes[0])}\n\nTest split, read once per row; mean over label subsets "
-        f"({summaries[0].repeats}; at 100% there is only one) with the 95% interval of a bootstrap "
-        "over test subjects crossed with label subsets.",
+        f"The model was trained in {trained.seconds / 60:.1f} min on {trained.device} "
+        f"({trained.machine}), commit `{trained.commit}`.\n\nTest split, read once per row; mean "
+        f"over label subsets ({summaries[0].repeats}; at 100% there is only one) with the 95% "
+        "interval of a bootstrap over test subjects crossed with label subsets.",
         sections,
-        {f"{headline} at {percent(s)}": s.rows[0].metrics[headline].mean for s in summaries},
-        [probe.artifact for probe in probes[:1]],
+        [
+            Figure(f"{headline} at {percent(s)}", s.rows[0].metrics[headline].mean)
+            for s in summaries
+        ],
     )
 
 
 def percent(summary: ProbeSummary) -> str:
-    """Return the share of labels in words.
-
-    >>> f"{100 * 0.05:g}%"
-    '5%'
-    """
+    """Return the share of labels in words."""
     return f"{100 * summary.label_fraction:g}%"
 
 
@@ -81,17 +76,14 @@ def row_of(summary: ProbeSummary, features: str) -> ProbeRow:
 
 def by_fraction(summaries: Sequence[ProbeSummary]) -> list[Section]:
     """Return the headline metric of every feature set, and MedVQ's lead, by share of labels."""
-    headline = summaries[0].headline
+    headline, first = summaries[0].headline, summaries[0]
     counted = [f"{percent(summary)} ({summary.labels} images)" for summary in summaries]
-    names = [row.features for row in summaries[0].rows]
+    names = [row.features for row in first.rows]
     values = [
         [name, *(interval(row_of(s, name).metrics[headline]) for s in summaries)] for name in names
     ]
-    leads = [
-        [name, *(interval(s.medvq_minus[name], "+") for s in summaries)]
-        for name in names
-        if name in summaries[0].medvq_minus
-    ]
+    baselines = [name for name in names if name in first.medvq_minus]
+    leads = [[name, *(interval(s.medvq_minus[name], "+") for s in summaries)] for name in baselines]
     return [
         Section(NAMES[headline], table(["features", *counted], values)),
         Section(
@@ -110,21 +102,9 @@ def _at_fraction(summary: ProbeSummary) -> Section:
         scores = row.validation
         known = (scores.clean, scores.swapped, scores.score) if scores else (None,) * 3
         validation = ["" if score is None else f"{score:.3f}" for score in known]
-        rows.append(
-            [row.features, *(interval(row.metrics[metric]) for metric in metrics), *validation]
-        )
+        rows.append([row.features, *(interval(row.metrics[m]) for m in metrics), *validation])
     columns = ["features", *metrics, "validation clean", "swapped", "score"]
     return Section(f"At {percent(summary)} of the labels", table(columns, rows))
-
-
-def _training(probe: Probed) -> str:
-    """Return one sentence on what trained the model that a probe stands on."""
-    pretrain = source(source(probe.artifact, "extract"), "pretrain")
-    record, summary = pretrain.record, pretrain.summary(PretrainSummary)
-    return (
-        f"The model was trained in {record.seconds / 60:.1f} min ({summary.epochs} epochs) on "
-        f"{record.device} ({record.machine}), commit `{record.commit}`."
-    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -17,8 +17,7 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results"
 """Where pages are written unless the command line says otherwise."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A table of a page, with its heading and the text between the two."""
 
     title: str
@@ -35,49 +34,36 @@ class Figure:
     must_reach: float | None = None
     lower_is_better: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as ``--json`` prints it."""
-        return {**vars(self), "value": round(self.value, 4)}
 
+def write_page(
+    file: Path,
+    title: str,
+    command: str,
+    commit: str | None,
+    introduction: str,
+    sections: Sequence[Section],
+    picture: str = "",
+) -> None:
+    """Write a page as Markdown.
 
-@dataclass(frozen=True)
-class Page:
-    """What a page says.
-
-    Attributes
+    Parameters
     ----------
-    command : what made it.
-    commit : of the code, before the page itself was written.
+    command, commit : what made it, and the code's commit before any page was written.
     picture : name of a picture beside the page; empty for none.
     """
-
-    title: str
-    command: str
-    commit: str | None
-    introduction: str
-    sections: Sequence[Section]
-    picture: str = ""
-
-    def write(self, file: Path) -> None:
-        """Write the page as Markdown."""
-        loader = jinja2.FileSystemLoader(Path(__file__).parent)
-        # Markdown, not HTML: nothing is escaped, and all of it is our own.
-        environment = jinja2.Environment(loader=loader, autoescape=False)  # noqa: S701
-        machine = f"{platform.machine()}, {os.cpu_count()} processors"
-        text = environment.get_template("page.md.j2").render(vars(self), machine=machine)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.rstrip() + "\n", encoding="utf-8")
+    values = {"title": title, "command": command, "commit": commit, "introduction": introduction}
+    values |= {"machine": f"{platform.machine()}, {os.cpu_count()} processors"}
+    # Markdown, not HTML: nothing is escaped, and all of it is our own.
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=False).get_template("page.md.j2")  # noqa: S701
+    text = template.render(values, sections=sections, picture=picture)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> pd.DataFrame:
     """Return a table of a section."""
     return pd.DataFrame([list(row) for row in rows], columns=list(columns))
-
-
-def figures(rows: Iterable[Figure]) -> pd.DataFrame:
-    """Return a table of figures and what they are to reach."""
-    cells = ((r.figure, f"{r.value:.4g}", demand(r.must_reach, r.lower_is_better)) for r in rows)
-    return table(("figure", "value", "to reach"), cells)
 
 
 def demand(must_reach: float | None, lower_is_better: bool) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,8 +62,7 @@ class Recipe(TrainingConfig):
     warmup_steps: int = 30
 
 
-@dataclass(frozen=True)
-class LabelledImages:
+class LabelledImages(NamedTuple):
     """Images whose label a network may see.
 
     Attributes
@@ -80,15 +80,10 @@ class LabelledImages:
     subjects: NDArray[np.str_]
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A trained network, from images to logits of both classes, and what calibrates it.
+class Classifier(NamedTuple):
+    """A trained network, a calibrated line from logits to probabilities, and a threshold.
 
-    Attributes
-    ----------
-    calibration : from the difference of the logits to a probability.
-    threshold : the prevalence among the labels, as for the probe.
-    epochs, best : how many were trained, and which one was kept.
+    ``epochs`` says how many were trained, ``best`` which one was kept.
     """
 
     network: nn.Module
@@ -106,12 +101,7 @@ class Classifier:
 
 @dataclass
 class Training:
-    """The training of a ResNet-18 on labelled images.
-
-    Attributes
-    ----------
-    views : how pretraining augments its views; the network sees images augmented alike.
-    """
+    """The training of a ResNet-18 on labelled images, augmented as pretraining's ``views`` are."""
 
     labelled: LabelledImages
     recipe: Recipe
@@ -120,13 +110,7 @@ class Training:
     device: str = "cpu"
 
     def fit(self) -> Classifier:
-        """Train on a part of the images; stop and calibrate by the rest.
-
-        Raises
-        ------
-        UserError
-            A class has too few subjects to hold any out.
-        """
+        """Train on a part of the images; stop and calibrate by the rest."""
         recipe, truth = self.recipe, self.labelled.truth
         fitted_on, held_out = grouped_folds(truth, self.labelled.subjects, recipe.folds)[0]
         torch.manual_seed(self.seed)
@@ -150,7 +134,8 @@ class Training:
             order = torch.randperm(len(fitted_on), generator=generator).numpy()
             for number in range(batches):
                 rows = order[number * size : (number + 1) * size]
-                self._step(network, optimizer, fitted_on[rows], generator)
+                images = self.augment(fitted_on[rows], generator).to(self.device)
+                self._step(network, optimizer, fitted_on[rows], images)
                 schedule.step()
             score = selection_score(_TARGET, truth[held_out], *self.judge(network, held_out))
             if score > highest:
@@ -163,13 +148,8 @@ class Training:
         return Classifier(network, recipe.size, calibration, threshold, epoch + 1, best + 1)
 
     def _step(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        rows: Rows,
-        generator: torch.Generator,
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, rows: Rows, images: Tensor
     ) -> None:
-        images = self.augment(rows, generator).to(self.device)
         truth = torch.from_numpy(self.labelled.truth[rows]).to(self.device)
         mixed = computes_in_bfloat16(images.device)
         optimizer.zero_grad(set_to_none=True)

@@ -10,10 +10,10 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import pandas as pd
 from medvq.cli import add_options, status
@@ -23,11 +23,9 @@ from medvq.flow import commit, run
 from medvq.stages.stage import InputArtifacts, RunOptions
 from medvq.storage.artifacts import Artifact
 from medvq.storage.tracking import Tracking
-from medvq.summaries import ProbeSummary, Summary, TrackedRun
+from medvq.summaries import ProbeSummary, TrackedRun
 
-from benchmarks.page import RESULTS, Figure, Page, Section
-
-S = TypeVar("S", bound=Summary)
+from benchmarks.page import RESULTS, Figure, Section, write_page
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,8 @@ class Study:
 
     Attributes
     ----------
-    name : of its page and of its run in MLflow.
-    target : the make target that runs it.
-    settings : the user's overrides of the configuration.
+    name, target : of its page and of its run in MLflow; the make target that runs it.
+    config_name, settings : the configuration, and the user's overrides of it.
     results : the folder of its page.
     commit : of the code when the study began: its page would make it a changed one.
     """
@@ -71,18 +68,15 @@ class Study:
         """Return the configuration that was asked for, with further overrides on top."""
         return load_config(config_file(self.config_name), (*self.settings, *settings))
 
-    def run(
-        self, stage: str, kind: type[S], config: Config, inputs: InputArtifacts | None = None
-    ) -> tuple[Artifact, S]:
-        """Run a stage where it is not up to date; return its artifact and its summary."""
-        artifact = run(stage, config, self.options, inputs).artifact
-        return artifact, artifact.summary(kind)
+    def run(self, stage: str, config: Config, inputs: InputArtifacts | None = None) -> Artifact:
+        """Return the artifact of a stage, which is run where it is not up to date."""
+        return run(stage, config, self.options, inputs).artifact
 
     def probe(self, config: Config, inputs: InputArtifacts | None = None) -> Probed:
         """Run the probe where it is not up to date, and read its predictions."""
-        artifact, summary = self.run("probe", ProbeSummary, config, inputs)
+        artifact = self.run("probe", config, inputs)
         predictions = pd.read_parquet(artifact.folder / "predictions.parquet")
-        return Probed(config, artifact, summary, predictions)
+        return Probed(config, artifact, artifact.summary(ProbeSummary), predictions)
 
     def file(self, suffix: str) -> Path:
         """Return the page (``.md``) or the picture (``.png``) of the study."""
@@ -91,54 +85,35 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """A folder beside the artifacts, for pictures of patients and what else is no result."""
+        """A folder beside the artifacts, for what the study keeps."""
         folder = self.options.artifacts / self.config().name / f"study-{self.name}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def publish(
-        self,
-        title: str,
-        introduction: str,
-        sections: Sequence[Section],
-        metrics: Mapping[str, float],
-        inputs: Iterable[Artifact] = (),
+        self, title: str, introduction: str, sections: Sequence[Section], figures: Sequence[Figure]
     ) -> None:
-        """Write the page, and log the main figures as an MLflow run.
-
-        Parameters
-        ----------
-        metrics : by name, the figures to compare runs of this study by.
-        inputs : artifacts that the study was made from.
-        """
+        """Write the page, log the figures as an MLflow run, print them where ``--json`` asks."""
         config, page, picture = self.config(), self.file(".md"), self.file(".png")
         settings = f" SET={shlex.quote(' '.join(self.settings))}" if self.settings else ""
-        Page(
+        write_page(
+            page,
             title=f"{title}: {config.name}",
             command=f"make {self.target} DATASET={self.config_name}{settings}",
             commit=self.commit,
             introduction=introduction,
             sections=sections,
             picture=picture.name if picture.exists() else "",
-        ).write(page)
-        sources = {artifact.record.stage: artifact for artifact in inputs}
-        tracking = Tracking(
-            self.options.artifacts,
-            self.folder,
-            config,
-            self.folder.name,
-            self.commit or "",
-            sources,
         )
+        name, code = self.folder.name, self.commit or ""
+        tracking = Tracking(self.options.artifacts, self.folder, config, name, code, {})
         with tracking:
             tracking.start("", {"seed": config.seed, "settings": list(self.settings)})
-            tracking.finish([TrackedRun(dict(metrics))], self.folder)
+            metrics = {row.figure: row.value for row in figures}
+            tracking.finish([TrackedRun(metrics)], self.folder)
         print(page)
-
-    def print_rows(self, rows: Iterable[Figure]) -> None:
-        """Print the figures as one JSON object, where ``--json`` asks for it."""
         if self.json:
-            print(json.dumps({"rows": [row.to_json() for row in rows]}, allow_nan=False))
+            print(json.dumps({"rows": [asdict(row) for row in figures]}, allow_nan=False))
 
 
 def run_study(
@@ -161,13 +136,8 @@ def run_study(
     if groups:
         parser.add_argument("--only", choices=groups, help="one part of the study alone")
     parsed = parser.parse_args()
-    options = RunOptions(
-        data_root=parsed.data_root,
-        data_mirror=parsed.data_mirror,
-        artifacts=parsed.artifacts,
-        device=parsed.device,
-        accept_code=parsed.accept_code,
-    )
+    places = (parsed.data_root, parsed.data_mirror, parsed.artifacts)
+    options = RunOptions(*places, device=parsed.device, accept_code=parsed.accept_code)
 
     def command() -> int:
         settings = tuple(parsed.set)

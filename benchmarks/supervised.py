@@ -28,23 +28,18 @@ from medvq.summaries import ProbeRow, ProbeSummary
 from medvq.training.batches import epoch_seed
 
 from benchmarks.label_efficiency import FRACTIONS, percent
-from benchmarks.page import Section, interval, table
+from benchmarks.page import Figure, Section, interval, table
 from benchmarks.paired import Judged, judge
-from benchmarks.resnet import LabelledImages, Recipe, Rows, Training
+from benchmarks.resnet import Classifier, LabelledImages, Recipe, Rows, Training
 from benchmarks.study import Probed, Study, run_study
 
 ROW = "resnet18_scratch"
 SHOWN = ("medvq", "untrained_encoder", "raw_pixels")
 """Rows of the probe that stand beside the network's."""
 METRICS = (
-    "auroc",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "sensitivity_at_90_specificity",
-    "brier",
-    "ece",
-)
+    "auroc", "balanced_accuracy", "sensitivity", "specificity", "sensitivity_at_90_specificity",
+    "brier", "ece",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,18 +79,14 @@ class Cache:
         subsets = draw_subsets(subjects, labels, probe.label_fraction, probe.repeats, config.seed)
         return [rows[subset] for subset in subsets]
 
-    def predict(self, subset: Rows, training: Training) -> pd.DataFrame:
-        """Return the predictions of test images by a network trained on one label subset."""
-        started, rows = time.perf_counter(), self.rows("test")
-        classifier = training.fit()
+    def predictions(self, classifier: Classifier) -> pd.DataFrame:
+        """Return the predictions of the test images."""
+        rows = self.rows("test")
         images = np.load(self.folder / "images.npy", mmap_mode="r")[rows]
-        predictions = self.manifest.iloc[rows][["image_id", "subject_id", "label"]].assign(
+        keys = self.manifest.iloc[rows][["image_id", "subject_id", "label"]]
+        return keys.astype({"label": np.int64}).assign(
             probability=classifier.predict(images), threshold=classifier.threshold
         )
-        seconds = time.perf_counter() - started
-        epochs = f"epoch {classifier.best} of {classifier.epochs} kept, {seconds:.0f} s"
-        print(f"label subset of {len(subset)} images: {epochs}", file=sys.stderr)
-        return predictions.astype({"label": np.int64})
 
 
 def predict_all(
@@ -107,10 +98,17 @@ def predict_all(
     for number, subset in enumerate(cache.label_subsets(config)):
         file = folder / f"subset-{number:02d}.parquet"
         if not file.exists():
+            started = time.perf_counter()
             seed, aside = epoch_seed(config.seed, number), file.with_name(f".{file.name}")
-            training = Training(cache.labelled(subset), recipe, config.pretrain, seed, device)
-            cache.predict(subset, training).to_parquet(aside, index=False)
+            views, labelled = config.pretrain, cache.labelled(subset)
+            classifier = Training(labelled, recipe, views, seed, device).fit()
+            cache.predictions(classifier).to_parquet(aside, index=False)
             aside.replace(file)
+            print(
+                f"label subset {number}: {len(subset)} images, epoch {classifier.best} of "
+                f"{classifier.epochs} kept, {time.perf_counter() - started:.0f} s",
+                file=sys.stderr,
+            )
         tables.append(pd.read_parquet(file).sort_values("image_id"))
     return tables
 
@@ -121,30 +119,21 @@ def main(study: Study, _: argparse.Namespace) -> None:
     for share in FRACTIONS:
         probe = study.probe(study.config(f"probe.label_fraction={share}"))
         network = judge(_predictions(study, probe, recipe), probe.config)
-        medvq = judge(probe.label_subsets("medvq"), probe.config)
+        medvq, label = judge(probe.label_subsets("medvq"), probe.config), percent(probe.summary)
         summaries.append(beside(probe.summary, network))
-        networks.append([interval(network.interval(metric)) for metric in METRICS])
-        leads.append([interval(medvq.minus(network, metric), "+") for metric in METRICS])
+        networks.append([label, *(interval(network.interval(m)) for m in METRICS)])
+        leads.append([label, *(interval(medvq.minus(network, m), "+") for m in METRICS)])
     draw_label_efficiency({s.label_fraction: s for s in summaries}, study.file(".png"))
-    shares = [percent(summary) for summary in summaries]
-    metrics = ["labels", *METRICS]
-    sections = [
-        Section("AUROC", by_fraction(summaries, [lead[0] for lead in leads])),
-        Section(f"All metrics of {ROW}", table(metrics, _with(shares, networks))),
-        Section(f"All metrics of medvq less {ROW}", table(metrics, _with(shares, leads))),
-    ]
-    aurocs = {f"auroc at {percent(s)}": s.rows[-1].metrics["auroc"].mean for s in summaries}
     study.publish(
         "A ResNet-18 from scratch on the same labels",
         _introduction(recipe),
-        sections,
-        aurocs,
-        [probe.artifact],
+        [
+            Section("AUROC", by_fraction(summaries, [lead[1] for lead in leads])),
+            Section(f"All metrics of {ROW}", table(["labels", *METRICS], networks)),
+            Section(f"All metrics of medvq less {ROW}", table(["labels", *METRICS], leads)),
+        ],
+        [Figure(f"auroc at {percent(s)}", s.rows[-1].metrics["auroc"].mean) for s in summaries],
     )
-
-
-def _with(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[name, *row] for name, row in zip(names, rows, strict=True)]
 
 
 def _predictions(study: Study, probe: Probed, recipe: Recipe) -> list[pd.DataFrame]:

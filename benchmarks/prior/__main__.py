@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.page import Section, figures
+from benchmarks.page import Section, demand, table
 from benchmarks.prior import samples
 from benchmarks.prior.inputs import Inputs, likelihood
 from benchmarks.prior.unusual import NORMAL, anomalies, typicality
@@ -43,15 +43,23 @@ def main(study: Study, _: argparse.Namespace) -> None:
         groups["Anomalies"] = anomalies(inputs)
     if inputs.config.ingest.alignment.enabled:
         groups["Typicality"] = typicality(inputs, priors.levels[0])
-    rows = [row for group in groups.values() for row in group]
-    study.publish(
-        "The model of the codes",
-        "Scores, sizes and epochs were chosen on validation images.",
-        [Section(name, figures(group), ABOUT[name]) for name, group in groups.items()],
-        {row.figure: row.value for row in rows},
-        [inputs.extract],
-    )
-    study.print_rows(rows)
+    sections = [
+        Section(
+            name,
+            table(
+                ("figure", "value", "to reach"),
+                (
+                    (row.figure, f"{row.value:.4g}", demand(row.must_reach, row.lower_is_better))
+                    for row in rows
+                ),
+            ),
+            ABOUT[name],
+        )
+        for name, rows in groups.items()
+    ]
+    figures = [row for rows in groups.values() for row in rows]
+    introduction = "Scores, sizes and epochs were chosen on validation images."
+    study.publish("The model of the codes", introduction, sections, figures)
 
 
 if __name__ == "__main__":

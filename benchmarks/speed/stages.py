@@ -1,0 +1,267 @@
+"""The data path, extraction and memory of the stages, on a cache of noise, and reading files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from medvq.config import Config, ContrastConfig, IngestConfig, PhantomSource, PretrainConfig
+from medvq.datasets.manifest import COLUMNS
+from medvq.distributed import process_group, rank
+from medvq.method.loss import PretrainingLoss
+from medvq.method.scaling import to_network, to_unit
+from medvq.method.vqvae import VQVAE, Architecture
+from medvq.storage.artifacts import Artifact, Record, StageContext
+from medvq.storage.weights import FILE, save_model
+from medvq.training.batches import ViewBatches, prefetch
+from torch import Tensor
+
+from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, Step, faster, lighter, within
+from benchmarks.speed.steps import monai_vqvae, quantizer_step
+
+SIDE = 64
+CONFIG = PretrainConfig(
+    widths=(32, 64), codebook_size=512, batch_size=64, contrast=ContrastConfig(grid=4)
+)
+TINY = PretrainConfig(
+    widths=(8, 8), residual_levels=1, codebook_size=16, codebook_dim=8, epochs=1, batch_size=128
+)
+"""A network whose own memory is small beside that of the images."""
+_READ_SIDE, _FILE_SIDE = 224, 1400
+
+
+def noise_artifacts(folder: Path, number: int) -> None:
+    """Write what ingest leaves, of noise, never all of it in memory, and an untrained model."""
+    cache = folder / "ingest"
+    for name in ("ingest", "pretrain", "output"):
+        (folder / name).mkdir(parents=True)
+    split = np.where(np.arange(number) % 20 == 0, "validation", "train")
+    pd.DataFrame("", index=range(number), columns=list(COLUMNS)).assign(
+        image_id=[f"{i:016x}" for i in range(number)],
+        subject_id=[f"s{i}" for i in range(number)],
+        split=split,
+        label=np.arange(number) % 2,
+        label_name=np.where(np.arange(number) % 2, "ill", "healthy"),
+    ).to_csv(cache / "manifest.csv", index=False)
+    rng = np.random.default_rng(0)
+    copies = (1, int((split == "train").sum()), SIDE, SIDE)
+    shapes = {"images": (number, SIDE, SIDE), "swapped_training": copies}
+    for name, shape in (shapes | {"swapped_validation": shapes["images"]}).items():
+        file = np.lib.format.open_memmap(cache / f"{name}.npy", "w+", np.uint8, shape)
+        for part in np.array_split(file.reshape(-1, SIDE, SIDE), -(-number // 1000)):
+            part[:] = rng.integers(0, 256, part.shape, np.uint8)
+    for name in ("frame", "frame_swapped"):
+        np.save(cache / f"{name}.npy", np.zeros((number, 4), np.float32))
+    save_model(VQVAE(Architecture.from_config(CONFIG)), folder / "pretrain" / FILE)
+
+
+def context_of(folder: Path, pretrain: PretrainConfig, device: str = "cpu") -> StageContext:
+    """Return the context of a stage that reads :func:`noise_artifacts`."""
+    source, ingest = PhantomSource(kind="phantom"), IngestConfig(image_size=SIDE)
+    config = Config(name="noise", source=source, ingest=ingest, pretrain=pretrain)
+    extract = config.extract.model_copy(update={"versions": 0})
+    inputs = {
+        stage: Artifact(
+            folder / stage,
+            Record(stage, "noise", "noise", {}, {}, {}, {}, {}, "", None, device, 0.0, "", {}),
+        )
+        for stage in ("ingest", "pretrain")
+    }
+    config = config.model_copy(update={"extract": extract})
+    return StageContext(config, folder / "output", inputs, folder, None, device)
+
+
+def measure_epoch(bench: Bench) -> list[Row]:
+    """Measure what an epoch takes beyond its steps."""
+    number = 320 if bench.quick else 640
+    images = np.random.default_rng(0).integers(0, 256, (number, SIDE, SIDE), np.uint8)
+    batches = ViewBatches(
+        images, *[np.arange(number)] * 2, images[None], CONFIG, seed=0, device=bench.device
+    )
+    objective = PretrainingLoss(CONFIG, Architecture.from_config(CONFIG), 1.0).to(bench.device)
+    optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
+    ready = next(iter(batches))
+
+    def train(some: Any) -> None:
+        for batch in some:
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.mixed):
+                loss = objective(**batch).loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    steps: dict[str, Step] = {
+        f"{MEDVQ} epoch": lambda: train(prefetch(batches, bench.device)),
+        f"{MEDVQ} steps": lambda: train([ready] * len(batches)),
+    }
+    epoch, alone = bench.seconds(steps).values()
+    figure = f"epoch with the data path, {number} images, {SIDE} px, batch 64"
+    return [within(figure, "its steps on one batch", epoch, alone, 1.05)]
+
+
+def measure_extraction(bench: Bench) -> list[Row]:
+    """Measure the extraction against MONAI's codes alone, and two processes against one."""
+    from medvq.stages.extract import run
+
+    number = 512 if bench.quick else 2048
+    network = VQVAE(Architecture.from_config(CONFIG)).to(bench.device).eval()
+    peer: Any = monai_vqvae(CONFIG.widths, 3).to(bench.device).eval()
+    with tempfile.TemporaryDirectory() as name:
+        noise_artifacts(Path(name), number)
+        context = context_of(Path(name), CONFIG, bench.device.type)
+        images = np.load(Path(name) / "ingest" / "images.npy")
+
+        def codes(encode: Callable[[Tensor], Tensor]) -> None:
+            with torch.inference_mode():
+                for first in range(0, number, 256):
+                    batch = to_network(to_unit(images[first : first + 256])).to(bench.device)
+                    encode(batch).cpu()
+
+        steps: dict[str, Step] = {
+            f"{MEDVQ} stage": lambda: run(context),
+            f"{MEDVQ} codes": lambda: codes(lambda batch: network.encode(batch)[0]),
+            MONAI: lambda: codes(peer.index_quantize),
+        }
+        taken = (seconds / number for seconds in bench.seconds(steps, 3).values())
+        stage, own, other = taken
+        two = {} if bench.cuda else {n: extraction_rate(Path(name), n) for n in (1, 2)}
+    against = f"codes alone by {MONAI} index_quantize"
+    rows = [
+        faster(f"extraction of all feature sets, {SIDE} px", against, stage, other, 3.0),
+        faster("codes alone", against, own, other, 3.0),
+    ]
+    if two:
+        rows.append(faster("extraction by 2 processes", "1 process", 1 / two[2], 1 / two[1], 1.7))
+    return rows
+
+
+def extraction_rate(folder: Path, processes: int) -> float:
+    """Return images per second of an extraction by so many processes of one thread each."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    arguments = ["-m", "benchmarks.speed", "--extract", str(folder)]
+    return _measured_apart([*launch, *arguments], OMP_NUM_THREADS="1")
+
+
+def extract_part(folder: Path) -> None:
+    """Extract as one of several processes; the first prints images per second."""
+    from medvq.stages.extract import run
+
+    with process_group("cpu"):
+        context = context_of(folder, CONFIG)
+        run(context)  # until everything is loaded
+        rate = run(context).images_per_second
+    if rank() == 0:
+        print(rate)
+
+
+def measure_reading(bench: Bench) -> list[Row]:
+    """Measure how fast files are read, in worker processes and with their start counted."""
+    import cv2
+    from medvq.images.cache import ReadCache
+    from medvq.images.reading import ImageFiles, Reader, read_all
+    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Resize, ScaleIntensity
+
+    number, size = 48 if bench.quick else 96, (_READ_SIDE, _READ_SIDE)
+    loaders = [LoadImage(image_only=True), EnsureChannelFirst(), Resize(size), ScaleIntensity()]
+    chain, rng = Compose(loaders), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as threads:
+        files = [Path(name) / f"{index}.jpg" for index in range(number)]
+        for file in files:
+            coarse = rng.integers(0, 256, (9, 9), np.uint8)
+            cv2.imwrite(
+                str(file), cv2.resize(coarse, (_FILE_SIDE,) * 2, interpolation=cv2.INTER_CUBIC)
+            )
+        listed = [ImageFiles((file,)) for file in files]
+        steps: dict[str, Step] = {
+            MEDVQ: lambda: list(read_all(listed, Reader(size), ReadCache(None))),
+            MONAI: lambda: [chain(file) for file in files],
+            "decoder": lambda: list(threads.map(lambda f: cv2.imread(str(f), 0), files)),
+        }
+        taken = bench.seconds(steps, 3)
+    figure = f"reading {number} JPEG files of {_FILE_SIDE} px to {_READ_SIDE} px"
+    against = f"{MONAI}'s transforms in one process"
+    return [
+        faster(figure, against, taken[MEDVQ], taken[MONAI], None),
+        within(figure, "the decoder alone", taken[MEDVQ], taken["decoder"], None),
+    ]
+
+
+def measure_memory(bench: Bench) -> list[Row]:
+    """Measure peaks of memory, each in a process of its own."""
+    own, other = (_peak_of("quantizer", kind, bench) for kind in (MEDVQ, MONAI))
+    few = 1000 if bench.quick else 2500
+    small, large = (_peak_of("pretraining", str(n), bench) for n in (few, 20 * few))
+    figure = f"peak memory of pretraining, {20 * few:,} images of {SIDE} px"
+    against = f"{MONAI} EMAQuantizer"
+    return [
+        lighter("quantizer peak memory above input, K=8,192", against, own, other, 0.1),
+        lighter(figure, f"{few:,} images", large, small, 1.1),
+    ]
+
+
+def _peak_of(what: str, kind: str, bench: Bench) -> float:
+    arguments = ["-m", "benchmarks.speed", "--peak", what, kind, "--device", bench.device.type]
+    return _measured_apart(arguments)
+
+
+def _measured_apart(arguments: list[str], **environment: str) -> float:
+    """Return the number that another process prints last."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return float(done.stdout.split()[-1])
+
+
+def peak(what: str, kind: str, device: torch.device) -> float:
+    """Return the peak memory of a quantizer's step above its input, or of a pretraining, in MiB."""
+    if what == "quantizer":
+        step = quantizer_step(kind, 16_384, 64, 8192, device)
+        quantizer_step(kind, 256, 64, 16, device)()  # what is loaded at first use
+        return _highest(step, device, above=True)
+    from medvq.stages.pretrain import run
+
+    with tempfile.TemporaryDirectory() as name:
+        noise_artifacts(Path(name), int(kind))
+        context = context_of(Path(name), TINY, device.type)
+        return _highest(lambda: run(context), device, above=False)
+
+
+def _highest(step: Step, device: torch.device, above: bool) -> float:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if above else 0
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    done, levels = threading.Event(), [own_memory()]
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            levels.append(own_memory())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    step()
+    done.set()
+    thread.join()
+    return max(levels) - (levels[0] if above else 0)
+
+
+def own_memory() -> float:
+    """Return the MiB that are this process's own; pages of mapped files are the kernel's to drop."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return float(status.split("RssAnon:")[1].split()[0]) / 1024
