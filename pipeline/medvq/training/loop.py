@@ -148,7 +148,7 @@ class TrainingLoop(ABC):
             for epoch in range(len(self.history) + 1, self.epochs + 1):
                 if self.history and len(self.history) - self.best["epoch"] >= most:
                     break
-                self._end_epoch(epoch, self._train(epoch, progress))
+                self._end_epoch(epoch, *self._train(epoch, progress))
 
     @property
     def best(self) -> dict[str, float]:
@@ -160,8 +160,8 @@ class TrainingLoop(ABC):
         """The learning rate as a user writes it."""
         return f"{self.section}.learning_rate={self.training.learning_rate:g}"
 
-    def _train(self, epoch: int, progress: tqdm[Any]) -> dict[str, float]:
-        """Train for an epoch; return the mean of each term, and the speed."""
+    def _train(self, epoch: int, progress: tqdm[Any]) -> tuple[dict[str, float], float]:
+        """Train for an epoch; return the mean of each term, and images per second."""
         self.batches.epoch = epoch
         # Restarted codes and dropout draw from the global generator.
         torch.manual_seed(epoch_seed(self.run.seed + 1, epoch))
@@ -187,18 +187,17 @@ class TrainingLoop(ABC):
             progress.update(self.batches.batch_size)
         seconds = time.perf_counter() - started
         images = len(self.batches) * self.batches.batch_size
-        return self._mean(sums / len(self.batches)) | {"images_per_second": images / seconds}
+        return self._mean(sums / len(self.batches)), images / seconds
 
-    def _end_epoch(self, epoch: int, trained: dict[str, float]) -> None:
+    def _end_epoch(self, epoch: int, trained: dict[str, float], speed: float) -> None:
         validation = self.validate()
         check_finite(validation["val_loss"], epoch, self._rate)
-        speed = trained.pop("images_per_second")
         row = {"epoch": float(epoch)} | trained
         before = self.history or [{"epoch": 0.0} | self._mean(self.first_losses)]
         check_divergence(row, before, self.terms[1:], self._rate)
         self.check_epoch(epoch)
-        row |= validation | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
-        row["images_per_second"] = speed
+        rate = self.optimizer.param_groups[0]["lr"]
+        row |= validation | {"learning_rate": rate, "images_per_second": speed}
         best = self.best["val_loss"] if self.history else math.inf
         self.history.append(row)
         if rank() > 0:
