@@ -15,8 +15,8 @@ def test_a_perfect_predictor_gains_the_prevalence() -> None:
 
 def test_treating_all_gains_the_prevalence_less_the_others_at_the_odds() -> None:
     odds = THRESHOLDS / (1 - THRESHOLDS)
-    found = net_benefit_treat_all(TRUTH, THRESHOLDS)
-    np.testing.assert_allclose(found, 3 / 8 - 5 / 8 * odds)
+    benefit = net_benefit_treat_all(TRUTH, THRESHOLDS)
+    np.testing.assert_allclose(benefit, 3 / 8 - 5 / 8 * odds)
     # At the prevalence itself it is worth as much as treating nobody.
     assert net_benefit_treat_all(TRUTH, np.array([3 / 8]))[0] == pytest.approx(0)
 
@@ -27,7 +27,7 @@ def test_treating_nobody_gains_nothing() -> None:
 
 def test_net_benefit_by_hand() -> None:
     probability = np.array([0.9, 0.6, 0.1, 0.3, 0.2, 0.4, 0.1, 0.5])
-    # From 0.4 on: two found, two alarmed, at the odds 2 : 3.
+    # From 0.4 on: two true and two false positives, at the odds 2 : 3.
     assert net_benefit(TRUTH, probability, np.array([0.4]))[0] == pytest.approx((2 - 2 * 2 / 3) / 8)
 
 

@@ -176,8 +176,8 @@ def test_predictions_reproduce_the_metrics(probed: Probed, keys: pd.DataFrame) -
 def test_thresholds_are_the_prevalence_of_the_labels(probed: Probed) -> None:
     # 40% of 20 and of 40 subjects of two images each: every subset has as many of either.
     assert set(probed.predictions["threshold"]) == {32 / 48} == {probed.summary.threshold}
-    own = probed.of()
-    correct = (own["probability"] >= own["threshold"]) == (own["label"] == 1)
+    medvq = probed.of()
+    correct = (medvq["probability"] >= medvq["threshold"]) == (medvq["label"] == 1)
     assert correct.mean() == pytest.approx(probed.mean("accuracy"))
 
 
@@ -255,9 +255,9 @@ def test_components_are_no_more_than_the_training_images_can_have(tmp_path: Path
     rng = np.random.default_rng(0)
     signal = np.zeros((len(keys), 1))
     store = write_features(tmp_path, keys, random_features(signal, rng))
-    kept = np.flatnonzero(keys["split"] != "test")
+    rows = np.flatnonzero(keys["split"] != "test")
     with StoreWriter(tmp_path / VERSIONS, read_metadata(tmp_path / FEATURES)) as writer:
-        writer.write(keys.iloc[kept].assign(version=SWAPPED), random_features(signal[kept], rng))
+        writer.write(keys.iloc[rows].assign(version=SWAPPED), random_features(signal[rows], rng))
     probed = run(store, tmp_path, label_fraction=1.0, components=256, features=BASELINES)
     assert probed.summary.labels == 24
 

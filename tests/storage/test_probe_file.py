@@ -96,10 +96,10 @@ def partial(function: Node, *arguments: Node) -> Node:
 
 def system() -> Node:
     """Walk from the pandas that our module imports to ``os.system``, under our module's name."""
-    found = node("TypeNode", "pd")
+    value = node("TypeNode", "pd")
     for name in ("io", "common", "os", "system"):
-        found = node("MethodNode", "pd", content={"func": name, "obj": found})
-    return found
+        value = node("MethodNode", "pd", content={"func": name, "obj": value})
+    return value
 
 
 def call(command: str) -> Node:

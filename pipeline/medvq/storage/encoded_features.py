@@ -99,7 +99,7 @@ class FeatureStore:
         versions = np.concatenate(version_blocks, axis=1)
         table = np.concatenate([images[train], versions[self._version == augmented(0)]])
         widths = [block.shape[1] for block in blocks]
-        # Half of the images, since without versions no component can be had of fewer rows.
+        # A small data set has fewer training images than components.
         rank = min(len(train), len(images) // 2)
         encoding = make_pipeline(
             FeatureColumns(columns), *self._steps(names, widths, rank, config.components, seed)

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from medvq.errors import UserError
 
 FILE = "probe.skops"
-_OUR_TYPES = tuple(
+_ENCODINGS = tuple(
     f"medvq.method.encodings.{name}"
     for name in ("FeatureColumns", "CodeHistogram", "BlockScaler", "NormScaler")
 )
@@ -32,7 +32,7 @@ _ALLOWED = {
         "sklearn.linear_model._logistic.LogisticRegression",
         "sklearn.linear_model._ridge.Ridge",
         "sklearn.pipeline.Pipeline",
-        *_OUR_TYPES,
+        *_ENCODINGS,
     },
 }
 """All that a probe holds: by skops' kind of node, exact names of types. Prefixes would not do: from
@@ -72,7 +72,7 @@ def load_probe(folder: Path) -> Pipeline:
                 f"{file} holds {name} as {kind}, which no probe of MedVQ has; it is not loaded"
             )
     try:
-        probe = skops.io.loads(content, trusted=list(_OUR_TYPES))
+        probe = skops.io.loads(content, trusted=list(_ENCODINGS))
     except Exception as error:
         raise _unreadable(file) from error
     if not isinstance(probe, Pipeline):
