@@ -190,8 +190,8 @@ class _Flow:
     def _make(self, plan: _Plan) -> Artifact:
         """Run the stage in every process, or in the first one alone; the first one publishes."""
         if distributed.rank() == 0:
-            for artifact in plan.inputs.values():
-                artifacts.verify(artifact)
+            for read in plan.inputs.values():
+                artifacts.verify(read)
             with artifacts.writing(plan.folder) as folder:
                 distributed.barrier()
                 self._write(plan, folder)
