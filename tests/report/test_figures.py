@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
 from medvq.datasets.manifest import COLUMNS
 from medvq.prior.typicality import TypicalityCheck
 from medvq.report import plots
@@ -58,6 +57,18 @@ def greys(file: Path) -> NDArray[np.uint8]:
         return np.asarray(image.convert("L"))
 
 
+def write_ingest(folder: Path, **columns: Any) -> NDArray[np.uint8]:
+    """Write what figures read of an artifact of ingest with 20 images; return the prepared ones."""
+    rng = np.random.default_rng(0)
+    manifest = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(20)).assign(**columns)
+    manifest.to_csv(folder / "manifest.csv", index=False)
+    images = rng.integers(0, 256, (20, 16, 16), np.uint8)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "originals.npy", rng.integers(0, 256, (20, 24, 24), np.uint8))
+    np.save(folder / "swapped_validation.npy", rng.integers(0, 256, (20, 16, 16), np.uint8))
+    return images
+
+
 def names_of(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
@@ -65,38 +76,24 @@ def names_of(folder: Path) -> set[str]:
 def test_ingest_shows_images_and_means(
     tmp_path: Path, figures: Path, saved: dict[str, Any]
 ) -> None:
-    rng = np.random.default_rng(0)
     splits = np.repeat(["train", "validation", "test"], [10, 4, 6])
-    number = len(splits)
-    labels = np.arange(number) % 2
-    manifest = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(number)).assign(
-        split=splits, label=labels, label_name=np.array(["ill", "normal"])[labels]
+    labels = np.arange(20) % 2
+    images = write_ingest(
+        tmp_path, split=splits, label=labels, label_name=np.array(["ill", "normal"])[labels]
     )
-    manifest.to_csv(tmp_path / "manifest.csv", index=False)
-    images = rng.integers(0, 256, (number, 16, 16), np.uint8)
-    np.save(tmp_path / "images.npy", images)
-    np.save(tmp_path / "originals.npy", rng.integers(0, 256, (number, 24, 24), np.uint8))
-    np.save(tmp_path / "swapped_validation.npy", rng.integers(0, 256, (14, 16, 16), np.uint8))
     draw_ingest(tmp_path, figures)
     assert names_of(figures) == {"images.png", "class_means.png"}
     for file in figures.iterdir():
         assert len(np.unique(greys(file))) > 100
     means = saved["class_means.png"].axes
-    assert [axis.get_title() for axis in means[:4]] == [
-        "train, ill",
-        "train, normal",
-        "test, ill",
-        "test, normal",
-    ]
+    titles = [axis.get_title() for axis in means[:4]]
+    assert titles == ["train, ill", "train, normal", "test, ill", "test, normal"]
     shown = means[4 + 3].images[0].get_array()
     np.testing.assert_allclose(shown, images[(splits == "test") & (labels == 1)].mean(0))
 
 
 def test_images_without_labels_have_no_class_means(tmp_path: Path, figures: Path) -> None:
-    manifest = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(9)).assign(split="train")
-    manifest.to_csv(tmp_path / "manifest.csv", index=False)
-    for name in ("images.npy", "originals.npy", "swapped_validation.npy"):
-        np.save(tmp_path / name, np.full((9, 16, 16), 90, np.uint8))
+    write_ingest(tmp_path, split="train")
     draw_ingest(tmp_path, figures)
     assert names_of(figures) == {"images.png"}
 
@@ -105,17 +102,8 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
     tmp_path: Path, figures: Path, saved: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng(0)
-    columns = (
-        "reconstruction",
-        "val_mse",
-        "contrast",
-        "val_contrast",
-        "val_psnr_db",
-        "codes_used",
-        "perplexity",
-        "codes_used_1",
-        "perplexity_1",
-    )
+    names = ["perplexity", "perplexity_1", "codes_used", "codes_used_1"]
+    columns = ["reconstruction", "val_mse", "contrast", "val_contrast", "val_psnr_db", *names]
     history = pd.DataFrame({"epoch": range(1, 6)} | {name: rng.random(5) for name in columns})
     history.to_csv(tmp_path / "history.csv", index=False)
     original, decoded = rng.integers(0, 256, (2, 8, 16, 16), np.uint8)
@@ -136,7 +124,6 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
         bars = [bar.get_height() for bar in saved["codebook_use.png"].axes[level].patches]
         assert bars == pytest.approx(shares)
     used = [line.get_ydata().tolist() for line in saved["curves.png"].axes[3].lines]
-    names = ("perplexity", "perplexity_1", "codes_used", "codes_used_1")
     assert used == [history[name].tolist() for name in names]
 
 
@@ -209,7 +196,9 @@ def predictions(tmp_path: Path) -> pd.DataFrame:
 def test_probe_shows_roc_and_calibration(
     tmp_path: Path, figures: Path, predictions: pd.DataFrame, saved: dict[str, Any]
 ) -> None:
+    already_open = plots.plt.get_fignums()
     draw_probe(tmp_path, probed(0.05), figures)
+    assert plots.plt.get_fignums() == already_open
     assert names_of(figures) == {"roc_and_calibration.png", "decisions_and_abstention.png"}
     for file in figures.iterdir():
         assert len(np.unique(greys(file))) > 30
@@ -217,7 +206,9 @@ def test_probe_shows_roc_and_calibration(
     assert len(left.lines) == len(NAMES) + 1
     for name, line in zip(("medvq", "raw_pixels", "hog"), left.lines, strict=False):
         own = predictions[predictions["features"] == name]
-        aurocs = [roc_auc_score(d["label"], d["probability"]) for _, d in own.groupby("label_subset")]
+        aurocs = [
+            roc_auc_score(d["label"], d["probability"]) for _, d in own.groupby("label_subset")
+        ]
         under = np.trapezoid(line.get_ydata(), line.get_xdata())
         assert under == pytest.approx(np.mean(aurocs), abs=0.02)
     assert left.lines[0].get_label() == "MedVQ 0.800 [0.400, 0.950]"
@@ -253,12 +244,6 @@ def test_decisions_and_abstention_are_means_over_draws(
     assert left.lines[1].get_ydata()[19] == pytest.approx(100 * gain / len(own))
 
 
-def test_figures_are_closed(tmp_path: Path, figures: Path, predictions: pd.DataFrame) -> None:
-    before = plt.get_fignums()
-    draw_probe(tmp_path, probed(1.0), figures)
-    assert plt.get_fignums() == before
-
-
 @pytest.mark.parametrize("task", ["classes", "age"])
 def test_classes_and_numbers_are_shown_against_the_truth(
     tmp_path: Path, figures: Path, saved: dict[str, Any], task: str
@@ -286,15 +271,8 @@ def test_classes_and_numbers_are_shown_against_the_truth(
 def test_evaluation_shows_how_typical_the_images_are(
     tmp_path: Path, figures: Path, saved: dict[str, Any], flagged: int
 ) -> None:
-    rng = np.random.default_rng(0)
-    ingest = tmp_path / "ingest"
-    ingest.mkdir()
     names = [f"{number:016x}" for number in range(20)]
-    manifest = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(20)).assign(image_id=names)
-    manifest.to_csv(ingest / "manifest.csv", index=False)
-    images = rng.integers(0, 256, (20, 16, 16), np.uint8)
-    np.save(ingest / "images.npy", images)
-    np.save(ingest / "originals.npy", rng.integers(0, 256, (20, 24, 24), np.uint8))
+    images = write_ingest(tmp_path, image_id=names)
     check = TypicalityCheck(9.0, 100, tuple(np.linspace(4, 9.1, 100).tolist()))
     surprise = np.linspace(5, 6, 20)
     surprise[[4, 2, 9][:flagged]] = [12, 11, 10][:flagged]
@@ -305,7 +283,7 @@ def test_evaluation_shows_how_typical_the_images_are(
     table.drop(index=0).to_parquet(tmp_path / "predictions.parquet")
     counts = TypicalityFigures(19, flagged, 0, 0, 9, 100, 0, 0)
     summary = EvaluateSummary([], "0123", 19, 0, 1, 0.05, "auroc", counts)
-    draw_evaluation(tmp_path, summary, ingest, check, figures)
+    draw_evaluation(tmp_path, summary, tmp_path, check, figures)
     (axis,) = saved["typicality.png"].axes
     assert axis.get_title() == f"{flagged} of 19 images are flagged"
     assert "bits per code" in axis.get_xlabel()
@@ -315,10 +293,7 @@ def test_evaluation_shows_how_typical_the_images_are(
     assert ("untypical.png" in names_of(figures)) == bool(flagged)
     if flagged:
         shown = saved["untypical.png"].axes
-        assert [cell.get_title() for cell in shown[:3]] == [
-            f"{names[4]}\n12.0 bits",
-            f"{names[2]}\n11.0 bits",
-            f"{names[9]}\n10.0 bits",
-        ]
+        titles = [f"{names[row]}\n{bits}.0 bits" for row, bits in ((4, 12), (2, 11), (9, 10))]
+        assert [cell.get_title() for cell in shown[:3]] == titles
         prepared = [cell.images[0].get_array() for cell in shown[3:]]
         np.testing.assert_array_equal(prepared, images[[4, 2, 9]])
