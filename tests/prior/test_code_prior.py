@@ -219,10 +219,10 @@ def test_likelihoods_of_all_codes_of_all_levels_sum_to_one(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_only_the_codes_to_redo_are_drawn_anew(model: type[CodePrior]) -> None:
+def test_fixed_codes_are_kept_and_the_others_drawn(model: type[CodePrior]) -> None:
     prior = random_prior(model, (4, 5))
     codes, redo = torch.randint(SIZE, (40, 4, 5)), torch.rand(40, 4, 5) < 0.4
-    completed = prior.complete(codes, redo, torch.rand(40, 4, 5))
+    completed = prior.sample(torch.rand(40, 4, 5), fixed=codes.masked_fill(redo, UNKNOWN))
     assert torch.equal(completed[~redo], codes[~redo])
     assert (completed[redo] != codes[redo]).float().mean() > 0.3
 

@@ -29,6 +29,7 @@ from medvq.storage.artifacts import Artifact, StageContext
 from medvq.summaries import PriorSummary
 from numpy.typing import NDArray
 
+CPU = torch.device("cpu")
 TINY = PriorConfig(channels=8, depth=1, heads=2, epochs=3, batch_size=40, warmup_steps=1)
 
 
@@ -120,7 +121,7 @@ def test_neither_test_codes_nor_other_classes_are_read(tmp_path: Path, extract: 
 
 def test_labels_are_withheld_as_often_as_configured() -> None:
     zeros, ones = (torch.full((4000,), value) for value in (0, 1))
-    batches = CodeBatches(CodeBatch(zeros[:, None, None], Conditions(ones)), 100, 0.3, seed=0)
+    batches = CodeBatches(CodeBatch(zeros[:, None, None], Conditions(ones)), 100, 0.3, 0, CPU)
 
     def labels() -> torch.Tensor:
         known = [batch.conditions.labels for batch in batches]

@@ -51,9 +51,9 @@ class Conditions(NamedTuple):
     labels: Tensor | None = None
     codes_above: Tensor | None = None
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
-        """Return the conditions with ``change`` applied to each tensor."""
-        return Conditions(*(part if part is None else change(part) for part in self))
+    def select(self, rows: Tensor, device: torch.device) -> Conditions:
+        """Return the conditions of some rows, on a device."""
+        return Conditions(*(None if part is None else part[rows].to(device) for part in self))
 
 
 UNCONDITIONAL = Conditions()
@@ -148,49 +148,38 @@ class CodePrior(nn.Module, ABC):
         return -F.cross_entropy(logits.float(), codes, reduction="none")
 
     @torch.inference_mode()
-    def complete(
-        self,
-        codes: Tensor,
-        redo: Tensor,
-        uniforms: Tensor,
-        conditions: Conditions = UNCONDITIONAL,
-        config: SampleConfig | None = None,
-        progress: bool = False,
-    ) -> Tensor:
-        """Return ``codes`` (B, *shape), those where ``redo`` is true drawn anew in raster order.
-
-        Parameters
-        ----------
-        redo : bool (B, *shape).
-        uniforms : (B, *shape), in [0, 1): all the randomness.
-        config : temperature, top-k, top-p and guidance.
-        progress : whether to show a progress bar.
-        """
-        config = config or SampleConfig()
-        logits = self.incremental_logits(len(codes), conditions)
-        if conditions.labels is not None and config.guidance != 1:
-            unlabelled = self.incremental_logits(len(codes), conditions._replace(labels=None))
-            logits = _guide(logits, unlabelled, config.guidance)
-        completed = codes.flatten(1).clone()
-        uniforms, redo = uniforms.flatten(1).to(codes.device), redo.flatten(1)
-        places = range(self.places)
-        for place in tqdm(places, "sampling", unit=" codes", mininterval=1.0, disable=not progress):
-            before = completed[:, place - 1] if place else None
-            drawn = draw_codes(logits(before, place), uniforms[:, place], config)
-            completed[:, place] = torch.where(redo[:, place], drawn, completed[:, place])
-        return completed.unflatten(1, self.shape)
-
     def sample(
         self,
         uniforms: Tensor,
         conditions: Conditions = UNCONDITIONAL,
         config: SampleConfig | None = None,
+        fixed: Tensor | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Return grids of codes, int64 (B, *shape); arguments as of :meth:`complete`."""
-        codes = torch.zeros(uniforms.shape, dtype=torch.int64, device=self.frequency.device)
-        redo = torch.ones_like(codes, dtype=torch.bool)
-        return self.complete(codes, redo, uniforms, conditions, config, progress)
+        """Return grids of codes, int64 (B, *shape), drawn in raster order.
+
+        Parameters
+        ----------
+        uniforms : (B, *shape), in [0, 1): all the randomness.
+        config : temperature, top-k, top-p and guidance.
+        fixed : int64 (B, *shape), codes to keep, and :data:`UNKNOWN` where one is to be drawn.
+        progress : whether to show a progress bar.
+        """
+        config, batch = config or SampleConfig(), len(uniforms)
+        logits = self.incremental_logits(batch, conditions)
+        if conditions.labels is not None and config.guidance != 1:
+            unlabelled = self.incremental_logits(batch, conditions._replace(labels=None))
+            logits = _guide(logits, unlabelled, config.guidance)
+        uniforms = uniforms.flatten(1).to(self.frequency.device)
+        fixed = torch.full_like(uniforms, UNKNOWN, dtype=torch.int64) if fixed is None else fixed
+        codes = fixed.flatten(1).clone()
+        places = range(self.places)
+        for place in tqdm(places, "sampling", unit=" codes", mininterval=1.0, disable=not progress):
+            before = codes[:, place - 1] if place else None
+            drawn = draw_codes(logits(before, place), uniforms[:, place], config)
+            codes[:, place] = torch.where(codes[:, place] < 0, drawn, codes[:, place])
+        grids: Tensor = codes.reshape(batch, *self.shape)
+        return grids
 
     def _label_index(self, labels: Tensor | None, batch: int) -> Tensor:
         """Return rows of an embedding of all labels and, after them, of the unknown."""
@@ -253,10 +242,8 @@ def negative_log_likelihood(
     prior: CodePrior, codes: Tensor, conditions: Conditions = UNCONDITIONAL, batch: int = 256
 ) -> NDArray[np.float64]:
     """Return that of each of ``codes`` (N, *grid) given those before it, in bits: (N, *grid)."""
-
-    def nats(rows: Tensor) -> Tensor:
-        of_rows = conditions.map(lambda values: values[rows].to(prior.frequency.device))
-        return prior.log_likelihood(codes[rows].to(prior.frequency.device), of_rows).double().cpu()
-
-    parts = [nats(rows) for rows in torch.arange(len(codes)).split(batch)]
+    device, parts = prior.frequency.device, []
+    for rows in torch.arange(len(codes)).split(batch):
+        nats = prior.log_likelihood(codes[rows].to(device), conditions.select(rows, device))
+        parts.append(nats.double().cpu())
     return np.asarray(torch.cat(parts).numpy() / -np.log(2))

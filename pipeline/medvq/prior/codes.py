@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +28,9 @@ class CodeBatch(NamedTuple):
     codes: Tensor
     conditions: Conditions
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> CodeBatch:
-        """Return the batch with ``change`` applied to each tensor."""
-        return CodeBatch(change(self.codes), self.conditions.map(change))
+    def select(self, rows: Tensor, device: torch.device) -> CodeBatch:
+        """Return the codes of some rows, on a device."""
+        return CodeBatch(self.codes[rows].to(device), self.conditions.select(rows, device))
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CodeMaps:
             chosen = chosen & (self.labels == self.label_of(class_name)).numpy()
         return np.flatnonzero(chosen)
 
-    def batch(self, level: int, rows: NDArray[np.intp] | Tensor) -> CodeBatch:
+    def of_level(self, level: int, rows: NDArray[np.intp]) -> CodeBatch:
         """Return the codes of a level of some images, with their labels and the level above."""
         above = self.levels[level - 1][rows] if level else None
         return CodeBatch(self.levels[level][rows], Conditions(self.labels[rows], above))

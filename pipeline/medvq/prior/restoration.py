@@ -23,7 +23,7 @@ from torch import Tensor
 
 from medvq.method.scaling import from_network
 from medvq.method.vqvae import VQVAE
-from medvq.prior.code_prior import CodePrior
+from medvq.prior.code_prior import UNKNOWN, CodePrior
 from medvq.prior.samples import in_batches
 from medvq.prior.typicality import Floats
 
@@ -98,13 +98,12 @@ def restore(
     """
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(draws, *codes.shape, generator=generator, dtype=torch.float64)
+    uniforms, fixed = uniforms.flatten(0, 1), codes.masked_fill(improbable, UNKNOWN)
     restored = codes.expand(draws, *codes.shape).clone().flatten(0, 1)
-    device = prior.frequency.device
 
     def complete(rows: Tensor) -> Tensor:
-        images = rows % len(codes)
-        redo = improbable[images].to(device)
-        return prior.complete(codes[images].to(device), redo, uniforms.flatten(0, 1)[rows]).cpu()
+        to_complete = fixed[rows % len(codes)].to(prior.frequency.device)
+        return prior.sample(uniforms[rows], fixed=to_complete).cpu()
 
     changing = improbable.flatten(1).any(1).repeat(draws).nonzero()[:, 0]
     if len(changing):

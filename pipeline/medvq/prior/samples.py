@@ -41,7 +41,7 @@ def _sample_level(
     prior: CodePrior, uniforms: Tensor, conditions: Conditions, config: SampleConfig
 ) -> Tensor:
     def sample(rows: Tensor) -> Tensor:
-        of_rows = conditions.map(lambda values: values[rows].to(prior.frequency.device))
+        of_rows = conditions.select(rows, prior.frequency.device)
         return prior.sample(uniforms[rows], of_rows, config, progress=True).cpu()
 
     return in_batches(sample, torch.arange(len(uniforms)), config.batch_size)

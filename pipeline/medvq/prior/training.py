@@ -1,7 +1,7 @@
 """Training of the prior of one level of codes.
 
 Labels are a condition, never a target, and are withheld from a share of the images, so that the
-likelihood without a label is exact too. Test images are never read.
+likelihood without a label is exact too.
 """
 
 from __future__ import annotations
@@ -47,14 +47,13 @@ class PriorLoss(nn.Module):
 
 @dataclass
 class CodeBatches:
-    """The training batches of an epoch, shuffled anew for every epoch.
+    """The training batches of an epoch, in an order of its own.
 
     Attributes
     ----------
     codes : those of all training images.
     size : images in a batch at most.
     withheld : how often a label is replaced by :data:`UNKNOWN`.
-    seed : of the whole run.
     epoch : which epoch the next iteration is; set by the training loop.
     """
 
@@ -62,17 +61,18 @@ class CodeBatches:
     size: int
     withheld: float
     seed: int
+    device: torch.device
     epoch: int = 0
-
-    @property
-    def batch_size(self) -> int:
-        """Images in a batch, of all processes together."""
-        return min(self.size, self.images)
 
     @property
     def images(self) -> int:
         """Number of training images."""
         return len(self.codes.codes)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch, of all processes together."""
+        return min(self.size, self.images)
 
     def __len__(self) -> int:
         return self.images // self.batch_size
@@ -81,14 +81,12 @@ class CodeBatches:
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         order = torch.randperm(self.images, generator=generator)
         withheld = torch.rand(self.images, generator=generator) < self.withheld
-        _, (labels, codes_above) = self.codes
-        assert labels is not None
-        conditions = Conditions(torch.where(withheld, UNKNOWN, labels), codes_above)
-        codes = self.codes._replace(conditions=conditions)
-        for number in range(len(self)):
-            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            rows = batch[rank() :: world_size()]
-            yield codes.map(lambda values, rows=rows: values[rows])
+        conditions = self.codes.conditions
+        assert conditions.labels is not None
+        labels = torch.where(withheld, UNKNOWN, conditions.labels)
+        codes = self.codes._replace(conditions=conditions._replace(labels=labels))
+        for batch in order.split(self.batch_size)[: len(self)]:
+            yield codes.select(batch[rank() :: world_size()], self.device)
 
 
 class PriorTraining(TrainingLoop):
@@ -96,7 +94,7 @@ class PriorTraining(TrainingLoop):
 
     Parameters
     ----------
-    run : of all levels; files and metrics of the finer ones get the level's number.
+    run : of all levels; folder and metrics of the finer ones get the level's number.
     """
 
     section = "prior"
@@ -106,10 +104,14 @@ class PriorTraining(TrainingLoop):
     objective: PriorLoss
 
     def __init__(self, maps: CodeMaps, level: int, config: PriorConfig, run: Run) -> None:
-        self.maps, self.level = maps, level
-        self.validation = torch.from_numpy(maps.rows("validation", config.only_class))
-        train = maps.batch(level, maps.rows("train", config.only_class))
-        batches = CodeBatches(train, config.batch_size, config.withheld_labels, run.seed)
+        self.codebook, self.size = maps.codebook, maps.sizes[level]
+        train, self.validation = (
+            maps.of_level(level, maps.rows(split, config.only_class))
+            for split in ("train", "validation")
+        )
+        batches = CodeBatches(
+            train, config.batch_size, config.withheld_labels, run.seed, run.device
+        )
         if batches.batch_size % world_size():
             raise UserError(
                 f"a batch of {batches.batch_size} images cannot be shared by NPROC={world_size()} "
@@ -123,16 +125,15 @@ class PriorTraining(TrainingLoop):
 
     def load(self) -> Iterable[Mapping[str, object]]:
         """Yield the training batches of an epoch."""
-        for batch in self.batches:
-            yield batch.map(self._send)._asdict()
+        return (batch._asdict() for batch in self.batches)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
         """Measure the validation images without and with their labels."""
         self.objective.eval()
         prior, parts = self.objective.prior, []
-        for rows in self.validation.split(self.batches.size):
-            codes, labelled = self.maps.batch(self.level, rows).map(self._send)
+        for rows in torch.arange(len(self.validation.codes)).split(self.batches.size):
+            codes, labelled = self.validation.select(rows, self.run.device)
             unlabelled = labelled._replace(labels=None)
             likelihoods = [prior.log_likelihood(codes, c) for c in (unlabelled, labelled)]
             parts.append(torch.stack([-values.flatten(1).mean(1) for values in likelihoods]))
@@ -146,12 +147,13 @@ class PriorTraining(TrainingLoop):
 
     def save_best(self) -> None:
         """Write the weights."""
-        save_prior(self.objective.prior, self.maps.codebook, self.run.folder)
+        save_prior(self.objective.prior, self.codebook, self.run.folder)
 
     def summary(self) -> PriorLevel:
-        """Return the figures of the best epoch, and of codings without a network."""
-        train = self.batches.codes.codes.flatten(1).numpy()
-        validation = self.maps.levels[self.level][self.validation].flatten(1).numpy()
+        """Return the figures of the best epoch, and those of codings without a network."""
+        train, validation = (
+            part.codes.flatten(1).numpy() for part in (self.batches.codes, self.validation)
+        )
         return PriorLevel(
             model=self.objective.prior.name,
             epochs=len(self.history),
@@ -161,13 +163,8 @@ class PriorTraining(TrainingLoop):
             parameters=sum(p.numel() for p in self.objective.parameters()),
             val_bits_per_code=self.best["val_bits_per_code"],
             val_bits_per_code_labelled=self.best["val_bits_per_code_labelled"],
-            val_bits_of_simple_codings=simple_codings(
-                train, validation, validation, self.maps.sizes[self.level]
-            ),
+            val_bits_of_simple_codings=simple_codings(train, validation, validation, self.size),
         )
-
-    def _send(self, values: Tensor) -> Tensor:
-        return values.to(self.run.device)
 
 
 def _run_of_level(run: Run, level: int) -> Run:

@@ -8,6 +8,8 @@ class, as cached).
 
 from __future__ import annotations
 
+from typing import Any
+
 from medvq.stages.extract import EXTRACT
 from medvq.stages.ingest import INGEST
 from medvq.stages.pretrain import PRETRAIN
@@ -38,13 +40,13 @@ def run(context: StageContext) -> SampleSummary:
     independent = [independent_codes(level[train], config.number, rng) for level in maps.levels]
     images = np.load(inputs["ingest"].folder / "images.npy", mmap_mode="r")
     real = np.sort(rng.choice(train, min(config.number, len(train)), replace=False))
-    np.savez(
-        context.folder / SAMPLES,
-        samples=decode_codes(model, *codes),
-        histogram=decode_codes(model, *independent),
-        real=images[real],
+    arrays: dict[str, Any] = {
+        "samples": decode_codes(model, *codes),
+        "histogram": decode_codes(model, *independent),
+        "real": images[real],
         **{f"codes_{level}": grids.numpy() for level, grids in enumerate(codes)},
-    )
+    }
+    np.savez(context.folder / SAMPLES, **arrays)
     labels = None if label is None else torch.full((config.number,), label)
     bits = bits_per_code(priors, codes, labels)
     return SampleSummary(
