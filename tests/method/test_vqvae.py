@@ -122,7 +122,7 @@ def test_encode_does_not_depend_on_autocast_in_the_search(plane: VQVAE) -> None:
 
 def test_a_residual_block_adds_to_its_input() -> None:
     torch.manual_seed(0)
-    block, features = ResidualBlock(2, 3, 4, True).eval(), torch.randn(2, 3, 5, 5)
+    block, features = ResidualBlock(2, 3, True).eval(), torch.randn(2, 3, 5, 5)
     last = block.branch[-1]
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, 0.5)

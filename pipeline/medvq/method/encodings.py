@@ -60,16 +60,15 @@ class FeatureColumns(Encoding):
 class CodeHistogram(Encoding):
     """Histograms of code indices over a spatial pyramid.
 
-    The latent grid is cut into cells; in each, the share of every code is counted. With
-    ``square_root`` the root of the shares is taken, which makes their dot product the Bhattacharyya
-    coefficient and keeps frequent codes from drowning rare ones [1]_.
+    The latent grid is cut into cells; in each, the share of every code is counted. The square root
+    of the shares is taken, which makes their dot product the Bhattacharyya coefficient and keeps
+    frequent codes from drowning rare ones [1]_.
 
     Parameters
     ----------
     size : number of codes, K.
     shape : the latent grid, e.g. (8, 8); codes are given flattened.
     grids : cells along each axis, one entry per level of the pyramid [2]_; (1,) is global.
-    square_root : whether the root is taken.
 
     References
     ----------
@@ -80,19 +79,12 @@ class CodeHistogram(Encoding):
     Examples
     --------
     >>> codes = [[0, 0, 1, 1]]  # the 2 x 2 grid [[0, 0], [1, 1]]
-    >>> CodeHistogram(size=2, shape=(2, 2), square_root=False).fit_transform(codes).toarray()
+    >>> (CodeHistogram(size=2, shape=(2, 2)).fit_transform(codes).toarray() ** 2).round(3)
     array([[0.5, 0.5]], dtype=float32)
     """
 
-    def __init__(
-        self,
-        size: int,
-        shape: Sequence[int],
-        grids: Sequence[int] = (1,),
-        square_root: bool = True,
-    ) -> None:
-        self.size, self.shape = size, shape
-        self.grids, self.square_root = grids, square_root
+    def __init__(self, size: int, shape: Sequence[int], grids: Sequence[int] = (1,)) -> None:
+        self.size, self.shape, self.grids = size, shape, grids
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Check the shape; nothing is learnt. ``X`` is (N, prod(shape)) integers in [0, size)."""
@@ -118,7 +110,7 @@ class CodeHistogram(Encoding):
         values = np.concatenate(shares, axis=1).ravel()
         histogram = csr_array((values, index), shape=(len(codes), offset))
         histogram.sum_duplicates()
-        return histogram.sqrt() if self.square_root else histogram
+        return histogram.sqrt()
 
 
 class BlockScaler(Encoding):

@@ -48,17 +48,6 @@ class ProbeFeatures:
 
 
 @dataclass(frozen=True)
-class SelectedModel:
-    """A linear model whose ``C`` cross-validation chose, and held-out images' scores."""
-
-    model: Any  # fitted on all labelled images; its probabilities are not calibrated
-    regularisation: float  # the chosen C
-    truth: Truth  # (M,), of the held-out images
-    clean: Floats  # (M, ...), their scores by models that were not fitted on them
-    swapped: Floats | None  # the same of their swapped copies
-
-
-@dataclass(frozen=True)
 class FittedProbe:
     """A calibrated probe."""
 
@@ -82,20 +71,6 @@ def fit_probe(
     UserError
         A class has too few subjects in ``rows`` to cross-validate.
     """
-    selected = select_model(features, truth, subjects, rows, config, target)
-    calibrate(target, selected.model, selected.truth, selected.clean, selected.swapped)
-    return FittedProbe(selected.model, target.threshold(truth[rows]), selected.regularisation)
-
-
-def select_model(
-    features: ProbeFeatures,
-    truth: Truth,
-    subjects: NDArray[np.str_],
-    rows: Rows,
-    config: ProbeConfig,
-    target: Target,
-) -> SelectedModel:
-    """Fit on the images in ``rows`` with the ``C`` that cross-validation among them prefers."""
     folds = grouped_folds(target.strata(truth)[rows], subjects[rows], config.folds)
     # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits did.
     shrink = 1 - 1 / len(folds)
@@ -117,7 +92,8 @@ def select_model(
         assert best is not None
         regularisation, clean, swapped = best
         model = _fit(target, features, truth, rows, regularisation * shrink)
-    return SelectedModel(model, regularisation, truth[rows[held_out]], clean, swapped)
+    calibrate(target, model, truth[rows[held_out]], clean, swapped)
+    return FittedProbe(model, target.threshold(truth[rows]), regularisation)
 
 
 def selection_score(target: Target, truth: Truth, clean: Floats, swapped: Floats | None) -> float:

@@ -30,7 +30,7 @@ from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM = {2: BatchNorm2d, 3: BatchNorm3d}
-_FEWEST_HIDDEN = 32  # channels of a residual block's bottleneck, else a quarter of its width
+_FEWEST_HIDDEN = 32  # channels of a residual block's bottleneck
 _LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -87,7 +87,7 @@ class VQVAEOutput(NamedTuple):
 
 
 class _Layers(NamedTuple):
-    """A builder of layers, all of one dimension and alike normalised."""
+    """A builder of layers."""
 
     dims: int
     batch_norm: bool
@@ -109,15 +109,16 @@ class _Layers(NamedTuple):
         return [conv, self.norm(after), nn.ReLU(inplace=True), *self.residual(after)]
 
     def residual(self, width: int) -> list[nn.Module]:
-        hidden, blocks = max(width // 4, _FEWEST_HIDDEN), range(self.residual_blocks)
-        return [ResidualBlock(self.dims, width, hidden, self.batch_norm) for _ in blocks]
+        blocks = range(self.residual_blocks)
+        return [ResidualBlock(self.dims, width, self.batch_norm) for _ in blocks]
 
 
 class ResidualBlock(nn.Module):
-    """A bottleneck: normalise, 3x3 to ``hidden`` channels, normalise, 1x1 back, add."""
+    """A bottleneck: normalise, 3x3 to a quarter of the channels, normalise, 1x1 back, add."""
 
-    def __init__(self, spatial_dims: int, channels: int, hidden: int, batch_norm: bool) -> None:
+    def __init__(self, spatial_dims: int, channels: int, batch_norm: bool) -> None:
         super().__init__()
+        hidden = max(channels // 4, _FEWEST_HIDDEN)
         norm, conv = _Layers(spatial_dims, batch_norm).norm, _CONVOLUTION[spatial_dims]
         self.branch = nn.Sequential(
             norm(channels),
@@ -167,8 +168,6 @@ class CodeLevel(nn.Module):
     width, coarser : channels of the encoder's map and of the decoded coarser codes, 0 without any.
     decoder_widths : channels of the decoded map at this resolution and after each doubling, down to
         the resolution of the next codebook; at the finest level those of the image are the last.
-    finest : whether the image itself is decoded.
-    size : number of codes.
     """
 
     def __init__(
