@@ -13,10 +13,10 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 RNG = np.random.default_rng(0)
 N = 600
 LABELS = np.repeat(["ill", "well"], N // 2)
-EACH_ITS_OWN = np.arange(N)
+ONE_IMAGE_EACH = np.arange(N)
 
 
-def auroc(table: pd.DataFrame, labels=LABELS, subjects=EACH_ITS_OWN) -> float:
+def auroc(table: pd.DataFrame, labels=LABELS, subjects=ONE_IMAGE_EACH) -> float:
     result = measure_shortcuts({"": table}, labels, subjects)[""]
     assert result.reason == ""
     return result.auroc
@@ -27,17 +27,17 @@ def test_two_shifted_normals_have_the_auroc_of_theory() -> None:
     assert auroc(table) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.04)
 
 
-def test_noise_tells_nothing() -> None:
+def test_noise_is_at_chance() -> None:
     assert auroc(pd.DataFrame(RNG.standard_normal((N, 40)))) == pytest.approx(0.5, abs=0.08)
 
 
-def test_too_small_tells_as_much_as_too_large() -> None:
+def test_squares_are_among_the_features() -> None:
     far = RNG.uniform(1, 2, N) * RNG.choice([-1, 1], N)
     table = pd.DataFrame({"x": np.where(LABELS == "ill", far, RNG.uniform(-1, 1, N))})
     assert auroc(table) > 0.95
 
 
-def test_what_names_the_subject_tells_nothing_of_others() -> None:
+def test_features_of_a_subject_do_not_help_with_other_subjects() -> None:
     subjects = np.arange(N) // 10
     of_subject = RNG.choice(["ill", "well"], N // 10)
     # Ungrouped folds would tell every image by its subject's own values.
@@ -45,7 +45,7 @@ def test_what_names_the_subject_tells_nothing_of_others() -> None:
     assert auroc(table, of_subject[subjects], subjects) == pytest.approx(0.5, abs=0.2)
 
 
-def test_categories_and_missing_values_tell() -> None:
+def test_categories_and_missing_values_are_features() -> None:
     ill = LABELS == "ill"
     scanner = np.where(ill, RNG.choice(["a", "b"], N), RNG.choice(["c", "d"], N)).astype(object)
     assert auroc(pd.DataFrame({"scanner": scanner})) == 1
@@ -53,7 +53,7 @@ def test_categories_and_missing_values_tell() -> None:
     assert auroc(pd.DataFrame({"kvp": voltage})) == 1
 
 
-def test_it_is_the_cross_validated_logistic_regression_that_it_says() -> None:
+def test_it_equals_a_cross_validated_logistic_regression() -> None:
     table = pd.DataFrame(RNG.standard_normal((N, 3)) + 0.5 * (LABELS == "ill")[:, None])
     subjects = np.arange(N) // 3
     polynomial = PolynomialFeatures(2, include_bias=False)
@@ -75,34 +75,34 @@ def test_of_three_classes_the_mean_of_one_against_the_rest() -> None:
     assert auroc(table, labels) == pytest.approx((1 + 0.75 + 0.75) / 3, abs=0.04)
 
 
-def test_what_cannot_be_computed_is_said() -> None:
+def test_missing_measures_have_a_reason() -> None:
     table = pd.DataFrame({"x": RNG.standard_normal(N)})
     tables = {"same": pd.DataFrame({"x": np.ones(N)}), "other": table}
-    found = measure_shortcuts(tables, LABELS, EACH_ITS_OWN)
-    same = found["same"]
+    results = measure_shortcuts(tables, LABELS, ONE_IMAGE_EACH)
+    same = results["same"]
     assert (same.auroc, same.reason) == (None, "the same for every image, or not known")
-    assert found["other"].auroc is not None
-    few = np.minimum(EACH_ITS_OWN, N // 2 + MIN_SUBJECTS - 2)
+    assert results["other"].auroc is not None
+    few = np.minimum(ONE_IMAGE_EACH, N // 2 + MIN_SUBJECTS - 2)
     reasons = {one.reason for one in measure_shortcuts(tables, LABELS, few).values()}
     assert reasons == {"fewer than two groups of 10 subjects or more"}
-    enough = np.minimum(EACH_ITS_OWN, N // 2 + MIN_SUBJECTS - 1)
+    enough = np.minimum(ONE_IMAGE_EACH, N // 2 + MIN_SUBJECTS - 1)
     assert measure_shortcuts({"": table}, LABELS, enough)[""].auroc is not None
-    assert measure_shortcuts({"": table}, np.full(N, "ill"), EACH_ITS_OWN)[""].auroc is None
+    assert measure_shortcuts({"": table}, np.full(N, "ill"), ONE_IMAGE_EACH)[""].auroc is None
 
 
 def test_the_area_is_scikit_learns_ties_included() -> None:
     scores = RNG.integers(0, 6, (N, 3)).astype(float)
     truth = RNG.integers(0, 3, N)[:, None] == np.arange(3)
-    assert auroc_with_interval(scores, truth, EACH_ITS_OWN)[0] == pytest.approx(
+    assert auroc_with_interval(scores, truth, ONE_IMAGE_EACH)[0] == pytest.approx(
         roc_auc_score(truth, scores)
     )
 
 
 def test_an_image_shown_three_times_makes_no_interval_narrower() -> None:
     scores, truth = RNG.standard_normal(N) + (LABELS == "ill"), LABELS == "ill"
-    once = auroc_with_interval(scores, truth, EACH_ITS_OWN)
+    once = auroc_with_interval(scores, truth, ONE_IMAGE_EACH)
     thrice = auroc_with_interval(
-        *(np.repeat(values, 3) for values in (scores, truth, EACH_ITS_OWN))
+        *(np.repeat(values, 3) for values in (scores, truth, ONE_IMAGE_EACH))
     )
     np.testing.assert_allclose(thrice[1], once[1])
 
@@ -110,15 +110,15 @@ def test_an_image_shown_three_times_makes_no_interval_narrower() -> None:
 def test_the_interval_is_as_wide_as_the_area_varies() -> None:
     """Of two images each of 60 subjects, much alike, over 400 draws of subjects."""
     truth, subjects = np.repeat([True, False], 60), np.arange(120) // 2
-    found = []
+    estimates = []
     for _ in range(400):
         of_subject = RNG.standard_normal(60)[subjects]
-        found.append(
+        estimates.append(
             auroc_with_interval(
                 of_subject + 0.5 * RNG.standard_normal(120) + truth, truth, subjects
             )
         )
-    areas, intervals = np.array([one[0] for one in found]), np.array([one[1] for one in found])
+    areas, intervals = (np.array(values) for values in zip(*estimates, strict=True))
     expected = norm.cdf(1 / np.sqrt(2 * 1.25))
     assert areas.mean() == pytest.approx(expected, abs=0.01)
     covered = (intervals[:, 0] < expected) & (expected < intervals[:, 1])
@@ -127,5 +127,5 @@ def test_the_interval_is_as_wide_as_the_area_varies() -> None:
     assert np.median(widths) == pytest.approx(2 * 1.96 * areas.std(), rel=0.1)
 
 
-def test_what_is_told_for_certain_has_no_width() -> None:
-    assert auroc_with_interval(np.arange(N), LABELS == "well", EACH_ITS_OWN) == (1, (1, 1))
+def test_a_perfect_ranking_has_no_width() -> None:
+    assert auroc_with_interval(np.arange(N), LABELS == "well", ONE_IMAGE_EACH) == (1, (1, 1))

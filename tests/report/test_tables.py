@@ -60,9 +60,9 @@ def test_every_table_ends_with_the_audit() -> None:
     shortcut = Shortcut("frame", "the frame around the object", 0.9794)
     audit = AuditHeadline(shortcut, {"ill": 0.6564, "normal": 0.9219, "rare": None}, 6)
     assert extract_table(ExtractSummary(3, 1.0, {}, audit=audit))[1:] == [
-        "  audit: the frame around the object alone tells the label at AUROC 0.979 "
+        "  audit: the frame around the object alone predicts the label at AUROC 0.979 "
         "(cross-validated on train)",
-        "  audit: test images are told from train at AUROC ill 0.656, normal 0.922",
+        "  audit: test images can be told from training images at AUROC ill 0.656, normal 0.922",
         "  audit: 6 warning(s), explained in audit.html of the ingest artifact",
     ]
 

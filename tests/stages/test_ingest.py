@@ -196,9 +196,9 @@ def test_broken_files_are_set_aside_and_the_run_goes_on(folder: Path, tmp_path: 
     for reason, (_, expected) in zip(table["reason"], broken.values(), strict=True):
         assert reason.startswith(expected)
     assert (summary.quarantined, summary.images) == (3, 57)
-    kept = [path not in broken for path in splits(tmp_path / "whole")]
+    readable = [path not in broken for path in splits(tmp_path / "whole")]
     originals = np.load(tmp_path / "whole" / "originals.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "originals.npy"), originals[kept])
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "originals.npy"), originals[readable])
 
 
 def test_what_the_source_wants_set_aside_may_be_any_share(

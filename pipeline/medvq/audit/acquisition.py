@@ -2,7 +2,7 @@
 
 Only the attributes named here are read from a DICOM header. Equipment is hashed as it is read,
 dates become days since the set's first, and none of it is written anywhere: the audit keeps only
-how well each group tells the label.
+how well each group predicts the label.
 """
 
 from __future__ import annotations

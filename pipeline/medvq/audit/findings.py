@@ -54,7 +54,7 @@ class SubjectRule:
 
 @dataclass(frozen=True)
 class ShortcutFinding:
-    """How well something besides the object tells the label; a ``warning`` calls for a look."""
+    """How well something besides the object predicts the label; a ``warning`` calls for a look."""
 
     name: str
     what: str
@@ -171,7 +171,7 @@ def audit(
     clusters = acquisition_clusters(frame, seed)
     tables = _tables(manifest, frame, acquisition)
     outliers = find_outliers(manifest, statistics)
-    found = Audit(
+    result = Audit(
         dataset=dataset,
         images=len(manifest),
         images_published=published,
@@ -192,7 +192,7 @@ def audit(
         near_duplicates=[DuplicateGroup.of(manifest, group) for group in near[:MAX_LISTED]],
         near_duplicates_not_searched=reason,
     )
-    return found, clusters
+    return result, clusters
 
 
 def balance(table: pd.DataFrame) -> Balance:
@@ -232,7 +232,7 @@ def _subject_rule(rule: str, outer: pd.DataFrame, subjects: list[str]) -> Subjec
 def _tables(
     manifest: pd.DataFrame, frame: NDArray[np.float32], acquisition: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
-    """Return what may tell the label, by name: N rows each."""
+    """Return what may predict the label, by name: N rows each."""
     both = pd.DataFrame(frame)
     both.columns = both.columns.astype(str)
     sizes = manifest[["width", "height", "depth"]].reset_index(drop=True).astype(float)
@@ -253,7 +253,7 @@ def _tables(
 def _shortcuts(
     outer: pd.DataFrame, tables: Mapping[str, pd.DataFrame], seed: int
 ) -> list[ShortcutFinding]:
-    """Measure how well each table tells the label on train and validation."""
+    """Measure how well each table predicts the label on train and validation."""
     rows = ((outer["split"] == "train") & (outer["label_name"] != "")).to_numpy()
     labels, subjects = (outer.loc[rows, c].to_numpy(str) for c in ("label_name", "subject_id"))
     chosen = {name: table[rows] for name, table in tables.items()}

@@ -1,4 +1,4 @@
-"""What tells the label without the object of the image: a classifier may learn it instead.
+"""What predicts the label without the object of the image: a classifier may learn it instead.
 
 Each measure is the AUROC of a logistic regression in cross-validation grouped by subject, so that
 no subject is judged by a model that saw another of its images. With more than two classes it is the
@@ -49,7 +49,7 @@ _NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class ShortcutResult:
-    """How well something tells a target: an AUROC with its 95% interval, or why there is none."""
+    """How well something predicts a target: an AUROC with its 95% interval, or why there is none."""
 
     auroc: float | None
     reason: str = ""
@@ -62,7 +62,7 @@ def measure_shortcuts(
     subjects: NDArray[Any],
     seed: int = 0,
 ) -> dict[str, ShortcutResult]:
-    """Measure how well each of ``tables`` tells ``target``.
+    """Measure how well each of ``tables`` predicts ``target``.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def _influence(
 def _design_matrix(table: pd.DataFrame) -> NDArray[np.float64]:
     """Return standardised columns: numbers, whether they are known, and indicators of categories.
 
-    Squares and products of a few numbers are added, since too small may tell as much as too large.
+    Squares and products of a few numbers are added, since too small may say as much as too large.
     """
     numbers = table.select_dtypes("number")
     columns = numbers.fillna(numbers.mean()).to_numpy(np.float64)

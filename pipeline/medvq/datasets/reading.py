@@ -103,8 +103,7 @@ def read_dataset(
         if not item.set_aside:
             broken.append(result.reason)
     if quarantine and images:
-        kept = np.array(originals[: len(images)])
-        np.save(file, kept)
+        np.save(file, np.array(originals[: len(images)]))
         originals = np.load(file, mmap_mode="r")
     return ReadDataset(
         images,

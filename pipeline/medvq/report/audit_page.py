@@ -39,11 +39,11 @@ def write_audit_page(folder: Path) -> None:
     images = np.load(folder / "originals.npy", mmap_mode="r")
     clusters = pd.read_csv(folder / "clusters.csv")["cluster"].to_numpy()
     exact, near = audit.exact_duplicates[:_MAX_SHOWN], audit.near_duplicates[:_MAX_SHOWN]
-    shown = {
+    pictured = {
         *(name for group in (*exact, *near) for name in group.images[:_MAX_SHOWN_OF_GROUP]),
         *(name for names in audit.outliers.values() for name in names[:_MAX_SHOWN]),
     }
-    rows = {name: row for row, name in enumerate(manifest["image_id"]) if name in shown}
+    rows = {name: row for row, name in enumerate(manifest["image_id"]) if name in pictured}
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -237,13 +237,13 @@ def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
 
 
 def _draw_typicality(predictions: pd.DataFrame, check: TypicalityCheck, figures: Path) -> None:
-    shown = (
+    groups = (
         (np.array(check.scores), plots.SKY, "bar", "validation images of the training set"),
         (predictions["out_of_distribution_score"].to_numpy(), plots.RED, "step", "these images"),
     )
-    edges = np.histogram_bin_edges(np.concatenate([scores for scores, *_ in shown]), 40)
+    edges = np.histogram_bin_edges(np.concatenate([scores for scores, *_ in groups]), 40)
     with plots.panels(figures / "typicality.png", height=3.8) as (axis,):
-        for scores, colour, kind, label in shown:
+        for scores, colour, kind, label in groups:
             style: dict[str, Any] = {"color": colour, "histtype": kind, "label": label, "lw": 1.5}
             axis.hist(scores, edges.tolist(), weights=[100 / len(scores)] * len(scores), **style)
         axis.axvline(check.threshold, color=plots.BLACK, ls="--", label="threshold")

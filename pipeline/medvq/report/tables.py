@@ -144,12 +144,14 @@ def _audit_lines(audit: AuditHeadline | None) -> list[str]:
         return lines
     if shortcut := audit.strongest_shortcut:
         lines.append(
-            f"  audit: {shortcut.what} alone tells the label at AUROC {shortcut.auroc:.3f} "
+            f"  audit: {shortcut.what} alone predicts the label at AUROC {shortcut.auroc:.3f} "
             "(cross-validated on train)"
         )
     shift = audit.test_told_from_train.items()
     if measured := [f"{label} {auroc:.3f}" for label, auroc in shift if auroc is not None]:
-        lines.append(f"  audit: test images are told from train at AUROC {', '.join(measured)}")
+        lines.append(
+            f"  audit: test images can be told from training images at AUROC {', '.join(measured)}"
+        )
     if audit.warnings:
         lines.append(
             f"  audit: {audit.warnings} warning(s), explained in audit.html of the ingest artifact"

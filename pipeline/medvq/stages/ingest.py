@@ -153,7 +153,7 @@ def _audit(
     from medvq.images.workers import processors
 
     acquisition = pd.DataFrame(index=range(len(data.images)))
-    # A file that holds many images tells nothing of each.
+    # A file that holds many images says nothing of each.
     if all(image.index is None for image in data.images):
         acquisition = describe([image.path for image in data.images], processors())
     rules = sources.dataset(config.source).subject_rules(manifest["path"].tolist())
