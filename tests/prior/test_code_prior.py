@@ -241,14 +241,6 @@ def fit(model: type[CodePrior], size: int, batches: list[Tensor]) -> CodePrior:
     return prior.eval()
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_prior_of_one_image_samples_that_image(model: type[CodePrior]) -> None:
-    image = torch.randint(8, (1, 4, 4), generator=torch.Generator().manual_seed(3))
-    prior = fit(model, 8, [image.expand(4, 4, 4)] * 120)
-    samples = prior.sample(torch.rand(16, 4, 4) * 0.98 + 0.01)
-    assert torch.equal(samples, image.expand(16, 4, 4))
-
-
 def markov_chain(number: int, generator: torch.Generator) -> tuple[Tensor, float]:
     """Return 3x3 grids of a Markov chain in raster order, and its entropy in nats per code.
 

@@ -215,14 +215,11 @@ def test_samples_of_several_levels_are_decoded_from_all(
     ("override", "message"),
     [
         ("sample.number=0", "sample.number=0: Input should be greater than or equal to 1"),
-        ("sample.number=1e6", "sample.number=1000000.0: Input should be"),
         ("sample.temperature=0", "sample.temperature=0: Input should be greater"),
         ("sample.top_p=1.5", "sample.top_p=1.5: Input should be less than or equal to 1"),
-        ("sample.guidance=-1", "sample.guidance=-1: Input should be greater than or equal to 0"),
         ("sample.guidance=21", "sample.guidance=21: Input should be less than or equal to 20"),
         ("prior.model=vae", "prior.model='vae': Input should be 'pixelcnn' or 'transformer'"),
         ("prior.channels=90", "channels must be a multiple of heads"),
-        ("prior.layers=3", "no such key"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(override: str, message: str) -> None:

@@ -28,14 +28,12 @@ class CodeScores:
     codes : int64 (N, *grid), of the coarsest level.
     negative_log_likelihood : (N, *grid), of every code, in bits.
     reconstruction : (N,), mean squared error, in squared units of [0, 1].
-    quantization : (N,), mean squared distance of the latents to their codes.
     features : (N, width), the deepest feature map pooled to a grid.
     """
 
     codes: NDArray[np.int64]
     negative_log_likelihood: Floats
     reconstruction: Floats
-    quantization: Floats
     features: Floats
 
 
@@ -50,14 +48,12 @@ def score_images(
         target = to_unit(images[start : start + batch]).to(device)
         encoded = model.features(to_network(target))
         codes, *finer = model.quantize(encoded)[1]
-        values = model.quantizers[0].decode(codes)
         error = from_network(model.decode(codes, *finer)).clamp(0, 1) - target
         parts.append(
             (
                 codes.cpu().numpy(),
                 negative_log_likelihood(prior, codes),
                 error.square().flatten(1).mean(1).cpu().numpy(),
-                (encoded.latent - values).square().flatten(1).mean(1).cpu().numpy(),
                 pool_to_grid(encoded.levels[-1], grid),
             )
         )

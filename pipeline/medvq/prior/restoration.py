@@ -14,8 +14,6 @@ References
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,33 +39,19 @@ def limits(reference: Floats, share: float) -> Floats:
     return np.asarray(np.quantile(reference, 1 - share, axis=0))
 
 
-class Restored(NamedTuple):
-    """Images in [0, 1], float32 (N, C, *spatial), before and after restoration.
-
-    Attributes
-    ----------
-    reconstruction : of the images' own codes.
-    mean : of the images of all restored codes.
-    """
-
-    reconstruction: Tensor
-    mean: Tensor
-
-    @property
-    def difference(self) -> Tensor:
-        """Absolute difference, the mean over channels: (N, *spatial)."""
-        return (self.reconstruction - self.mean).abs().mean(1)
-
-
-def restoration(
+def anomaly_maps(
     model: VQVAE,
     prior: CodePrior,
     codes: NDArray[np.int64],
     improbable: NDArray[np.bool_],
     draws: int = 8,
     seed: int = 0,
-) -> Restored:
-    """Restore images of a model with a single level of codes; arguments as of :func:`restore`."""
+) -> Floats:
+    """Return how far images are from the mean of their restored versions, (N, *spatial).
+
+    That is the absolute difference of images in [0, 1], the mean over channels. The model has a
+    single level of codes; other arguments as of :func:`restore`.
+    """
     grids = torch.from_numpy(codes)
     restored = restore(prior, grids, torch.from_numpy(improbable), draws, seed)
     device = next(model.parameters()).device
@@ -76,12 +60,11 @@ def restoration(
     def decode(grids: Tensor) -> Tensor:
         return from_network(model.decode(grids.to(device)).cpu()).clamp(0, 1)
 
-    def decode_mean(rows: Tensor) -> Tensor:
-        return torch.stack([decode(draw[rows]) for draw in restored]).mean(0)
+    def difference(rows: Tensor) -> Tensor:
+        mean = torch.stack([decode(draw[rows]) for draw in restored]).mean(0)
+        return (decode(grids[rows]) - mean).abs().mean(1)
 
-    rows = torch.arange(len(grids))
-    reconstruction = in_batches(lambda rows: decode(grids[rows]), rows, _BATCH)
-    return Restored(reconstruction, in_batches(decode_mean, rows, _BATCH))
+    return in_batches(difference, torch.arange(len(grids)), _BATCH).numpy()
 
 
 def restore(

@@ -17,6 +17,8 @@ from medvq.method.vqvae import VQVAE
 from medvq.prior.code_prior import CodePrior, Conditions
 
 SAMPLES = "samples.npz"
+_BATCH = 64
+"""Images that are decoded at once."""
 
 
 def sample_codes(
@@ -55,7 +57,7 @@ def independent_codes(codes: Tensor, number: int, rng: np.random.Generator) -> T
 
 
 @torch.inference_mode()
-def decode_codes(model: VQVAE, *levels: Tensor, size: int = 64) -> NDArray[np.uint8]:
+def decode_codes(model: VQVAE, *levels: Tensor) -> NDArray[np.uint8]:
     """Return the images of code grids (N, *grid) of every level as the cache has them.
 
     They are bytes (N, C, *spatial), of grey pictures (N, height, width).
@@ -65,7 +67,7 @@ def decode_codes(model: VQVAE, *levels: Tensor, size: int = 64) -> NDArray[np.ui
     def decode(rows: Tensor) -> Tensor:
         return model.decode(*(codes[rows].to(device) for codes in levels)).cpu()
 
-    images = to_bytes(in_batches(decode, torch.arange(len(levels[0])), size))
+    images = to_bytes(in_batches(decode, torch.arange(len(levels[0])), _BATCH))
     return images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
 
 
