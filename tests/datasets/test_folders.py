@@ -45,40 +45,42 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_table_from_a_spreadsheet(folder: Path) -> None:
-    # Excel writes a byte order mark, semicolons aside, and columns nobody asked for.
-    table = "\ufefffile,ward,label,subject,split\nb.png,3,ill,Bo,Testing\na.png,4, well ,Ann,\n"
-    (folder / "labels.csv").write_text(table, encoding="utf-8")
-    assert listed(folder) == [
-        SourceImage(folder / "a.png", "a.png", named("Ann"), "train", "well"),
-        SourceImage(folder / "b.png", "b.png", named("Bo"), "test", "ill"),
-    ]
+def write_table(folder: Path, text: str, encoding: str = "utf-8") -> None:
+    (folder / "labels.csv").write_bytes(text.encode(encoding))
 
 
-TABLE = "file,label,split,note\r\na.png,gesünder,train,\r\n\r\nb.png, ill ,test,\r\n"
+TABLE = "file,label,split,ward\r\nb.png, ill ,Testing,3\r\n\r\na.png,gesünder,,\r\n"
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_what_spreadsheets_write(folder: Path, separator: str, encoding: str) -> None:
-    (folder / "labels.csv").write_bytes(TABLE.replace(",", separator).encode(encoding))
-    found = [(image.shown_path, image.split, image.label) for image in listed(folder)]
-    assert found == [("a.png", "train", "gesünder"), ("b.png", "test", "ill")]
+    write_table(folder, TABLE.replace(",", separator), encoding)
+    assert listed(folder) == [
+        SourceImage(folder / "a.png", "a.png", named("a.png"), "train", "gesünder"),
+        SourceImage(folder / "b.png", "b.png", named("b.png"), "test", "ill"),
+    ]
 
 
-def test_quotes_hold_separators_and_a_row_may_come_twice(folder: Path) -> None:
-    (folder / "labels.csv").write_text('file,label\n"./a.png","ill, very"\na.png,"ill, very"\n')
-    assert [(i.shown_path, i.label) for i in listed(folder)] == [("a.png", "ill, very")]
-
-
-def test_paths_written_on_windows(tmp_path: Path) -> None:
-    touch(tmp_path, "in/a.png")
-    (tmp_path / "labels.csv").write_text("file,label\nin\\a.png,ill\n")
-    assert [(i.shown_path, i.label) for i in listed(tmp_path)] == [("in/a.png", "ill")]
+@pytest.mark.parametrize(
+    ("table", "path", "label"),
+    [
+        ('file,label\n"./a.png","ill, very"\na.png,"ill, very"\n', "a.png", "ill, very"),
+        ("file,label\nin\\a.png,ill\n", "in/a.png", "ill"),
+        ("file\na.png\n", "a.png", None),
+    ],
+    ids=["quotes, and a row twice", "a path of Windows", "a column of files is enough"],
+)
+def test_rows_as_people_write_them(folder: Path, table: str, path: str, label: str | None) -> None:
+    touch(folder, "in/a.png")
+    write_table(folder, table)
+    assert [(i.shown_path, i.subject, i.label) for i in listed(folder)] == [
+        (path, named(path), label)
+    ]
 
 
 def test_columns_may_have_other_names(folder: Path) -> None:
-    (folder / "labels.csv").write_text("Image;Diagnosis;Age\na.png;ill;61.5\nb.png;;\n")
+    write_table(folder, "Image;Diagnosis;Age\na.png;ill;61.5\nb.png;;\n")
     labels = {"file": "labels.csv", "key": "Image", "column": "Diagnosis", "target": "Age"}
     found = [(i.label, i.target, i.target_name) for i in listed(folder, labels)]
     assert found == [("ill", 61.5, "Age"), (None, None, "Age")]
@@ -86,7 +88,7 @@ def test_columns_may_have_other_names(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", ["3,5", "old", "nan", "inf"])
 def test_a_target_that_is_no_number(folder: Path, value: str) -> None:
-    (folder / "labels.csv").write_text(f"file;Age\na.png;3\nb.png;{value}\n")
+    write_table(folder, f"file;Age\na.png;3\nb.png;{value}\n")
     with pytest.raises(UserError, match="line 3: 'Age' is not a number"):
         listed(folder, {"file": "labels.csv", "target": "Age"})
 
@@ -104,7 +106,7 @@ def test_a_target_that_is_no_number(folder: Path, value: str) -> None:
 def test_a_column_that_is_asked_for_must_be_there(
     folder: Path, option: str, value: str, column: str
 ) -> None:
-    (folder / "labels.csv").write_text("file,label\na.png,ill\n")
+    write_table(folder, "file,label\na.png,ill\n")
     with pytest.raises(UserError, match=f"must have a column '{column}'"):
         listed(folder, {"file": "labels.csv", option: value})
 
@@ -121,12 +123,6 @@ def test_a_column_that_is_asked_for_must_be_there(
 def test_labels_are_a_closed_section(labels: dict[str, str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         SOURCE.validate_json(json.dumps({"kind": "image_folder", "labels": labels}))
-
-
-def test_a_file_column_is_enough(folder: Path) -> None:
-    (folder / "labels.csv").write_text("file\na.png\nb.png\n")
-    found = [(image.subject, image.split, image.label) for image in listed(folder)]
-    assert found == [(named("a.png"), "train", None), (named("b.png"), "train", None)]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +143,7 @@ def test_a_file_column_is_enough(folder: Path) -> None:
     ],
 )
 def test_a_table_that_cannot_be_followed(folder: Path, table: str, reason: str) -> None:
-    (folder / "labels.csv").write_text(table)
+    write_table(folder, table)
     with pytest.raises(UserError, match=reason) as caught:
         listed(folder)
     assert str(folder) in str(caught.value)
@@ -155,7 +151,7 @@ def test_a_table_that_cannot_be_followed(folder: Path, table: str, reason: str) 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-32"])
 def test_a_table_that_is_not_utf8(folder: Path, encoding: str) -> None:
-    (folder / "labels.csv").write_bytes("file,label\na.png,gesünder\n".encode(encoding))
+    write_table(folder, "file,label\na.png,gesünder\n", encoding)
     with pytest.raises(UserError, match="UTF-8"):
         listed(folder)
 
@@ -191,7 +187,7 @@ def test_an_empty_folder_says_what_it_looked_for(tmp_path: Path) -> None:
 def test_dicom_files_are_shown_by_no_name(tmp_path: Path) -> None:
     for name in ("Ann_1", "Ann_2.dcm", "Bo.dicom"):
         write_dicom(tmp_path / name, patient=name.split("_")[0].split(".")[0])
-    (tmp_path / "labels.csv").write_text("file,subject\nAnn_1,\nAnn_2.dcm,\nBo.dicom,Bob\n")
+    write_table(tmp_path, "file,subject\nAnn_1,\nAnn_2.dcm,\nBo.dicom,Bob\n")
     images = listed(tmp_path)
     assert [image.shown_path for image in images] == ["", "", ""]
     assert [image.subject for image in images] == [named("Ann"), named("Ann"), named("Bob")]
@@ -240,7 +236,7 @@ def test_an_archive_shows_no_name_and_takes_no_label_from_its_folders(archive: P
 )
 def test_labels_are_joined(archive: Path, join: str, rows: str, expected: list[str | None]) -> None:
     key = "file" if join == "path" else join
-    (archive / "labels.csv").write_text(f"{key},label\n{rows}")
+    write_table(archive, f"{key},label\n{rows}")
     images = in_archive(archive, {"file": "labels.csv", "join": join})
     assert [image.label for image in images] == expected
 
@@ -248,7 +244,7 @@ def test_labels_are_joined(archive: Path, join: str, rows: str, expected: list[s
 def test_labels_are_joined_on_the_instance(archive: Path) -> None:
     one = write_dicom(archive / "Cy" / "x.dcm", "Cy")
     two = write_dicom(archive / "Cy" / "y.dcm", "Cy")
-    (archive / "labels.csv").write_text(f"instance,label,split\n{one},ill,\n{two},well,test\n")
+    write_table(archive, f"instance,label,split\n{one},ill,\n{two},well,test\n")
     images = in_archive(archive, {"file": "labels.csv", "join": "instance"})
     assert [(i.label, i.split) for i in images[-2:]] == [("ill", "train"), ("well", "test")]
     assert {i.label for i in images[:-2]} == {None}
@@ -265,40 +261,40 @@ def test_without_any_split_a_share_of_the_subjects_is_for_the_test(tmp_path: Pat
     rows = [(f"{number:03d}.png", f"subject {number // 2}") for number in range(400)]
     touch(tmp_path, *(name for name, _ in rows))
     table = "".join(f"{name},{subject}\n" for name, subject in rows)
-    (tmp_path / "labels.csv").write_text(f"file,subject\n{table}")
+    write_table(tmp_path, f"file,subject\n{table}")
     images = listed(tmp_path, test_fraction=0.3)
     splits = {image.subject: image.split for image in images}
     assert [splits[image.subject] for image in images] == [image.split for image in images]
     drawn = list(splits.values()).count("test")
     assert abs(drawn - 60) < 26  # four deviations
     kept = "".join(f"{name},{subject}\n" for name, subject in rows[100:])
-    (tmp_path / "labels.csv").write_text(f"file,subject\n{kept}")
+    write_table(tmp_path, f"file,subject\n{kept}")
     assert listed(tmp_path, test_fraction=0.3) == images[100:]
     one_told = "file,subject,split\n000.png,any,test\n001.png,other,\n002.png,third,\n"
-    (tmp_path / "labels.csv").write_text(one_told)
+    write_table(tmp_path, one_told)
     found = [image.split for image in listed(tmp_path, test_fraction=0.9)]
     assert found == ["test", "train", "train"]
 
 
 def test_a_table_without_any_label_is_warned_of(folder: Path) -> None:
-    (folder / "labels.csv").write_text("file,diagnosis\na.png,ill\n")
+    write_table(folder, "file,diagnosis\na.png,ill\n")
     with pytest.warns(Notice, match="labels no image: no row has a 'label'"):
         assert [image.label for image in listed(folder, "labels.csv")] == [None]
 
 
 def test_ids_that_name_no_image(archive: Path) -> None:
     labels = {"file": "labels.csv", "join": "subject"}
-    (archive / "labels.csv").write_text("subject,label\nAnn,ill\nCy,well\n")
+    write_table(archive, "subject,label\nAnn,ill\nCy,well\n")
     with pytest.warns(Notice, match="1 of 2 rows of the labels name no subject of any image"):
         assert next(iter(in_archive(archive, labels))).label == "ill"
-    (archive / "labels.csv").write_text("subject,label\nCy,well\n")
+    write_table(archive, "subject,label\nCy,well\n")
     with pytest.raises(UserError, match="name no subject of any image") as caught:
         in_archive(archive, labels)
     assert "Cy" not in str(caught.value)
 
 
 def test_two_rows_that_contradict_each_other(archive: Path) -> None:
-    (archive / "labels.csv").write_text("subject,label\nAnn,ill\nBo,ill\nAnn,well\n")
+    write_table(archive, "subject,label\nAnn,ill\nBo,ill\nAnn,well\n")
     with pytest.raises(UserError, match="line 4: contradicts line 2") as caught:
         in_archive(archive, {"file": "labels.csv", "join": "subject"})
     assert "Ann" not in str(caught.value)
@@ -330,7 +326,7 @@ def test_series_are_volumes_where_that_is_asked_for(archive: Path) -> None:
         archive / "Ann" / "1.1" / "scout", "Ann", StudyInstanceUID="1.1",
         SeriesInstanceUID="1.1.1", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
     )  # fmt: skip
-    (archive / "labels.csv").write_text("study,label\n1.1,ill\n1.3,well\n")
+    write_table(archive, "study,label\n1.1,ill\n1.3,well\n")
     labels = {"file": "labels.csv", "join": "study"}
     images = in_archive(archive, labels, series_as_volumes=True, window=[40, 400])
     found = [([p.name for p in image.parts], image.label, image.set_aside) for image in images]
