@@ -39,7 +39,7 @@ GROUPS = ("file_size", "equipment", "settings", "moment", "person")
 
 
 def describe(paths: Sequence[Path], workers: int = 2) -> pd.DataFrame:
-    """Return one row per file: its size in bytes and, of a DICOM file, what its header tells.
+    """Return one row per file: its size in bytes and, of a DICOM file, what its header says.
 
     Columns are ``file_size`` and ``<group>.<attribute>``: numbers, NaN where there is none, or
     hashes (of type object) of what is no number. Empty columns are left out.

@@ -27,14 +27,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images that are the same.
-
-    Attributes
-    ----------
-    images : their identities.
-    splits, labels : the splits and the names of labels that they stand under, sorted.
-    subjects : how many subjects they are said to be of.
-    """
+    """Identities of images that are the same, and the splits, labels and subjects they have."""
 
     images: list[str]
     splits: list[str]
@@ -45,12 +38,8 @@ class DuplicateGroup:
     def of(cls, manifest: pd.DataFrame, rows: list[int]) -> DuplicateGroup:
         """Describe the images in some rows of the manifest."""
         group = manifest.iloc[rows]
-        return cls(
-            group["image_id"].tolist(),
-            sorted(set(group["split"])),
-            sorted(set(group["label_name"])),
-            int(group["subject_id"].nunique()),
-        )
+        splits, labels = (sorted(set(group[name])) for name in ("split", "label_name"))
+        return cls(group["image_id"].tolist(), splits, labels, int(group["subject_id"].nunique()))
 
 
 def rows_with_equal(keys: pd.Series) -> list[list[int]]:
@@ -70,13 +59,10 @@ def near_duplicates(thumbnails: NDArray[np.uint8]) -> tuple[list[list[int]], str
     All pairs are compared by the lowest 8x8 frequencies of their cosine transforms, and those
     that pass by all of the thumbnail: they correlate above :data:`NEAR`.
 
-    Parameters
-    ----------
-    thumbnails : shape (N, side, side).
-
     Returns
     -------
-    Groups of rows; and why there was no search, empty where there was one.
+    Groups of rows of ``thumbnails`` (N, side, side); and why there was no search, empty where
+    there was one.
     """
     if len(thumbnails) > _MAX_IMAGES:
         return [], f"there are more than {_MAX_IMAGES} images"

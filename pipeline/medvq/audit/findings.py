@@ -255,11 +255,11 @@ def _shortcuts(
 ) -> list[ShortcutFinding]:
     """Measure how well each table predicts the label on train and validation."""
     rows = ((outer["split"] == "train") & (outer["label_name"] != "")).to_numpy()
-    labels, subjects = (outer.loc[rows, c].to_numpy(str) for c in ("label_name", "subject_id"))
-    chosen = {name: table[rows] for name, table in tables.items()}
-    results = measure_shortcuts(chosen, labels, subjects, seed)
-    if not rows.any():
-        results = dict.fromkeys(tables, ShortcutResult(None, "no labels"))
+    results = dict.fromkeys(tables, ShortcutResult(None, "no labels"))
+    if rows.any():
+        labels, subjects = (outer.loc[rows, c].to_numpy(str) for c in ("label_name", "subject_id"))
+        labelled = {name: table[rows] for name, table in tables.items()}
+        results = measure_shortcuts(labelled, labels, subjects, seed)
     findings = []
     for name, result in results.items():
         what = _SHORTCUTS[name]

@@ -49,7 +49,7 @@ _NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class ShortcutResult:
-    """How well something predicts a target: an AUROC with its 95% interval, or why there is none."""
+    """How well something predicts a target: AUROC with 95% interval, or why there is none."""
 
     auroc: float | None
     reason: str = ""

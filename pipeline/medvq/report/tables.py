@@ -10,10 +10,8 @@ from medvq.summaries import (
     EvaluateSummary,
     ExtractSummary,
     IngestSummary,
-    Interval,
     PretrainSummary,
     PriorSummary,
-    ProbeRow,
     ProbeSummary,
     SampleSummary,
 )
@@ -98,7 +96,8 @@ def probe_table(summary: ProbeSummary) -> list[str]:
         f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + "   validation",
     ]
     for row in summary.rows:
-        cells = "".join(_cell(row.metrics[name]) for name in columns)
+        values = [row.metrics[name] for name in columns]
+        cells = "".join(f"{v.mean:>7.3f} [{v.ci95[0]:.2f},{v.ci95[1]:.2f}]" for v in values)
         score = f"{row.validation.score:>13.3f}" if row.validation else ""
         lines.append(f"  {row.features:<19}{cells}{score}")
     for name, gap in summary.medvq_minus.items():
@@ -113,7 +112,11 @@ def evaluate_table(summary: EvaluateSummary) -> list[str]:
     lines = [
         f"  {summary.images} images, {summary.labelled} with a truth, "
         f"{summary.seen_in_training} left out since training has seen them",
-        *(line for row in summary.rows for line in _metric_lines(row)),
+        *(
+            f"  {name:<19}{value.mean:>7.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}]"
+            for row in summary.rows
+            for name, value in row.metrics.items()
+        ),
     ]
     if not summary.rows:
         lines.append("  nothing to judge by: the truth of these images is not known in two classes")
@@ -124,17 +127,6 @@ def evaluate_table(summary: EvaluateSummary) -> list[str]:
         f"are (median score {check.median:.2f} against {check.reference_median:.2f} bits per code)"
     )
     return lines + _audit_lines(summary.audit)
-
-
-def _cell(value: Interval) -> str:
-    return f"{value.mean:>7.3f} [{value.ci95[0]:.2f},{value.ci95[1]:.2f}]"
-
-
-def _metric_lines(row: ProbeRow) -> list[str]:
-    return [
-        f"  {name:<19}{value.mean:>7.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}]"
-        for name, value in row.metrics.items()
-    ]
 
 
 def _audit_lines(audit: AuditHeadline | None) -> list[str]:
