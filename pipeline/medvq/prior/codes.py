@@ -60,13 +60,7 @@ class CodeMaps:
         return self.levels[0]
 
     def rows(self, split: str, class_name: str | None = None) -> NDArray[np.intp]:
-        """Return the indices of the images of a split, and of a class where one is named.
-
-        Raises
-        ------
-        UserError
-            There is no such class.
-        """
+        """Return the indices of the images of a split, and of a class where one is named."""
         chosen = (self.keys["split"] == split).to_numpy()
         if class_name is not None:
             chosen = chosen & (self.labels == self.label_of(class_name)).numpy()
