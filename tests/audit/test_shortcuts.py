@@ -1,9 +1,12 @@
 """How well a table tells a label: known answers, and no subject in two folds."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from medvq.audit.shortcuts import MIN_SUBJECTS, auroc_with_interval, measure_shortcuts
+from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -16,9 +19,12 @@ LABELS = np.repeat(["ill", "well"], N // 2)
 ONE_IMAGE_EACH = np.arange(N)
 
 
-def auroc(table: pd.DataFrame, labels=LABELS, subjects=ONE_IMAGE_EACH) -> float:
+def auroc(
+    table: pd.DataFrame, labels: NDArray[Any] = LABELS, subjects: NDArray[Any] = ONE_IMAGE_EACH
+) -> float:
     result = measure_shortcuts({"": table}, labels, subjects)[""]
     assert result.reason == ""
+    assert result.auroc is not None
     return result.auroc
 
 

@@ -52,6 +52,11 @@ def audited(
     )
 
 
-def shortcut_auroc(result: Audit, name: str) -> float | None:
-    """Return the AUROC of a shortcut of an audit by its name."""
-    return next(one.auroc for one in result.shortcuts if one.name == name)
+def shortcut_aurocs(result: Audit) -> dict[str, float]:
+    """Return the AUROC of every shortcut that was measured."""
+    return {one.name: one.auroc for one in result.shortcuts if one.auroc is not None}
+
+
+def shift_aurocs(result: Audit) -> dict[str, float]:
+    """Return the AUROC of the shift of every label where it was measured."""
+    return {one.label: one.auroc for one in result.shift if one.auroc is not None}

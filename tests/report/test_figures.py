@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from medvq.datasets.manifest import COLUMNS
 from medvq.prior.typicality import TypicalityCheck
 from medvq.report import plots
@@ -196,9 +197,9 @@ def predictions(tmp_path: Path) -> pd.DataFrame:
 def test_probe_shows_roc_and_calibration(
     tmp_path: Path, figures: Path, predictions: pd.DataFrame, saved: dict[str, Any]
 ) -> None:
-    already_open = plots.plt.get_fignums()
+    already_open = plt.get_fignums()
     draw_probe(tmp_path, probed(0.05), figures)
-    assert plots.plt.get_fignums() == already_open
+    assert plt.get_fignums() == already_open
     assert names_of(figures) == {"roc_and_calibration.png", "decisions_and_abstention.png"}
     for file in figures.iterdir():
         assert len(np.unique(greys(file))) > 30

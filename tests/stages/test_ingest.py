@@ -107,7 +107,7 @@ def test_splits_follow_the_source_and_keep_subjects_apart(
     for split, part in manifest.groupby("split"):
         counts = part["label_name"].value_counts().sort_index().to_dict()
         expected = SplitCount(len(part), part["subject_id"].nunique(), counts)
-        assert summary.splits[split] == expected
+        assert summary.splits[str(split)] == expected
     subjects = [split.subjects for split in summary.splits.values()]
     assert subjects[0] + subjects[1] == 20
     assert subjects[2] == 10

@@ -29,7 +29,7 @@ test images, aligned to the template of that artifact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -170,10 +170,8 @@ def _audit(
     return result, pd.DataFrame({"image_id": manifest["image_id"], "cluster": clusters})
 
 
-def _write(folder: Path, files: Mapping[str, pd.DataFrame | NDArray[Any] | Audit]) -> None:
+def _write(folder: Path, files: Files) -> None:
     """Write tables as CSV, arrays as NPY, and the audit as JSON."""
-    import json
-
     import numpy as np
     import pandas as pd
 
