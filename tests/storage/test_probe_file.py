@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import skops.io
 from medvq.errors import UserError
-from medvq.method.encodings import BlockScaler, CodeHistogram, FeatureColumns, NormScaler
+from medvq.method.encodings import BlockScaler, CodeHistogram, NormScaler
+from medvq.storage.encoded_features import FeatureColumns
 from medvq.storage.probe_file import FILE, load_probe, save_probe
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.linear_model import LogisticRegression, Ridge

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -19,42 +18,6 @@ _SQUARED_NORM = 1000
 
 class Encoding(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """The base of encodings: scikit-learn's classes, which mypy does not know."""
-
-
-class FeatureColumns(Encoding):
-    """Picks the columns that an encoding needs from a table with an array in every cell.
-
-    Such a table is what an encoder returns, or the feature store read by pandas. An array is
-    returned as it is.
-
-    Parameters
-    ----------
-    names : the columns, whose arrays are joined in this order.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"a": [np.array([1, 2])], "b": [np.array([3])]})
-    >>> FeatureColumns(["b", "a"]).fit_transform(table)
-    array([[3, 1, 2]])
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def fit(self, X: pd.DataFrame | ArrayLike, y: object = None) -> Self:
-        """Return the transformer itself; nothing is learnt."""
-        return self
-
-    def transform(self, X: pd.DataFrame | ArrayLike) -> NDArray[Any]:
-        """Return the joined columns, (N, D)."""
-        if not isinstance(X, pd.DataFrame):
-            return np.asarray(X)
-        if missing := [name for name in self.names if name not in X]:
-            raise ValueError(f"the table has no column '{missing[0]}', which the probe reads")
-        return np.concatenate([np.stack(list(X[name])) for name in self.names], axis=1)
 
 
 class CodeHistogram(Encoding):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -18,7 +18,7 @@ from medvq.errors import UserError
 from medvq.method.encodings import (
     BlockScaler,
     CodeHistogram,
-    FeatureColumns,
+    Encoding,
     NormScaler,
     pyramid_grids,
 )
@@ -39,6 +39,42 @@ FROM_CODES = ("histogram", "pyramid")
 _BATCH = 10_000
 """Rows that components are fitted on, and that are transformed at once. Components of more rows
 would take minutes and be the same; wide features of more take gigabytes in double precision."""
+
+
+class FeatureColumns(Encoding):
+    """Picks the columns that an encoding needs from a table with an array in every cell.
+
+    Such a table is what an encoder returns, or the feature store read by pandas. An array is
+    returned as it is.
+
+    Parameters
+    ----------
+    names : the columns, whose arrays are joined in this order.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"a": [np.array([1, 2])], "b": [np.array([3])]})
+    >>> FeatureColumns(["b", "a"]).fit_transform(table)
+    array([[3, 1, 2]])
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def fit(self, X: pd.DataFrame | ArrayLike, y: object = None) -> Self:
+        """Return the transformer itself; nothing is learnt."""
+        return self
+
+    def transform(self, X: pd.DataFrame | ArrayLike) -> NDArray[Any]:
+        """Return the joined columns, (N, D)."""
+        if not isinstance(X, pd.DataFrame):
+            return np.asarray(X)
+        if missing := [name for name in self.names if name not in X]:
+            raise ValueError(f"the table has no column '{missing[0]}', which the probe reads")
+        return np.concatenate([np.stack(list(X[name])) for name in self.names], axis=1)
 
 
 class FeatureStore:

@@ -15,9 +15,11 @@ from sklearn.pipeline import Pipeline
 from medvq.errors import UserError
 
 FILE = "probe.skops"
-_ENCODINGS = tuple(
-    f"medvq.method.encodings.{name}"
-    for name in ("FeatureColumns", "CodeHistogram", "BlockScaler", "NormScaler")
+_ENCODINGS = (
+    "medvq.storage.encoded_features.FeatureColumns",
+    "medvq.method.encodings.CodeHistogram",
+    "medvq.method.encodings.BlockScaler",
+    "medvq.method.encodings.NormScaler",
 )
 _ALLOWED = {
     "DictNode": {"builtins.dict"},
