@@ -19,7 +19,14 @@ from medvq.datasets.array_files import read_array_image
 from medvq.datasets.dataset import SourceImage
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
-from medvq.images.reading import ImageFiles, Reader, ReadResult, image_checksum, read_all
+from medvq.images.reading import (
+    ImageFiles,
+    Reader,
+    ReadResult,
+    image_checksum,
+    read_all,
+    warn_of_notices,
+)
 from medvq.images.resizing import fit_to_shape
 
 Bytes = NDArray[np.uint8]
@@ -102,6 +109,7 @@ def read_dataset(
         quarantine.append((item.shown_path, result.sha256, result.reason))
         if not item.set_aside:
             broken.append(result.reason)
+    warn_of_notices(results)
     if quarantine and images:
         np.save(file, np.array(originals[: len(images)]))
         originals = np.load(file, mmap_mode="r")

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -34,9 +34,13 @@ CREATE TABLE IF NOT EXISTS pictures (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, shape TEXT, size TEXT, crc INTEGER, pixels BLOB
 );
 CREATE TABLE IF NOT EXISTS refusals (key TEXT PRIMARY KEY, reason TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notices (key TEXT PRIMARY KEY, notices TEXT) WITHOUT ROWID;
 """
 # Rows that an interrupted run may lose.
 _COMMIT_EVERY = 256
+_GET = """
+SELECT shape, size, crc, pixels, notices FROM pictures LEFT JOIN notices USING (key) WHERE key=?
+"""
 _PUT = "INSERT OR REPLACE INTO pictures (key, shape, size, crc, pixels) VALUES (?, ?, ?, ?, ?)"
 _FORGET = """
 DELETE FROM pictures WHERE number IN (
@@ -87,21 +91,27 @@ class ReadCache:
         query = "SELECT 1 FROM pictures WHERE key=?1 UNION SELECT 1 FROM refusals WHERE key=?1"
         return self._row(query, key) is not None
 
-    def picture(self, key: str) -> tuple[Bytes, tuple[int, ...]] | None:
-        """Return pixels as read, and the size of the image; None where they are not whole."""
-        row = self._row("SELECT shape, size, crc, pixels FROM pictures WHERE key=?", key)
+    def picture(self, key: str) -> tuple[Bytes, tuple[int, ...], tuple[str, ...]] | None:
+        """Return pixels as read, the size of the image and notices; None where not whole."""
+        row = self._row(_GET, key)
         if row is None:
             return None
-        shape, size, crc, pixels = row
+        shape, size, crc, pixels, notices = row
         if zlib.crc32(pixels) != crc:
             self._write("DELETE FROM pictures WHERE key=?", key)
             return None
-        return np.frombuffer(pixels, np.uint8).reshape(json.loads(shape)), tuple(json.loads(size))
+        image = np.frombuffer(pixels, np.uint8).reshape(json.loads(shape))
+        return image, tuple(json.loads(size)), tuple(json.loads(notices or "[]"))
 
-    def put_picture(self, key: str, pixels: Bytes, size: tuple[int, ...]) -> None:
+    def put_picture(
+        self, key: str, pixels: Bytes, size: tuple[int, ...], notices: Sequence[str] = ()
+    ) -> None:
         data = np.ascontiguousarray(pixels).tobytes()
         shapes = json.dumps(pixels.shape), json.dumps(size)
         self._write(_PUT, key, *shapes, zlib.crc32(data), data)
+        if notices:
+            text = json.dumps(notices)
+            self._write("INSERT OR REPLACE INTO notices VALUES (?, ?)", key, text)
 
     def refusal(self, key: str) -> str:
         """Return why the image is refused; empty where that is not known, or it is not."""

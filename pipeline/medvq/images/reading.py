@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from medvq.errors import UnreachableFile, UnreadableImage
+from medvq.errors import Notice, UnreachableFile, UnreadableImage
 from medvq.images.cache import ReadCache
 from medvq.images.formats import Window, read_image, read_series
+from medvq.images.formats.notes import recorded
 from medvq.images.resizing import Fit, fit_to_shape, shrink_bytes
 from medvq.images.workers import WorkerFailure, map_in_processes, processors
 
@@ -33,7 +36,7 @@ Bytes = NDArray[np.uint8]
 # Seconds after which a decoder counts as hung: far more than any image takes, even from a share.
 TIMEOUT = 300.0
 # Of the code that reads: raise it when the same file comes to give other bytes.
-_VERSION = 2
+_VERSION = 3
 # Larger JPEGs, in pixels or bytes, are read with bounded memory by `formats.picture`.
 _MAX_FAST_PIXELS = 2**26
 _EXIF_ORIENTATION = 0x0112
@@ -53,6 +56,7 @@ class ReadResult:
     size : along each spatial axis, before it was fitted.
     reason : why it was not read, for the quarantine.
     lasting : whether that is so for any file of this content, and not of this moment.
+    notices : deviations of the file that the user should be told of.
     """
 
     image: Bytes | None
@@ -60,6 +64,7 @@ class ReadResult:
     size: tuple[int, ...] = ()
     reason: str = ""
     lasting: bool = False
+    notices: tuple[str, ...] = ()
 
 
 class ImageFiles(NamedTuple):
@@ -79,6 +84,11 @@ class Reader:
     fit: Fit = "stretch"
 
     def __call__(self, files: ImageFiles) -> ReadResult:
+        with recorded() as notes:
+            result = self._result(files)
+        return replace(result, notices=notes.notices)
+
+    def _result(self, files: ImageFiles) -> ReadResult:
         cv2.setNumThreads(1)
         if result := self._read_grey_jpeg(files):
             return result
@@ -164,10 +174,18 @@ def read_all(
             result = ReadResult(None, image_checksum(files.paths, cache), reason=result.reason)
         key = reader.key(files, result.sha256)
         if result.image is not None:
-            cache.put_picture(key, result.image, result.size)
+            cache.put_picture(key, result.image, result.size, result.notices)
         elif result.lasting:
             cache.put_refusal(key, result.reason)
         yield result
+
+
+def warn_of_notices(results: Iterable[ReadResult]) -> None:
+    """Say each distinct notice of the images that were read once, with its number of files."""
+    counts = Counter(notice for result in results for notice in result.notices)
+    for notice, count in counts.items():
+        files = "1 file" if count == 1 else f"{count} files"
+        warnings.warn(Notice(f"{files}: {notice}"), stacklevel=2)
 
 
 def _cached_checksum(files: ImageFiles, reader: Reader, cache: ReadCache) -> str:
@@ -179,7 +197,8 @@ def _cached_checksum(files: ImageFiles, reader: Reader, cache: ReadCache) -> str
 
 def _cached_result(key: str, checksum: str, cache: ReadCache) -> ReadResult | None:
     if picture := cache.picture(key):
-        return ReadResult(picture[0], checksum, picture[1])
+        image, size, notices = picture
+        return ReadResult(image, checksum, size, notices=notices)
     if reason := cache.refusal(key):
         return ReadResult(None, checksum, reason=reason, lasting=True)
     return None

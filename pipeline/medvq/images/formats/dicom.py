@@ -36,6 +36,7 @@ from medvq.images.formats.display import (
     robust_range,
     stretch,
 )
+from medvq.images.formats.notes import notice
 
 SOFT_TISSUE = Window(40, 400)
 """What CT without a window is shown with, in Hounsfield units: the abdominal soft tissue preset."""
@@ -219,6 +220,9 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
 
 def _rescale(picture: Slice) -> Values:
     """Bring stored pixels to the units of the modality, by the modality LUT or the rescale."""
+    if _first(picture.header.get("RescaleSlope")) == 0:
+        notice("RescaleSlope is 0: ignored")
+        return picture.stored
     return np.asarray(apply_modality_lut(picture.stored, picture.header))
 
 
