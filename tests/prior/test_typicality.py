@@ -81,7 +81,7 @@ def phantoms(number: int, first: int) -> NDArray[np.uint8]:
         view = phantom.pose(subject.scanner, 96, rng)
         picture = phantom.draw(subject, phantom.grow(subject.rng(2), "NORMAL"), view, rng)
         images.append(cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA))
-    return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.clip(images, 0, 1)), np.uint8)
 
 
 def test_phantoms_upside_down_and_inverted_are_flagged() -> None:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from medvq.config import SampleConfig
 
 UNKNOWN = -1
-"""The label of an image of which none is known."""
+"""A label that is unknown, or a code that is still to be drawn."""
 Step = Callable[[Tensor | None, int], Tensor]
 """Takes the code (B,) before a place, None at the first place, and the number of the place in
 raster order; returns the logits (B, size) of the code there."""

@@ -193,7 +193,7 @@ class _IncrementalLogits:
 
     def __init__(self, prior: GatedPixelCNN, condition: Tensor) -> None:
         self.prior, self.condition = prior, condition
-        self.layers = [layer for layer in prior.layers if isinstance(layer, GatedLayer)]
+        self.layers: list[Any] = list(prior.layers)
         axes = range(len(prior.shape))
         embedded = torch.zeros_like(condition)  # one tensor for all axes
         self.streams = [[embedded for _ in axes]]
@@ -220,10 +220,9 @@ class _IncrementalLogits:
         for number, layer in enumerate(self.layers):
             stream = self.streams[number][axis]
             before = self.gates[number][axis - 1][slab] if axis else None
-            causal = layer.causal[axis]
-            assert isinstance(causal, CausalConvolution)
-            gates = layer.gates(axis, causal.at(stream, index), before, self.condition[slab])
-            features = layer.output(axis, gates, stream[slab])
+            convolved = layer.causal[axis].at(stream, index)
+            gates = layer.gates(axis, convolved, before, self.condition[slab])
+            features: Tensor = layer.output(axis, gates, stream[slab])
             self.gates[number][axis][slab] = gates
             if number + 1 < len(self.layers):
                 self.streams[number + 1][axis][slab] = features
