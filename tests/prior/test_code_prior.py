@@ -177,7 +177,7 @@ def test_likelihoods_depend_on_labels_and_on_the_whole_level_above(prior: CodePr
         if known.codes_above is None:
             return
         with pytest.raises(ValueError, match="level above"):
-            prior(codes)
+            prior.log_likelihood(codes)
         # The first code depends on codes above it that come later in raster order.
         changed = known.codes_above.clone()
         later = (0, *(min(1, side - 1) for side in changed.shape[1:]))
@@ -299,7 +299,9 @@ def test_logits_of_the_transformer_are_those_of_monais_inferer() -> None:
     codes = torch.randint(SIZE, (2, 4, 5))
     order = Ordering("raster_scan", 2, (1, 4, 5))
     logits = VQVAETransformerInferer()(codes, CodesAsImages(), prior.network, order)
-    torch.testing.assert_close(prior(codes).flatten(2).movedim(1, 2), logits[..., :SIZE])
+    torch.testing.assert_close(
+        prior(codes, Conditions()).flatten(2).movedim(1, 2), logits[..., :SIZE]
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from factories.priors import frequency_prior
 from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.code_prior import PriorArchitecture, negative_log_likelihood
 from medvq.prior.pixelcnn import GatedPixelCNN
-from medvq.prior.restoration import anomaly_maps, limits, restore
+from medvq.prior.restoration import anomaly_maps, restore
 from torch import Tensor
 
 SIZE, SHAPE = 6, (4, 4)
@@ -25,12 +24,6 @@ def decode(model: VQVAE, codes: Tensor) -> Tensor:
         return (model.decode(codes) * 0.25 + 0.5).clamp(0, 1)
 
 
-def test_limits_are_exceeded_by_the_share_at_every_place() -> None:
-    reference = np.random.default_rng(0).random((1000, 2, 3)) * [1.0, 2.0, 3.0]
-    beyond = limits(reference, 0.05)
-    np.testing.assert_allclose((reference > beyond).mean(0), 0.05, atol=1e-3)
-
-
 def test_a_prior_of_one_image_restores_that_image() -> None:
     image = torch.randint(SIZE, (1, *SHAPE), generator=torch.Generator().manual_seed(3))
     prior = frequency_prior(image.expand(50, *SHAPE), SIZE, pseudo_count=1e-6)
@@ -39,7 +32,7 @@ def test_a_prior_of_one_image_restores_that_image() -> None:
     broken[1, 0, 0] += 2
     broken[1, 3, 3] += 1
     broken %= SIZE
-    highest = limits(negative_log_likelihood(prior, image), 0.5) + 5
+    highest = negative_log_likelihood(prior, image) + 5
     improbable = torch.from_numpy(negative_log_likelihood(prior, broken) > highest)
     assert torch.equal(improbable, broken != image)
     restored = restore(prior, broken, improbable, draws=4, seed=0)

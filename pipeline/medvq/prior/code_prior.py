@@ -125,14 +125,14 @@ class CodePrior(nn.Module, ABC):
         self.frequency.copy_((count / count.sum(0)).log().reshape(self.frequency.shape))
 
     @abstractmethod
-    def forward(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+    def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
         """Return the logits (B, size, *shape) of every code, each from the codes before it.
 
         ``codes`` is int64 (B, *shape).
         """
 
     @abstractmethod
-    def incremental_logits(self, batch: int, conditions: Conditions = UNCONDITIONAL) -> Step:
+    def incremental_logits(self, batch: int, conditions: Conditions) -> Step:
         """Return a function that computes the logits of :meth:`forward` one place at a time.
 
         It must be called for all places in raster order, since it goes on from what it has computed

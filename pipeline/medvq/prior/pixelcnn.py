@@ -25,13 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvq.prior.code_prior import (
-    UNCONDITIONAL,
-    CodePrior,
-    Conditions,
-    PriorArchitecture,
-    Step,
-)
+from medvq.prior.code_prior import CodePrior, Conditions, PriorArchitecture, Step
 
 Index = tuple[int, ...]
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -154,7 +148,7 @@ class GatedPixelCNN(CodePrior):
         for parameter in self.to_logits.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+    def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
         condition = self._embed_conditions(len(codes), conditions)
         streams = [self.codes(codes).movedim(-1, 1)] * len(self.shape)
         for layer in self.layers:
@@ -162,7 +156,7 @@ class GatedPixelCNN(CodePrior):
         logits: Tensor = self.to_logits(self.head(streams[-1])) + self.frequency
         return logits
 
-    def incremental_logits(self, batch: int, conditions: Conditions = UNCONDITIONAL) -> Step:
+    def incremental_logits(self, batch: int, conditions: Conditions) -> Step:
         """Return a function that computes every feature of every stack once.
 
         The stack of an axis is computed for a whole slab of the grid when the first place in it is

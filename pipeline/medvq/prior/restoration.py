@@ -28,17 +28,6 @@ from medvq.prior.typicality import Floats
 _BATCH = 64
 
 
-def limits(reference: Floats, share: float) -> Floats:
-    """Return the negative log-likelihood that this share of images exceeds at each place, (*grid).
-
-    Parameters
-    ----------
-    reference : :func:`~medvq.prior.code_prior.negative_log_likelihood` (N, *grid) of normal
-        images that the prior was not trained on.
-    """
-    return np.asarray(np.quantile(reference, 1 - share, axis=0))
-
-
 def anomaly_maps(
     model: VQVAE,
     prior: CodePrior,

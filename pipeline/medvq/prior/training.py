@@ -54,7 +54,8 @@ class CodeBatches:
     codes : those of all training images.
     size : images in a batch at most.
     withheld : how often a label is replaced by :data:`UNKNOWN`.
-    epoch : which epoch the next iteration is; set by the training loop.
+    epoch, first : the epoch of the next iteration, and the number of its first batch; set by the
+        training loop.
     """
 
     codes: CodeBatch
@@ -63,6 +64,7 @@ class CodeBatches:
     seed: int
     device: torch.device
     epoch: int = 0
+    first: int = 0
 
     @property
     def images(self) -> int:
@@ -85,7 +87,7 @@ class CodeBatches:
         assert conditions.labels is not None
         labels = torch.where(withheld, UNKNOWN, conditions.labels)
         codes = self.codes._replace(conditions=conditions._replace(labels=labels))
-        for batch in order.split(self.batch_size)[: len(self)]:
+        for batch in order.split(self.batch_size)[self.first : len(self)]:
             yield codes.select(batch[rank() :: world_size()], self.device)
 
 

@@ -16,13 +16,7 @@ import torch.nn.functional as F
 from monai.networks.nets import DecoderOnlyTransformer
 from torch import Tensor, nn
 
-from medvq.prior.code_prior import (
-    UNCONDITIONAL,
-    CodePrior,
-    Conditions,
-    PriorArchitecture,
-    Step,
-)
+from medvq.prior.code_prior import CodePrior, Conditions, PriorArchitecture, Step
 
 _POSITION_SCALE = 0.02
 """Standard deviation of a learnt position at first, as in GPT-2."""
@@ -52,14 +46,14 @@ class TransformerPrior(CodePrior):
             positions = torch.randn(math.prod(shape), architecture.channels)
             self.positions_above = nn.Parameter(positions * _POSITION_SCALE)
 
-    def forward(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+    def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
         start = self._start(len(codes), conditions)
         sequence = torch.cat([start[:, None], codes.flatten(1)[:, :-1]], 1)
         logits = self.network(sequence, self._context(conditions))[..., : self.architecture.size]
         grid: Tensor = logits.movedim(-1, 1).unflatten(2, self.shape)
         return grid + self.frequency
 
-    def incremental_logits(self, batch: int, conditions: Conditions = UNCONDITIONAL) -> Step:
+    def incremental_logits(self, batch: int, conditions: Conditions) -> Step:
         """Return a function that keeps the keys and values of the places before.
 
         MONAI's blocks cannot keep them, so each block is computed here from its weights.
