@@ -42,6 +42,18 @@ class DuplicateGroup:
         return cls(group["image_id"].tolist(), splits, labels, int(group["subject_id"].nunique()))
 
 
+def find_duplicates(
+    manifest: pd.DataFrame, thumbnails: NDArray[np.uint8]
+) -> tuple[list[list[int]], list[list[int]], str]:
+    """Return groups of rows of equal files, and of different files that look nearly the same.
+
+    The third value says why the latter were not searched for; it is empty where they were.
+    """
+    near, reason = near_duplicates(thumbnails)
+    different = [rows for rows in near if manifest["sha256"].iloc[rows].nunique() > 1]
+    return rows_with_equal(manifest["sha256"]), different, reason
+
+
 def rows_with_equal(keys: pd.Series) -> list[list[int]]:
     """Return groups of two or more rows that share a key, in order of first appearance.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medvq.audit.acquisition import GROUPS
 from medvq.audit.clusters import acquisition_clusters
-from medvq.audit.duplicates import DuplicateGroup, near_duplicates, rows_with_equal
+from medvq.audit.duplicates import DuplicateGroup, find_duplicates
 from medvq.audit.outliers import find_outliers, image_statistics
 from medvq.audit.shortcuts import WARNING, ShortcutResult, measure_shortcuts
 from medvq.datasets.dataset import SPLITS
@@ -143,34 +143,23 @@ def audit(
     published: int | None = None,
     seed: int = 0,
 ) -> tuple[Audit, NDArray[np.intp]]:
-    """Examine a data set.
+    """Return the audit of a data set, and the cluster of acquisition of each image (N,), or -1.
 
     Parameters
     ----------
-    dataset : its name.
-    manifest : one row per image.
     images : uint8, as read; see :func:`medvq.images.frame.grey_planes`.
-    frame : float32 (N, F + 4): the frame, then position and scale, of each image.
+    frame : (N, F), see :func:`medvq.images.frame.frame_features`.
     acquisition : one row per image, see :func:`medvq.audit.acquisition.describe`.
-    groupings : the source's rules that say which images are of one subject: for each, a name per
-        image. The first is the one that the splits keep to.
-    published : how many images the data set should have.
+    groupings : by rule of the source, a subject per image; the splits keep to the first rule.
     seed : of clusters, and of samples of large sets.
-
-    Returns
-    -------
-    The audit, and shape (N,), the cluster of each image (-1: there are none).
     """
     statistics = image_statistics(images)
     # Validation images are a part of train that this package has chosen.
     outer = manifest.assign(split=manifest["split"].replace("validation", "train"))
-    exact = rows_with_equal(manifest["sha256"])
-    near, reason = near_duplicates(statistics.thumbnails)
-    near = [group for group in near if manifest["sha256"].iloc[group].nunique() > 1]
+    exact, near, reason = find_duplicates(manifest, statistics.thumbnails)
     rules = [_subject_rule(rule, outer, list(names)) for rule, names in groupings.items()]
     clusters = acquisition_clusters(frame, seed)
     tables = _tables(manifest, frame, acquisition)
-    outliers = find_outliers(manifest, statistics)
     result = Audit(
         dataset=dataset,
         images=len(manifest),
@@ -187,7 +176,7 @@ def audit(
         shortcuts=_shortcuts(outer, tables, seed),
         shift=_shift(outer, tables["frame_and_position"], seed),
         clusters=[balance(manifest[clusters == c]) for c in range(clusters.max() + 1)],
-        outliers={kind: names[:MAX_LISTED] for kind, names in outliers.items()},
+        outliers=find_outliers(manifest, statistics, MAX_LISTED),
         exact_duplicates=[DuplicateGroup.of(manifest, group) for group in exact[:MAX_LISTED]],
         near_duplicates=[DuplicateGroup.of(manifest, group) for group in near[:MAX_LISTED]],
         near_duplicates_not_searched=reason,

@@ -57,8 +57,10 @@ def image_statistics(images: NDArray[np.uint8]) -> ImageStatistics:
     )
 
 
-def find_outliers(manifest: pd.DataFrame, statistics: ImageStatistics) -> dict[str, list[str]]:
-    """Return the identities of images far from the others, by kind, farthest first.
+def find_outliers(
+    manifest: pd.DataFrame, statistics: ImageStatistics, limit: int
+) -> dict[str, list[str]]:
+    """Return the identities of up to ``limit`` images far from the others, by kind, farthest first.
 
     Far is five robust standard deviations (1.4826 times the median deviation) from the median.
     """
@@ -70,7 +72,7 @@ def find_outliers(manifest: pd.DataFrame, statistics: ImageStatistics) -> dict[s
     }
     names = manifest["image_id"].to_numpy(str)
     return {
-        kind: names[order[distance[order] > _FAR]].tolist()
+        kind: names[order[distance[order] > _FAR]].tolist()[:limit]
         for kind, distance in by_kind.items()
         for order in [np.argsort(-distance, kind="stable")]
     }
