@@ -17,6 +17,7 @@ from medvq.stages.pretrain import PRETRAIN
 from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.weights import FILE
 from medvq.summaries import PretrainSummary
+from medvq.training.checkpoint import load_checkpoint
 from medvq.training.loop import CHECKPOINT
 from numpy.typing import NDArray
 
@@ -94,10 +95,7 @@ class TrainedRun:
     @property
     def checkpoint(self) -> dict[str, Any]:
         """The state after the last epoch."""
-        state: dict[str, Any] = torch.load(
-            self.folder / CHECKPOINT, weights_only=True, map_location="cpu"
-        )
-        return state
+        return load_checkpoint(self.folder / CHECKPOINT, torch.device("cpu"))
 
 
 def train(

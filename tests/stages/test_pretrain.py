@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from medvq.errors import UserError
 from medvq.method.loss import PretrainingLoss, PretrainingOutput
 from medvq.method.scaling import from_network, to_network, to_unit
 from medvq.storage.weights import FILE, load_model
+from medvq.training.checkpoint import load_checkpoint
 from medvq.training.loop import CHECKPOINT
-from medvq.training.pretraining import share_of_subjects
+from medvq.training.pretraining import Pretraining, share_of_subjects
 
 
 @pytest.fixture
@@ -66,8 +69,66 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     reported: list[int] = []
     resumed = train(tmp_path, cache, report=lambda _, step: reported.append(step))
     assert_same_run(resumed, finished)
-    # An epoch is reported when its checkpoint is written, so that none is repeated.
-    assert reported == list(range(epoch + 1, 5))
+    # A kill may come between a checkpoint and its report, so that tracking is told of all epochs.
+    assert reported == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_signal_within_an_epoch_leaves_a_checkpoint_of_that_step(
+    finished: TrainedRun, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    number: int, step: int,
+) -> None:  # fmt: skip
+    count, steps = Pretraining.count, iter(range(1, 100))
+
+    def signalled(training: Pretraining, out: Any) -> None:
+        count(training, out)
+        if next(steps) == step:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "count", signalled)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, cache)
+        assert signal.signal(signal.SIGTERM, before) is signal.default_int_handler
+    position = TrainedRun(tmp_path / "partial").checkpoint["position"]
+    assert position["step"] == 1 + (step - 1) % 2  # of the two steps of an epoch
+    assert_same_run(train(tmp_path, cache), finished)
+
+
+def test_a_kill_costs_no_more_than_the_time_between_checkpoints(
+    finished: TrainedRun, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, steps = Pretraining.count, iter(range(1, 100))
+
+    def killed(training: Pretraining, out: Any) -> None:
+        if next(steps) == 6:
+            raise SystemExit
+        count(training, out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medvq.training.loop._CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(Pretraining, "count", killed)
+        with pytest.raises(SystemExit):
+            train(tmp_path, cache)
+    checkpoint = TrainedRun(tmp_path / "partial").checkpoint
+    assert (len(checkpoint["history"]), checkpoint["position"]["step"]) == (2, 1)
+    assert_same_run(train(tmp_path, cache), finished)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, cache, report=interrupt_at(2))
+    file = tmp_path / "partial" / CHECKPOINT
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(content), 200).tolist():
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            load_checkpoint(file, torch.device("cpu"))
 
 
 def test_a_run_that_dies_while_it_writes_its_checkpoint_keeps_the_one_before(
@@ -86,7 +147,7 @@ def test_a_run_that_dies_while_it_writes_its_checkpoint_keeps_the_one_before(
             train(tmp_path, cache)
     reported: list[int] = []
     resumed = train(tmp_path, cache, report=lambda _, step: reported.append(step))
-    assert reported == [3, 4]
+    assert reported == [1, 2, 3, 4]
     assert_same_run(resumed, finished)
 
 

@@ -82,7 +82,8 @@ class ViewBatches:
     swapped : uint8 (copies, N, ...), their acquisition-swapped copies; none where empty.
     config : batch size, augmentation, shares of the kinds of second views.
     seed : of the whole run.
-    epoch : the epoch of the next iteration; set by the training loop.
+    epoch, first : the epoch of the next iteration, and the number of its first batch; set by the
+        training loop.
     rank, world : the part of every batch that is made here, of how many equal ones.
     device : where images are made. All random numbers come from the CPU, but for the noise of every
         pixel.
@@ -95,6 +96,7 @@ class ViewBatches:
     config: PretrainConfig
     seed: int
     epoch: int = 0
+    first: int = 0
     rank: int = 0
     world: int = 1
     device: torch.device = _CPU
@@ -111,7 +113,7 @@ class ViewBatches:
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         order = torch.randperm(len(self.rows), generator=generator).numpy()
         size, own = self.batch_size, self.batch_size // self.world
-        for number in range(len(self)):
+        for number in range(self.first, len(self)):
             # Sorted, since a memory map is read faster in order, and a batch has no order.
             batch = np.sort(order[number * size : (number + 1) * size])
             groups: list[Group] = []

@@ -12,7 +12,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -28,6 +28,7 @@ from medvq.device import computes_in_bfloat16
 from medvq.errors import UserError
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.training.batches import epoch_seed
+from medvq.training.checkpoint import DeferredInterruption, load_checkpoint, save_checkpoint
 from medvq.training.divergence import check_divergence, check_finite
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
@@ -35,6 +36,7 @@ CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
 # as many as make so many steps, about what the default data set takes.
 _EPOCHS, _FEWEST_STEPS = 18, 600
 _STATE = ("objective", "optimizer", "schedule")  # attributes that a checkpoint holds
+_CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch: the most that a kill costs
 _STEPS_UNCHECKED = 50  # on a GPU between looks at the loss, since each waits for the device
 
 
@@ -66,12 +68,24 @@ class Batches(Protocol):
     """The batches of an epoch; where there are several processes, each makes its own part."""
 
     epoch: int
+    first: int  # number of the batch that the next iteration begins with
 
     @property
     def batch_size(self) -> int:
         """Images in a batch, of all processes together."""
 
     def __len__(self) -> int: ...
+
+
+@dataclass
+class Position:
+    """How far an epoch is, for a checkpoint within it."""
+
+    step: int  # batches done
+    seconds: float  # that they took
+    sums: Tensor  # of the terms of their losses, (terms,)
+    counts: list[Tensor]  # see :meth:`TrainingLoop.counts`
+    random: list[Tensor]  # states of torch's generators, of the CPU and of the device
 
 
 class TrainingLoop(ABC):
@@ -109,6 +123,9 @@ class TrainingLoop(ABC):
         )
         self.forward = _parallel(objective, unused) if world_size() > 1 else objective
         self.history: list[dict[str, float]] = []
+        self.first_losses = self._zeros()
+        self._position: Position | None = None
+        self._saved = time.monotonic()
 
     @abstractmethod
     def load(self) -> Iterable[Mapping[str, object]]:
@@ -128,6 +145,10 @@ class TrainingLoop(ABC):
     def count(self, out: Any) -> None:  # noqa: B027
         """Take the objective's output of each training batch."""
 
+    def counts(self) -> list[Tensor]:
+        """Return the tensors that :meth:`count` adds to."""
+        return []
+
     def check_epoch(self, epoch: int) -> None:  # noqa: B027
         """Raise a :class:`UserError` where an epoch's training failed in a way of its own."""
 
@@ -138,7 +159,7 @@ class TrainingLoop(ABC):
         most = patience(self.training, len(self.batches))
         with tqdm(
             total=self.epochs * images,
-            initial=len(self.history) * images,
+            initial=len(self.history) * images + self._first * self.batches.batch_size,
             desc=self.activity,
             unit=" images",
             mininterval=2.0,
@@ -148,7 +169,14 @@ class TrainingLoop(ABC):
             for epoch in range(len(self.history) + 1, self.epochs + 1):
                 if self.history and len(self.history) - self.best["epoch"] >= most:
                     break
-                self._end_epoch(epoch, *self._train(epoch, progress))
+                with DeferredInterruption() as interruption:
+                    trained = self._train(epoch, progress, interruption)
+                try:
+                    self._end_epoch(epoch, trained)
+                except KeyboardInterrupt:
+                    if len(self.history) < epoch and world_size() == 1:
+                        self._save_checkpoint(trained)
+                    raise
 
     @property
     def best(self) -> dict[str, float]:
@@ -160,16 +188,37 @@ class TrainingLoop(ABC):
         """The learning rate as a user writes it."""
         return f"{self.section}.learning_rate={self.training.learning_rate:g}"
 
-    def _train(self, epoch: int, progress: tqdm[Any]) -> tuple[dict[str, float], float]:
-        """Train for an epoch; return the mean of each term, and images per second."""
-        self.batches.epoch = epoch
+    @property
+    def _first(self) -> int:
+        """Batches of the next epoch that an interrupted run has done."""
+        return self._position.step if self._position else 0
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(len(self.terms), dtype=torch.float64, device=self.run.device)
+
+    def _begin(self, epoch: int) -> Position:
+        """Prepare for an epoch, or for the rest of one that was interrupted."""
+        self.batches.epoch, self.batches.first = epoch, self._first
         # Restarted codes and dropout draw from the global generator.
         torch.manual_seed(epoch_seed(self.run.seed + 1, epoch))
         self.begin_epoch()
         self.objective.train()
-        sums = torch.zeros(len(self.terms), dtype=torch.float64, device=self.run.device)
-        started = time.perf_counter()
-        for number, batch in enumerate(self.load(), 1 + (epoch - 1) * len(self.batches)):
+        position, self._position = self._position, None
+        if position is None:
+            return Position(0, 0.0, self._zeros(), self.counts(), [])
+        _set_random_states(position.random, self.run.device)
+        for counts, before in zip(self.counts(), position.counts, strict=True):
+            counts.copy_(before)
+        return replace(position, counts=self.counts())
+
+    def _train(
+        self, epoch: int, progress: tqdm[Any], interruption: DeferredInterruption
+    ) -> Position:
+        """Train to the end of an epoch; where a checkpoint is due, write it between two steps."""
+        position = self._begin(epoch)
+        started = time.perf_counter() - position.seconds
+        first = 1 + (epoch - 1) * len(self.batches) + position.step
+        for number, batch in enumerate(self.load(), first):
             with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.autocast):
                 out = self.forward(**batch)
             if self.run.device.type == "cpu" or number % _STEPS_UNCHECKED == 0:
@@ -183,20 +232,32 @@ class TrainingLoop(ABC):
             losses = torch.stack([getattr(out, name).detach() for name in self.terms]).double()
             if number == 1:
                 self.first_losses = losses
-            sums += losses
+            position.sums += losses
+            position.step += 1
+            position.seconds = time.perf_counter() - started
             progress.update(self.batches.batch_size)
-        seconds = time.perf_counter() - started
-        images = len(self.batches) * self.batches.batch_size
-        return self._mean(sums / len(self.batches)), images / seconds
+            self._save_within_epoch(position, interruption)
+        return position
 
-    def _end_epoch(self, epoch: int, trained: dict[str, float], speed: float) -> None:
+    def _save_within_epoch(self, position: Position, interruption: DeferredInterruption) -> None:
+        """Write a checkpoint where one is due; then let an interruption end the run.
+
+        Several processes have sums and counts of their own: they go back to the last epoch.
+        """
+        due = time.monotonic() - self._saved > _CHECKPOINT_SECONDS
+        if world_size() == 1 and (due or interruption.received is not None):
+            self._save_checkpoint(position)
+        interruption.pass_on()
+
+    def _end_epoch(self, epoch: int, trained: Position) -> None:
         validation = self.validate()
         check_finite(validation["val_loss"], epoch, self._rate)
-        row = {"epoch": float(epoch)} | trained
+        row = {"epoch": float(epoch)} | self._mean(trained.sums / len(self.batches))
         before = self.history or [{"epoch": 0.0} | self._mean(self.first_losses)]
         check_divergence(row, before, self.terms[1:], self._rate)
         self.check_epoch(epoch)
         rate = self.optimizer.param_groups[0]["lr"]
+        speed = len(self.batches) * self.batches.batch_size / trained.seconds
         row |= validation | {"learning_rate": rate, "images_per_second": speed}
         best = self.best["val_loss"] if self.history else math.inf
         self.history.append(row)
@@ -206,35 +267,57 @@ class TrainingLoop(ABC):
             self.save_best()
         pd.DataFrame(self.history).to_csv(self.run.folder / HISTORY, index=False)
         self._save_checkpoint()
-        self.run.report({name: v for name, v in row.items() if name != "epoch"}, epoch)
+        self._report(row)
+
+    def _report(self, row: Mapping[str, float]) -> None:
+        metrics = {name: value for name, value in row.items() if name != "epoch"}
+        self.run.report(metrics, int(row["epoch"]))
 
     def _mean(self, losses: Tensor) -> dict[str, float]:
         """Return each term's mean over the processes; ``losses`` are those of this one."""
         means = (all_reduce_sum(losses) / world_size()).tolist()
         return dict(zip(self.terms, means, strict=True))
 
-    def _save_checkpoint(self) -> None:
-        """Write aside and rename, so that a killed run leaves a whole checkpoint."""
-        state = {name: getattr(self, name).state_dict() for name in _STATE}
-        aside = self.run.folder / f".{CHECKPOINT}"
-        torch.save(state | {"history": self.history}, aside)
-        aside.replace(self.run.folder / CHECKPOINT)
+    def _save_checkpoint(self, position: Position | None = None) -> None:
+        """Write a checkpoint: at the end of an epoch, or within the next at ``position``."""
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in _STATE}
+        state |= {"history": self.history, "first_losses": self.first_losses, "position": None}
+        if position is not None:
+            state["position"] = vars(replace(position, random=_random_states(self.run.device)))
+        save_checkpoint(self.run.folder / CHECKPOINT, state)
+        self._saved = time.monotonic()
 
     def _resume(self) -> None:
         file = self.run.folder / CHECKPOINT
         if not file.exists():
             return
+        saved = load_checkpoint(file, self.run.device)
         try:
-            saved = torch.load(file, map_location=self.run.device, weights_only=True)
             for name in _STATE:
                 getattr(self, name).load_state_dict(saved[name])
-            self.history = saved["history"]
+            self.history, self.first_losses = saved["history"], saved["first_losses"]
+            position = saved["position"]
         except Exception as error:
             raise UserError(
-                f"{file} does not fit this configuration or is damaged; "
-                "delete its folder to start anew"
+                f"{file} does not fit this configuration; delete its folder to start anew"
             ) from error
-        tqdm.write(f"resuming after epoch {len(self.history)}")
+        self._position = Position(**position) if position else None
+        within = f" and {self._first} batches" if position else ""
+        tqdm.write(f"resuming after {len(self.history)} epochs{within}")
+        # A kill may have come between a checkpoint and its report.
+        for row in self.history if rank() == 0 else ():
+            self._report(row)
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1].cpu(), device)
 
 
 def _parallel(objective: nn.Module, unused: bool) -> nn.Module:

@@ -90,6 +90,9 @@ class Pretraining(TrainingLoop):
         for use, codes in zip(self.use_in_training, out.codes, strict=True):
             use.index_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
 
+    def counts(self) -> list[Tensor]:
+        return self.use_in_training
+
     def check_epoch(self, epoch: int) -> None:
         check_collapse([all_reduce_sum(use) for use in self.use_in_training], epoch, self.config)
 
