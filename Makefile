@@ -22,8 +22,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export DATA_ROOT DATA_MIRROR ARTIFACTS
 
-# Several processes are started by torchrun; each runs the same program.
-LAUNCH = $(BIN)/$(if $(filter-out 1,$(NPROC)),torchrun --standalone --nproc-per-node "$(NPROC)",python)
+# Several processes are started by torchrun; each runs the same program, and they share the cores.
+ifneq ($(filter-out 1,$(NPROC)),)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+export OMP_NUM_THREADS ?= $(shell expr $(CORES) / $(NPROC) '|' 1)
+LAUNCH = $(BIN)/torchrun --standalone --nproc-per-node "$(NPROC)"
+else
+LAUNCH = $(BIN)/python
+endif
 OVERRIDES = $(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SEED)") \
 	$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
 # Command lines from the variables above: $(call RUN,stage,data set) and $(call STUDY,module).
