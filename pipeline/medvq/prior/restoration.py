@@ -26,6 +26,7 @@ from medvq.prior.samples import in_batches
 from medvq.prior.typicality import Floats
 
 _BATCH = 64
+"""Images that are restored or decoded at once."""
 
 
 def anomaly_maps(
