@@ -381,6 +381,23 @@ def curve(database: Path) -> list[tuple[int, float]]:
     return sorted((metric.step, metric.value) for metric in history)
 
 
+def test_a_folder_of_artifacts_can_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before, after = tmp_path / "before", tmp_path / "after"
+    first = small_run(before)
+    before.rename(after)
+    second = small_run(after, "bbbb")
+    client = MlflowClient(tracking_uri(after))
+    for run in (first, second):
+        (file,) = client.list_artifacts(run.run_id)
+        assert file.path == "metrics.json"
+        uri = client.get_run(run.run_id).info.artifact_uri
+        assert Path(uri.removeprefix("file://")).is_relative_to(after)
+    assert not before.exists()
+
+
 def test_tracking_that_is_required_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ for _name, _value in (
 
 KEPT = ".tracking"
 """The folder under the artifacts with journals that could not be sent."""
+_FIGURES = "mlflow-artifacts"
 _KEY = "medvq.key"
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 
@@ -189,6 +191,8 @@ class Sender:
             local = self.uri.startswith("sqlite")
             lock = FileLock(self.artifacts / ".mlflow.lock") if local else nullcontext()
             with lock:
+                if local:
+                    relocate(self.artifacts)
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
             self._client = client
@@ -207,7 +211,7 @@ class Sender:
             return str(found.experiment_id)
         location = None
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            location = (self.artifacts / "mlflow-artifacts" / name).absolute().as_uri()
+            location = _location(self.artifacts, name)
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
@@ -217,14 +221,47 @@ class Sender:
             return str(found.experiment_id)
 
 
+def relocate(artifacts: Path) -> None:
+    """Let the store under ``artifacts`` point to the files beside it, wherever it was moved.
+
+    MLflow stores the places of figures as absolute paths. A store that cannot be written is left as
+    it is.
+    """
+    file = artifacts / "mlflow.db"
+    if not file.exists():
+        return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(file, timeout=5)) as store, store:
+        query = "SELECT experiment_id, name, artifact_location FROM experiments"
+        for identity, name, before in store.execute(query).fetchall():
+            now = _location(artifacts, name)
+            if before == now or not before.endswith(f"/{_FIGURES}/{now.rpartition('/')[2]}"):
+                continue
+            store.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                (now, identity),
+            )
+            store.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+                (now, len(before) + 1, identity, len(before), before),
+            )
+
+
+def _location(artifacts: Path, experiment: str) -> str:
+    return (artifacts / _FIGURES / experiment).absolute().as_uri()
+
+
 def sync(artifacts: Path) -> tuple[int, int]:
     """Send the journals that were kept; return how many were sent, and how many events.
+
+    A store that was moved with its folder is mended on the way.
 
     Raises
     ------
     Exception
         Whatever MLflow raises; what was not sent is kept.
     """
+    relocate(artifacts)
     files = sorted((artifacts / KEPT).glob("*.jsonl"))
     events = 0
     for file in files:
