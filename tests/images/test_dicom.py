@@ -19,7 +19,9 @@ BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 NO_PIXELS = "without pixel data"
 # Reasons, and the files of pydicom's (.dcm) that are refused for them.
 REFUSED_FOR = {
-    "not a DICOM file": "ExplVR_BigEndNoMeta ExplVR_LitEndNoMeta no_meta rtstruct",
+    "not a DICOM file": "ExplVR_BigEndNoMeta no_meta",
+    "no image: a treatment plan": "ExplVR_LitEndNoMeta",
+    "no image: a set of structures": "rtstruct",
     NO_PIXELS: "UN_sequence empty_charset_LEI meta_missing_tsyntax nested_priv_SQ"
     " no_meta_group_length priv_SQ",
     "shorter or longer than the size": "MR_truncated MR_small_padded",

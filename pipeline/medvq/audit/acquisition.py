@@ -60,10 +60,10 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    import pydicom
+    from medvq.images.formats.parsing import parse
 
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(READ))
+        header = parse(path, stop_before_pixels=True, specific_tags=list(READ))
     except Exception:  # of dozens of types; a broken header is a fact about the file
         return {}
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)

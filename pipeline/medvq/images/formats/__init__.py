@@ -19,6 +19,7 @@ import numpy as np
 
 from medvq.errors import UnreachableFile, UnreadableImage
 from medvq.images.formats.display import Image, Window
+from medvq.images.formats.magic import begins_as_dicom
 from medvq.images.formats.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti
 from medvq.images.formats.picture import PICTURE_SUFFIXES, read_picture
 
@@ -52,12 +53,12 @@ P = ParamSpec("P")
 
 
 def is_dicom(path: Path) -> bool:
-    """Say whether a file is named as DICOM or begins as DICOM (PS3.10: ``DICM`` at byte 128)."""
+    """Say whether a file is named as DICOM or begins as :func:`begins_as_dicom` says."""
     if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            return begins_as_dicom(stream.read(132))
     except OSError:
         return False  # reading the image says why
 

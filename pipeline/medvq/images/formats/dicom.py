@@ -37,6 +37,7 @@ from medvq.images.formats.display import (
     stretch,
 )
 from medvq.images.formats.notes import notice
+from medvq.images.formats.parsing import parse
 
 SOFT_TISSUE = Window(40, 400)
 """What CT without a window is shown with, in Hounsfield units: the abdominal soft tissue preset."""
@@ -86,6 +87,7 @@ class Identity(NamedTuple):
     modality: str
     body_part: str
     view: str
+    presentation_intent: str
     is_localizer: bool
     no_image: str
 
@@ -98,6 +100,7 @@ _IDENTITY = (
     "Modality",
     "BodyPartExamined",
     "ViewPosition",
+    "PresentationIntentType",
 )
 
 
@@ -105,15 +108,17 @@ def identify(path: Path) -> Identity | None:
     """Read the header of ``path`` only; None where it cannot be read."""
     tags = ["SOPClassUID", "ImageType", *_IDENTITY]
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        subject, study, series, instance, modality, body_part, view = (
+        header = parse(path, stop_before_pixels=True, specific_tags=tags)
+        subject, study, series, instance, modality, body_part, view, intent = (
             str(header.get(tag) or "").strip() for tag in _IDENTITY
         )
         localizer = "LOCALIZER" in (header.get("ImageType") or ())
         reason = _no_image(header)
     except Exception:  # whatever pydicom raises, reading the image says why
         return None
-    return Identity(subject, study, series, instance, modality, body_part, view, localizer, reason)
+    return Identity(
+        subject, study, series, instance, modality, body_part, view, intent, localizer, reason
+    )
 
 
 def read_header(path: Path, *, pixels: bool = False) -> Dataset:
@@ -125,7 +130,7 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
         The file is no DICOM file, or holds another object than an image.
     """
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=not pixels)
+        header = parse(path, stop_before_pixels=not pixels)
     except InvalidDicomError as error:
         raise UnreadableImage("not a DICOM file (it lacks the file header of PS3.10)") from error
     if reason := _no_image(header):

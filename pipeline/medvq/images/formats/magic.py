@@ -1,0 +1,41 @@
+"""What a file is, by its first bytes."""
+
+from __future__ import annotations
+
+# The first element of a data set without the file header: file meta information, or group 8.
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+# The value representations of PS3.5 that the first elements of those groups have.
+_FIRST_REPRESENTATIONS = frozenset({b"UL", b"OB", b"UI", b"CS", b"DA", b"SH", b"LO"})
+# Bytes; the first elements are dates, identifiers and codes.
+_LONGEST_FIRST_VALUE = 256
+_PICTURES = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM"
+)  # fmt: skip
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Say whether a file begins as DICOM, with the file header of PS3.10 or without.
+
+    Parameters
+    ----------
+    head : the first 132 bytes, or all of a shorter file.
+    """
+    return head[128:132] == b"DICM" or begins_as_data_set(head)
+
+
+def begins_as_data_set(head: bytes) -> bool:
+    """Say whether a file begins with a DICOM element, as old archives export them.
+
+    >>> begins_as_data_set(b"\\x08\\x00\\x05\\x00CS\\x0a\\x00ISO_IR 100")
+    True
+    """
+    if len(head) < 12 or head[:2] not in _FIRST_GROUPS or head[2:4] > b"\x80\x00":
+        return False
+    if head[4:6] in _FIRST_REPRESENTATIONS:
+        return True
+    return int.from_bytes(head[4:8], "little") <= _LONGEST_FIRST_VALUE
+
+
+def begins_as_picture(head: bytes) -> bool:
+    """Say whether a file begins as PNG, JPEG, TIFF, BMP or WebP."""
+    return head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")

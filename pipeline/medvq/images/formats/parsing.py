@@ -1,0 +1,37 @@
+"""DICOM data sets, with the file header of PS3.10 or without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medvq.images.formats.magic import begins_as_data_set
+
+
+def parse(path: Path, **options: Any) -> Dataset:
+    """Read a file as :func:`pydicom.dcmread`, also where it lacks preamble or file header.
+
+    A file without a stated transfer syntax has that in which its data set is written.
+
+    Raises
+    ------
+    InvalidDicomError
+        The file does not begin as DICOM.
+    """
+    try:
+        return pydicom.dcmread(path, **options)
+    except InvalidDicomError:
+        with path.open("rb") as stream:
+            if not begins_as_data_set(stream.read(132)):
+                raise
+    header = pydicom.dcmread(path, force=True, **options)
+    if "TransferSyntaxUID" not in header.file_meta:
+        is_implicit, is_little = header.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    return header
