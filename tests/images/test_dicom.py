@@ -20,7 +20,6 @@ NO_PIXELS = "without pixel data"
 # Reasons, and the files of pydicom's (.dcm) that are refused for them.
 REFUSED_FOR = {
     "not a DICOM file": "ExplVR_BigEndNoMeta no_meta",
-    "no image: a treatment plan": "ExplVR_LitEndNoMeta",
     "no image: a set of structures": "rtstruct",
     NO_PIXELS: "UN_sequence empty_charset_LEI meta_missing_tsyntax nested_priv_SQ"
     " no_meta_group_length priv_SQ",
@@ -32,7 +31,7 @@ REFUSED_FOR = {
     " rtdose_rle rtdose_rle_1frame",
     "no image: a segmentation": "liver_1frame liver_expb_1frame",
     "no image: a structured report": "reportsi reportsi_with_empty_number_tags test-SR",
-    "no image: a treatment plan": "rtplan rtplan_truncated",
+    "no image: a treatment plan": "ExplVR_LitEndNoMeta rtplan rtplan_truncated",
     "no image: a waveform": "waveform_ecg",
 }
 REFUSED = {f"{name}.dcm": why for why, names in REFUSED_FOR.items() for name in names.split()}

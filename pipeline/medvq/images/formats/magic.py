@@ -24,9 +24,9 @@ def begins_as_dicom(head: bytes) -> bool:
 
 
 def begins_as_data_set(head: bytes) -> bool:
-    """Say whether a file begins with a DICOM element, as old archives export them.
+    r"""Say whether a file begins with a DICOM element, as old archives export them.
 
-    >>> begins_as_data_set(b"\\x08\\x00\\x05\\x00CS\\x0a\\x00ISO_IR 100")
+    >>> begins_as_data_set(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100")
     True
     """
     if len(head) < 12 or head[:2] not in _FIRST_GROUPS or head[2:4] > b"\x80\x00":
