@@ -103,6 +103,7 @@ sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_
 		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
 
 mlflow-ui: setup ## compare runs in the browser, on this machine only
+	-@$(BIN)/python -m medvq mlflow-sync --artifacts "$(ARTIFACTS)"
 	@echo "open http://127.0.0.1:$(PORT)/#/experiments"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
 		--host 127.0.0.1 --port $(PORT) \
