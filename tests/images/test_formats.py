@@ -258,7 +258,8 @@ BROKEN_JPEG = encapsulated(b"\xff\xd8\xff\xe0" + bytes(60), JPEGBaseline8Bit)
 NOISE = noise(64, 64)
 PAGES = picture(ramp(), save_all=True, append_images=[Image.fromarray(ramp())])
 DECODER = "not a readable image"
-LENGTH = "shorter or longer than the size in the header"
+SHORTER = "shorter than the size in the header"
+LONGER = "longer than the size in the header"
 NO_RANGE = "no stated range of display"
 TOO_LARGE = "more than the 268 million samples"
 NO_IMAGE = "a DICOM object that is no image: "
@@ -276,8 +277,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "TIFF of 32-bit whole numbers": ("Ann.tif", picture(NOISE.astype(np.int32) * 70000), NO_RANGE),
     "TIFF of real numbers": ("Ann.tif", picture(NOISE.astype(np.float32)), NO_RANGE),
     "picture of one row": ("Ann.png", picture(NOISE[:1]), "the image is only 64x1 pixels"),
-    "DICOM cut off": ("Ann.dcm", cut(changed()), LENGTH),
-    "DICOM with other rows": ("Ann.dcm", changed(Rows=63), LENGTH),
+    "DICOM cut off": ("Ann.dcm", cut(changed()), SHORTER),
+    "DICOM with other rows": ("Ann.dcm", changed(Rows=63), LONGER),
     "DICOM without pixels": ("Ann.dcm", without_pixels, "without pixel data"),
     "DICOM of no rows": ("Ann.dcm", changed(Rows=0), "the image has no pixels"),
     "DICOM of 65,535 x 65,535": ("Ann.dcm", changed(Rows=65535, Columns=65535), TOO_LARGE),

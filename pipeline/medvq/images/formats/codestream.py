@@ -1,4 +1,4 @@
-"""The size that compressed pixels themselves state.
+"""What compressed pixels themselves state: size, samples and depth.
 
 Decoders trust the DICOM header instead: where the two differ, they hand over cropped or sheared
 pixels, or GDCM ends the process.
@@ -7,25 +7,39 @@ pixels, or GDCM ends the process.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 # ITU-T T.81 table B.1 and T.87: the markers that begin a frame.
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _J2K_START = b"\xff\x4f\xff\x51"  # T.800 A.4.1, A.5.1: SOC, then SIZ
 
 
-def coded_size(stream: bytes) -> tuple[int, int] | None:
-    """Return (rows, columns) of a JPEG, JPEG-LS or JPEG 2000 stream, None of any other."""
-    start = stream.find(_J2K_START, 0, 512)  # a JP2 file has boxes before it
-    if start >= 0:
-        right, lower, left, upper = struct.unpack_from(">4I", stream, start + 8)
-        return lower - upper, right - left
-    at = 2
-    while at + 9 <= len(stream) and stream[at] == 0xFF:
-        if stream[at + 1] in _START_OF_FRAME:
-            rows, columns = struct.unpack_from(">HH", stream, at + 5)
-            return rows, columns
-        (length,) = struct.unpack_from(">H", stream, at + 2)
-        at += 1 if stream[at + 1] == 0xFF else 2 + length  # markers may have 0xFF before them
+class CodedImage(NamedTuple):
+    """What a stream says of itself: its size, its samples per pixel and the bits of a sample."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits: int
+
+
+def coded_image(stream: bytes) -> CodedImage | None:
+    """Read the header of a JPEG, JPEG-LS or JPEG 2000 stream, None of any other."""
+    start = stream.find(_J2K_START, 0, 2**16)  # a JP2 file has boxes before it
+    try:
+        if start >= 0:
+            right, lower, left, upper = struct.unpack_from(">4I", stream, start + 8)
+            samples, bits = struct.unpack_from(">HB", stream, start + 40)
+            return CodedImage(lower - upper, right - left, samples, (bits & 0x7F) + 1)
+        at = 2 if stream[:2] == b"\xff\xd8" else len(stream)
+        while at + 10 <= len(stream) and stream[at] == 0xFF:
+            if stream[at + 1] in _START_OF_FRAME:
+                bits, rows, columns, samples = struct.unpack_from(">BHHB", stream, at + 4)
+                return CodedImage(rows, columns, samples, bits)
+            (length,) = struct.unpack_from(">H", stream, at + 2)
+            at += 1 if stream[at + 1] == 0xFF else 2 + length  # markers may have 0xFF before them
+    except struct.error:
+        pass  # it ends within its header
     return None
 
 

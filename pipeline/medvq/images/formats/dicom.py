@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from medvq.errors import UnreadableImage
 from medvq.images.formats.display import Values
 from medvq.images.formats.header import items, text, transfer_syntax
 from medvq.images.formats.notes import applied, notice
+from medvq.images.formats.parsing import parse
 
 _IS_NO_IMAGE = "a DICOM object that is no image: "
 # By what the name that PS3.6 gives the class of the object contains.
@@ -115,6 +115,7 @@ class Identity(NamedTuple):
     modality: str
     body_part: str
     view: str
+    presentation_intent: str
     is_localizer: bool
     no_image: str
 
@@ -127,6 +128,7 @@ _IDENTITY = (
     "Modality",
     "BodyPartExamined",
     "ViewPosition",
+    "PresentationIntentType",
 )
 
 
@@ -134,15 +136,17 @@ def identify(path: Path) -> Identity | None:
     """Read the header of ``path`` only; None where it cannot be read."""
     tags = ["SOPClassUID", "ImageType", "SegmentationType", *_IDENTITY]
     try:
-        header = _parse(path, stop_before_pixels=True, specific_tags=tags)
-        subject, study, series, instance, modality, body_part, view = (
+        header = parse(path, stop_before_pixels=True, specific_tags=tags)
+        subject, study, series, instance, modality, body_part, view, intent = (
             str(header.get(tag) or "").strip() for tag in _IDENTITY
         )
         localizer = "LOCALIZER" in (header.get("ImageType") or ())
         reason = _no_image(header)
     except Exception:  # whatever pydicom raises, reading the image says why
         return None
-    return Identity(subject, study, series, instance, modality, body_part, view, localizer, reason)
+    return Identity(
+        subject, study, series, instance, modality, body_part, view, intent, localizer, reason
+    )
 
 
 def read_header(path: Path, *, pixels: bool = False) -> Dataset:
@@ -153,7 +157,11 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     UnreadableImage
         The file is no DICOM file, or holds another object than an image.
     """
-    header = _parse(path, stop_before_pixels=not pixels)
+    try:
+        header = parse(path, stop_before_pixels=not pixels)
+    except InvalidDicomError as error:
+        reason = "not a DICOM file (it begins neither with the header of PS3.10 nor with data)"
+        raise UnreadableImage(reason) from error
     if pixels and "PixelData" not in header and _is_encapsulated(header):
         # pydicom drops compressed pixels whose end is not marked.
         with io.BytesIO(path.read_bytes() + _SEQUENCE_DELIMITER) as mended:
@@ -165,25 +173,6 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage("a DICOM object without pixel data")
     return header
-
-
-def begins_as_dataset(start: bytes) -> bool:
-    """Say whether the first bytes of a file are a data set without the file header of PS3.10.
-
-    It begins with an element of group 2 or 8 whose number is small, and either a value
-    representation of two letters or a length of four bytes follows.
-    """
-    if len(start) < 12:
-        return False
-    for order in ("little", "big"):
-        group, element = (int.from_bytes(start[at : at + 2], order) for at in (0, 2))
-        if group in {2, 8} and element <= 0x70:
-            length = int.from_bytes(start[4:8], order)
-            return start[4:6] in _REPRESENTATIONS or 0 < length <= 128
-    return False
-
-
-_REPRESENTATIONS = {b"UL", b"CS", b"UI", b"DA", b"TM", b"SH", b"OB", b"LO", b"PN", b"DT", b"SQ"}
 
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:
@@ -202,7 +191,9 @@ def frame_header(header: Dataset, number: int) -> Dataset | None:
                 for name in names:
                     if name in frame:
                         delattr(frame, name)
-                frame.update({e.tag: e for name in names if (e := macro.get_item(name)) is not None})
+                frame.update(
+                    {e.tag: e for name in names if (e := macro.get_item(name)) is not None}
+                )
     return frame
 
 
@@ -230,28 +221,6 @@ def single_slice(header: Dataset, stored: Values) -> Slice:
     if frame is not None:
         applied("functional groups of the frame")
     return Slice(header if frame is None else frame, stored)
-
-
-def _parse(path: Path, **options: object) -> Dataset:
-    """Read a file with the file header of PS3.10, or a data set without one."""
-    try:
-        return pydicom.dcmread(path, **options)
-    except InvalidDicomError as error:
-        with path.open("rb") as stream:
-            start = stream.read(132)
-        if not begins_as_dataset(start):
-            reason = "not a DICOM file (neither a file header nor a data set)"
-            raise UnreadableImage(reason) from error
-    header = pydicom.dcmread(path, force=True, **options)
-    if transfer_syntax(header) is None:
-        implicit, little = header.original_encoding
-        header.file_meta.TransferSyntaxUID = {
-            (True, True): uid.ImplicitVRLittleEndian,
-            (False, True): uid.ExplicitVRLittleEndian,
-            (False, False): uid.ExplicitVRBigEndian,
-        }.get((bool(implicit), bool(little)), uid.ImplicitVRLittleEndian)
-    applied("read without a file header")
-    return header
 
 
 def _is_encapsulated(header: Dataset) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # The first element of a data set without the file header: file meta information, or group 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+_FIRST_BIG_ENDIAN = frozenset({b"\x00\x08\x00" + bytes([element]) for element in range(0x20)})
 # The value representations of PS3.5 that the first elements of those groups have.
 _FIRST_REPRESENTATIONS = frozenset({b"UL", b"OB", b"UI", b"CS", b"DA", b"SH", b"LO"})
 # Bytes; the first elements are dates, identifiers and codes.
@@ -29,6 +30,8 @@ def begins_as_data_set(head: bytes) -> bool:
     >>> begins_as_data_set(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100")
     True
     """
+    if head[:4] in _FIRST_BIG_ENDIAN:
+        return head[4:6] in _FIRST_REPRESENTATIONS
     if len(head) < 12 or head[:2] not in _FIRST_GROUPS or head[2:4] > b"\x80\x00":
         return False
     if head[4:6] in _FIRST_REPRESENTATIONS:

@@ -11,6 +11,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medvq.images.formats.magic import begins_as_data_set
+from medvq.images.formats.notes import applied
 
 
 def parse(path: Path, **options: Any) -> Dataset:
@@ -24,12 +25,13 @@ def parse(path: Path, **options: Any) -> Dataset:
         The file does not begin as DICOM.
     """
     try:
-        return pydicom.dcmread(path, **options)
+        header = pydicom.dcmread(path, **options)
     except InvalidDicomError:
         with path.open("rb") as stream:
             if not begins_as_data_set(stream.read(132)):
                 raise
-    header = pydicom.dcmread(path, force=True, **options)
+        header = pydicom.dcmread(path, force=True, **options)
+        applied("read without a file header")
     if "TransferSyntaxUID" not in header.file_meta:
         is_implicit, is_little = header.original_encoding
         explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian

@@ -11,24 +11,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut
 
 from medvq.errors import UnreadableImage
-from medvq.images.formats.dicom import (
-    Slice,
-    decode,
-    read_header,
-    show_picture,
-    show_volume,
-    split_frames,
-)
+from medvq.images.formats.decoding import decode
+from medvq.images.formats.dicom import Slice, read_header, single_slice, split_frames
 from medvq.images.formats.display import Image, Window, check_size, stretch, to_channels
+from medvq.images.formats.greys import show_picture, show_volume
+from medvq.images.formats.header import numbers, whole_number
+from medvq.images.formats.lookup import show_palette
+from medvq.images.formats.notes import applied
 from medvq.images.formats.volume import to_anatomical
 
 # Positions are decimal text of up to 16 characters; scanners round them to a hundredth of a
 # millimetre or so.
 _SPACING_TOLERANCE = 0.05
 _ANGLE_TOLERANCE = 1e-3
+# Millimetres: no scanner's coordinates come near.
+_FARTHEST = 1e6
 
 
 def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image:
@@ -43,16 +42,14 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
     """
     header = read_header(path, pixels=True)
     stored = decode(header)
-    if (header.get("NumberOfFrames") or 1) > 1:
+    if whole_number(header, "NumberOfFrames", 1) > 1:
         return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
     if int(header.SamplesPerPixel) == 3:
         shown = stretch(stored, 0, 2 ** int(header.BitsStored) - 1)
         return to_channels(shown, channels, colour=True)
     if header.PhotometricInterpretation == "PALETTE COLOR":
-        colours = apply_color_lut(stored, header)
-        shown = stretch(colours, 0, 256**colours.dtype.itemsize - 1)
-        return to_channels(shown, channels, colour=True)
-    return to_channels(show_picture(Slice(header, stored), window), channels, colour=False)
+        return to_channels(show_palette(stored, header), channels, colour=True)
+    return to_channels(show_picture(single_slice(header, stored), window), channels, colour=False)
 
 
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
@@ -60,7 +57,7 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
 
     A second file of the same instance is dropped. The volume is turned as
     :func:`~medvq.images.formats.volume.to_anatomical` says, and shown as
-    :func:`~medvq.images.formats.dicom.show_volume` says.
+    :func:`~medvq.images.formats.greys.show_volume` says.
 
     Raises
     ------
@@ -73,10 +70,11 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
         header = read_header(path, pixels=True)
         if str(header.get("SOPInstanceUID", "")) in slices:
             continue
-        check_size(int(header.Rows), int(header.Columns), len(paths))
-        if (header.get("NumberOfFrames") or 1) > 1:
+        check_size(whole_number(header, "Rows"), whole_number(header, "Columns"), len(paths))
+        if whole_number(header, "NumberOfFrames", 1) > 1:
             raise UnreadableImage("a series with slices of several frames")
-        slices[str(header.get("SOPInstanceUID", len(slices)))] = Slice(header, decode(header))
+        name = str(header.get("SOPInstanceUID", len(slices)))
+        slices[name] = single_slice(header, decode(header))
         del header.PixelData  # decoded above; a series of compressed slices need not be held twice
     return assemble(list(slices.values()), window)[None]
 
@@ -100,6 +98,7 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
     affine[:3, :3] = np.stack([step, down * spacing[0][0], across * spacing[0][1]], axis=1)
     # DICOM counts towards left and back, NIfTI towards right and front.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    applied(f"volume of {len(slices)} slices, ordered by position")
     return to_anatomical(show_volume([slices[index] for index in order], window), affine)
 
 
@@ -132,10 +131,9 @@ def _step(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArra
 
 def _numbers(headers: Sequence[Dataset], name: str, count: int) -> NDArray[np.float64]:
     """Return an attribute that every slice must state, (slices, count)."""
-    values = [header.get(name) for header in headers]
-    if any(value is None or isinstance(value, str) or len(value) != count for value in values):
+    values = [numbers(header, name) for header in headers]
+    if any(len(value) != count for value in values):
         raise UnreadableImage(f"a series with a slice that states no {name}")
-    numbers = np.array([[float(number) for number in value] for value in values])
-    if not np.isfinite(numbers).all():
-        raise UnreadableImage(f"a series with a slice whose {name} is no number")
-    return numbers
+    if any(value is None or abs(value) > _FARTHEST for row in values for value in row):
+        raise UnreadableImage(f"a series with a slice whose {name} is no usable number")
+    return np.array(values, np.float64)

@@ -1,0 +1,197 @@
+"""DICOM pixels as stored, through pydicom, with GDCM for compressed ones.
+
+What the header says of them is checked against the bytes that are there before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+
+from medvq.errors import UnreadableImage
+from medvq.images.formats.codestream import coded_image, run_length_pixels
+from medvq.images.formats.display import Values, check_size
+from medvq.images.formats.header import text, transfer_syntax, whole_number
+from medvq.images.formats.notes import applied, notice
+
+# By their letters and digits alone, as dcmtk compares them; and samples per pixel.
+_PHOTOMETRIC = {
+    "MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "YBR_FULL": 3,
+    "YBR_FULL_422": 3, "YBR_PARTIAL_420": 3, "YBR_PARTIAL_422": 3, "YBR_ICT": 3, "YBR_RCT": 3,
+}  # fmt: skip
+_BY_LETTERS = {"".join(filter(str.isalnum, name)): name for name in _PHOTOMETRIC}
+# Syntaxes of which the streams state their own size.
+_CODED = frozenset(
+    {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}
+)
+# A frame of more samples must have at least one byte for so many of them: a JPEG has one for 256,
+# and no picture is so plain that JPEG 2000 needs less than one for 2,000. Smaller frames may be:
+# blank slices of a series.
+_MANY_SAMPLES = 2**22
+_SAMPLES_PER_BYTE = 2000
+
+
+def decode(header: Dataset) -> Values:
+    """Decode the pixels as stored: ([frames,] height, width[, 3]); colour as RGB.
+
+    The attributes of ``header`` that say how they are stored are set right, where a file lacks one
+    or writes it in another way.
+
+    Raises
+    ------
+    UnreadableImage
+        There are none, or fewer than the header says, or no decoder reads them.
+    """
+    if "PixelData" not in header:
+        raise UnreadableImage("a DICOM object without pixel data")
+    frames = max(1, whole_number(header, "NumberOfFrames", 1))
+    samples = _complete(header)
+    rows, columns = int(header.Rows), int(header.Columns)
+    check_size(rows, columns, frames, samples)
+    syntax = transfer_syntax(header)
+    if syntax is None or syntax not in uid.AllTransferSyntaxes:
+        raise UnreadableImage("pixels in an unknown transfer syntax")
+    if not syntax.is_encapsulated and header["PixelData"].is_undefined_length:
+        raise UnreadableImage("compressed pixels in a transfer syntax of uncompressed ones")
+    if syntax.is_encapsulated:
+        _check_coded(header, syntax, frames, samples)
+    else:
+        _cut_to_length(header, samples, frames)
+    if syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
+        # pydicom will not have GDCM decode these; GDCM does, by the JPEG stream's own precision.
+        header.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    stored_bits = int(header.BitsStored)
+    shift = int(header.HighBit) + 1 - stored_bits
+    header.BitsStored = stored_bits + shift
+    header.pixel_array_options(correct_unused_bits=samples > 1)
+    try:
+        stored = np.asarray(header.pixel_array)
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # of dozens of types
+        raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})") from error
+    header.BitsStored = stored_bits
+    sizes = (frames, rows, columns, samples)
+    if stored.shape != sizes[frames == 1 : 4 - (samples == 1)]:
+        raise UnreadableImage("another number of frames than the header says")
+    return stored if samples > 1 else _used_bits(stored, header, stored_bits, shift)
+
+
+def _complete(header: Dataset) -> int:
+    """Set attributes of the pixels that are missing or odd; return the samples per pixel."""
+    photometric = text(header, "PhotometricInterpretation")
+    name = _BY_LETTERS.get("".join(filter(str.isalnum, photometric)))
+    if name is None:
+        reason = "pixels of an unknown photometric interpretation"
+        raise UnreadableImage(reason if photometric else "PhotometricInterpretation is missing")
+    header.PhotometricInterpretation = name
+    expected = _PHOTOMETRIC[name]
+    samples = whole_number(header, "SamplesPerPixel", 0)
+    if samples == 0:
+        notice("SamplesPerPixel is missing: taken from the photometric interpretation")
+        samples = expected
+    if samples != expected:
+        raise UnreadableImage("the number of samples contradicts the photometric interpretation")
+    allocated, bits = (whole_number(header, key) for key in ("BitsAllocated", "BitsStored"))
+    if not 1 <= bits <= allocated:
+        raise UnreadableImage("BitsStored is more than BitsAllocated, or 0")
+    high = whole_number(header, "HighBit", bits - 1)
+    if not bits - 1 <= high < allocated:
+        notice("HighBit contradicts BitsStored: ignored")
+        high = bits - 1
+    if whole_number(header, "PixelRepresentation", -1) not in {0, 1}:
+        notice("PixelRepresentation is missing: unsigned pixels")
+        header.PixelRepresentation = 0
+    if samples > 1 and whole_number(header, "PlanarConfiguration", -1) not in {0, 1}:
+        header.PlanarConfiguration = 0
+    if samples > 1 and high != bits - 1:
+        raise UnreadableImage("colour whose HighBit contradicts BitsStored")
+    header.SamplesPerPixel, header.HighBit = samples, high
+    for key in ("Rows", "Columns"):
+        setattr(header, key, whole_number(header, key))
+    return samples
+
+
+def _cut_to_length(header: Dataset, samples: int, frames: int) -> None:
+    """Refuse pixels that are too few for the size in the header, and drop bytes after them."""
+    rows, columns = int(header.Rows), int(header.Columns)
+    allocated = int(header.BitsAllocated)
+    per_pixel = 2 if header.PhotometricInterpretation == "YBR_FULL_422" else samples
+    expected = (rows * columns * frames * per_pixel * allocated + 7) // 8
+    data = header.PixelData
+    excess = len(data) - expected
+    if excess < 0:
+        raise UnreadableImage("the pixel data are shorter than the size in the header says")
+    if excess > expected % 2:  # an odd length is padded to an even one
+        lines = [side * per_pixel * allocated / 8 for side in (rows, columns)]
+        if any(excess % line == 0 for line in lines) and len(set(data[expected:])) > 1:
+            # Of another width, all rows but the first would be shifted.
+            raise UnreadableImage("the pixel data are longer than the size in the header says")
+        notice("bytes after the pixels: ignored")
+        header.PixelData = data[:expected] + b"\0" * (expected % 2)
+
+
+def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) -> None:
+    """Refuse compressed pixels that are of another size or number than the header says."""
+    rows, columns = int(header.Rows), int(header.Columns)
+    try:
+        streams = list(generate_frames(header.PixelData, number_of_frames=frames))
+    except ValueError as error:
+        raise UnreadableImage("the compressed pixels are damaged or cut off") from error
+    for stream in streams:
+        size = rows * columns * samples
+        if size > _MANY_SAMPLES and size > _SAMPLES_PER_BYTE * len(stream):
+            raise UnreadableImage("too few bytes of compressed pixels for the size that they state")
+        if syntax == uid.RLELossless:
+            # A segment of odd length is padded, and the padding may read as one pixel more.
+            if run_length_pixels(stream) - rows * columns not in {0, 1}:
+                raise UnreadableImage(_OTHER_SIZE)
+        elif coded := coded_image(stream):
+            if (coded.rows, coded.columns) != (rows, columns):
+                raise UnreadableImage(_OTHER_SIZE)
+            if coded.samples != samples:
+                raise UnreadableImage("the compressed pixels have another number of samples")
+            _adopt_depth(header, syntax, coded.bits)
+        elif syntax in _CODED:
+            raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})")
+
+
+_OTHER_SIZE = "the compressed pixels are of another size than the header says"
+
+
+def _adopt_depth(header: Dataset, syntax: uid.UID, bits: int) -> None:
+    """Take the depth of samples from a JPEG stream where the header allocates another."""
+    allocated = 8 if bits <= 8 else 16
+    if syntax in uid.JPEGTransferSyntaxes and allocated != header.BitsAllocated:
+        notice("the JPEG stream has another depth than BitsAllocated: its own is used")
+        header.BitsAllocated = allocated
+        header.BitsStored = min(int(header.BitsStored), bits) if allocated == 8 else bits
+        header.HighBit = header.BitsStored - 1
+
+
+def _used_bits(
+    stored: NDArray[np.integer], header: Dataset, bits: int, shift: int
+) -> NDArray[np.integer]:
+    """Bring values down to the lowest bits, and drop what other bits hold."""
+    kind = np.iinfo(stored.dtype)
+    if shift:
+        applied(f"bits {shift} to {shift + bits - 1}")
+        notice("HighBit is not BitsStored - 1: pixels shifted")
+        stored = stored >> shift
+    signed = kind.min < 0
+    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    low, high = int(stored.min()), int(stored.max())
+    if lowest <= low and high <= highest:
+        return stored
+    # Negative numbers without the bits of their sign, and overlays in spare bits, are no fault.
+    if not (signed and low >= 0 and high < 2**bits) and not _has_overlay_bits(header):
+        notice("pixels use more bits than BitsStored: those above are ignored")
+    spare = kind.bits - bits
+    return (stored << spare) >> spare
+
+
+def _has_overlay_bits(header: Dataset) -> bool:
+    return any(tag.elem == 0x0102 and 0x6000 <= tag.group <= 0x60FF for tag in header.keys())  # noqa: SIM118
