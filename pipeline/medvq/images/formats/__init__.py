@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec
@@ -49,6 +51,8 @@ for _library in ("pydicom", "nibabel", "PIL"):
 # Errors of a disk or a share. Decoders raise others, and OSErrors without a number, about content.
 _UNREACHABLE = {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE}
 
+_OF_NO_FORMAT = ("UnidentifiedImageError", "ImageFileError", "HeaderDataError")
+
 P = ParamSpec("P")
 
 
@@ -78,7 +82,7 @@ def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
             if isinstance(error, OSError) and error.errno in _UNREACHABLE:
                 reason = f"the file cannot be read ({error.strerror})"
                 raise UnreachableFile(reason) from error
-            raise UnreadableImage(f"not a readable image ({type(error).__name__})") from error
+            raise UnreadableImage(f"not a readable image: {_in_words(error)}") from error
         if min(image.shape[-2:]) < 2:
             raise UnreadableImage(f"the image is only {image.shape[-1]}x{image.shape[-2]} pixels")
         if not np.isfinite(image).all():
@@ -86,6 +90,15 @@ def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
         return image
 
     return read
+
+
+def _in_words(error: Exception) -> str:
+    """Say what a decoder's exception means for the file, and nothing of its text."""
+    if type(error).__name__ in _OF_NO_FORMAT:
+        return "it begins like no format that is read"
+    if isinstance(error, OSError | EOFError | SyntaxError | zlib.error | struct.error):
+        return "its data are damaged or cut off"
+    return "its header is damaged or contradicts its data"
 
 
 @_checked
