@@ -14,7 +14,7 @@ from medvq.prior.codes import CodeMaps, bits_per_code, read_codes, simple_coding
 from medvq.prior.weights import load_priors
 from medvq.storage.artifacts import Artifact
 from medvq.storage.weights import FILE, load_model
-from medvq.summaries import ExtractSummary, IngestSummary, PretrainSummary, PriorSummary
+from medvq.summaries import PriorSummary
 
 from benchmarks.page import Figure
 from benchmarks.study import Study
@@ -40,12 +40,12 @@ class Inputs:
     @cached_property
     def ingest(self) -> Path:
         """The folder of the cache."""
-        return self.study.run("ingest", IngestSummary, self.config)[0].folder
+        return self.study.run("ingest", self.config).folder
 
     @cached_property
     def extract(self) -> Artifact:
         """The feature store."""
-        return self.study.run("extract", ExtractSummary, self.config)[0]
+        return self.study.run("extract", self.config)
 
     @cached_property
     def maps(self) -> CodeMaps:
@@ -55,13 +55,12 @@ class Inputs:
     @cached_property
     def model(self) -> VQVAE:
         """The trained VQ-VAE."""
-        artifact, _ = self.study.run("pretrain", PretrainSummary, self.config)
-        return load_model(artifact.folder / FILE)
+        return load_model(self.study.run("pretrain", self.config).folder / FILE)
 
     def train(self, *settings: str) -> TrainedPriors:
         """Train the priors, with ``settings`` on top of the configuration."""
-        artifact, summary = self.study.run("prior", PriorSummary, self.study.config(*settings))
-        levels = load_priors(artifact.folder, self.maps)
+        artifact = self.study.run("prior", self.study.config(*settings))
+        levels, summary = load_priors(artifact.folder, self.maps), artifact.summary(PriorSummary)
         return TrainedPriors(levels, summary, artifact.record.seconds)
 
 

@@ -14,9 +14,8 @@ from medvq.images.preparation import Preparation
 from medvq.method.alignment import Alignment
 from medvq.prior.code_prior import CodePrior, negative_log_likelihood
 from medvq.prior.outliers import CodeScores, FeatureDistance, score_images
-from medvq.prior.restoration import limits, restoration
+from medvq.prior.restoration import anomaly_maps
 from medvq.prior.typicality import TypicalityCheck
-from medvq.summaries import IngestSummary
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -74,10 +73,11 @@ def _anomaly_scores(
     # Of several levels, the images would need finer codes that go with the restored ones.
     if len(model.quantizers) == 1:
         validation = maps.codes[maps.rows("validation", NORMAL)]
-        highest = limits(negative_log_likelihood(normal, validation), _IMPROBABLE)
+        bits = negative_log_likelihood(normal, validation)
+        highest = np.quantile(bits, 1 - _IMPROBABLE, axis=0)
         improbable = scored.negative_log_likelihood > highest
-        restored = restoration(model, normal, scored.codes, improbable)
-        scores["restoration"] = restored.difference.mean((1, 2)).numpy()
+        maps_of_anomalies = anomaly_maps(model, normal, scored.codes, improbable)
+        scores["restoration"] = maps_of_anomalies.mean((1, 2))
     return scores
 
 
@@ -129,7 +129,7 @@ def _grey_images(inputs: Inputs, name: str) -> Bytes:
 
     Of volumes they are the middle slices.
     """
-    artifact, _ = inputs.study.run("ingest", IngestSummary, load_config(config_file(name)))
+    artifact = inputs.study.run("ingest", load_config(config_file(name)))
     split = read_manifest(artifact.folder / "manifest.csv")["split"]
     test = np.flatnonzero(split == "test")
     cached = np.load(artifact.folder / "images.npy", mmap_mode="r")

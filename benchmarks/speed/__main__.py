@@ -14,7 +14,7 @@ import torch
 from medvq.device import choose_device
 from medvq.flow import commit
 
-from benchmarks.page import RESULTS, Page, Section, demand, table
+from benchmarks.page import RESULTS, Section, demand, table, write_page
 from benchmarks.speed import stages, steps
 from benchmarks.speed.measure import Bench, Row
 
@@ -86,14 +86,15 @@ def main() -> None:
 
 def _write(rows: Sequence[Row], bench: Bench, made_at: str | None, results: Path) -> None:
     machine = f"on {torch.cuda.get_device_name()}, " if bench.cuda else ""
-    Page(
+    write_page(
+        results / f"speed{'-cuda' if bench.cuda else ''}.md",
         title="Speed and memory",
         command=f"make benchmark-speed{' DEVICE=cuda' if bench.cuda else ''}",
         commit=made_at,
         introduction=f"Medians, {machine}torch {torch.__version__}; what is compared ran in turn "
         "in one process. What was tried besides is in [speed-notes.md](speed-notes.md).",
         sections=[Section("Figures", rows_table(rows))],
-    ).write(results / f"speed{'-cuda' if bench.cuda else ''}.md")
+    )
 
 
 if __name__ == "__main__":
