@@ -232,7 +232,8 @@ def huge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "reason"),
     [
-        ("Ann.nii", stored(np.where(body() == body()[1, 2, 3], np.nan, body())), "not numbers"),
+        ("Ann.nii", stored(np.where(body() == body()[1, 2, 3], np.inf, body())), "not numbers"),
+        ("Ann.nii", stored(np.full((5, 6, 7), np.nan)), "not numbers"),
         ("Ann.nii.gz", stored(np.stack([body()] * 2, axis=-1)), "several volumes"),
         ("Ann.nii", stored(body().astype(np.complex64)), "complex numbers"),
         ("Ann.nii", without_orientation, "which way the volume lies"),

@@ -27,6 +27,7 @@ from PIL import Image as Pillow
 from medvq.errors import Notice, UnreachableFile, UnreadableImage
 from medvq.images.cache import ReadCache
 from medvq.images.formats import Window, read_image, read_series
+from medvq.images.formats.messages import decode_jpeg
 from medvq.images.formats.notes import recorded
 from medvq.images.resizing import Fit, fit_to_shape, shrink_bytes
 from medvq.images.workers import WorkerFailure, map_in_processes, processors
@@ -147,7 +148,7 @@ class Reader:
             return None
         # The same pixels as Pillow's, sooner; none where the file is not whole.
         stored = np.frombuffer(content, np.uint8)
-        picture = cv2.imdecode(stored, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = decode_jpeg(stored, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         if picture is None:
             return None
         checksum = hashlib.sha256(content).hexdigest()

@@ -5,6 +5,9 @@ break as a whole when one of their processes dies, and cannot end one that hangs
 that caused it is lost. The processes are fresh interpreters (not forked from one that holds
 threads, and not importing the caller's main module), so they start in a few tenths of a second as
 long as the function's module imports little.
+
+The memory that a process may allocate is a share of the machine's (:func:`memory_limit`): a small
+file can ask for far more than there is, and the kernel would then end a process of its choice.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -21,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -32,6 +37,10 @@ _AHEAD = 2
 _WINDOW = 32
 # Exit status of a process that cannot load the function.
 _NOT_STARTED = 70
+# Share of the machine's memory that all processes together may allocate, and the least that each
+# may: what the largest picture that is read takes, with the libraries.
+_MEMORY_SHARE = 0.8
+_LEAST_MEMORY = 3 * 2**29
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,38 @@ class _Died(Exception):
 def processors() -> int:
     """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def memory_limit(processes: int) -> int:
+    """Return the bytes that each of some processes may allocate.
+
+    Four fifths of the memory of the machine, or of the control group (container, job of a cluster)
+    where that has less, divided by the number of processes; at least 1.5 GiB.
+    """
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(_LEAST_MEMORY, int(_MEMORY_SHARE * min([total, *_group_limits()])) // processes)
+
+
+def _group_limits() -> Iterator[int]:
+    """Yield the memory limits of the control groups (version 2, and 1) that this process is in."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers not in {"", "memory"}:
+            continue
+        base, name = (
+            (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        )
+        inner = base / group.lstrip("/")
+        for folder in (inner, *inner.parents):
+            # A container sees its own group at the root, under whatever name the host knows it.
+            with contextlib.suppress(OSError, ValueError):
+                yield int((folder / name).read_text())
+            if folder == base:
+                break
 
 
 def map_in_processes(
@@ -93,6 +134,7 @@ class _Pool(Generic[T, R]):
         self, function: Callable[[T], R], items: Iterable[T], processes: int, timeout: float
     ) -> None:
         self.function, self.processes, self.timeout = function, processes, timeout
+        self.memory = memory_limit(processes)
         self.queue = enumerate(items)
         self.retries: deque[tuple[int, T]] = deque()
         self.suspects: set[int] = set()
@@ -104,7 +146,7 @@ class _Pool(Generic[T, R]):
         """Submit items while a worker has room; say whether any is being worked on."""
         while self._has_room() and (task := self._next_task()):
             if len(self.workers) < self.processes and all(w.tasks for w in self.workers):
-                self.workers.append(_Worker(self.function))
+                self.workers.append(_Worker(self.function, self.memory))
             min(self.workers, key=lambda worker: len(worker.tasks)).submit(task)
         return any(worker.tasks for worker in self.workers)
 
@@ -165,7 +207,7 @@ class _Pool(Generic[T, R]):
 class _Worker(Generic[T, R]):
     """One process and the items submitted to it, of which it works on the first."""
 
-    def __init__(self, function: Callable[[T], R]) -> None:
+    def __init__(self, function: Callable[[T], R], memory: int) -> None:
         self.tasks: deque[tuple[int, T]] = deque()
         self.since = 0.0
         ours, theirs = socket.socketpair()
@@ -174,7 +216,7 @@ class _Worker(Generic[T, R]):
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(memory)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -223,9 +265,12 @@ class _Worker(Generic[T, R]):
         self.process.wait()
 
 
-def _work(descriptor: int) -> int:
+def _work(descriptor: int, memory: int) -> int:
     """Serve in a worker process: receive a function, then items until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends us
+    # What the process allocates, and not its address space, of which libraries and files that are
+    # mapped take gigabytes that are no memory.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     connection = Connection(descriptor)
     try:
         function = connection.recv()
@@ -258,4 +303,4 @@ if __name__ == "__main__":
     # Under its own name, so that what is sent is of the caller's classes.
     from medvq.images import workers
 
-    raise SystemExit(workers._work(int(sys.argv[1])))
+    raise SystemExit(workers._work(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,16 +1,19 @@
 """NIfTI-1 and NIfTI-2 volumes (``.nii``, ``.nii.gz``), through nibabel.
 
-The range shown, in this order: ``cal_min`` to ``cal_max`` where the header states them; 0 to 255
-for colour, and for a single slice of unscaled unsigned bytes, which is a picture; else the 0.5th to
-the 99.5th percentile of the volume.
+The range shown, in this order: ``cal_min`` to ``cal_max`` where the header states them and most of
+the volume would not be black or white; 0 to 255 for colour, and for a single slice of unscaled
+unsigned bytes, which is a picture; else the 0.5th to the 99.5th percentile of the volume. Voxels
+that are no numbers, as outside of a field of view, are black.
 """
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medvq.errors import UnreadableImage
 from medvq.images.formats.display import (
@@ -22,9 +25,21 @@ from medvq.images.formats.display import (
     stretch,
     to_channels,
 )
+from medvq.images.formats.messages import DAMAGED
+from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.volume import to_anatomical
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+_GZIP = b"\x1f\x8b"
+# Largest header of the two versions, in bytes.
+_HEADER = 540
+# Bytes that may follow the voxels in a compressed file, where its checksum stands at the end.
+_MOST_AFTER_VOXELS = 2**24
+# cal_min to cal_max is believed where the volume fills this part of it (a sixteenth leaves 16 grey
+# levels), and, where it cuts values off, at least this share of the voxels lies between the two and
+# at most that share of the voxels above black is white.
+_LEAST_PART, _LEAST_BETWEEN, _MOST_WHITE = 1 / 16, 0.01, 0.75
 
 
 def is_nifti(path: Path) -> bool:
@@ -35,42 +50,109 @@ def is_nifti(path: Path) -> bool:
 def read_nifti(path: Path, channels: int, window: Window | None = None) -> Image:
     """Read (channels, depth, height, width) in [0, 1], (channels, height, width) of a single slice.
 
-    The volume is turned as :func:`~medvq.images.formats.volume.to_anatomical` says. A slice across
-    another axis than the body's stands head up.
+    Whether the file is compressed is read from its content. The volume is turned as
+    :func:`~medvq.images.formats.volume.to_anatomical` says. A slice across another axis than the
+    body's stands head up.
 
     Raises
     ------
     UnreadableImage
-        Several volumes in one file, complex numbers, voxels that are not numbers, no orientation.
+        Several volumes in one file, complex numbers, infinite voxels, no orientation.
     """
-    import nibabel
-
-    image: Any = nibabel.load(path)
-    shape = image.shape
-    if len(shape) < 2 or np.prod(shape[3:]) > 1:
-        raise UnreadableImage("a NIfTI file of several volumes, or of none")
-    check_size(*shape)
-    stored = np.asanyarray(image.dataobj).reshape((*shape, 1)[:3])
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP
+        file.seek(0)
+        if not compressed:
+            image, stored = _load(file)
+        else:
+            with gzip.GzipFile(fileobj=file) as stream:
+                image, stored = _load(cast("IO[bytes]", stream))
+                _check_end(stream)
     colour = stored.dtype.names is not None
     if colour:
         stored = np.stack([stored[band] for band in "RGB"], axis=-1)
-    if np.iscomplexobj(stored):
-        raise UnreadableImage("a NIfTI file of complex numbers")
-    if not np.isfinite(stored).all():
-        raise UnreadableImage("the image has pixels that are not numbers")
-    shown = _shown(stored, image.header, window)
-    turned = _upright(to_anatomical(shown, np.asarray(image.affine, np.float64)))
+    affine = np.asarray(image.affine, np.float64)
+    if image.header["sform_code"] == image.header["qform_code"] == 0:
+        notice("sform_code and qform_code are 0: left and right are a guess (columns to the left)")
+    turned = _upright(to_anatomical(_shown(stored, image.header, window), affine))
+    applied("turned to head, back and left")
     return to_channels(turned, channels, colour=colour)
 
 
+def _load(stream: IO[bytes]) -> tuple[Any, NDArray[Any]]:
+    """Return the nibabel image and its voxels (i, j, k); sizes and types are checked before."""
+    import nibabel
+
+    head = stream.read(_HEADER)
+    stream.seek(0)
+    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+    kind: Any = next((one for one in kinds if one.header_class.may_contain_header(head)), None)
+    if kind is None:
+        raise UnreadableImage("not a readable image: no header of NIfTI-1 or NIfTI-2")
+    image = kind.from_stream(stream)
+    shape = image.shape
+    if len(shape) < 2 or np.prod(shape[3:], dtype=float) > 1:
+        raise UnreadableImage("a NIfTI file of several volumes, or of none")
+    check_size(*shape)
+    if image.get_data_dtype().kind == "c":
+        raise UnreadableImage("a NIfTI file of complex numbers")
+    return image, np.asanyarray(image.dataobj).reshape((*shape, 1)[:3])
+
+
+def _check_end(stream: gzip.GzipFile) -> None:
+    """Read on to the checksum, which gzip compares at the end only."""
+    remaining = _MOST_AFTER_VOXELS
+    try:
+        while remaining > 0 and (block := stream.read(2**20)):
+            remaining -= len(block)
+    except gzip.BadGzipFile as error:
+        # What follows the checksum and is no second part is none of the volume.
+        if "CRC" in str(error) or "length" in str(error):
+            raise UnreadableImage(DAMAGED) from error
+    if remaining <= 0:
+        raise UnreadableImage("a NIfTI file with far more data than its header states")
+
+
 def _shown(stored: Values, header: Any, window: Window | None) -> Image:
+    numbers = np.isfinite(stored)
+    if numbers.all():
+        return _stretched(stored, stored, header, window)
+    if np.isinf(stored).any() or not numbers.any():
+        raise UnreadableImage("the image has pixels that are not numbers")
+    notice("voxels that are not numbers (NaN): shown black")
+    shown = _stretched(stored, stored[numbers], header, window)
+    shown[~numbers] = 0
+    return shown
+
+
+def _stretched(stored: Values, numbers: Values, header: Any, window: Window | None) -> Image:
+    """Show ``stored`` over the range of its ``numbers``, the voxels that are not NaN."""
     if window is not None:
+        applied(f"window {window.center:g}/{window.width:g} (configured)")
         return window.apply(stored.astype(np.float32))
     low, high = float(header["cal_min"]), float(header["cal_max"])
-    if not low < high:
-        picture = stored.dtype == np.uint8 and (stored.ndim == 4 or 1 in stored.shape)
-        low, high = (0.0, 255.0) if picture else robust_range(stored)
+    picture = stored.dtype == np.uint8 and (stored.ndim == 4 or 1 in stored.shape)
+    if low < high and _makes_sense(numbers, low, high):
+        applied(f"range {low:g} to {high:g} (cal_min, cal_max)")
+        return stretch(stored, low, high)
+    stated = low < high
+    low, high = (0.0, 255.0) if picture else robust_range(numbers)
+    applied(f"range {low:g} to {high:g}: {'all 8 bits' if picture else 'percentiles 0.5 and 99.5'}")
+    if stated:
+        notice("cal_min and cal_max do not fit the values of the volume: ignored")
     return stretch(stored, low, high)
+
+
+def _makes_sense(values: Values, low: float, high: float) -> bool:
+    """Say whether a picture is to be seen between ``low`` and ``high``."""
+    least, largest = float(values.min()), float(values.max())
+    if low <= least and largest <= high:
+        return largest - least >= _LEAST_PART * (high - low)
+    above, white = np.count_nonzero(values > low), np.count_nonzero(values >= high)
+    if above - white < _LEAST_BETWEEN * values.size or white > _MOST_WHITE * above:
+        return False
+    darkest, brightest = robust_range(values)
+    return min(brightest, high) - max(darkest, low) >= _LEAST_PART * (high - low)
 
 
 def _upright(volume: Image) -> Image:

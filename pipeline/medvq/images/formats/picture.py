@@ -1,13 +1,19 @@
 """PNG, JPEG, TIFF, BMP and WebP, through Pillow.
 
-Memory is bounded: at most :data:`~medvq.images.formats.display.MAX_SAMPLES` are decoded, and what
-has more than ``MAX_PIXELS`` pixels is shrunk by area averaging while it is still bytes. A larger
-JPEG is decoded at a half, a quarter or an eighth of its size (libjpeg's scaled decoding).
+Memory is bounded: at most :data:`~medvq.images.formats.display.MAX_SAMPLES` are decoded, what has
+more than ``MAX_PIXELS`` pixels is shrunk by area averaging while it is still bytes, and pixels are
+converted in strips. A larger JPEG is decoded at a half, a quarter or an eighth of its size
+(libjpeg's scaled decoding), but not a progressive one, of which libjpeg holds all coefficients.
+
+The range shown is all bits; of a picture of up to 16 bits per pixel the range that its header
+declares, or where the picture fills a small part of that, as with 12-bit values in 16 bits,
+:func:`~medvq.images.formats.display.used_range`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +24,17 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from medvq.errors import UnreadableImage
-from medvq.images.formats.display import MAX_SAMPLES, Image, check_size, stretch, to_channels
+from medvq.images.formats.display import (
+    MAX_SAMPLES,
+    SMALL_RANGE,
+    Image,
+    check_size,
+    stretch,
+    to_channels,
+    used_range,
+)
+from medvq.images.formats.messages import DAMAGED, captured_messages, has_damaged_data
+from medvq.images.formats.notes import applied, notice
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 MAX_PIXELS = 2**26
@@ -29,46 +45,97 @@ Pillow.MAX_IMAGE_PIXELS = 64 * MAX_SAMPLES
 
 # Pillow knows far more, among them formats that start other programs.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_JPEG = frozenset({"JPEG", "MPO"})
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B"})
-_TIFF_PHOTOMETRIC = 262
+_SIXTEEN_BIT_SUFFIXES = (";16B", ";16L", ";16N")
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST = 258, 262, 281
 _NO_DISPLAY_RANGE = frozenset({"I", "F"})
+_PALETTE = frozenset({"P", "PA"})
+# Pixels that are converted at a time; more would only need more memory.
+_STRIP_PIXELS = 2**24
+# PNG: bytes of the signature, and the most chunks that are looked through for sBIT.
+_PNG_SIGNATURE, _PNG_CHUNKS = 8, 64
+# A colour picture of which Pillow has dropped the lower 8 bits is refused where it has fewer greys.
+_FEWEST_GREYS = 64
 
 
 def read_picture(path: Path, channels: int) -> Image:
     """Read (channels, height, width) in [0, 1], turned as the EXIF orientation says.
 
     What is transparent is black. A TIFF whose zero is white is inverted.
+
+    Raises
+    ------
+    UnreadableImage
+        Several pages, too many samples, damaged data, pixels without a range of display.
     """
     with Pillow.open(path, formats=_FORMATS) as opened:
         # A camera's JPEG may carry a second picture (MPO), which no viewer shows.
         if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
             raise UnreadableImage("a picture file of several pages or frames")
-        _bound(opened)
-        opened.load()
-        picture = ImageOps.exif_transpose(opened)
+        _bound(opened, channels)
+        reduced = _is_reduced_from_16_bits(opened)
+        declared = _declared_maximum(path, opened)
         white_is_zero = getattr(opened, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
-    if picture.mode in _SIXTEEN_BIT:
-        pixels = _shrunk(np.asarray(picture, np.uint16))
-        # Pillow inverts such a TIFF where it has 8 bits, and not where it has 16.
-        pixels = 65535 - pixels if white_is_zero else pixels
-        return to_channels(stretch(pixels, 0, 65535), channels, colour=False)
-    picture = _opaque(picture)
-    colour = channels == 3 and picture.mode not in {"1", "L"}
-    if picture.mode not in {"1", "L"}:
-        picture = picture.convert("RGB")
-    pixels = _shrunk(np.asarray(picture.convert("RGB" if colour else "L")))
+        with captured_messages() as messages:
+            opened.load()
+        if messages or (
+            opened.format in _JPEG and has_damaged_data(np.fromfile(path, dtype=np.uint8))
+        ):
+            raise UnreadableImage(DAMAGED)
+        _turn_upright(opened)
+        if opened.mode in _SIXTEEN_BIT:
+            pixels = _shrunk(_in_strips(opened, lambda strip: np.asarray(strip, np.uint16)))
+            return to_channels(_shown(pixels, declared, white_is_zero), channels, colour=False)
+        if reduced:
+            _check_uses_its_range(opened)
+        grey = opened.mode in {"1", "L"}
+        colour = channels == 3 and not grey
+        pixels = _shrunk(_in_strips(opened, lambda strip: _to_bytes(strip, colour=colour)))
+    applied("all 8 bits" if grey or colour else "all 8 bits, colour to luminance")
     return to_channels(stretch(pixels, 0, 255), channels, colour=colour)
 
 
-def _bound(opened: Pillow.Image) -> None:
-    bands = len(opened.getbands())
-    if opened.format in {"JPEG", "MPO"}:
+def _bound(opened: Pillow.Image, channels: int) -> None:
+    """Refuse what memory does not hold, and have a large JPEG decoded at a smaller scale."""
+    bands = channels if opened.mode in _PALETTE else len(opened.getbands())
+    if opened.format in _JPEG and not opened.info.get("progressive"):
         samples = opened.width * opened.height * bands
         scale = next((s for s in (1, 2, 4) if samples <= MAX_SAMPLES * s**2), 8)
         opened.draft(None, (opened.width // scale, opened.height // scale))
     check_size(opened.height, opened.width, bands)
+
+
+def _turn_upright(opened: Pillow.Image) -> None:
+    size = opened.size
+    orientation = opened.getexif().get(0x0112, 1)
+    ImageOps.exif_transpose(opened, in_place=True)
+    if orientation != 1 or opened.size != size:
+        applied("turned as the EXIF orientation says")
+
+
+def _in_strips(picture: Pillow.Image, convert: Callable[[Pillow.Image], Pixels]) -> Pixels:
+    """Convert a picture strip by strip, since each conversion makes copies."""
+    width, height = picture.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if height <= rows:
+        return convert(picture)
+    first = convert(picture.crop((0, 0, width, rows)))
+    pixels = np.empty((height, *first.shape[1:]), first.dtype)
+    pixels[:rows] = first
+    for top in range(rows, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = convert(picture.crop((0, top, width, bottom)))
+    return cast("Pixels", pixels)
+
+
+def _to_bytes(picture: Pillow.Image, *, colour: bool) -> NDArray[np.uint8]:
+    picture = _opaque(picture)
+    if picture.mode not in {"1", "L"}:
+        picture = picture.convert("RGB")
+    return np.asarray(picture.convert("RGB" if colour else "L"))
 
 
 def _opaque(picture: Pillow.Image) -> Pillow.Image:
@@ -93,4 +160,75 @@ def _shrunk(pixels: Pixels) -> Pixels:
         return pixels
     factor = math.sqrt(MAX_PIXELS / (height * width))
     size = (max(1, int(width * factor)), max(1, int(height * factor)))
+    applied("shrunk to what memory holds")
     return cast("Pixels", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def _shown(pixels: Pixels, declared: int, white_is_zero: bool) -> Image:
+    """Show (height, width) of 16 bits over the range that they use."""
+    low, high = _range(pixels, declared)
+    # Pillow inverts a TIFF whose zero is white where it has 8 bits, and not where it has 16.
+    if white_is_zero:
+        applied("inverted: zero is white")
+        return stretch(-pixels.astype(np.float32), -high, -low)
+    return stretch(pixels, low, high)
+
+
+def _range(pixels: Pixels, declared: int) -> tuple[float, float]:
+    full = declared if pixels.max() <= declared else 65535
+    if used := used_range(pixels, full.bit_length()):
+        notice(SMALL_RANGE)
+        applied(f"range {used[0]:g} to {used[1]:g}: the part that is used")
+        return used
+    if full < 65535:
+        notice("a picture of less than 16 bits: shown over the range that its header declares")
+    applied(f"range 0 to {full}: {'as declared' if full < 65535 else 'all 16 bits'}")
+    return 0.0, float(full)
+
+
+def _declared_maximum(path: Path, opened: Pillow.Image) -> int:
+    """Return the largest value that the header of a picture of 16 bits declares, else 65535.
+
+    TIFF: BitsPerSample, MaxSampleValue. PNG: sBIT, the bits that its source had.
+    """
+    if opened.mode not in _SIXTEEN_BIT:
+        return 65535
+    tags = getattr(opened, "tag_v2", None)
+    if tags is None:
+        return 2 ** _png_significant_bits(path) - 1 if opened.format == "PNG" else 65535
+    (bits, *_), largest = tags.get(_TIFF_BITS, (16,)), tags.get(_TIFF_LARGEST, 0)
+    largest = int(largest[0] if isinstance(largest, tuple) and largest else largest or 0)
+    full = 2 ** min(int(bits), 16) - 1
+    return min(full, largest) if largest > 0 else full
+
+
+def _png_significant_bits(path: Path) -> int:
+    with path.open("rb") as stream:
+        stream.seek(_PNG_SIGNATURE)
+        for _ in range(_PNG_CHUNKS):
+            head = stream.read(8)
+            length, kind = int.from_bytes(head[:4]), head[4:]
+            if kind == b"sBIT" and length:
+                return min(max(stream.read(1)[0], 1), 16)
+            if kind in {b"IDAT", b""}:
+                break
+            stream.seek(length + 4, 1)
+    return 16
+
+
+def _is_reduced_from_16_bits(opened: Pillow.Image) -> bool:
+    """Say whether Pillow will keep the upper 8 of 16 bits, as it does of more than one channel."""
+    tiles = getattr(opened, "tile", [])
+    modes = (args[0] if isinstance(args, tuple) else args for *_, args in tiles)
+    return opened.mode not in _SIXTEEN_BIT and any(
+        str(mode).endswith(_SIXTEEN_BIT_SUFFIXES) for mode in modes
+    )
+
+
+def _check_uses_its_range(opened: Pillow.Image) -> None:
+    bands = zip(opened.getbands(), opened.getextrema(), strict=True)
+    if max(high for band, (_, high) in bands if band != "A") < _FEWEST_GREYS:
+        raise UnreadableImage(
+            "16-bit colour of which only a small part of the range is used; "
+            "save the image as grey, or with 8 bits over the range that it uses"
+        )
