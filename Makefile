@@ -15,6 +15,8 @@ QUICK ?=
 ONLY ?=
 NPROC ?= 1
 PROBE ?=
+IN ?=
+OUT ?= $(ARTIFACTS)/preview
 PYTHON ?=
 PORT ?= 5000
 
@@ -44,7 +46,7 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 	--disable-error-code arg-type --disable-error-code type-arg --disable-error-code no-any-return
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain extract-features linear-probe prior sample evaluate-prior \
+.PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
 	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-speed benchmark-supervised test \
 	test-cuda lint format docs lock clean
 
@@ -82,6 +84,9 @@ demo: setup ## the whole flow on the built-in synthetic phantom set, offline
 
 data: setup ## ingest: manifest, audit, alignment, cache
 	$(call RUN,ingest,$(DATASET))
+
+preview: setup ## files as they are read: IN="FILE ..." OUT=folder
+	@$(BIN)/python -m medvq preview $(if $(JSON),--json) --out "$(OUT)" -- $(IN)
 
 pretrain: setup ## train the VQ-VAE, without labels
 	$(call RUN,pretrain,$(DATASET))

@@ -22,6 +22,7 @@ from medvq.stages import STAGES
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _SYNC = "mlflow-sync"
+_PREVIEW = "preview"
 _NO_SPACE = 1 << 20
 """Free bytes below which a failed write is put down to a full disk."""
 
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         if parsed.stage == _SYNC:
             return _sync(parsed.artifacts)
+        if parsed.stage == _PREVIEW:
+            return _preview(parsed)
         with process_group(parsed.device):
             return _run(parsed)
 
@@ -160,6 +163,18 @@ def _sync(artifacts: Path) -> int:
     return 0
 
 
+def _preview(parsed: argparse.Namespace) -> int:
+    from medvq.images.preview import as_line, preview
+
+    previews = []
+    for one in preview(parsed.files, parsed.artifacts):
+        previews.append(one)
+        print(one.line().encode(errors="replace").decode(), flush=True)
+    if parsed.json:
+        print(as_line(previews))
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others."""
 
@@ -199,6 +214,19 @@ def _parser() -> argparse.ArgumentParser:
     about = "send to MLflow what could not be sent when it was reported"
     command = commands.add_parser(_SYNC, help=about, description=about.capitalize())
     add_options(command)
+    about = "show files as the pipeline sees them before resizing, and what was done to them"
+    command = commands.add_parser(_PREVIEW, help=about, description=about.capitalize())
+    command.add_argument("files", nargs="+", metavar="FILE")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("preview"),
+        dest="artifacts",
+        help="folder that the pictures are written to (default: %(default)s)",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="one JSON object on the last line of the output"
+    )
     return parser
 
 
