@@ -96,6 +96,8 @@ def _in_words(error: Exception) -> str:
     """Say what a decoder's exception means for the file, and nothing of its text."""
     if type(error).__name__ in _OF_NO_FORMAT:
         return "it begins like no format that is read"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
     if isinstance(error, OSError | EOFError | SyntaxError | zlib.error | struct.error):
         return "its data are damaged or cut off"
     return "its header is damaged or contradicts its data"

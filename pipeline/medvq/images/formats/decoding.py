@@ -15,6 +15,7 @@ from medvq.errors import UnreadableImage
 from medvq.images.formats.codestream import coded_image, run_length_pixels
 from medvq.images.formats.display import Values, check_size
 from medvq.images.formats.header import text, transfer_syntax, whole_number
+from medvq.images.formats.messages import captured_messages, is_damage
 from medvq.images.formats.notes import applied, notice
 
 # By their letters and digits alone, as dcmtk compares them; and samples per pixel.
@@ -27,11 +28,14 @@ _BY_LETTERS = {"".join(filter(str.isalnum, name)): name for name in _PHOTOMETRIC
 _CODED = frozenset(
     {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}
 )
+_OTHER_SIZE = "the compressed pixels are of another size than the header says"
 # A frame of more samples must have at least one byte for so many of them: a JPEG has one for 256,
 # and no picture is so plain that JPEG 2000 needs less than one for 2,000. Smaller frames may be:
 # blank slices of a series.
 _MANY_SAMPLES = 2**22
 _SAMPLES_PER_BYTE = 2000
+# Rows of a picture that is cut at the wrong width differ by far more than its own rows.
+_SMOOTHER = 0.8
 
 
 def decode(header: Dataset) -> Values:
@@ -67,17 +71,29 @@ def decode(header: Dataset) -> Values:
     shift = int(header.HighBit) + 1 - stored_bits
     header.BitsStored = stored_bits + shift
     header.pixel_array_options(correct_unused_bits=samples > 1)
-    try:
-        stored = np.asarray(header.pixel_array)
-    except (MemoryError, ImportError):
-        raise
-    except Exception as error:  # of dozens of types
-        raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})") from error
+    stored = _pixel_array(header, syntax)
     header.BitsStored = stored_bits
     sizes = (frames, rows, columns, samples)
     if stored.shape != sizes[frames == 1 : 4 - (samples == 1)]:
         raise UnreadableImage("another number of frames than the header says")
     return stored if samples > 1 else _used_bits(stored, header, stored_bits, shift)
+
+
+def _pixel_array(header: Dataset, syntax: uid.UID) -> NDArray[np.integer]:
+    """Decode by pydicom, and refuse data that its decoders find damaged."""
+    try:
+        if not syntax.is_encapsulated:
+            return np.asarray(header.pixel_array)
+        with captured_messages() as messages:
+            stored = np.asarray(header.pixel_array)
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # of dozens of types
+        raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})") from error
+    data = np.frombuffer(header.PixelData, np.uint8)
+    if messages and any(is_damage(line, data) for line in messages):
+        raise UnreadableImage("the compressed pixels are damaged")
+    return stored
 
 
 def _complete(header: Dataset) -> int:
@@ -98,10 +114,9 @@ def _complete(header: Dataset) -> int:
     allocated, bits = (whole_number(header, key) for key in ("BitsAllocated", "BitsStored"))
     if not 1 <= bits <= allocated:
         raise UnreadableImage("BitsStored is more than BitsAllocated, or 0")
-    high = whole_number(header, "HighBit", bits - 1)
+    high = whole_number(header, "HighBit", 0) or bits - 1
     if not bits - 1 <= high < allocated:
-        notice("HighBit contradicts BitsStored: ignored")
-        high = bits - 1
+        raise UnreadableImage("HighBit contradicts BitsStored and BitsAllocated")
     if whole_number(header, "PixelRepresentation", -1) not in {0, 1}:
         notice("PixelRepresentation is missing: unsigned pixels")
         header.PixelRepresentation = 0
@@ -127,11 +142,25 @@ def _cut_to_length(header: Dataset, samples: int, frames: int) -> None:
         raise UnreadableImage("the pixel data are shorter than the size in the header says")
     if excess > expected % 2:  # an odd length is padded to an even one
         lines = [side * per_pixel * allocated / 8 for side in (rows, columns)]
-        if any(excess % line == 0 for line in lines) and len(set(data[expected:])) > 1:
+        may_be_lines = any(excess % line == 0 for line in lines)
+        if may_be_lines and (len(set(data[expected:])) > 1 or _is_smoother(header, excess)):
             # Of another width, all rows but the first would be shifted.
             raise UnreadableImage("the pixel data are longer than the size in the header says")
         notice("bytes after the pixels: ignored")
         header.PixelData = data[:expected] + b"\0" * (expected % 2)
+
+
+def _is_smoother(header: Dataset, excess: int) -> bool:
+    """Say whether rows match better if those in the data are longer than the header says."""
+    rows, columns = int(header.Rows), int(header.Columns)
+    step = int(header.BitsAllocated) // 8 * int(header.SamplesPerPixel)
+    pixels = np.frombuffer(header.PixelData, f"<u{step}" if step in {1, 2} else "u1")
+    width = columns * step // pixels.itemsize
+    wider = width + excess // rows // pixels.itemsize
+    if wider == width or len(pixels) <= wider:
+        return False
+    rough = [np.abs(pixels[by:].astype(float) - pixels[:-by]).mean() for by in (width, wider)]
+    return bool(rough[1] < _SMOOTHER * rough[0])
 
 
 def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) -> None:
@@ -157,9 +186,6 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
             _adopt_depth(header, syntax, coded.bits)
         elif syntax in _CODED:
             raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})")
-
-
-_OTHER_SIZE = "the compressed pixels are of another size than the header says"
 
 
 def _adopt_depth(header: Dataset, syntax: uid.UID, bits: int) -> None:

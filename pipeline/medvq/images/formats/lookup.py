@@ -79,8 +79,9 @@ def show_palette(stored: Values, header: Dataset) -> Image:
         channels.append(LookupTable(entries, first, 0).apply(stored))
         depths.append((bits, int(entries.max())))
     stated, highest = max(bits for bits, _ in depths), max(entry for _, entry in depths)
-    top = 255 if highest <= 255 else 2**16 - 1
-    if (stated > 8) != (top > 255):
+    top = 2**stated - 1 if 8 <= stated <= 16 else 2**16 - 1
+    if highest > top or highest <= 255 < top:
+        top = 255 if highest <= 255 else 2**16 - 1
         notice("the palette has entries of another depth than it states: their own is used")
     return stretch(np.stack(channels, axis=-1), 0, top)
 

@@ -22,7 +22,10 @@ DAMAGED = "not a readable image: its data are damaged or cut off"
 _DAMAGED_JPEG = (b"Corrupt JPEG data", b"Premature end of JPEG file")
 # Of libtiff, errors after which it goes on: "LZWDecode: ...", "tempfile.tif: Using code not ...".
 _DAMAGED_TIFF = (b"Decode", b"code not yet in table", b"JPEGLib: ", b"Fax3", b"PackBits")
-_DECODER_LINES = (*_DAMAGED_JPEG, *_DAMAGED_TIFF)
+# Of GDCM's OpenJPEG, and of its libjpeg, which it tries at several depths.
+_DAMAGED_J2K = (b"Tile part length size inconsistent",)
+_IRRELEVANT = (b"Unsupported JPEG data precision", b"Invalid SOS parameters")
+_DECODER_LINES = (*_DAMAGED_JPEG, *_DAMAGED_TIFF, *_DAMAGED_J2K, *_IRRELEVANT)
 _one_at_a_time = threading.Lock()
 
 
