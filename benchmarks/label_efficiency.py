@@ -2,8 +2,8 @@
 
 Writes ``docs/results/label-efficiency-<data set>.md`` and the curve beside it. On data sets with
 official label subsets these alone are judged. Of two classes the page also says, see
-:mod:`benchmarks.trust`, how probabilities are calibrated, how subgroups fare, and what is found
-where labels mean nothing.
+:mod:`benchmarks.trust`, how probabilities are calibrated, and what is found where labels mean
+nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from medvq.summaries import ProbeRow, ProbeSummary
 
 from benchmarks.page import Figure, Section, interval, table
 from benchmarks.study import Study, run_study
-from benchmarks.trust import calibration, permutation_check, subgroups
+from benchmarks.trust import calibration, permutation_check
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
 """Shares of the training subjects whose labels the probe may see."""
 FEW_LABELS = 0.05
-"""The share at which subgroups are judged and labels are shuffled."""
+"""The share at which labels are shuffled."""
 NAMES = {"auroc": "AUROC", "accuracy": "Accuracy", "r2": "R^2"}
 METRICS = {
     "auroc": (
@@ -48,7 +48,7 @@ def main(study: Study, _: argparse.Namespace) -> None:
     sections = [*by_fraction(summaries), *(_at_fraction(summary) for summary in summaries)]
     if headline == "auroc" and not official:
         few = min(probes, key=lambda probe: abs(probe.summary.label_fraction - FEW_LABELS))
-        sections += [calibration(summaries), *subgroups(few), permutation_check(study, few)]
+        sections += [calibration(summaries), permutation_check(study, few)]
     trained = source(source(probes[0].artifact, "extract"), "pretrain").record
     study.publish(
         "Label efficiency",

@@ -1,4 +1,4 @@
-"""How far a probe can be trusted: calibration, subgroups, and labels that mean nothing."""
+"""How far a probe can be trusted: its calibration, and labels that mean nothing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,9 @@ from medvq.storage.feature_store import FEATURES, VERSIONS, parts_of, read_keys
 from medvq.summaries import Interval, ProbeSummary
 
 from benchmarks.page import Section, interval, table
-from benchmarks.paired import judge
 from benchmarks.study import Probed, Study
 
-COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
-"""Feature sets that are judged by subgroup."""
-FEWEST = 10
-"""Images of each class in a subgroup that is judged."""
 _CALIBRATION = ("ece", "ece_prior_shift", "brier", "brier_prior_shift", "prevalence_prior_shift")
-_OF_SUBGROUPS = ("balanced_accuracy", "sensitivity", "specificity")
 
 
 def calibration(summaries: Sequence[ProbeSummary]) -> Section:
@@ -41,33 +35,6 @@ def calibration(summaries: Sequence[ProbeSummary]) -> Section:
         "without their labels, and the probabilities are carried to it (Saerens et al. 2002). That "
         "is transductive: a single image cannot be corrected so, and no other figure here is.",
     )
-
-
-def subgroups(probe: Probed) -> list[Section]:
-    """Return how the images of each cluster of acquisition fare, where any is large enough."""
-    ingest = source(source(probe.artifact, "extract"), "ingest")
-    clusters = pd.read_csv(ingest.folder / "clusters.csv").set_index("image_id")["cluster"]
-    subsets = {name: probe.label_subsets(name) for name in COMPARED}
-    test = subsets["medvq"][0]
-    cluster = clusters.reindex(test["image_id"]).to_numpy()
-    rows = []
-    for number in np.unique(cluster):
-        chosen = cluster == number
-        if np.bincount(test["label"][chosen], minlength=2).min() < FEWEST:
-            continue
-        judged = {n: judge(own, probe.config, chosen) for n, own in subsets.items()}
-        aurocs = [interval(one.interval("auroc")) for one in judged.values()]
-        others = [interval(judged["medvq"].interval(metric)) for metric in _OF_SUBGROUPS]
-        rows.append([f"acquisition cluster {number}", int(chosen.sum()), *aurocs, *others])
-    columns = ["subgroup", "images", *(f"AUROC of {name}" for name in COMPARED)]
-    section = Section(
-        f"Subgroups of the test split, at {100 * probe.summary.label_fraction:g}% of the labels",
-        table([*columns, *(f"medvq: {metric}" for metric in _OF_SUBGROUPS)], rows),
-        "The same probes as above, judged on part of the images each. Clusters of acquisition are "
-        f"those of the audit, found without labels; those with fewer than {FEWEST} images of a "
-        "class are left out.",
-    )
-    return [section] if rows else []
 
 
 def permutation_check(study: Study, probe: Probed) -> Section:

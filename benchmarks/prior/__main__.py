@@ -25,7 +25,7 @@ ABOUT = {
     "Samples": samples.ABOUT,
     "Anomalies": "Normal images against all others; the first score was chosen on validation "
     "images, as they are and acquisition-swapped.",
-    "Typicality": "Test images against images of another kind; no lateral view is at hand.",
+    "Typicality": "Test images against the same images inverted and upside down.",
 }
 
 

@@ -82,8 +82,10 @@ def likelihood(inputs: Inputs, trainings: Sequence[TrainedPriors]) -> list[Figur
                 rows.append(Figure(share, own / simple[coding], limit, True))
         rows.append(Figure(f"{model}: minutes of training", training.seconds / 60, 40, True))
     for codes, size in zip(maps.levels, maps.sizes, strict=True):
-        splits = (codes[maps.rows(s)].flatten(1).numpy() for s in ("train", "validation", "test"))
-        for coding, value in simple_codings(*splits, size).items():
+        train, validation, tested = (
+            codes[maps.rows(split)].flatten(1).numpy() for split in ("train", "validation", "test")
+        )
+        for coding, value in simple_codings(train, validation, tested, size).items():
             bits.setdefault(coding.replace("_", " "), []).append(value)
     for coding, levels in bits.items():
         of_image = sum(b * codes[0].numel() for b, codes in zip(levels, test, strict=True))

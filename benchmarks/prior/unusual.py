@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-import cv2
 import numpy as np
 import torch
-from medvq.config_file import config_file, load_config
-from medvq.datasets.manifest import read_manifest
-from medvq.errors import UserError
 from medvq.images.preparation import Preparation
 from medvq.method.alignment import Alignment
 from medvq.prior.code_prior import CodePrior, negative_log_likelihood
@@ -24,8 +18,6 @@ from benchmarks.prior.inputs import Inputs
 
 NORMAL = "NORMAL"
 """The class that is no anomaly; a data set without it has none."""
-OTHER_SETS = {"mnist": "MNIST", "stl10": "STL-10", "hippocampus": "slices of MR"}
-"""Data sets that are shown to the typicality check, where they are at hand."""
 _MOST = 300
 """Images of each kind that are shown to the typicality check."""
 _IMPROBABLE = 0.005
@@ -98,7 +90,10 @@ def typicality(inputs: Inputs, prior: CodePrior) -> list[Figure]:
     typical = check.score(negative_log_likelihood(prior, maps.codes[maps.rows("test")]))
     flagged = float((typical > check.threshold).mean())
     rows = [Figure("typicality: test images flagged", flagged, None, True)]
-    for name, images in _other_images(inputs).items():
+    originals = np.load(folder / "originals.npy", mmap_mode="r")
+    test = maps.rows("test")
+    some = originals[test[:: max(1, len(test) // _MOST)]]
+    for name, images in {"inverted": 255 - some, "upside down": some[:, ::-1].copy()}.items():
         prepared = preparation(images).images
         scored = score_images(model, prior, prepared, grid)
         score = check.score(scored.negative_log_likelihood)
@@ -108,35 +103,3 @@ def typicality(inputs: Inputs, prior: CodePrior) -> list[Figure]:
         share = float((score > check.threshold).mean())
         rows.append(Figure(f"typicality: {name}, flagged", share))
     return rows
-
-
-def _other_images(inputs: Inputs) -> dict[str, Bytes]:
-    """Return images that are not like the training images, as read."""
-    originals = np.load(inputs.ingest / "originals.npy", mmap_mode="r")
-    test = inputs.maps.rows("test")
-    some = originals[test[:: max(1, len(test) // _MOST)]]
-    images = {"inverted": 255 - some, "upside down": some[:, ::-1].copy()}
-    for name, words in OTHER_SETS.items():
-        try:
-            images[words] = _grey_images(inputs, name)
-        except UserError as error:
-            print(f"{words} left out: {error}", file=sys.stderr)
-    return images
-
-
-def _grey_images(inputs: Inputs, name: str) -> Bytes:
-    """Return test images of another data set, grey, of the size that is read here.
-
-    Of volumes they are the middle slices.
-    """
-    artifact = inputs.study.run("ingest", load_config(config_file(name)))
-    split = read_manifest(artifact.folder / "manifest.csv")["split"]
-    test = np.flatnonzero(split == "test")
-    cached = np.load(artifact.folder / "images.npy", mmap_mode="r")
-    images = cached[test[:: max(1, len(test) // _MOST)]]
-    if images.ndim == 5:
-        images = images[:, :, images.shape[2] // 2]
-    if images.ndim == 4:
-        images = np.rint(images.mean(1)).astype(np.uint8)
-    height, width = inputs.config.ingest.read_shape
-    return np.stack([cv2.resize(image, (width, height)) for image in images])

@@ -25,29 +25,23 @@ MEASURES = {
     "extraction": stages.measure_extraction,
     "reading": stages.measure_reading,
     "memory": stages.measure_memory,
-    "compilation": steps.measure_compilation,
 }
-ASKED_FOR = ("compilation",)
-"""Measured with ``--only`` alone: a question of its own, which takes minutes to answer."""
 
 
 def rows_table(rows: Sequence[Row]) -> pd.DataFrame:
     """Return the rows as a table of a page."""
-    columns = ("figure", "against", "MedVQ", "other", "ratio", "must reach")
-    return table(
-        columns,
+    cells = (
         (
-            (
-                row.figure,
-                row.against,
-                f"{_short(row.medvq)} {row.unit}",
-                f"{_short(row.other)} {row.unit}",
-                f"{row.ratio:.2f}",
-                demand(row.must_reach, row.lower_is_better),
-            )
-            for row in rows
-        ),
+            row.figure,
+            row.against,
+            f"{_short(row.medvq)} {row.unit}",
+            f"{_short(row.other)} {row.unit}",
+            f"{row.ratio:.2f}",
+            demand(row.must_reach, row.lower_is_better),
+        )
+        for row in rows
     )
+    return table(("figure", "against", "MedVQ", "other", "ratio", "must reach"), cells)
 
 
 def _short(value: float) -> str:
@@ -63,18 +57,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     parser.add_argument("--only", nargs="+", choices=MEASURES, help="only these, and no page")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--extract", type=Path, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     warnings.simplefilter("ignore")
     device = choose_device(parsed.device)
     if parsed.peak:
-        print(stages.peak(*parsed.peak, torch.device(device)))
-        return
-    if parsed.extract:
-        stages.extract_part(parsed.extract)
+        what, kind = parsed.peak
+        print(stages.peak(what, kind, torch.device(device)))
         return
     made_at, bench, rows = commit(), Bench(device, parsed.quick), list[Row]()
-    for name in parsed.only or [name for name in MEASURES if name not in ASKED_FOR]:
+    for name in parsed.only or MEASURES:
         found = MEASURES[name](bench)
         print(rows_table(found).to_string(index=False, header=not rows), flush=True)
         rows += found

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from medvq.device import computes_in_bfloat16, keep_freed_memory
-from torch.utils.flop_counter import FlopCounterMode
 
 Step = Callable[[], Any]
 MEDVQ, MONAI, PEER, PLAIN = "medvq", "MONAI", "vector-quantize-pytorch", "plain loop"
@@ -83,18 +82,3 @@ class Bench:
         """Wait until the device has done its work."""
         if self.cuda:
             torch.cuda.synchronize()
-
-    def operations_per_second(self, mixed: bool) -> float:
-        """Return the rate of a product of large matrices, in bfloat16 or in float32."""
-        kind = torch.bfloat16 if mixed else torch.float32
-        side = 8192 if self.cuda else 1024
-        a, b = (torch.randn(side, side, device=self.device, dtype=kind) for _ in range(2))
-        out = torch.empty_like(a)
-        return 2 * side**3 / self.seconds({"product": lambda: torch.mm(a, b, out=out)})["product"]
-
-
-def operations(step: Step) -> int:
-    """Return the floating-point operations of the matrix products and convolutions of a step."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return int(counter.get_total_flops())

@@ -7,10 +7,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import pandas as pd
 import torch
 from medvq.config import Config, ContrastConfig, IngestConfig, PhantomSource, PretrainConfig
 from medvq.datasets.manifest import COLUMNS
-from medvq.distributed import process_group, rank
 from medvq.method.loss import PretrainingLoss
 from medvq.method.scaling import to_network, to_unit
 from medvq.method.vqvae import VQVAE, Architecture
@@ -87,10 +84,9 @@ def measure_epoch(bench: Bench) -> list[Row]:
     """Measure what an epoch takes beyond its steps."""
     number = 320 if bench.quick else 640
     images = np.random.default_rng(0).integers(0, 256, (number, SIDE, SIDE), np.uint8)
-    batches = ViewBatches(
-        images, *[np.arange(number)] * 2, images[None], CONFIG, seed=0, device=bench.device
-    )
-    objective = PretrainingLoss(CONFIG, Architecture.from_config(CONFIG), 1.0).to(bench.device)
+    rows, device = np.arange(number), bench.device
+    batches = ViewBatches(images, rows, rows, images[None], CONFIG, seed=0, device=device)
+    objective = PretrainingLoss(CONFIG, 1.0).to(bench.device)
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
     ready = next(iter(batches))
 
@@ -112,7 +108,7 @@ def measure_epoch(bench: Bench) -> list[Row]:
 
 
 def measure_extraction(bench: Bench) -> list[Row]:
-    """Measure the extraction against MONAI's codes alone, and two processes against one."""
+    """Measure the extraction against MONAI's codes alone."""
     from medvq.stages.extract import run
 
     number = 512 if bench.quick else 2048
@@ -134,36 +130,12 @@ def measure_extraction(bench: Bench) -> list[Row]:
             f"{MEDVQ} codes": lambda: codes(lambda batch: network.encode(batch)[0]),
             MONAI: lambda: codes(peer.index_quantize),
         }
-        taken = (seconds / number for seconds in bench.seconds(steps, 3).values())
-        stage, own, other = taken
-        two = {} if bench.cuda else {n: extraction_rate(Path(name), n) for n in (1, 2)}
-    against = f"codes alone by {MONAI} index_quantize"
-    rows = [
-        faster(f"extraction of all feature sets, {SIDE} px", against, stage, other, 3.0),
-        faster("codes alone", against, own, other, 3.0),
+        stage, own, other = bench.seconds(steps, 3).values()
+    figure, against = f"{number} images of {SIDE} px", f"codes alone by {MONAI} index_quantize"
+    return [
+        faster(f"extraction of all feature sets, {figure}", against, stage, other, 3.0),
+        faster(f"codes alone, {figure}", against, own, other, 3.0),
     ]
-    if two:
-        rows.append(faster("extraction by 2 processes", "1 process", 1 / two[2], 1 / two[1], 1.7))
-    return rows
-
-
-def extraction_rate(folder: Path, processes: int) -> float:
-    """Return images per second of an extraction by so many processes of one thread each."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    arguments = ["-m", "benchmarks.speed", "--extract", str(folder)]
-    return _measured_apart([*launch, *arguments], OMP_NUM_THREADS="1")
-
-
-def extract_part(folder: Path) -> None:
-    """Extract as one of several processes; the first prints images per second."""
-    from medvq.stages.extract import run
-
-    with process_group("cpu"):
-        context = context_of(folder, CONFIG)
-        run(context)  # until everything is loaded
-        rate = run(context).images_per_second
-    if rank() == 0:
-        print(rate)
 
 
 def measure_reading(bench: Bench) -> list[Row]:
@@ -212,16 +184,10 @@ def measure_memory(bench: Bench) -> list[Row]:
 
 
 def _peak_of(what: str, kind: str, bench: Bench) -> float:
-    arguments = ["-m", "benchmarks.speed", "--peak", what, kind, "--device", bench.device.type]
-    return _measured_apart(arguments)
-
-
-def _measured_apart(arguments: list[str], **environment: str) -> float:
-    """Return the number that another process prints last."""
-    command = [sys.executable, *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | environment
-    )
+    """Return what :func:`peak` finds in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--peak", what, kind]
+    command += ["--device", bench.device.type]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return float(done.stdout.split()[-1])
@@ -262,6 +228,6 @@ def _highest(step: Step, device: torch.device, above: bool) -> float:
 
 
 def own_memory() -> float:
-    """Return the MiB that are this process's own; pages of mapped files are the kernel's to drop."""
+    """Return the MiB of this process alone; pages of mapped files are the kernel's to drop."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return float(status.split("RssAnon:")[1].split()[0]) / 1024

@@ -1,94 +1,150 @@
-"""Studies on what the smallest phantom set left: their figures are those of the stages."""
+"""Studies end to end on the smallest phantom set: their figures are those of the stages."""
 
+from __future__ import annotations
+
+import argparse
 import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-from factories.flow import SMALLEST, STAGES, command, json_line, run_in_process
-from medvq.config_file import config_file, load_config
+from factories.flow import SMALLEST, STAGES
 from medvq.datasets.manifest import read_manifest
 from medvq.evaluation.probe_data import ProbeData
-from medvq.stages.stage import RunOptions as Options
-from medvq.storage.feature_store import FEATURES, read_keys
+from medvq.stages.stage import RunOptions
+from medvq.storage.feature_store import FEATURES, read_feature, read_keys
+from sklearn.metrics import roc_auc_score
 
-import benchmarks.label_efficiency as label_efficiency
+from benchmarks import ablation, label_efficiency, supervised, trust
+from benchmarks.prior import __main__ as prior
 from benchmarks.prior import samples
-from benchmarks.prior.study import Study
-from benchmarks.supervised import Cache, draws_of
-from tests.test_end_to_end import TWO_LEVELS
+from benchmarks.prior.inputs import Inputs, likelihood
+from benchmarks.resnet import Recipe
+from benchmarks.study import Study
 
-Ran = tuple[dict[str, Any], Path]
+SMALL_PRIOR = ("extract.versions=0", "prior.channels=8", "prior.depth=1", "prior.epochs=1")
+NOTHING = argparse.Namespace(only=None)
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp("flow")
-    return json_line(run_in_process(command(folder)).stdout), folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
 
 
-def test_a_study_of_two_levels_of_codes_says_what_its_parts_say(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(autouse=True)
+def _own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def study_of(folder: Path, name: str, *settings: str, json: bool = False) -> Study:
+    options = RunOptions(folder / "data", None, folder / "artifacts", "cpu")
+    overrides = (*SMALLEST, *settings)
+    return Study(name, "benchmark", "phantom", overrides, options, folder / "results", json)
+
+
+def headings(page: Path) -> list[str]:
+    return [line[3:] for line in page.read_text().splitlines() if line.startswith("## ")]
+
+
+def test_label_efficiency_shows_the_probes_and_finds_nothing_in_shuffled_labels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, folder = ran
-    for name, value in (
-        ("GUIDANCE", (1.0, 2.0)),
-        ("TEMPERATURE", (1.0,)),
-        ("_PER_CLASS", 8),
-        ("_PER_CLASS_TO_CHOOSE_BY", 4),
-    ):
-        monkeypatch.setattr(samples, name, value)
-    options = Options(folder / "data", None, folder / "artifacts", "cpu")
-    overrides = (*SMALLEST, *TWO_LEVELS)
-    config = load_config(config_file("phantom"), overrides)
-    study = Study(config, overrides, "phantom", options)
-    priors, trained = study.priors()
-    found = {row.figure: row.value for row in samples.likelihood(study, (priors, trained))}
+    monkeypatch.setattr(label_efficiency, "FRACTIONS", (0.5, 1.0))
+    study = study_of(folder, "label-efficiency", json=True)
+    label_efficiency.main(study, NOTHING)
+    file = folder / "results" / "label-efficiency-tiny.md"
+    first = ["AUROC", "AUROC of MedVQ less that of a baseline", "At 50% of the labels"]
+    assert headings(file)[:3] == first
+    assert headings(file)[-1] == "Permutation check"
+    assert file.with_suffix(".png").exists()
+    probe = study.probe(study.config("probe.label_fraction=0.5"))
+    *_, line = capsys.readouterr().out.splitlines()
+    medvq = probe.summary.rows[0].metrics["auroc"]
+    figure = {"figure": "auroc at 50%", "value": medvq.mean, "must_reach": None}
+    assert json.loads(line)["rows"][0] == figure | {"lower_is_better": False}
+    low, high = medvq.ci95
+    assert f"| medvq | {medvq.mean:.3f} [{low:.3f}, {high:.3f}] |" in file.read_text()
+    artifacts = folder / "artifacts"
+    made = json.loads((artifacts / "tiny-shuffled/probe/latest/stage.json").read_text())
+    intervals = [row["auroc"]["ci95"] for row in made["summary"]["rows"]]
+    # Of ten rows that each miss once in twenty, three miss in about one case of a hundred.
+    assert sum(low <= 0.5 <= high for low, high in intervals) >= len(intervals) - 2
+    for stage in STAGES:
+        latest = json.loads((artifacts / "tiny" / stage / "latest/stage.json").read_text())
+        assert latest["dataset"] == "tiny"
+
+
+def test_shuffled_labels_are_those_of_other_subjects_and_nothing_else_differs(folder: Path) -> None:
+    study = study_of(folder, "label-efficiency")
+    extract = study.run("extract", study.config())
+    store = trust.shuffled_store(extract, folder / "artifacts" / "tiny-shuffled", seed=0)
+    assert trust.shuffled_store(extract, folder / "artifacts" / "tiny-shuffled", 0) == store
+    before, after = (read_keys(one.folder / FEATURES) for one in (extract, store))
+    assert before.drop(columns="label").equals(after.drop(columns="label"))
+    assert (after.groupby("subject_id")["label"].nunique() == 1).all()
+    first, shuffled = (keys.drop_duplicates("subject_id")["label"] for keys in (before, after))
+    assert sorted(first) == sorted(shuffled)
+    assert (first.to_numpy() == shuffled.to_numpy()).mean() == pytest.approx(0.5, abs=0.2)
+    np.testing.assert_array_equal(
+        read_feature(extract.folder / FEATURES, "embedding"),
+        read_feature(store.folder / FEATURES, "embedding"),
+    )
+
+
+def test_an_ablation_compares_variants_with_the_full_method(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "FRACTIONS", (0.5,))
+    part = {"no random versions": ("extract.versions=0",)}
+    monkeypatch.setattr(ablation, "PARTS", part)
+    study = study_of(folder, "ablation")
+    ablation.main(study, argparse.Namespace(only="parts"))
+    file = folder / "results" / "ablation-parts-tiny.md"
+    assert len(headings(file)) == len(ablation.FEATURES)
+    full, variant = (
+        [
+            roc_auc_score(subset["label"], subset["probability"])
+            for subset in study.probe(study.config(*settings)).label_subsets("medvq")
+        ]
+        for settings in ((), part["no random versions"])
+    )
+    cell = f"{np.mean(variant):.3f} ({np.mean(full) - np.mean(variant):+.3f} ["
+    assert f"| no random versions | {cell}" in file.read_text()
+
+
+def test_a_supervised_network_is_trained_on_the_label_subsets_of_the_probe(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "FRACTIONS", (0.5, 1.0))
+    monkeypatch.setattr(supervised, "Recipe", lambda: Recipe(epochs=1, size=16))
+    study = study_of(folder, "supervised")
+    supervised.main(study, NOTHING)
+    file = folder / "results" / "supervised-tiny.md"
+    assert headings(file)[0] == "AUROC"
+    assert file.read_text().count(supervised.ROW) == 4
+    config = study.config()
+    ingest, extract = (study.run(stage, config).folder for stage in ("ingest", "extract"))
+    cache = supervised.Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True)
+    expected = ProbeData.from_keys(read_keys(extract / FEATURES))
+    subsets = expected.label_subsets(config.probe, config.seed)
+    for own, other in zip(cache.label_subsets(config), subsets, strict=True):
+        assert own.tolist() == other.tolist()
+
+
+def test_the_study_of_priors_judges_all_that_the_data_set_allows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "PER_CLASS", 8)
+    monkeypatch.setattr(prior, "PIXELCNN", ("prior.model=pixelcnn",))
+    prior.main(study_of(folder, "prior", *SMALL_PRIOR), NOTHING)
+    assert headings(folder / "results" / "prior-tiny.md") == list(prior.ABOUT)
+
+
+def test_bits_per_pixel_are_those_of_all_levels_of_codes(folder: Path) -> None:
+    finer = "pretrain.finer=[{halvings: 2, codebook_size: 8}]"
+    inputs = Inputs(study_of(folder, "prior", *SMALL_PRIOR, finer))
+    found = {row.figure: row.value for row in likelihood(inputs, [inputs.train()])}
     levels = [found[f"transformer: bits per code of level {level}, test"] for level in (0, 1)]
     per_pixel = found["transformer: bits per pixel, test"]
     assert per_pixel == pytest.approx((levels[0] * 16 + levels[1] * 64) / 32**2)
     assert found["uniform: bits per pixel, test"] == pytest.approx((4 * 16 + 3 * 64) / 32**2)
-    groups = samples.Samples(study, priors).groups()
-    figures = [row.figure for rows in groups.values() for row in rows]
-    assert len(figures) == len(set(figures)) > 30
-    assert set(groups) | {"Likelihood"} == set(samples.ABOUT)
-    assert (folder / "artifacts" / "tiny" / "prior_samples.png").exists()
-
-
-def test_the_benchmark_tells_subgroups_and_finds_nothing_in_shuffled_labels(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, folder = ran
-    config = load_config(config_file("phantom"), SMALLEST)
-    monkeypatch.setattr(label_efficiency, "FEW", config.probe.label_fraction)
-    options = Options(folder / "data", None, folder / "artifacts", device="cpu")
-    before = {stage: (folder / "artifacts/tiny" / stage / "latest").resolve() for stage in STAGES}
-    lines = label_efficiency._page([first], "tiny", "", "none.png")
-    lines += label_efficiency._trust([config], [first], options)
-    heads = [line for line in lines if line.startswith("## ")]
-    assert [head.split(",")[0] for head in heads[-3:]] == [
-        "## MedVQ's calibration",
-        "## Subgroups of the test split",
-        "## Permutation check",
-    ]
-    made = folder / "artifacts/tiny-shuffled/probe/latest/stage.json"
-    shuffled = json.loads(made.read_text())["summary"]["rows"]
-    assert [row["features"] for row in shuffled] == [row["features"] for row in first["rows"]]
-    chance = [row["auroc"]["ci95"][0] <= 0.5 <= row["auroc"]["ci95"][1] for row in shuffled]
-    # Of nine rows that each miss once in twenty, three miss in less than one case of a hundred.
-    assert sum(chance) >= len(chance) - 2
-    assert [line.split(" | ")[-1] for line in lines[-len(chance) :]] == [
-        "yes |" if held else "**no** |" for held in chance
-    ]
-    for stage, artifact in before.items():
-        assert (folder / "artifacts/tiny" / stage / "latest").resolve() == artifact
-
-
-def test_a_supervised_network_is_given_the_draws_of_the_probe(ran: Ran) -> None:
-    _, folder = ran
-    config = load_config(config_file("phantom"), SMALLEST)
-    ingest, extract = (folder / "artifacts/tiny" / s / "latest" for s in ("ingest", "extract"))
-    data = ProbeData.from_keys(read_keys(extract / FEATURES))
-    theirs = draws_of(Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True), config)
-    for rows, other in zip(data.label_subsets(config.probe, config.seed), theirs, strict=True):
-        assert rows.tolist() == other.tolist()
