@@ -138,10 +138,28 @@ def test_an_override_that_is_none(file: Path, override: str, reason: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+BOMB = b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"".join(
+    b"%c: &%c [%s]\n" % (letter, letter, b",".join([b"*%c" % (letter - 1)] * 9))
+    for letter in b"bcdefgh"
+)
+"""A few lines that stand for 43 million values."""
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"name: [tiny", "not plain YAML"),
+        (b"name: [tiny", "not plain YAML: line 1, column 12: .*expected ',' or ']'"),
+        (b"name: a\nsource:\n\tsize: 64\n", "not plain YAML: line 3, column 1: .* found character"),
+        (b"name: a\nseed: 1\nseed: 2\n", "line 3, column 1: the key 'seed' for the second time"),
+        (b"name: a\nseed: " + b"9" * 5000, "line 2, column 7: a number of more than 300 digits"),
+        (b"name: a\nseed: 0x" + b"f" * 5000, "line 2, column 7: a number of more than 300"),
+        (b"name: a\nseed: 2020-99-99\n", "line 2, column 7: a number or a date that cannot"),
+        (b"name: a\nseed: 1:30\n", "line 2, column 7: a time is no number"),
+        (b"name: " + b"[" * 5000, "nested too deeply"),
+        (b"name: a\nseed: &a [*a]\n", "line 2, column 7: a value that contains itself"),
+        (BOMB, "line 5, column 4: aliases that stand for too many values"),
+        (b"name: a\x07b", "line 1, column 8: a character that YAML does not allow"),
+        (b"name: " + b"a" * 2**21, "more text than any configuration has"),
         (b"name: !!python/object:os.system x", "not plain YAML"),
         (b"\xff\xfe\x00", "not plain YAML"),
         (b"- a\n- b\n", "must hold a YAML mapping"),
@@ -161,6 +179,34 @@ def test_a_file_that_is_no_configuration(file: Path, text: bytes, reason: str) -
 def test_a_missing_file_tells_what_there_is(file: Path) -> None:
     with pytest.raises(UserError, match=r"no configuration .*kermanny\.yaml; .* there are: tiny"):
         load_config(file.with_name("kermanny.yaml"))
+    with pytest.raises(UserError, match=r"kermani\.yaml; did you mean 'kermany'\?; in"):
+        load_config("kermani")
+
+
+@pytest.mark.parametrize(
+    ("override", "question"),
+    [
+        ("pretrian.epochs=1", "did you mean 'pretrain'?"),
+        ("probe.label_fracton=1", "did you mean 'label_fraction'?"),
+        ("epochs=1", "did you mean pretrain.epochs or prior.epochs?"),
+    ],
+)
+def test_a_misspelt_key_is_asked_about(file: Path, override: str, question: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(file, (override,))
+    assert question in str(caught.value)
+
+
+def test_numbers_are_read_as_people_write_them(file: Path) -> None:
+    config = load_config(file, ("probe.regularisation=[1e-5, 1.E-4, .5e-3, +1e2]", "seed=010"))
+    assert config.probe.regularisation == (1e-5, 1e-4, 5e-4, 100.0)
+    assert config.seed == 10
+
+
+def test_messages_quote_the_beginning_of_long_values(file: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(file, (f"seed={'x' * 10_000}",))
+    assert len(str(caught.value)) < 500
 
 
 def test_nothing_changes_after_reading(file: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from medvq.config import SOURCES, Config
 from medvq.errors import UserError
+from medvq.plain_yaml import parse_yaml
 
 RENAMED = {
     "pretrain.agreement": "pretrain.contrast",
@@ -20,6 +20,9 @@ RENAMED = {
     "probe.draws": "probe.label_subsets",
 }
 """Keys of earlier versions: refused, with the name that they have now."""
+
+# Characters of a value that a message quotes; a user may have pasted anything.
+_MOST_QUOTED = 80
 
 
 def shipped(folder: str) -> Path:
@@ -31,17 +34,6 @@ def shipped(folder: str) -> Path:
 def config_file(name: str) -> Path:
     """Return the file of a configuration: a path to a yaml, or the name of a shipped one."""
     return Path(name) if name.endswith((".yaml", ".yml")) else shipped("configs") / f"{name}.yaml"
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML in which ``1e-5`` is a number, as in YAML 1.2 and as people write it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
 
 
 def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Config:
@@ -75,14 +67,18 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
 def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the mapping in ``file`` over that which it extends."""
     if not file.is_file():
-        known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"no configuration {file}; in {file.parent} there are: {known}")
+        known = sorted(p.stem for p in file.parent.glob("*.yaml"))
+        guess = _nearest(file.stem, known)
+        there = ", ".join(known) or "none"
+        raise UserError(f"no configuration {file}{guess}; in {file.parent} there are: {there}")
     if file.resolve() in extended_by:
         raise UserError(f"{file} extends itself; remove 'extends' from one of the files")
     try:
-        document = _Loader(file.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not plain YAML: {_first_line(error)}") from error
+        document = parse_yaml(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not plain YAML: it is no text in UTF-8") from error
+    except UserError as error:
+        raise UserError(f"{file} is not plain YAML: {error}") from error
     if not isinstance(document, dict):
         raise UserError(f"{file} must hold a YAML mapping with at least 'name' and 'source'")
     base = document.pop("extends", None)
@@ -105,9 +101,10 @@ def _parse(override: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"override '{override}' is not of the form key=value, e.g. seed=1")
     try:
-        return key, _Loader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise UserError(f"override '{override}': the value is not plain YAML") from error
+        return key, parse_yaml(text)
+    except UserError as error:
+        quoted = _quoted(override)
+        raise UserError(f"override '{quoted}': the value is not plain YAML: {error}") from error
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
@@ -127,12 +124,13 @@ def _explain(error: ValidationError | TypeError) -> str:
     for detail in error.errors()[:3]:
         key, section = _key(detail["loc"])
         value = detail["input"]
-        shown = "" if isinstance(value, dict) else f"={value!r}"
+        shown = "" if isinstance(value, dict) else f"={_quoted(repr(value))}"
         message = detail["msg"]
         if key in RENAMED:
             message = f"this key is called {RENAMED[key]} now"
         elif detail["type"] == "extra_forbidden" and section is not None:
-            message = f"no such key (allowed: {', '.join(section.model_fields)})"
+            guess = _nearest(key.rpartition(".")[2], section.model_fields) or _elsewhere(key)
+            message = f"no such key{guess} (allowed: {', '.join(section.model_fields)})"
         reasons.append(f"{key or 'configuration'}{shown}: {message}")
     return "; ".join(reasons)
 
@@ -162,5 +160,26 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _quoted(text: str) -> str:
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}..."
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question after the one of the known names that a name is a misspelling of."""
+    nearest = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def _elsewhere(key: str) -> str:
+    """Return a question after the keys of that name in other sections."""
+    name = key.rpartition(".")[2]
+    others = [other for other in _keys(Config) if other.rpartition(".")[2] == name]
+    return f"; did you mean {' or '.join(others)}?" if others else ""
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if name != "source":
+            for inner in _sections(field.annotation):
+                yield from _keys(inner, f"{prefix}{name}.")
