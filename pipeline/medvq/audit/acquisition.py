@@ -34,6 +34,9 @@ _MOMENT = ("StudyDate", "StudyTime")
 _PERSON = ("PatientAge", "PatientSex")
 READ = (*EQUIPMENT, *SETTINGS, *KINDS, *_MOMENT, *_PERSON)
 
+# No setting of a scanner comes near; the squares of larger numbers overflow in the audit.
+_LARGEST = 1e12
+
 GROUPS = ("file_size", "equipment", "settings", "moment", "person")
 """First parts of the columns of :func:`describe`; ``file_size`` has no second part."""
 
@@ -86,16 +89,22 @@ def _value(header: Any, name: str) -> Any:
 
 def _hash(value: object) -> str | None:
     text = str(value or "").strip()
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else None
+    return (
+        hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=8).hexdigest()
+        if text
+        else None
+    )
 
 
 def _number(value: Any) -> float:
+    """Return the first value as a number, NaN where it is none or too large to be meant."""
     if isinstance(value, Iterable) and not isinstance(value, str):
         value = next(iter(value), None)
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
+    return number if abs(number) <= _LARGEST else float("nan")
 
 
 def _moment(date: str, time: str) -> dict[str, Any]:

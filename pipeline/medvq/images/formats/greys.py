@@ -241,7 +241,7 @@ def _finish(shown: Image, header: Dataset, inside: NDArray[np.bool_]) -> Image:
     if header.PhotometricInterpretation == "MONOCHROME1":
         applied("inverted (MONOCHROME1)")
         shown = 1 - shown
-    return np.where(inside, shown, np.float32(0))
+    return shown if inside.all() else np.where(inside, shown, np.float32(0))
 
 
 def _padding(picture: Slice) -> NDArray[np.bool_]:

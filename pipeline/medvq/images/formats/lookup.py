@@ -65,7 +65,10 @@ def show_palette(stored: Values, header: Dataset) -> Image:
     """
     applied("palette")
     if "SegmentedRedPaletteColorLookupTableData" in header:
-        colours = apply_color_lut(stored, header)
+        try:
+            colours = apply_color_lut(stored, header)
+        except Exception as error:  # of dozens of types
+            raise UnreadableImage("a segmented palette that cannot be expanded") from error
         return stretch(colours, 0, 256**colours.dtype.itemsize - 1)
     channels, depths = [], []
     for colour in _COLOURS:
