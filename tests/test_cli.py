@@ -1,6 +1,7 @@
 """The command line: quick to answer, one line for what is the user's to mend."""
 
 import errno
+import gc
 import subprocess
 import sys
 import warnings
@@ -11,9 +12,10 @@ from typing import Any, Self
 
 import pytest
 import torch
-from medvq.cli import _notices, main
-from medvq.errors import Notice
+from medvq.cli import _notices, main, status
+from medvq.errors import Notice, UserError
 from medvq.stages import STAGES
+from tqdm import tqdm
 
 HEAVY = ("torch", "monai", "mlflow", "pandas", "cv2", "sklearn", "matplotlib")
 
@@ -201,6 +203,21 @@ def test_a_run_that_ends_in_the_middle(
     assert contents(earlier) == before
     finished = list((tmp_path / "artifacts").rglob("stage.json"))
     assert finished == [earlier / "stage.json"]
+
+
+def test_the_last_line_is_the_reason_and_not_a_progress_bar(
+    capsys: Captured, tmp_path: Path
+) -> None:
+    def command() -> int:
+        bar = tqdm(range(5))
+        bar.itself = bar  # so that it outlives the error
+        for _ in bar:
+            raise UserError("no images in it")
+        return 0
+
+    assert status(command, tmp_path) == 2
+    gc.collect()
+    assert capsys.readouterr().err.splitlines()[-1] == "medvq: no images in it"
 
 
 def test_a_bug_is_not_passed_off_as_the_users(

@@ -64,7 +64,7 @@ def status(command: Callable[[], int], artifacts: Path) -> int:
     artifacts : the folder that the command writes to.
     """
     try:
-        with _notices():
+        with _notices(), _progress_bars_end():
             return command()
     except UserError as error:
         message = str(error)
@@ -112,6 +112,16 @@ def _notices() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = usual
+
+
+@contextlib.contextmanager
+def _progress_bars_end() -> Iterator[None]:
+    """End progress bars with the block; one that an error has left would be drawn once more."""
+    try:
+        yield
+    finally:
+        for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())):
+            bar.close()
 
 
 def _reason_of_refused_write(error: Exception, folder: Path) -> str | None:

@@ -8,6 +8,7 @@ same bits, since everything random comes from (seed, epoch).
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -37,6 +38,7 @@ CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
 _EPOCHS, _FEWEST_STEPS = 18, 600
 _STATE = ("objective", "optimizer", "schedule")  # attributes that a checkpoint holds
 _CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch: the most that a kill costs
+_STEPS_TIMED = 10  # after the first, which is slower, until the duration of the training is told
 _STEPS_UNCHECKED = 50  # on a GPU between looks at the loss, since each waits for the device
 
 
@@ -126,6 +128,7 @@ class TrainingLoop(ABC):
         self.first_losses = self._zeros()
         self._position: Position | None = None
         self._saved = time.monotonic()
+        self._step_times: list[float] = []
 
     @abstractmethod
     def load(self) -> Iterable[Mapping[str, object]]:
@@ -166,6 +169,10 @@ class TrainingLoop(ABC):
             smoothing=0.05,
             disable=rank() > 0,
         ) as progress:
+            self._announce(
+                f"at most {self.epochs} epochs of {len(self.batches)} steps; ends after {most} "
+                "epochs without a better validation loss"
+            )
             for epoch in range(len(self.history) + 1, self.epochs + 1):
                 if self.history and len(self.history) - self.best["epoch"] >= most:
                     break
@@ -236,8 +243,23 @@ class TrainingLoop(ABC):
             position.step += 1
             position.seconds = time.perf_counter() - started
             progress.update(self.batches.batch_size)
+            self._estimate_duration(progress)
             self._save_within_epoch(position, interruption)
         return position
+
+    def _estimate_duration(self, progress: tqdm[Any]) -> None:
+        """Announce the duration of the training once a few steps have been timed."""
+        if len(self._step_times) > _STEPS_TIMED:
+            return
+        self._step_times.append(time.monotonic())
+        if len(self._step_times) == 1 + _STEPS_TIMED:
+            seconds = (self._step_times[-1] - self._step_times[0]) / _STEPS_TIMED
+            remaining = (progress.total - progress.n) / self.batches.batch_size
+            self._announce(f"about {math.ceil(seconds * remaining / 60)} minutes for all epochs")
+
+    def _announce(self, text: str) -> None:
+        if rank() == 0:
+            tqdm.write(f"{self.activity}: {text}", file=sys.stderr)
 
     def _save_within_epoch(self, position: Position, interruption: DeferredInterruption) -> None:
         """Write a checkpoint where one is due; then let an interruption end the run.
