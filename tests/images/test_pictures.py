@@ -1,12 +1,21 @@
 """Pictures as editors, cameras and other programs write them."""
 
+import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
+import cv2
 import numpy as np
 import pytest
-from factories.images import Bytes, palette, ramp, read_grey, rgb, wide
+from factories.images import Array, Bytes, noise, palette, ramp, read_grey, rgb, wide
 from medvq.errors import UnreadableImage
+from medvq.images.formats.display import SMALL_RANGE
+from medvq.images.formats.messages import DAMAGED, captured_messages
+from medvq.images.formats.notes import Notes, recorded
+from medvq.images.reading import ImageFiles, Reader
 from PIL import ExifTags, Image
 
 
@@ -95,3 +104,150 @@ def test_a_panorama_is_shrunk_to_what_memory_holds(
     np.testing.assert_allclose(read_grey(tmp_path / "x.jpg"), wanted, atol=1.5 / 255)
     with pytest.raises(UnreadableImage, match="samples that are read"):
         read_grey(tmp_path / "x.png")
+
+
+def notes_on(path: Path) -> tuple[Array, Notes]:
+    with recorded() as notes:
+        return read_grey(path), notes
+
+
+def photograph(bits: int = 8) -> Array:
+    """A smooth picture that uses all of its bits."""
+    y, x = np.mgrid[:96, :128]
+    shades = np.sin(x / 11 + y / 40) * np.cos(y / 9) + 0.1 * noise(96, 128) / 255
+    shades = (shades - shades.min()) / np.ptp(shades)
+    return np.rint(shades * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def with_significant_bits(content: bytes, bits: int) -> bytes:
+    """Insert the chunk sBIT, as of a PNG whose source had so many bits, after the header."""
+    body = b"sBIT" + bytes([bits])
+    return (
+        content[:33] + struct.pack(">I", 1) + body + struct.pack(">I", crc32(body)) + content[33:]
+    )
+
+
+def twelve_bit_tiff(stored: Array) -> bytes:
+    """Two values of 12 bits in three bytes, which Pillow does not write."""
+    height, width = stored.shape
+    first, second = stored.ravel()[::2].astype(int), stored.ravel()[1::2].astype(int)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+    data = packed.astype(np.uint8).tobytes()
+    numbers = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    entries = sorted({**numbers, 279: len(data)}.items())
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    table = struct.pack("<H", len(entries)) + fields + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + table
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_16_bits_of_which_fewer_are_used_are_shown_over_those(tmp_path: Path, bits: int) -> None:
+    stored = photograph(bits)
+    for name in ("x.png", "x.tif"):
+        Image.fromarray(stored).save(tmp_path / name)
+        grey, notes = notes_on(tmp_path / name)
+        np.testing.assert_allclose(grey, stored / (2**bits - 1), atol=1e-6)
+        assert notes.notices == (SMALL_RANGE,)
+
+
+def test_a_true_picture_of_16_bits_stays_as_it_is(tmp_path: Path) -> None:
+    stored = photograph(16)
+    for factor in (1, 0.5):  # also where its brightest half is missing
+        part = (stored * factor).astype(np.uint16)
+        Image.fromarray(part).save(tmp_path / "x.png")
+        grey, notes = notes_on(tmp_path / "x.png")
+        np.testing.assert_allclose(grey, part / 65535, atol=1e-6)
+        assert notes.notices == ()
+
+
+def test_a_hot_pixel_does_not_hide_that_few_bits_are_used(tmp_path: Path) -> None:
+    stored = photograph(12)
+    stored[3, 4] = 65535
+    Image.fromarray(stored).save(tmp_path / "x.png")
+    low, high = np.percentile(stored, [0.5, 99.5])
+    expected = np.clip((stored - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.png"), expected, atol=1e-6)
+
+
+def test_the_range_that_the_header_declares_is_shown(tmp_path: Path) -> None:
+    stored = np.minimum(photograph(12), 3000)  # no value near the end of the range
+    file = tmp_path / "x.tif"
+    Image.fromarray(stored).save(file, tiffinfo={281: 4095})
+    np.testing.assert_allclose(read_grey(file), stored / 4095, atol=1e-6)
+    file.write_bytes(twelve_bit_tiff(stored))
+    grey, notes = notes_on(file)
+    np.testing.assert_allclose(grey, stored / 4095, atol=1e-6)
+    assert "range that its header declares" in notes.notices[0]
+    file = tmp_path / "x.png"
+    Image.fromarray(stored).save(file)
+    file.write_bytes(with_significant_bits(file.read_bytes(), 12))
+    np.testing.assert_allclose(read_grey(file), stored / 4095, atol=1e-6)
+    # As PNG asks for, values of 12 bits are scaled to 16.
+    Image.fromarray(photograph(16)).save(file)
+    file.write_bytes(with_significant_bits(file.read_bytes(), 12))
+    np.testing.assert_allclose(read_grey(file), photograph(16) / 65535, atol=1e-6)
+
+
+def test_a_white_zero_of_fewer_bits_is_inverted_in_their_range(tmp_path: Path) -> None:
+    stored = photograph(12)
+    Image.fromarray(stored).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), 1 - stored / 4095, atol=1e-6)
+
+
+def test_colour_of_which_only_the_lower_bits_are_used_is_refused(tmp_path: Path) -> None:
+    for bits, refused in ((16, False), (12, True)):
+        deep = np.repeat(photograph(bits)[..., None], 3, axis=2)
+        cv2.imwrite(str(tmp_path / "x.png"), deep)
+        if refused:
+            with pytest.raises(UnreadableImage, match="small part of the range is used; save"):
+                read_grey(tmp_path / "x.png")
+        else:
+            expected = (photograph(16) >> 8) / 255
+            np.testing.assert_allclose(read_grey(tmp_path / "x.png"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_jpeg_with_damaged_data_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], options: dict[str, Any], colour: bool
+) -> None:
+    picture = photograph().repeat(4, axis=0).repeat(4, axis=1)
+    file = tmp_path / "x.jpg"
+    Image.fromarray(rgb(picture) if colour else picture).save(file, quality=95, **options)
+    whole = file.read_bytes()
+    read_grey(file)
+    rng = np.random.default_rng(0)
+    for at in rng.integers(len(whole) // 4, len(whole) * 3 // 4, 5):
+        file.write_bytes(whole[:at] + rng.bytes(400) + whole[at + 400 :])
+        with pytest.raises(UnreadableImage, match="damaged or cut off"):
+            read_grey(file)
+        assert Reader((32, 32))(ImageFiles((file,))).reason == DAMAGED
+    assert capfd.readouterr().err == ""
+
+
+def test_zeros_at_the_end_of_a_jpeg_are_no_damage(tmp_path: Path) -> None:
+    file = tmp_path / "x.jpg"
+    Image.fromarray(photograph()).save(file)
+    whole, before = file.read_bytes(), read_grey(file)
+    file.write_bytes(whole[:-2] + bytes(7) + whole[-2:])
+    np.testing.assert_array_equal(read_grey(file), before)
+
+
+def test_a_tiff_with_damaged_data_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.tif"
+    Image.fromarray(photograph()).save(file, compression="tiff_adobe_deflate")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="damaged or cut off"):
+        read_grey(file)
+    assert capfd.readouterr().err == ""
+
+
+def test_lines_that_are_no_decoders_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with captured_messages() as messages:
+        os.write(2, b"Corrupt JPEG data: bad Huffman code\nsomething else\n")
+    assert messages == [b"Corrupt JPEG data: bad Huffman code\n"]
+    assert capfd.readouterr().err == "something else\n"
