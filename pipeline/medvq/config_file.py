@@ -81,12 +81,27 @@ def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{file} is not plain YAML: {error}") from error
     if not isinstance(document, dict):
         raise UserError(f"{file} must hold a YAML mapping with at least 'name' and 'source'")
+    _resolve_paths(document, file)
     base = document.pop("extends", None)
     if base is None:
         return document
     other = config_file(str(base))
     other = file.parent / other if str(base).endswith((".yaml", ".yml")) else other
     return _merged(_read(other, (*extended_by, file.resolve())), document)
+
+
+def _resolve_paths(document: dict[str, Any], file: Path) -> None:
+    """Make the paths in a configuration relative to its file."""
+    source = document.get("source")
+    if not isinstance(source, dict):
+        return
+    folder = source.get("folder")
+    if isinstance(folder, str) and not folder.startswith("~"):
+        source["folder"] = str(file.parent / folder)
+    labels = source.get("labels")
+    names_table = isinstance(labels, str) and labels != "folders"
+    if names_table or (isinstance(labels, dict) and "file" in labels):
+        source.setdefault("beside", str(file.parent))
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

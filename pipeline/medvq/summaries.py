@@ -109,15 +109,31 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class IngestSummary(Summary):
-    """What ingest read."""
+    """What ingest read.
+
+    Attributes
+    ----------
+    listed : files and images that were seen: ``images``, ``quarantined``, and those in ``skipped``.
+    quarantined : images that were set aside, with the reason in ``quarantine.csv``.
+    skipped : how many files were not looked at as images, by reason.
+    duplicates : files that are identical to another.
+    unlabelled : images that have neither a class nor a number to predict.
+    set_aside : how many images were set aside, by reason.
+    """
 
     images: int
     subjects: int
     splits: dict[str, SplitCount]
+    listed: int
     quarantined: int
+    skipped: dict[str, int]
     duplicates: int
     subjects_in_train_and_test: int
     not_aligned: int
+    unlabelled: int
+    labelled_subjects: int
+    labelled_test_subjects: int
+    set_aside: dict[str, int]
 
 
 @dataclass(frozen=True)

@@ -36,20 +36,33 @@ def ingested(crossing: int = 0) -> list[str]:
                 "train": SplitCount(80, 41, {"normal": 30, "ill": 50}),
                 "test": SplitCount(20, 11, {"normal": 9, "ill": 11}),
             },
+            listed=105,
             quarantined=3,
+            skipped={"no image (.txt)": 2},
             duplicates=5,
             subjects_in_train_and_test=crossing,
             not_aligned=7,
+            unlabelled=4,
+            labelled_subjects=52,
+            labelled_test_subjects=16,
+            set_aside={"the file is empty": 3},
             audit=AuditHeadline(None, {"": None}, 0),
         )
     )
 
 
 def test_ingest_counts_images_subjects_and_labels() -> None:
-    train, test, rest = ingested()
+    train, test, files, aside, skipped, rest, few = ingested()
     assert " ".join(train.split()) == "train 80 images 41 subjects normal 30, ill 50"
     assert " ".join(test.split()) == "test 20 images 11 subjects normal 9, ill 11"
-    assert rest == "  3 set aside, 5 files with a duplicate, 7 not aligned"
+    assert files == "  105 listed = 100 read + 3 set aside + 2 skipped"
+    assert aside == "    set aside: 3 x the file is empty"
+    assert skipped == "    skipped: 2 x no image (.txt)"
+    assert rest == "  4 images without a label, 5 files with a duplicate, 7 not aligned"
+    # 1.96 sqrt(.8 .2 / 16)
+    assert few.endswith(
+        "16 of them in test: an accuracy of 80% would have a 95% interval of about +-20 points"
+    )
 
 
 def test_subjects_in_train_and_test_are_counted() -> None:

@@ -46,10 +46,16 @@ INGEST = IngestSummary(
     images=12,
     subjects=9,
     splits={"train": SplitCount(8, 6, {"normal": 5, "COVID-19 (severe, 50%)": 3})},
+    listed=12,
     quarantined=0,
+    skipped={},
     duplicates=0,
     subjects_in_train_and_test=0,
     not_aligned=0,
+    unlabelled=0,
+    labelled_subjects=9,
+    labelled_test_subjects=0,
+    set_aside={},
 )
 PRETRAIN = PretrainSummary(
     epochs=2,

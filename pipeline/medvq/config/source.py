@@ -22,13 +22,20 @@ class Labels(StrictModel):
     """What a row of the CSV is about: a file (relative to the folder), or the images with this
     PatientID, StudyInstanceUID or SOPInstanceUID. ``folders``: ``<split>/<label>/...``, no CSV."""
     file: str | None = None
-    """The CSV, relative to the folder."""
+    """The CSV, relative to the folder or to the configuration's own folder."""
     key: str | None = None
     """The column joined on; null: ``file``, ``subject``, ``study`` or ``instance``."""
     column: str = "label"
     """The column of the class."""
     target: str | None = None
     """The column of a number to predict, for a regression."""
+    only: bool = False
+    """Whether images that the labels do not name are left out; otherwise they are images without a
+    label, which pretraining uses."""
+    classes: tuple[str, ...] = ()
+    """The classes that there are: a label that is none of them is refused. Empty: those that the
+    labels name; then a rare label that differs from a frequent one by one or two letters is
+    refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,10 +55,15 @@ class FolderSource(StrictModel):
     """What every kind of a user's own folder has."""
 
     folder: str | None = None
-    """Where the images are; null: DATA_ROOT/<name> or DATA_MIRROR/<name>."""
+    """Where the images are, relative to the configuration; null: DATA_ROOT/<name> or
+    DATA_MIRROR/<name>."""
     labels: Labels | None = None
+    beside: str | None = None
+    """Where ``labels.file`` is looked for besides the folder: the configuration's own folder, which
+    is filled in when it is read."""
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    """Share of the subjects drawn for the test, where neither CSV nor folders name a split."""
+    """Share of the labelled subjects (of all, where none is labelled) drawn for the test, where
+    neither CSV nor folders name a test split."""
 
 
 class ImageFolderSource(FolderSource):
@@ -85,6 +97,9 @@ class DicomFolderSource(FolderSource):
     """Body Part Examined (0018,0015), e.g. [CHEST]; empty: any."""
     view: tuple[str, ...] = ()
     """View Position (0018,5101), e.g. [PA, AP]; empty: any."""
+    presentation_intent: tuple[Literal["FOR PRESENTATION", "FOR PROCESSING"], ...] = ()
+    """Presentation Intent Type (0008,0068); empty: any, but what is for processing is set aside
+    where its study holds images for presentation, too."""
     series_as_volumes: bool = False
     """Whether the slices of a series make one volume; otherwise every file is an image."""
     window: Window | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,8 @@ class SourceImage:
     shown_path : what tables may show of the path; empty where it could name a patient.
     subject : the person it was taken of, as far as the source says; where that leaves a doubt,
         images that may be of one person share it, so that splits are safe.
-    split : as the source has it; where it has no validation split, ingest makes one of train.
+    split : as the source has it; where it has no validation or no test split, ingest draws one from
+        train.
     label : the class by name, None where the source has none.
     index : of the image, where the file holds many.
     target : a number to be predicted instead of a class, None where there is none.
@@ -32,6 +33,9 @@ class SourceImage:
     set_aside : why the source wants the image set aside unread; empty where it does not.
     certain_subject : images that are of one person beyond doubt share it, so that one may be taken
         for another view of that person; empty where ``subject`` leaves no doubt.
+    has_known_subject : whether the source says of whom the image is; otherwise images that are
+        equal, or nearly so, count as one subject.
+    order : by which subjects are drawn for splits, the same on every machine; empty: ``subject``.
     """
 
     path: Path
@@ -47,11 +51,26 @@ class SourceImage:
     window: tuple[float, float] | None = None
     set_aside: str = ""
     certain_subject: str = ""
+    has_known_subject: bool = True
+    order: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the image is read from."""
         return self.parts or (self.path,)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a data set, and the files of its folder that are none.
+
+    Attributes
+    ----------
+    skipped : how many files were not looked at as images, by reason.
+    """
+
+    images: list[SourceImage]
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def no_subject_rules(paths: Sequence[str]) -> dict[str, list[str]]:
@@ -66,7 +85,8 @@ class Dataset:
     Attributes
     ----------
     list_images : from the folder with the data set to its images, in an order that does not depend
-        on the file system. Raises UserError where the folder does not hold the data set.
+        on the file system; or a :class:`Listing` of them. Raises UserError where the folder does
+        not hold the data set.
     subject_rules : from the paths in the manifest to the rules that may say which images are of one
         subject, the safe one first: for each, a subject per image. Empty where the manifest's
         subjects are in no doubt. The audit counts what crosses the splits under each rule.
@@ -74,6 +94,6 @@ class Dataset:
         otherwise such a manifest is refused.
     """
 
-    list_images: Callable[[Path], Iterable[SourceImage]]
+    list_images: Callable[[Path], Iterable[SourceImage] | Listing]
     subject_rules: Callable[[Sequence[str]], dict[str, list[str]]] = no_subject_rules
     allows_crossing: bool = False

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from medvq.config import DicomFolderSource, FolderSource, NiftiFolderSource
-from medvq.datasets.dataset import SourceImage
-from medvq.datasets.labels import Label, named_split, read_labels
-from medvq.datasets.pseudonyms import pseudonym, subject_key
-from medvq.errors import Notice, UserError
-from medvq.images.formats import (
-    IMAGE_SUFFIXES,
-    NIFTI_SUFFIXES,
-    PICTURE_SUFFIXES,
-    is_dicom,
-    is_nifti,
+from medvq.config import DicomFolderSource, FolderSource, Labels
+from medvq.datasets.classes import Label, unify
+from medvq.datasets.dataset import Listing, SourceImage
+from medvq.datasets.folder_files import (
+    FolderFile,
+    identify_files,
+    kinds,
+    may_show,
+    why_no_image,
 )
+from medvq.datasets.folder_labels import labels_of_folders
+from medvq.datasets.labels import labels_file, read_labels
+from medvq.datasets.pseudonyms import pseudonym, subject_key
+from medvq.datasets.walk import HIDDEN, SYSTEM, Walk, shown, walk
+from medvq.errors import Notice, UserError
+
+TABLE = "the table of labels"
+NOT_NAMED = "not named by the labels (labels.only)"
+FURTHER_SLICES = "a further slice of a volume, which counts once"
 
 
-class _File(NamedTuple):
-    """A file by its name in the folder, and what its header says; none of it is ever shown."""
-
-    path: str
-    dicom: bool = False
-    subject: str = ""
-    study: str = ""
-    series: str = ""
-    instance: str = ""
-    set_aside: str = ""
-
-
-def list_images(
-    folder: Path, source: FolderSource, key: bytes | None = None
-) -> Iterator[SourceImage]:
+def list_images(folder: Path, source: FolderSource, key: bytes | None = None) -> Listing:
     """List the images of ``folder``, sorted by path; subjects under keyed pseudonyms.
 
-    With a CSV joined on ``path``, those that it names; else all, of which those that a CSV does
-    not name have no label. What the source excludes is listed with the reason. Where neither CSV
-    nor folders say any split, ``source.test_fraction`` of the subjects are for the test.
+    Images that the labels do not name have no label. What the source excludes is listed with the
+    reason; files that are no images are counted.
 
     Parameters
     ----------
@@ -53,127 +45,127 @@ def list_images(
     Raises
     ------
     UserError
-        No image is found, or the CSV cannot be followed; see :mod:`medvq.datasets.labels`.
+        No image is found, or the labels cannot be followed; see :mod:`medvq.datasets.labels`.
     """
-    labels = source.labels
-    table = read_labels(folder, labels) if labels and labels.file else {}
-    join = labels.join if labels and labels.file else "folders"
-    paths = sorted(table if join == "path" else _walk(folder, source))
-    if not paths:
-        raise UserError(f"no image ({_kinds(source)}) is listed in {folder}")
-    files = _exclude_copies([_identify(folder, path, source) for path in paths])
-    if join in {"subject", "study", "instance"}:
-        _report_unknown(table, {getattr(file, join) for file in files}, join)
-    key = key or subject_key()
+    labels = source.labels or Labels(join="folders")
+    file = labels_file(folder, labels, source.beside) if labels.file else None
+    found = walk(folder, lambda path: _why_skipped(path, source, file))
+    table = read_labels(file, folder, labels, found.files) if file else {}
+    if labels.join == "path":
+        _take_named(folder, found, table, source, file)
+        if labels.only:
+            found.skipped[NOT_NAMED] += len(found.files) - len(table)
+            found.files = sorted(table)
+    if not found.files:
+        seen = f"; {_counted(found.skipped)}" if found.skipped else ""
+        raise UserError(f"no image ({kinds(source)}) is listed in {folder}{seen}")
+    files = identify_files(folder, found.files, source)
     groups = _volumes(files) if _has_volumes(source) else [[file] for file in files]
-    rows = [_label(group, source, table, join) for group in groups]
-    fraction = 0.0 if any(row.split for row in rows) else source.test_fraction
-    for parts, row in zip(groups, rows, strict=True):
-        first = parts[0]
-        subject = pseudonym(row.subject or first.subject or first.study or first.path, key)
-        yield SourceImage(
-            path=folder / first.path,
-            shown_path=_shown_path(first),
-            subject=subject,
-            split=row.split or ("test" if _share(subject) < fraction else "train"),
-            label=row.label,
-            target=row.target,
-            target_name=(labels.target or "") if labels else "",
-            parts=tuple(folder / part.path for part in parts) if len(parts) > 1 else (),
-            window=getattr(source, "window", None),
-            set_aside=first.set_aside,
+    rows = _rows(groups, source, labels, table, folder)
+    if labels.only and labels.join != "folders":
+        named = [bool(row.where) for row in rows]
+        found.skipped[NOT_NAMED] += sum(
+            len(group) for group, is_named in zip(groups, named, strict=True) if not is_named
         )
+        groups = [group for group, is_named in zip(groups, named, strict=True) if is_named]
+        rows = [row for row in rows if row.where]
+    found.skipped[FURTHER_SLICES] += sum(len(group) - 1 for group in groups)
+    key = key or subject_key()
+    images = _follow_subjects(
+        [_image(folder, group, row, source, key) for group, row in zip(groups, rows, strict=True)],
+        [row.split is not None for row in rows],
+    )
+    _warn(folder, source, images, rows, found.skipped)
+    return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
 
 
-def _share(subject: str) -> float:
-    """Map a subject to a number in [0, 1) that no other image changes."""
-    digest = hashlib.sha256(f"test:{subject}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def _image(
+    folder: Path, parts: Sequence[FolderFile], row: Label, source: FolderSource, key: bytes
+) -> SourceImage:
+    first = parts[0]
+    # The name of a NIfTI file says nothing of its subject.
+    known = row.subject or (first.dicom and (first.subject or first.study))
+    subject = known or first.subject or first.path
+    digest = hashlib.sha256(f"subject:{subject}".encode("utf-8", "surrogateescape"))
+    return SourceImage(
+        path=folder / first.path,
+        shown_path=shown(first.path) if may_show(first) else "",
+        subject=pseudonym(subject, key),
+        split=row.split or "train",
+        label=row.label,
+        target=row.target,
+        target_name=(source.labels.target or "") if source.labels else "",
+        parts=tuple(folder / part.path for part in parts) if len(parts) > 1 else (),
+        window=getattr(source, "window", None),
+        set_aside=first.set_aside,
+        has_known_subject=bool(known),
+        order=digest.hexdigest()[:16],
+    )
 
 
-def _shown_path(file: _File) -> str:
-    """Return the path, but none of a DICOM file: an empty or broken file may have been one."""
-    known = file.path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
-    return file.path if known and not file.dicom else ""
-
-
-def _walk(folder: Path, source: FolderSource) -> Iterator[str]:
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = Path(base, name)
-            if not name.startswith(".") and path.is_file() and _is_wanted(path, source):
-                yield path.relative_to(folder).as_posix()
-
-
-def _is_wanted(path: Path, source: FolderSource) -> bool:
-    if isinstance(source, DicomFolderSource):
-        return is_dicom(path)
-    if isinstance(source, NiftiFolderSource):
-        return is_nifti(path)
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _kinds(source: FolderSource) -> str:
-    if isinstance(source, DicomFolderSource):
-        return "DICOM"
-    suffixes = NIFTI_SUFFIXES if isinstance(source, NiftiFolderSource) else IMAGE_SUFFIXES
-    return ", ".join(sorted(suffixes))
-
-
-def _identify(folder: Path, path: str, source: FolderSource) -> _File:
-    if not is_dicom(folder / path):
-        suffix = next((s for s in NIFTI_SUFFIXES if path.lower().endswith(s)), "")
-        return _File(path, subject=path[: -len(suffix)] if suffix else "")
-    from medvq.images.formats.dicom import identify
-
-    identity = identify(folder / path)
-    if identity is None:
-        return _File(path, dicom=True)  # ingest sets it aside with the reason
-    reason = identity.no_image
-    if isinstance(source, DicomFolderSource):
-        reason = reason or _mismatch("modality", identity.modality, source.modality)
-        reason = reason or _mismatch("body part", identity.body_part, source.body_part)
-        reason = reason or _mismatch("view", identity.view, source.view)
-        if source.series_as_volumes and identity.is_localizer:
-            reason = reason or "a localizer, no slice of the volume"
-    return _File(path, True, *identity[:4], set_aside=reason)
-
-
-def _mismatch(what: str, stated: str, demanded: tuple[str, ...]) -> str:
-    if not demanded or stated.upper() in {value.upper() for value in demanded}:
-        return ""
-    is_not = f"is not {' or '.join(demanded)}" if stated else "is not stated"
-    return f"the {what} {is_not}, as the configuration demands"
-
-
-def _exclude_copies(files: list[_File]) -> list[_File]:
-    first = {file.instance: file for file in reversed(files) if file.instance}
-    copy = "a second file of the same instance"
+def _follow_subjects(images: Sequence[SourceImage], stated: Sequence[bool]) -> list[SourceImage]:
+    """Put images of which no split is stated into that of the other images of their subject."""
+    splits = {
+        image.subject: image.split
+        for image, is_stated in zip(images, stated, strict=True)
+        if is_stated
+    }
     return [
-        file._replace(set_aside=file.set_aside or copy)
-        if first.get(file.instance, file) is not file
-        else file
-        for file in files
+        image if is_stated else replace(image, split=splits.get(image.subject, image.split))
+        for image, is_stated in zip(images, stated, strict=True)
     ]
+
+
+def _why_skipped(path: Path, source: FolderSource, table: Path | None) -> str:
+    if table is not None and path.name == table.name and path.samefile(table):
+        return TABLE
+    return why_no_image(path, source)
+
+
+def _take_named(
+    folder: Path, found: Walk, table: dict[str, Label], source: FolderSource, file: Path | None
+) -> None:
+    """List what the table names although the walk has skipped it."""
+    for path in table.keys() - set(found.files):
+        found.files.append(path)
+        reason = _why_skipped(folder / path, source, file) or HIDDEN
+        found.skipped[reason] = max(0, found.skipped[reason] - 1)
+    found.files.sort()
 
 
 def _has_volumes(source: FolderSource) -> bool:
     return isinstance(source, DicomFolderSource) and source.series_as_volumes
 
 
-def _volumes(files: list[_File]) -> list[list[_File]]:
-    groups: dict[str, list[_File]] = {}
+def _volumes(files: list[FolderFile]) -> list[list[FolderFile]]:
+    groups: dict[str, list[FolderFile]] = {}
     for file in files:
         alone = file.set_aside or not file.series
         groups.setdefault(f"file {file.path}" if alone else file.series, []).append(file)
     return list(groups.values())
 
 
-def _label(parts: list[_File], source: FolderSource, table: dict[str, Label], join: str) -> Label:
-    """Return what the labels say of the files of one image."""
-    if join == "folders":
-        return _label_of_folders(source, parts[0])
-    rows = {table[key] for part in parts if (key := getattr(part, join)) in table}
+def _rows(
+    groups: Sequence[Sequence[FolderFile]],
+    source: FolderSource,
+    labels: Labels,
+    table: dict[str, Label],
+    folder: Path,
+) -> list[Label]:
+    """Return what the labels say of the files of each image."""
+    if labels.join == "folders":
+        if isinstance(source, DicomFolderSource) and source.labels is None:
+            return [Label()] * len(groups)
+        rows = labels_of_folders([group[0].path for group in groups])
+        return unify(rows, str(folder), labels.classes)
+    if labels.join != "path":
+        known = {getattr(file, labels.join) for group in groups for file in group}
+        _report_unknown(table, known, labels.join)
+    return [_row(group, table, labels.join) for group in groups]
+
+
+def _row(parts: Sequence[FolderFile], table: dict[str, Label], join: str) -> Label:
+    rows = {table[key] for part in parts if (key := _key(part, join)) in table}
     if len(rows) > 1:
         raise UserError(
             "the labels give the files of one series different rows; join them on 'study', or give "
@@ -182,14 +174,8 @@ def _label(parts: list[_File], source: FolderSource, table: dict[str, Label], jo
     return rows.pop() if rows else Label()
 
 
-def _label_of_folders(source: FolderSource, file: _File) -> Label:
-    """Read ``<split>/<label>/...`` or ``<label>/...``; of DICOM only where that is asked for."""
-    if isinstance(source, DicomFolderSource) and source.labels is None:
-        return Label()
-    folders = PurePosixPath(file.path).parts[:-1]
-    splits = [named_split(name) for name in folders]
-    level, split = next(((i, one) for i, one in enumerate(splits) if one), (-1, None))
-    return Label(label=next(iter(folders[level + 1 :]), None), split=split)
+def _key(file: FolderFile, join: str) -> str:
+    return str(getattr(file, join))
 
 
 def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None:
@@ -204,3 +190,40 @@ def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None
             Notice(f"{unknown} of {len(table)} rows of the labels name no {join} of any image"),
             stacklevel=3,
         )
+
+
+def _warn(
+    folder: Path,
+    source: FolderSource,
+    images: Sequence[SourceImage],
+    rows: Sequence[Label],
+    skipped: Counter[str],
+) -> None:
+    """Say what may be missing: subjects, a test split, files that were not looked at."""
+    unknown = sum(not image.has_known_subject for image in images if not image.set_aside)
+    if unknown:
+        whole = "" if unknown == len(images) else f" of {unknown} of {len(images)} images"
+        _notice(
+            f"no subject is known{whole}: each counts as a patient of its own, and where a patient "
+            "has several images, these may stand on both sides of a split and results look too "
+            "good. A column 'subject' in the CSV names the patients (source.labels)"
+        )
+    splits = {row.split for row in rows if row.split}
+    if splits and "test" not in splits and source.test_fraction:
+        _notice(
+            f"no split is called test: {source.test_fraction:.0%} of the training subjects with a "
+            "label are drawn for it (source.test_fraction)"
+        )
+    usual = {HIDDEN, SYSTEM, TABLE, NOT_NAMED, FURTHER_SLICES}
+    passed_over = Counter({reason: n for reason, n in skipped.items() if reason not in usual})
+    if passed_over.total() > len(images) or any("archive" in reason for reason in passed_over):
+        _notice(f"{folder}: {_counted(passed_over)}")
+
+
+def _counted(skipped: Counter[str]) -> str:
+    reasons = "; ".join(f"{number} x {reason}" for reason, number in skipped.most_common())
+    return f"{skipped.total()} files are not read as images: {reasons}"
+
+
+def _notice(text: str) -> None:
+    warnings.warn(Notice(text), stacklevel=3)

@@ -3,8 +3,10 @@
 A header line, then a row for each file, subject, study or instance (``labels.join``). Columns: what
 is joined on (``file``, ``subject``, ``study`` or ``instance``, or ``labels.key``), and where known
 ``label`` (or ``labels.column``), the number to predict (``labels.target``), ``subject`` and
-``split`` (train or test). Others are ignored. Fields are separated by commas, semicolons or tabs;
-the text is UTF-8, with or without a byte-order mark, or UTF-16 with one.
+``split`` (train, validation or test). For other names that these may have see
+:mod:`medvq.datasets.columns`. Cells such as ``NA`` or ``-`` are empty. Fields are separated by
+commas, semicolons or tabs (or what a first line ``sep=`` says); the text is UTF-8, with or without
+a byte-order mark, or UTF-16 with one.
 """
 
 from __future__ import annotations
@@ -13,148 +15,161 @@ import codecs
 import csv
 import io
 import math
+import re
 import warnings
-from collections.abc import Iterator
-from itertools import zip_longest
-from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from medvq.config import Labels
+from medvq.datasets.classes import Label, is_missing, unify
+from medvq.datasets.columns import KEYS, Columns, find_columns
+from medvq.datasets.file_names import FileNames
+from medvq.datasets.split_names import named_splits
 from medvq.errors import Notice, UserError
 
-_COLUMNS = {"path": "file", "subject": "subject", "study": "study", "instance": "instance"}
-_SPLIT_NAMES: dict[str, Literal["train", "test"]] = {
-    "train": "train",
-    "training": "train",
-    "val": "train",
-    "validation": "train",
-    "test": "test",
-    "testing": "test",
-}
+# What Excel writes and reads to say how fields are separated.
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
 
 
-class Label(NamedTuple):
-    """Class, number to predict, subject and split that a row states; empty where it does not."""
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table, as text."""
 
-    label: str | None = None
-    target: float | None = None
-    subject: str = ""
-    split: Literal["train", "test"] | None = None
-
-
-def named_split(name: str) -> Literal["train", "test"] | None:
-    """Return the split that a folder or a cell named ``name`` stands for, None for no split.
-
-    >>> named_split("Validation"), named_split("holdout")
-    ('train', None)
-    """
-    return _SPLIT_NAMES.get(name.strip().lower())
+    line: int
+    key: str
+    label: str
+    target: str
+    subject: str
+    split: str
 
 
-def read_labels(folder: Path, labels: Labels) -> dict[str, Label]:
-    """Read the rows of ``labels.file`` in ``folder``, by what they are joined on.
+def labels_file(folder: Path, labels: Labels, beside: str | None) -> Path:
+    """Return the table of a folder: in it, or beside the configuration.
+
+    Parameters
+    ----------
+    beside : the folder of the configuration; None where there is none.
 
     Raises
     ------
     UserError
-        The file is missing, is no such text, lacks a column, or contradicts itself; the message
-        names the file and the line.
+        It is in neither, or in both and not the same.
     """
-    file = folder / str(labels.file)
-    if not file.is_file():
-        raise UserError(f"no labels file {file}; the source's 'labels' is relative to {folder}")
-    key = labels.key or _COLUMNS[labels.join]
-    required = [key, *([labels.target] if labels.target else [])]
-    required += [labels.column] if labels.column != "label" else []
-    rows: dict[str, Label] = {}
-    first_line: dict[str, int] = {}
-    for number, row in _records(file, required):
-        name = row[key].strip()
-        try:
-            if not name:
-                raise ValueError(f"the column '{key}' is empty")
-            if labels.join == "path":
-                name = _path_in(folder, name)
-            label = _label(row, labels)
-        except ValueError as error:
-            raise UserError(f"{file}, line {number}: {error}") from error
-        if rows.setdefault(name, label) != label:
-            raise UserError(
-                f"{file}, line {number}: contradicts line {first_line[name]}, "
-                f"which has the same '{key}'"
-            )
-        first_line.setdefault(name, number)
+    places = [folder, *([Path(beside)] if beside else [])]
+    files = [place / str(labels.file) for place in places]
+    found = list({file.resolve(): file for file in files if file.is_file()}.values())
+    if not found:
+        raise UserError(f"no labels file {' or '.join(map(str, dict.fromkeys(files)))}")
+    if len(found) == 2 and found[0].read_bytes() != found[1].read_bytes():
+        raise UserError(
+            f"two tables of labels: {found[0]} and {found[1]}; remove one of them, or give "
+            "source.labels.file as a full path"
+        )
+    return found[0]
+
+
+def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) -> dict[str, Label]:
+    """Read the rows of a table, by what they are joined on.
+
+    Parameters
+    ----------
+    folder : holds the images.
+    paths : those in the folder, which rows may name.
+
+    Raises
+    ------
+    UserError
+        The file is no such text, lacks a column, or contradicts itself; the message names the file
+        and the line.
+    """
+    key = labels.key or KEYS[labels.join]
+    rows = list(_rows(file, labels))
+    splits = named_splits(dict.fromkeys(row.split for row in rows))
+    names = FileNames(folder, paths)
+    keys: list[str] = []
+    parsed: list[Label] = []
+    for row in rows:
+        where = f"{file}, line {row.line}"
+        if not row.key:
+            raise UserError(f"{where}: the column '{key}' is empty")
+        if row.split and row.split not in splits:
+            raise UserError(f"{where}: its split is none of train, validation and test")
+        path = names.find(row.key) if labels.join == "path" else row.key
+        if path is None:
+            raise UserError(f"{where}: the file it names is not in {folder}{names.hint(row.key)}")
+        keys.append(path)
+        target = _number(row.target, str(labels.target), where)
+        parsed.append(Label(row.label or None, target, row.subject, splits.get(row.split), where))
     if not rows:
         raise UserError(f"{file} has a header line and no rows")
-    if not any(row.label or row.target is not None for row in rows.values()):
+    names.warn_of_guesses(file.name)
+    table = _by_key(keys, unify(parsed, file.name, labels.classes), key)
+    if not any(row.label or row.target is not None for row in table.values()):
         columns = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
         warnings.warn(Notice(f"{file} labels no image: no row has a {columns}"), stacklevel=2)
+    return table
+
+
+def _by_key(keys: Sequence[str], parsed: Sequence[Label], column: str) -> dict[str, Label]:
+    rows: dict[str, Label] = {}
+    for name, label in zip(keys, parsed, strict=True):
+        first = rows.setdefault(name, label)
+        if first != label:
+            line = first.where.rpartition(" ")[2]
+            raise UserError(
+                f"{label.where}: contradicts line {line}, which has the same '{column}'"
+            )
     return rows
 
 
-def _path_in(folder: Path, name: str) -> str:
-    """Return ``name`` as this system writes it, of a file below ``folder``."""
-    for path in (PurePosixPath(name), PurePosixPath(name.replace("\\", "/"))):
-        inside = not path.is_absolute() and ".." not in path.parts
-        if inside and (folder / path).is_file():
-            return path.as_posix()
-    raise ValueError(f"the file it names is not in {folder}")
-
-
-def _label(row: dict[str, str], labels: Labels) -> Label:
-    target = None
-    if labels.target and (text := row[labels.target].strip()):
-        try:
-            target = float(text)
-        except ValueError:
-            target = math.nan
-        if not math.isfinite(target):
-            raise ValueError(f"'{labels.target}' is not a number (with a point, if any)")
-    split = named_split(row.get("split", ""))
-    if split is None and row.get("split", "").strip():
-        raise ValueError("its split is neither train nor test")
-    return Label(
-        label=row.get(labels.column, "").strip() or None,
-        target=target,
-        subject=row.get("subject", "").strip(),
-        split=split,
-    )
-
-
-def _records(file: Path, required: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield rows as column to text, each with its line; cells that are missing are empty."""
-    text = _text(file)
-    header = text.lstrip("\r\n").partition("\n")[0]
-    separator = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    columns: list[str] = []
+def _number(text: str, column: str, where: str) -> float | None:
+    if not text:
+        return None
     try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not columns:
-                columns = _columns(file, cells, required)
-                continue
-            if len(cells) > len(columns):
-                raise UserError(f"{file}, line {reader.line_num}: more fields than columns")
-            yield reader.line_num, dict(zip_longest(columns, cells, fillvalue=""))
-    except csv.Error as error:
-        raise UserError(f"{file}, line {reader.line_num}: not plain CSV ({error})") from error
-    if not columns:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{where}: '{column}' is not a number (with a point, if any)")
+    return number
+
+
+def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
+    columns: Columns | None = None
+    for line, cells in _records(file):
+        if columns is None:
+            columns = find_columns(file, cells, labels)
+            width = len(cells)
+            continue
+        if len(cells) > width:
+            raise UserError(f"{file}, line {line}: more fields than columns")
+        row = dict(enumerate(cells))
+        positions = (columns.label, columns.target, columns.subject, columns.split)
+        values = [
+            row.get(-1 if position is None else position, "").strip() for position in positions
+        ]
+        label, target, subject, split = ("" if is_missing(value) else value for value in values)
+        yield _Row(line, row.get(columns.key, "").strip(), label, target, subject, split)
+    if columns is None:
         raise UserError(f"{file} is empty")
 
 
-def _columns(file: Path, header: list[str], required: list[str]) -> list[str]:
-    columns = [cell.strip() for cell in header]
-    if missing := [name for name in required if name not in columns]:
-        # Its columns are not shown: without a header line they are the values of the first row.
-        raise UserError(
-            f"{file} must have a column '{missing[0]}'; none of its {len(columns)} is called so"
-        )
-    for name in (*required, "label", "subject", "split"):
-        if columns.count(name) > 1:
-            raise UserError(f"{file} has the column '{name}' more than once; rename one of them")
-    return columns
+def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each line that is not empty, with its number."""
+    text = _text(file)
+    stated = _SEPARATOR.match(text)
+    # The line stays, empty, so that others keep their numbers.
+    text = text[stated.end() :] if stated else text
+    header = text.lstrip("\r\n").partition("\n")[0]
+    separator = stated[1] if stated else max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise UserError(f"{file}, line {reader.line_num}: not plain CSV ({error})") from error
 
 
 def _text(file: Path) -> str:

@@ -75,5 +75,9 @@ def pseudonym(subject: str, key: bytes) -> str:
     True
     """
     # BLAKE2 (RFC 7693) takes keys of up to 64 bytes.
-    digest = hashlib.blake2b(subject.encode(), key=hashlib.sha256(key).digest(), digest_size=8)
+    digest = hashlib.blake2b(
+        subject.encode("utf-8", "surrogateescape"),
+        key=hashlib.sha256(key).digest(),
+        digest_size=8,
+    )
     return f"s-{digest.hexdigest()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from medvq.config import Config, IngestConfig
+from medvq.config import Config, FolderSource, IngestConfig
 from medvq.datasets.array_files import read_array_image
 from medvq.datasets.dataset import SourceImage
+from medvq.datasets.splits import draw_splits, join_equal_images
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import (
@@ -30,6 +31,8 @@ from medvq.images.reading import (
 from medvq.images.resizing import fit_to_shape
 
 Bytes = NDArray[np.uint8]
+
+_CONTRADICTION = "identical to a file with another label"
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,13 @@ class ReadDataset:
 
 
 def read_dataset(
-    listed: Sequence[SourceImage], config: Config, file: Path, cache: ReadCache
+    listed: Sequence[SourceImage],
+    config: Config,
+    file: Path,
+    cache: ReadCache,
+    find_alike: Callable[[Bytes], list[list[int]]],
 ) -> ReadDataset:
-    """Read every image of a data set.
+    """Read every image of a data set, and draw the splits that it does not have.
 
     Parameters
     ----------
@@ -91,6 +98,7 @@ def read_dataset(
     file : the NPY file that the images are written into, since they may be more than fit into
         memory.
     cache : knows what was read before.
+    find_alike : returns groups of images that show nearly the same.
     """
     grey_pictures = config.ingest.channels == 1 and len(config.ingest.read_shape) == 2
     channels = () if grey_pictures else (config.ingest.channels,)
@@ -110,9 +118,20 @@ def read_dataset(
         if not item.set_aside:
             broken.append(result.reason)
     warn_of_notices(results)
+    if isinstance(config.source, FolderSource):
+        contradicted = _contradicted(images, results)
+        quarantine += [
+            (images[number].shown_path, results[number].sha256, _CONTRADICTION)
+            for number in sorted(contradicted)
+        ]
+        chosen = [number for number in range(len(images)) if number not in contradicted]
+        images, results = [images[n] for n in chosen], [results[n] for n in chosen]
+    else:
+        chosen = list(range(len(images)))
     if quarantine and images:
-        np.save(file, np.array(originals[: len(images)]))
+        np.save(file, originals[chosen])
         originals = np.load(file, mmap_mode="r")
+    images = _with_splits(images, results, originals, config, find_alike)
     return ReadDataset(
         images,
         originals,
@@ -120,15 +139,6 @@ def read_dataset(
         pd.DataFrame(quarantine, columns=["path", "sha256", "reason"]),
         broken,
     )
-
-
-def validation_share(subject: str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the subject and the seed alone.
-
-    A subject is in the validation split where it is small, so that adding images moves no other.
-    """
-    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _allocate(file: Path, shape: tuple[int, ...]) -> Bytes:
@@ -162,33 +172,58 @@ def _read(
             yield next(results)
 
 
+def _contradicted(images: Sequence[SourceImage], results: Sequence[ReadResult]) -> set[int]:
+    """Return the images whose file is identical to another with another label or number."""
+    stated: dict[str, set[tuple[str | None, float | None]]] = {}
+    for image, result in zip(images, results, strict=True):
+        if image.label is not None or image.target is not None:
+            stated.setdefault(result.sha256, set()).add((image.label, image.target))
+    return {n for n, result in enumerate(results) if len(stated.get(result.sha256, ())) > 1}
+
+
+def _with_splits(
+    images: Sequence[SourceImage],
+    results: Sequence[ReadResult],
+    originals: Bytes,
+    config: Config,
+    find_alike: Callable[[Bytes], list[list[int]]],
+) -> list[SourceImage]:
+    """Draw splits; where no subject is known, images that are alike count as one subject."""
+    if any(image.split == "train" and not image.has_known_subject for image in images):
+        equal: dict[str, list[int]] = {}
+        for number, result in enumerate(results):
+            equal.setdefault(result.sha256, []).append(number)
+        images = join_equal_images(images, [*equal.values(), *find_alike(originals)])
+    source = config.source
+    return draw_splits(
+        images,
+        test_fraction=source.test_fraction if isinstance(source, FolderSource) else 0.0,
+        validation_fraction=config.ingest.validation_fraction,
+        seed=config.seed,
+    )
+
+
 def _manifest(
     listed: Sequence[SourceImage],
     images: Sequence[SourceImage],
     results: Sequence[ReadResult],
     config: Config,
 ) -> pd.DataFrame:
-    """Return the manifest of ``images``, a part of ``listed``.
-
-    Where the source has no validation split, a share of the training subjects becomes one.
-    """
+    """Return the manifest of ``images``, a part of ``listed``."""
     labels = sorted({item.label for item in listed if item.label is not None})
-    official = any(item.split == "validation" for item in listed)
     copies: Counter[str] = Counter()
     rows = []
     for item, result in zip(images, results, strict=True):
         copies[result.sha256] += 1
         # Duplicates need identities of their own.
         suffix = f"-{copies[result.sha256]}" if copies[result.sha256] > 1 else ""
-        share = validation_share(item.subject, config.seed)
-        held_back = not official and share < config.ingest.validation_fraction
         rows.append(
             {
                 "image_id": result.sha256[:16] + suffix,
                 "path": item.shown_path,
                 "subject_id": item.subject,
                 "certain_subject_id": item.certain_subject or item.subject,
-                "split": "validation" if item.split == "train" and held_back else item.split,
+                "split": item.split,
                 "label": None if item.label is None else labels.index(item.label),
                 "label_name": item.label or "",
                 "sha256": result.sha256,

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from medvq.config import Config, FolderSource, ImageFolderSource, Labels, Phanto
 from medvq.datasets import folders as image_folder
 from medvq.datasets.archives import unpack
 from medvq.datasets.data_manifest import DataManifest, PublishedFile, data_manifest
-from medvq.datasets.dataset import Dataset, SourceImage
+from medvq.datasets.dataset import Dataset, Listing, SourceImage
 from medvq.datasets.download import DownloadError, download
 from medvq.datasets.pseudonyms import subject_key
 from medvq.datasets.published import published_dataset
@@ -66,9 +66,14 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
     source = config.source
     dataset(source)  # a misspelt kind is refused before anything is looked for
     if isinstance(source, FolderSource) and source.folder:
-        folder = Path(source.folder).expanduser()
+        folder = Path(source.folder)
+        with suppress(RuntimeError):  # a user that is not known
+            folder = folder.expanduser()
         if not folder.is_dir():
-            raise UserError(f"source.folder={folder} is not a folder")
+            raise UserError(
+                f"source.folder={folder} is not a folder (in a configuration it is relative to the "
+                "file of that configuration)"
+            )
         return folder
     if isinstance(source, PhantomSource):
         return _phantom_folder(source, config.seed, data_root)
@@ -91,18 +96,24 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
     return usable
 
 
-def list_images(config: Config, folder: Path) -> list[SourceImage]:
-    """List the images of the data set in ``folder``.
+def list_dataset(config: Config, folder: Path) -> Listing:
+    """List the images of the data set in ``folder``, and count its other files.
 
     Raises
     ------
     UserError
         The folder has another layout or holds no image.
     """
-    images = list(dataset(config.source).list_images(folder))
-    if not images:
+    listed = dataset(config.source).list_images(folder)
+    listing = listed if isinstance(listed, Listing) else Listing(list(listed))
+    if not listing.images:
         raise UserError(f"{folder} holds no image")
-    return images
+    return listing
+
+
+def list_images(config: Config, folder: Path) -> list[SourceImage]:
+    """List the images of the data set in ``folder``; raises as :func:`list_dataset`."""
+    return list_dataset(config, folder).images
 
 
 def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> str:

@@ -19,6 +19,7 @@ from medvq.audit.findings import MAX_LISTED, Audit
 from medvq.audit.shortcuts import WARNING
 from medvq.datasets.manifest import read_manifest
 from medvq.images.frame import grey_planes
+from medvq.summaries import IngestSummary
 
 # Of each finding: the page holds every picture, and is to stay below a few megabytes.
 _MAX_SHOWN = 24
@@ -32,8 +33,13 @@ _OUTLIERS = {
 }
 
 
-def write_audit_page(folder: Path) -> None:
-    """Write ``audit.html`` into the folder of an ingest artifact, from what lies there."""
+def write_audit_page(folder: Path, summary: IngestSummary | None = None) -> None:
+    """Write ``audit.html`` into the folder of an ingest artifact, from what lies there.
+
+    Parameters
+    ----------
+    summary : says what became of every file; None leaves that out.
+    """
     audit = TypeAdapter(Audit).validate_json((folder / "audit.json").read_bytes())
     manifest = read_manifest(folder / "manifest.csv")
     images = np.load(folder / "originals.npy", mmap_mode="r")
@@ -51,6 +57,7 @@ def write_audit_page(folder: Path) -> None:
     ).get_template("audit_page.html")
     text = page.render(
         audit=audit,
+        summary=summary,
         warning_limit=WARNING,
         near_limit=NEAR,
         labels=sorted({label for counts in audit.balance.values() for label in counts}),

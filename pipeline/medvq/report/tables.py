@@ -16,6 +16,10 @@ from medvq.summaries import (
     SampleSummary,
 )
 
+_FEW_SUBJECTS = 100
+"""Labelled subjects below which the table says how wide intervals are."""
+_ACCURACY = 0.8
+"""An accuracy for which that is said, by the normal approximation of the binomial distribution."""
 METRIC_NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "r2": "R²"}
 """The metrics that a probe may be compared by, as people write them."""
 _COLUMNS = {
@@ -33,9 +37,22 @@ def ingest_table(summary: IngestSummary) -> list[str]:
         for name, split in summary.splits.items()
     ]
     lines.append(
-        f"  {summary.quarantined} set aside, {summary.duplicates} files with a duplicate, "
-        f"{summary.not_aligned} not aligned"
+        f"  {summary.listed} listed = {summary.images} read + {summary.quarantined} set aside + "
+        f"{sum(summary.skipped.values())} skipped"
     )
+    for what, reasons in (("set aside", summary.set_aside), ("skipped", summary.skipped)):
+        lines += [f"    {what}: {number} x {reason}" for reason, number in reasons.items()]
+    lines.append(
+        f"  {summary.unlabelled} images without a label, {summary.duplicates} files with a "
+        f"duplicate, {summary.not_aligned} not aligned"
+    )
+    if 0 < summary.labelled_subjects < _FEW_SUBJECTS and summary.labelled_test_subjects:
+        width = 1.96 * (_ACCURACY * (1 - _ACCURACY) / summary.labelled_test_subjects) ** 0.5
+        lines.append(
+            f"  only {summary.labelled_subjects} subjects have a label, "
+            f"{summary.labelled_test_subjects} of them in test: an accuracy of {_ACCURACY:.0%} "
+            f"would have a 95% interval of about +-{100 * width:.0f} points"
+        )
     if all(split.subjects == split.images for split in summary.splits.values()):
         lines.append("  no two images are known to be of one subject")
     if crossing := summary.subjects_in_train_and_test:

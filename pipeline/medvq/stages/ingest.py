@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from medvq.config import Config
 from medvq.stages.stage import RunOptions, Stage
 from medvq.storage.artifacts import StageContext
-from medvq.summaries import IngestSummary, SplitCount
+from medvq.summaries import IngestSummary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,28 +57,33 @@ REFERENCE = "reference"
 
 def run(context: StageContext) -> IngestSummary:
     """Read, prepare and audit the images, and write the artifact."""
+    from medvq.audit.accounting import ingest_summary
+    from medvq.audit.alike import find_alike
     from medvq.datasets import sources
     from medvq.datasets.dataset import SPLITS
     from medvq.datasets.manifest import check_manifest
     from medvq.datasets.reading import read_dataset
+    from medvq.datasets.split_checks import check_splits_for_probe
     from medvq.images.frame import frame_features
     from medvq.images.swapped import swap_all
 
     config, folder, settings = context.config, context.folder, context.config.ingest
-    listed = sources.list_images(
-        config, sources.locate(config, context.data_root, context.data_mirror)
-    )
-    if REFERENCE in context.inputs:
+    root = sources.locate(config, context.data_root, context.data_mirror)
+    listing = sources.list_dataset(config, root)
+    listed, is_elsewhere = listing.images, REFERENCE in context.inputs
+    if is_elsewhere:
         listed = [replace(image, split="test") for image in listed]
     with sources.read_cache(context.cache) as cache:
-        data = read_dataset(listed, config, folder / "originals.npy", cache)
+        data = read_dataset(listed, config, folder / "originals.npy", cache, find_alike)
     _write(folder, {"quarantine.csv": data.quarantine})
     data.check_share_broken(settings.max_quarantined, folder / "quarantine.csv")
     manifest = check_manifest(
         data.manifest,
         official_crossing=sources.dataset(config.source).allows_crossing,
-        splits=("test",) if REFERENCE in context.inputs else SPLITS,
+        splits=("test",) if is_elsewhere else SPLITS,
     )
+    if not is_elsewhere:
+        check_splits_for_probe(manifest, config.probe.folds)
     preparation, prepared = _prepare(context, manifest, data.originals)
     files: Files = {"manifest.csv": manifest, "images.npy": prepared.images}
     if preparation.alignment is not None:
@@ -100,7 +105,8 @@ def run(context: StageContext) -> IngestSummary:
     files |= {"audit.json": audit, "clusters.csv": clusters}
     _write(folder, files)
     not_aligned = int(prepared.registration.failed.sum())
-    return _summary(manifest, len(data.quarantine), not_aligned, audit)
+    set_aside = data.quarantine["reason"].tolist()
+    return ingest_summary(manifest, set_aside, listing.skipped, not_aligned, audit)
 
 
 def _prepare(
@@ -184,29 +190,6 @@ def _write(folder: Path, files: Files) -> None:
             (folder / name).write_text(json.dumps(asdict(content), indent=2), encoding="utf-8")
 
 
-def _summary(
-    manifest: pd.DataFrame, quarantined: int, not_aligned: int, audit: Audit
-) -> IngestSummary:
-    from medvq.datasets.dataset import SPLITS
-
-    splits = {}
-    for split in SPLITS:
-        counts = audit.balance.get(split, {})
-        subjects = manifest.loc[manifest["split"] == split, "subject_id"].nunique()
-        labels = {label: count for label, count in counts.items() if label}
-        splits[str(split)] = SplitCount(sum(counts.values()), int(subjects), labels)
-    return IngestSummary(
-        images=len(manifest),
-        subjects=int(manifest["subject_id"].nunique()),
-        splits=splits,
-        quarantined=quarantined,
-        duplicates=audit.duplicate_files,
-        subjects_in_train_and_test=audit.subjects_in_train_and_test,
-        not_aligned=not_aligned,
-        audit=audit.headline(),
-    )
-
-
 def fingerprint_files(config: Config, options: RunOptions) -> dict[str, str]:
     """Return a hash over the names and contents of the data set's files."""
     from medvq.datasets import sources
@@ -222,7 +205,7 @@ def draw(context: StageContext, summary: IngestSummary) -> None:
     from medvq.report.figures import draw_ingest
 
     draw_ingest(context.folder, context.figures)
-    write_audit_page(context.folder)
+    write_audit_page(context.folder, summary)
 
 
 def table(summary: IngestSummary) -> list[str]:
@@ -236,7 +219,8 @@ INGEST = Stage(
     name="ingest",
     help="read the images: manifest, audit, alignment, cache of preprocessed images",
     settings=lambda config: {
-        "source": config.source.model_dump(mode="json"),
+        # What lies there is hashed by its content, wherever it lies.
+        "source": config.source.model_dump(mode="json", exclude={"folder", "beside"}),
         **config.ingest.model_dump(mode="json"),
     },
     outside=fingerprint_files,

@@ -1,0 +1,165 @@
+"""The classes that labels name: missing values, one class under several spellings, misspellings."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from medvq.datasets.dataset import Split
+from medvq.errors import Notice, UserError
+
+_MISSING = frozenset(
+    {
+        "",
+        "-",
+        "--",
+        "nan",
+        "na",
+        "n/a",
+        "n.a.",
+        "<na>",
+        "nat",
+        "null",
+        "nil",
+        "none",
+        "#n/a",
+        "#na",
+        "#value!",
+        "#ref!",
+    }
+)
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*)?")
+# A label is rare where it has one image, or less than this share of those of the other label.
+_RARE = 50
+_SHORTEST_MISSPELT = 4
+# Names at least this long may differ by two letters and still be one.
+_LONG = 6
+_GRADES = re.compile(r"\d+|\b[ivx]+\b|\b[a-z]\b")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a row of a table or the folders say of an image; empty where they do not.
+
+    Attributes
+    ----------
+    label : the class.
+    target : the number to predict.
+    where : the line or folder that says so, for messages.
+    """
+
+    label: str | None = None
+    target: float | None = None
+    subject: str = ""
+    split: Split | None = None
+    where: str = field(default="", compare=False)
+
+
+def is_missing(text: str) -> bool:
+    """Say whether a cell stands for no value.
+
+    >>> is_missing(" N/A "), is_missing("normal")
+    (True, False)
+    """
+    return text.strip().casefold() in _MISSING
+
+
+def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> list[Label]:
+    """Give one spelling to labels that differ in capitals, spaces or the form of a whole number.
+
+    That is the spelling in ``classes``, else the most frequent one; a notice says which are one.
+
+    Parameters
+    ----------
+    source : names the table, for the notice.
+    classes : those that there are; none allows all.
+
+    Raises
+    ------
+    UserError
+        A label is not in ``classes``; or without those, it is rare and differs from a frequent one
+        by one or two letters.
+    """
+    labels = list(labels)
+    counts = Counter(label.label for label in labels if label.label is not None)
+    spellings: dict[str, list[str]] = {}
+    for text in sorted(counts, key=lambda text: (-counts[text], len(text), text)):
+        spellings.setdefault(_key(text), []).append(text)
+    names = {key: texts[0] for key, texts in spellings.items()}
+    names |= {_key(text): text for text in classes}
+    if classes:
+        _check_listed(labels, {_key(text) for text in classes})
+    else:
+        _check_spelling(labels, {k: sum(counts[t] for t in v) for k, v in spellings.items()})
+    if several := [texts for texts in spellings.values() if len(texts) > 1]:
+        same = "; ".join(
+            " and ".join(f"'{text}' ({counts[text]})" for text in texts) for texts in several
+        )
+        warnings.warn(Notice(f"{source}: counted as one class each: {same}"), stacklevel=2)
+    return [
+        label if label.label is None else replace(label, label=names[_key(label.label)])
+        for label in labels
+    ]
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Return how many letters to insert, drop, change or swap with the next make one of the other.
+
+    >>> edit_distance("NORMLA", "NORMAL"), edit_distance("ill", "well")
+    (1, 2)
+    """
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a != b))
+            if i > 1 and j > 1 and (a, b) == (other[j - 2], one[i - 2]):
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]
+
+
+def _key(text: str) -> str:
+    plain = " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    number = _WHOLE_NUMBER.fullmatch(plain)
+    return str(int(number[1])) if number and len(plain) < 20 else plain
+
+
+def _check_listed(labels: Sequence[Label], classes: set[str]) -> None:
+    for label in labels:
+        if label.label is not None and _key(label.label) not in classes:
+            raise UserError(
+                f"{label.where}: label '{label.label}' is not in source.labels.classes; mend it, "
+                "or add it there"
+            )
+
+
+def _check_spelling(labels: Sequence[Label], counts: dict[str, int]) -> None:
+    for rare, count in counts.items():
+        for common, others in counts.items():
+            if not (count <= max(1, others // _RARE) and count < others):
+                continue
+            if _is_misspelling(rare, common):
+                first = next(one for one in labels if one.label and _key(one.label) == rare)
+                meant = next(one for one in labels if one.label and _key(one.label) == common)
+                times = "once" if count == 1 else f"{count} times"
+                raise UserError(
+                    f"{first.where}: label '{first.label}' occurs {times}; did you mean "
+                    f"'{meant.label}'? Mend it, or list all classes in source.labels.classes"
+                )
+
+
+def _is_misspelling(rare: str, common: str) -> bool:
+    shorter = min(len(rare), len(common))
+    if shorter < _SHORTEST_MISSPELT or _GRADES.findall(rare) != _GRADES.findall(common):
+        return False
+    # Prefixes negate: normal and abnormal, typical and atypical.
+    if rare.endswith(common) or common.endswith(rare) or abs(len(rare) - len(common)) > 2:
+        return False
+    return edit_distance(rare, common) <= (2 if shorter >= _LONG else 1)

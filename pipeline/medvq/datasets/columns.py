@@ -1,0 +1,130 @@
+"""The columns of a table of labels, by the names that people give them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvq.config import Labels
+from medvq.errors import Notice, UserError
+
+KEYS = {"path": "file", "subject": "subject", "study": "study", "instance": "instance"}
+"""The name of the column that rows are joined on, by ``labels.join``."""
+
+# Names that are read as the column, and names that only look like it, both as `_plain` has them.
+_VARIANTS = {
+    "file": (
+        "filename", "filepath", "path", "image", "images", "imagename", "imagefile", "imagepath",
+        "imageindex", "imagefilename", "img", "imgname", "imgpath",
+    ),
+    "subject": (
+        "subjectid", "patient", "patientid", "patientnumber", "participant", "participantid",
+    ),
+    "study": ("studyuid", "studyinstanceuid"),
+    "instance": ("instanceuid", "sopinstanceuid", "sopuid"),
+    "label": ("labels", "class", "classlabel", "classname"),
+    "split": ("splits", "splitname"),
+}  # fmt: skip
+_LOOKALIKES = {
+    "file": ("id", "imageid", "imgid", "name", "uid", "slide", "scan"),
+    "subject": ("case", "caseid", "person", "personid", "individual", "pid", "mrn", "id"),
+    "study": ("studyid", "accession", "accessionnumber"),
+    "instance": ("uid", "instanceid"),
+    "label": (
+        "diagnosis", "target", "category", "finding", "findings", "findinglabels", "disease",
+        "pathology", "outcome", "grade", "dx", "y",
+    ),
+    "split": ("set", "subset", "partition", "fold", "dataset", "datasettype", "phase"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Positions of columns; None where a table has none for that."""
+
+    key: int
+    label: int | None
+    target: int | None
+    subject: int | None
+    split: int | None
+
+
+def find_columns(file: Path, header: Sequence[str], labels: Labels) -> Columns:
+    """Find the columns of a table; what looks like one of them and is not used is named.
+
+    Names are compared without regard to capitals, spaces, underscores and hyphens.
+
+    Raises
+    ------
+    UserError
+        A column that is needed is missing, or there are two for one purpose.
+    """
+    header = [cell.strip() for cell in header]
+    key_name = KEYS[labels.join]
+    key = _stated(file, header, labels.key) if labels.key else _known(file, header, key_name)
+    if key is None:
+        raise UserError(_missing(file, header, key_name))
+    has_column = labels.column != "label"
+    label = _stated(file, header, labels.column) if has_column else _known(file, header, "label")
+    target = _stated(file, header, labels.target) if labels.target else None
+    subject, split = (_known(file, header, name) for name in ("subject", "split"))
+    found = {"subject": subject, "split": split}
+    if not has_column and target is None:
+        found["label"] = label
+    used = {key, label, target, subject, split}
+    for name, position in found.items():
+        others = _VARIANTS[name] + (_LOOKALIKES[name] if position is None else ())
+        unused = [
+            f"'{cell}'"
+            for number, cell in enumerate(header)
+            if number not in used and _plain(cell) in {name, *others}
+        ]
+        if unused:
+            way_out = "source.labels.column names it" if name == "label" else "rename it"
+            warnings.warn(
+                Notice(
+                    f"{file.name}: {', '.join(unused)} is not used; if it is the {name}, {way_out}"
+                ),
+                stacklevel=2,
+            )
+    return Columns(key, label, target, subject, split)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _stated(file: Path, header: Sequence[str], name: str) -> int:
+    """Return the position of a column that the configuration names."""
+    for found in (
+        [number for number, cell in enumerate(header) if cell == name],
+        [number for number, cell in enumerate(header) if _plain(cell) == _plain(name)],
+    ):
+        if len(found) > 1:
+            raise UserError(f"{file} has the column '{name}' more than once; rename one of them")
+        if found:
+            return found[0]
+    raise UserError(_missing(file, header, name))
+
+
+def _known(file: Path, header: Sequence[str], name: str) -> int | None:
+    """Return the position of a column by its own name, else by a variant of it."""
+    found = [number for number, cell in enumerate(header) if _plain(cell) == name]
+    if len(found) > 1:
+        raise UserError(f"{file} has the column '{name}' more than once; rename one of them")
+    if not found:
+        found = [number for number, cell in enumerate(header) if _plain(cell) in _VARIANTS[name]]
+    if len(found) > 1:
+        names = " and ".join(f"'{header[number]}'" for number in found)
+        raise UserError(f"{file}: {names} may each be the {name}; name the right one '{name}'")
+    return found[0] if found else None
+
+
+def _missing(file: Path, header: Sequence[str], name: str) -> str:
+    # Its columns are not shown: without a header line they are the values of the first row.
+    message = f"{file} must have a column '{name}'; none of its {len(header)} is called so"
+    alike = [cell for cell in header if _plain(cell) in _LOOKALIKES.get(name, ())]
+    return f"{message}; if it is '{alike[0]}', source.labels.key names it" if alike else message

@@ -1,0 +1,92 @@
+"""The files that rows of a table name, as people write them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from medvq.errors import Notice
+
+# Names that a message may show: those of DICOM files are often names of patients.
+_MAY_BE_SHOWN = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+
+
+class FileNames:
+    """Finds files below a folder by the names in a table.
+
+    Parameters
+    ----------
+    folder : holds the files.
+    paths : of the files that it holds, relative to it.
+    """
+
+    def __init__(self, folder: Path, paths: Iterable[str]) -> None:
+        self._folder = folder
+        self._paths = paths
+        self._guesses = 0
+
+    def find(self, name: str) -> str | None:
+        """Return the path of the file that ``name`` stands for, None where that is not clear.
+
+        A name that is no path as it stands may differ from one in capitals or in the encoding of
+        its letters, or lack the suffix or the folders, if there is only one such file.
+        """
+        for path in (PurePosixPath(name), PurePosixPath(name.replace("\\", "/"))):
+            inside = not path.is_absolute() and ".." not in path.parts
+            if inside and _is_file(self._folder / path):
+                return path.as_posix()
+        found = self._index.get(_plain(name.replace("\\", "/").removeprefix("./")), set())
+        if len(found) != 1:
+            return None
+        self._guesses += 1
+        return next(iter(found))
+
+    def hint(self, name: str) -> str:
+        """Return a question for the name that was meant; empty where none is near."""
+        near = get_close_matches(_plain(name), self._index, n=1, cutoff=0.8)
+        found = sorted(self._index[near[0]]) if near else []
+        if not found or Path(found[0]).suffix.lower() not in _MAY_BE_SHOWN:
+            return ""
+        if len(found) > 1:
+            return f": {len(found)} files may be meant; give the folder and the suffix"
+        return f"; did you mean '{found[0]}'?"
+
+    def warn_of_guesses(self, table: str) -> None:
+        """Say how many names were no paths as they stood."""
+        if self._guesses:
+            warnings.warn(
+                Notice(
+                    f"{table}: {self._guesses} rows name their file without folder or suffix, or "
+                    "with other capitals; each fits one file only"
+                ),
+                stacklevel=2,
+            )
+
+    @cached_property
+    def _index(self) -> dict[str, set[str]]:
+        index: dict[str, set[str]] = {}
+        for path in self._paths:
+            whole = PurePosixPath(path)
+            for name in (path, str(whole.with_suffix("")), whole.name, whole.stem):
+                index.setdefault(_plain(name), set()).add(path)
+        return index
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no name that a file may have
+        return False
+
+
+def _plain(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(name).decode("latin-1")
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,80 @@
+"""Whether the splits hold what a probe needs, said before anything is trained."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from medvq.datasets.dataset import SPLITS
+from medvq.errors import UserError
+
+_MORE = (
+    "add images of it, change source.test_fraction or ingest.validation_fraction, or leave the "
+    "class out"
+)
+
+
+def check_splits_for_probe(manifest: pd.DataFrame, folds: int) -> None:
+    """Refuse labels that no probe can be fitted on and judged by; none at all are fine.
+
+    Parameters
+    ----------
+    manifest : one row per image.
+    folds : of the cross-validation inside the training labels.
+
+    Raises
+    ------
+    UserError
+        There is one class, a class has one subject, is missing from a split, or has fewer training
+        subjects than folds; of numbers to predict there are too few.
+    """
+    numbers = manifest[manifest["target"].notna()]
+    if len(numbers):
+        _check_numbers(numbers, folds)
+        return
+    labelled = manifest[manifest["label_name"] != ""]
+    classes = sorted(set(labelled["label_name"]))
+    if not classes:
+        return
+    if len(classes) == 1:
+        raise UserError(
+            f"all {len(labelled)} labelled images are of one class, '{classes[0]}', and a probe "
+            "needs two: add images of another class, or leave the labels out (where the folder "
+            "is no class, let source.folder be that folder itself)"
+        )
+    for name in classes:
+        part = labelled[labelled["label_name"] == name]
+        counts: dict[str, int] = {
+            split: part.loc[part["split"] == split, "subject_id"].nunique() for split in SPLITS
+        }
+        _check_class(name, len(part), part["subject_id"].nunique(), counts, folds)
+
+
+def _check_class(name: str, images: int, subjects: int, counts: dict[str, int], folds: int) -> None:
+    counted = ", ".join(f"{split} {count}" for split, count in counts.items())
+    if subjects == 1:
+        raise UserError(
+            f"class '{name}' has 1 subject ({images} images), and every split needs one of its "
+            "own: add images of other subjects, or leave the class out"
+        )
+    if missing := [split for split, count in counts.items() if count == 0]:
+        raise UserError(
+            f"class '{name}' is missing from {' and '.join(missing)} (subjects: {counted}): {_MORE}"
+        )
+    if counts["train"] < folds:
+        fewer = f"set probe.folds={counts['train']}, " if counts["train"] > 1 else ""
+        raise UserError(
+            f"class '{name}' has {counts['train']} training subjects (subjects: {counted}), fewer "
+            f"than probe.folds={folds}: {fewer}{_MORE}"
+        )
+
+
+def _check_numbers(numbers: pd.DataFrame, folds: int) -> None:
+    for split in SPLITS:
+        part = numbers[numbers["split"] == split]
+        subjects, needed = part["subject_id"].nunique(), folds if split == "train" else 2
+        if subjects < needed:
+            raise UserError(
+                f"{subjects} subjects of {split} have a number to predict, and {needed} are "
+                "needed: add images, change source.test_fraction or ingest.validation_fraction, "
+                "or set fewer probe.folds"
+            )
