@@ -1,5 +1,7 @@
 """Arrays: slices in their place whatever their order, axes turned one way, one range for all."""
 
+import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from factories.images import (
 )
 from medvq.errors import UnreadableImage
 from medvq.images.formats import Window, read_image, read_series
+from medvq.images.formats.notes import Notes, recorded
 from nibabel.orientations import aff2axcodes
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
@@ -37,6 +40,11 @@ def saved(headers: list[FileDataset], folder: Path) -> list[Path]:
 
 def soft_tissue(volume: Array) -> Array:
     return np.clip((volume - 39.5) / 399 + 0.5, 0, 1)
+
+
+def notes_on(path: Path) -> tuple[Array, Notes]:
+    with recorded() as notes:
+        return read_image(path), notes
 
 
 def robust(volume: Array) -> Array:
@@ -207,6 +215,91 @@ def test_a_stated_range_of_display_goes_before_percentiles(tmp_path: Path) -> No
     path = save_nifti(tmp_path / "x.nii", body().transpose(2, 1, 0), cal_min=-100, cal_max=300)
     expected = np.clip((body() + 100) / 400, 0, 1)
     np.testing.assert_allclose(read_image(path)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sensible"),
+    [
+        (-100, 300, True),
+        (-1000, 1000, True),
+        (-5000, 5000, True),
+        (0, 1, False),  # all white or black
+        (-1e6, 1e6, False),  # all grey
+        (2000, 3000, False),  # all black
+        (-1000, -900, False),  # nearly all white
+        (0, np.inf, False),
+    ],
+)
+def test_a_stated_range_that_makes_no_sense_is_passed_over(
+    tmp_path: Path, low: float, high: float, sensible: bool
+) -> None:
+    volume = body()
+    path = save_nifti(tmp_path / "x.nii", volume.transpose(2, 1, 0), cal_min=low, cal_max=high)
+    shown, notes = notes_on(path)
+    expected = np.clip((volume - low) / (high - low), 0, 1) if sensible else robust(volume)
+    np.testing.assert_allclose(shown[0], expected, atol=1e-5)
+    ignored = ("cal_min and cal_max do not fit the values of the volume: ignored",)
+    assert notes.notices == (() if sensible else ignored)
+
+
+def test_a_mask_is_shown_in_its_stated_range(tmp_path: Path) -> None:
+    mask = (body() > 900).astype(np.uint8)
+    shown, notes = notes_on(save_nifti(tmp_path / "x.nii", mask, cal_max=1))
+    np.testing.assert_array_equal(shown[0], mask.transpose(2, 1, 0))
+    assert notes.notices == ()
+
+
+def test_a_volume_without_an_orientation_is_told(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "x.nii", body())
+    content = bytearray(path.read_bytes())
+    for qform_code, told in ((1, False), (0, True)):
+        content[252:256] = struct.pack("<hh", qform_code, 0)
+        path.write_bytes(content)
+        notices = notes_on(path)[1].notices
+        assert any(one.startswith("sform_code and qform_code are 0") for one in notices) == told
+
+
+def test_whether_it_is_compressed_is_read_from_the_content(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "x.nii", tmp_path / "x.nii.gz"
+    save_nifti(plain, body())
+    save_nifti(packed, body())
+    expected = read_image(plain)
+    np.testing.assert_array_equal(read_image(packed), expected)
+    packed.rename(tmp_path / "y")
+    plain.rename(packed)
+    (tmp_path / "y").rename(plain)
+    for path in (plain, packed):
+        np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_voxels_that_are_no_numbers_are_black(tmp_path: Path) -> None:
+    volume = body().astype(np.float32)
+    outside = np.zeros(volume.shape, bool)
+    outside[:, :, :2] = True
+    path = save_nifti(tmp_path / "x.nii.gz", np.where(outside, np.nan, volume).transpose(2, 1, 0))
+    shown, notes = notes_on(path)
+    low, high = np.percentile(volume[~outside], [0.5, 99.5])
+    expected = np.where(outside, 0, np.clip((volume - low) / (high - low), 0, 1))
+    np.testing.assert_allclose(shown[0], expected, atol=1e-5)
+    assert notes.notices == ("voxels that are not numbers (NaN): shown black",)
+    window = read_image(path, 1, Window(0, 500))
+    assert window[0][outside].max() == 0
+
+
+def test_damaged_compressed_data_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.nii.gz"
+    stored = save_nifti(tmp_path / "x.nii", body()).read_bytes()
+    whole = gzip.compress(stored, 0)
+    content = bytearray(whole)
+    content[len(content) // 2] ^= 1  # stored and not compressed: only the checksum tells
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="damaged or cut off"):
+        read_image(path)
+    path.write_bytes(whole + b"what a download has appended")
+    assert read_image(path).shape == (1, 7, 6, 5)
+    path.write_bytes(gzip.compress(stored + bytes(2**25)))
+    with pytest.raises(UnreadableImage, match="far more data than its header states"):
+        read_image(path)
 
 
 def stored(volume: Array) -> Callable[[Path], object]:
