@@ -34,8 +34,6 @@ _OTHER_SIZE = "the compressed pixels are of another size than the header says"
 # blank slices of a series.
 _MANY_SAMPLES = 2**22
 _SAMPLES_PER_BYTE = 2000
-# Rows of a picture that is cut at the wrong width differ by far more than its own rows.
-_SMOOTHER = 0.8
 
 
 def decode(header: Dataset) -> Values:
@@ -143,24 +141,25 @@ def _cut_to_length(header: Dataset, samples: int, frames: int) -> None:
     if excess > expected % 2:  # an odd length is padded to an even one
         lines = [side * per_pixel * allocated / 8 for side in (rows, columns)]
         may_be_lines = any(excess % line == 0 for line in lines)
-        if may_be_lines and (len(set(data[expected:])) > 1 or _is_smoother(header, excess)):
+        if may_be_lines and (len(set(data[expected:])) > 1 or _is_smoother(header, rows * frames, excess)):
             # Of another width, all rows but the first would be shifted.
             raise UnreadableImage("the pixel data are longer than the size in the header says")
         notice("bytes after the pixels: ignored")
         header.PixelData = data[:expected] + b"\0" * (expected % 2)
 
 
-def _is_smoother(header: Dataset, excess: int) -> bool:
-    """Say whether rows match better if those in the data are longer than the header says."""
-    rows, columns = int(header.Rows), int(header.Columns)
+def _is_smoother(header: Dataset, rows: int, excess: int) -> bool:
+    """Say whether rows match better if all are longer, by ``excess`` bytes together."""
     step = int(header.BitsAllocated) // 8 * int(header.SamplesPerPixel)
-    pixels = np.frombuffer(header.PixelData, f"<u{step}" if step in {1, 2} else "u1")
-    width = columns * step // pixels.itemsize
-    wider = width + excess // rows // pixels.itemsize
-    if wider == width or len(pixels) <= wider:
+    size = 2 if step == 2 else 1
+    data = header.PixelData
+    pixels = np.frombuffer(data[: len(data) // size * size], f"<u{size}").astype(np.float32)
+    width = int(header.Columns) * step // size
+    wider = width + excess // rows // size
+    if not 0 < width < wider < len(pixels):
         return False
-    rough = [np.abs(pixels[by:].astype(float) - pixels[:-by]).mean() for by in (width, wider)]
-    return bool(rough[1] < _SMOOTHER * rough[0])
+    rough = [np.abs(pixels[by:] - pixels[:-by]).mean() for by in (width, wider)]
+    return bool(rough[1] < rough[0])
 
 
 def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) -> None:

@@ -1,0 +1,467 @@
+"""DICOM as people have it: read right and told, or refused with a reason in words.
+
+Each file is built here from an array, and the expected picture from the formulas of PS3.3. Where
+dcmtk reads a file as the standard says, its picture is a second opinion.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from factories.dcmtk import shown_by_dcmtk
+from factories.images import Array, dicom, noise, save_dicom
+from medvq.errors import UnreadableImage
+from medvq.images.formats import read_image
+from medvq.images.formats.dicom import identify
+from medvq.images.formats.notes import recorded
+from numpy.typing import ArrayLike
+from PIL import Image
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
+
+STORED = (np.arange(48 * 80) % 4096).reshape(48, 80).astype(np.uint16)
+"""A ramp of 12 bits, (48, 80)."""
+BYTES = (STORED >> 4).astype(np.uint8)
+ALL_BITS = STORED / 4095
+WINDOW = {"WindowCenter": 2000, "WindowWidth": 1000}
+FIRST_WINDOW = ("+Wi", "1")
+
+
+def linear(values: ArrayLike, center: float, width: float) -> Array:
+    """Show values through a window, PS3.3 C.11.2.1.2.1."""
+    return np.clip((np.asarray(values) - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+WINDOWED = linear(STORED, 2000, 1000)
+
+
+class Deviation(NamedTuple):
+    """A header, the picture that is right, what is told, and how dcmtk is asked, if it is."""
+
+    header: FileDataset
+    expected: Array
+    notice: str = ""
+    dcmtk: tuple[str, ...] | None = None
+
+
+def twelve(**elements: Any) -> FileDataset:
+    return dicom(STORED, bits=12, **elements)
+
+
+def without(name: str, header: FileDataset) -> FileDataset:
+    delattr(header, name)
+    return header
+
+
+def with_text(header: FileDataset, **elements: str) -> FileDataset:
+    """Set decimal or integer text that pydicom itself would not write."""
+    for name, value in elements.items():
+        tag = Tag(name)
+        kind = "IS" if name == "NumberOfFrames" else "DS"
+        content = value.encode() + b" " * (len(value) % 2)
+        header[tag] = RawDataElement(tag, kind, len(content), content, 0, False, True)
+    return header
+
+
+def with_bytes(data: bytes, header: FileDataset) -> FileDataset:
+    header.PixelData = data
+    return header
+
+
+def jpeg(picture: Array, **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "JPEG", quality=100, **options)
+    return content.getvalue()
+
+
+def compressed(stream: bytes, header: FileDataset, syntax: str = JPEGBaseline8Bit) -> FileDataset:
+    header.PixelData = encapsulate([stream])
+    header["PixelData"].VR = "OB"
+    header.file_meta.TransferSyntaxUID = syntax
+    return header
+
+
+def smooth(height: int = 48, width: int = 80) -> Array:
+    rows, columns = np.mgrid[:height, :width]
+    return (100 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 13)).astype(np.uint8)
+
+
+NO_RESCALE = {"RescaleSlope": 1, "RescaleIntercept": 0, **WINDOW}
+BAD_WINDOW = "WindowCenter or WindowWidth is no usable number: that window is passed over"
+SAMPLES = "SamplesPerPixel is missing: taken from the photometric interpretation"
+ABOVE = "pixels use more bits than BitsStored: those above are ignored"
+EXCESS = "bytes after the pixels: ignored"
+DEPTH = "the JPEG stream has another depth than BitsAllocated: its own is used"
+SHIFTED = "HighBit is not BitsStored - 1: pixels shifted"
+SIGNED = STORED.astype(np.int16) - 2048
+GREY_JPEG = np.asarray(Image.open(io.BytesIO(jpeg(smooth()))))
+DEVIATIONS = {
+    "RescaleSlope of 0": Deviation(
+        twelve(RescaleSlope=0, RescaleIntercept=0, **WINDOW),
+        WINDOWED,
+        "RescaleSlope is 0: ignored",
+        FIRST_WINDOW,
+    ),
+    "RescaleSlope empty": Deviation(
+        twelve(RescaleSlope=None, RescaleIntercept=-5, **WINDOW),
+        WINDOWED,
+        "RescaleSlope is empty: ignored",
+        FIRST_WINDOW,
+    ),
+    "RescaleIntercept empty": Deviation(
+        twelve(RescaleSlope=2, RescaleIntercept=None, **WINDOW),
+        WINDOWED,
+        "RescaleIntercept is empty: ignored",
+        FIRST_WINDOW,
+    ),
+    "rescale empty": Deviation(
+        twelve(RescaleSlope=None, RescaleIntercept=None, **WINDOW),
+        WINDOWED,
+        "RescaleSlope is empty and RescaleIntercept is empty: ignored",
+        FIRST_WINDOW,
+    ),
+    "RescaleIntercept missing": Deviation(
+        twelve(RescaleSlope=2, **WINDOW),
+        WINDOWED,
+        "RescaleIntercept is missing: ignored",
+        FIRST_WINDOW,
+    ),
+    "RescaleSlope negative": Deviation(
+        twelve(RescaleSlope=-1, RescaleIntercept=4095, **WINDOW),
+        linear(4095 - STORED.astype(int), 2000, 1000),
+        "",
+        FIRST_WINDOW,
+    ),
+    "WindowCenter with a decimal comma": Deviation(
+        with_text(twelve(WindowWidth=1000), WindowCenter="2047,5"), ALL_BITS, BAD_WINDOW
+    ),
+    "WindowWidth of letters": Deviation(
+        with_text(twelve(WindowCenter=2000), WindowWidth="wide"), ALL_BITS, BAD_WINDOW
+    ),
+    "WindowWidth missing": Deviation(twelve(WindowCenter=2000), ALL_BITS, BAD_WINDOW),
+    "the second of two windows is good": Deviation(
+        with_text(twelve(), WindowCenter="x\\2000", WindowWidth="5\\1000"), WINDOWED, BAD_WINDOW
+    ),
+    "window between spaces": Deviation(
+        with_text(twelve(), WindowCenter=" 2000 ", WindowWidth=" 1000 "),
+        WINDOWED,
+        "",
+        FIRST_WINDOW,
+    ),
+    "WindowWidth of 0": Deviation(
+        twelve(WindowCenter=2000, WindowWidth=0),
+        ALL_BITS,
+        "WindowWidth or VOILUTFunction is not valid: that window is passed over",
+        (),
+    ),
+    "HighBit 15 of 12 bits": Deviation(
+        with_bytes((STORED << 4).tobytes(), twelve(HighBit=15)), ALL_BITS, SHIFTED, ()
+    ),
+    "HighBit 13 of 12 bits, the lower ones not empty": Deviation(
+        with_bytes(((STORED << 2) + 3).astype(np.uint16).tobytes(), twelve(HighBit=13)),
+        ALL_BITS,
+        SHIFTED,
+        (),
+    ),
+    "HighBit missing": Deviation(without("HighBit", twelve()), ALL_BITS, "", ()),
+    "values above BitsStored": Deviation(
+        with_bytes((STORED + (STORED % 2 << 13)).tobytes(), twelve()), ALL_BITS, ABOVE, ()
+    ),
+    "negative values without the bits of their sign": Deviation(
+        with_bytes((SIGNED.astype(np.uint16) & 4095).tobytes(), dicom(SIGNED, bits=12, **WINDOW)),
+        linear(SIGNED, 2000, 1000),
+        "",
+        FIRST_WINDOW,
+    ),
+    "two bytes after the pixels": Deviation(
+        with_bytes(STORED.tobytes() + b"\1\2", twelve()), ALL_BITS, EXCESS, ()
+    ),
+    "bytes after the pixels, an odd number of rows and columns": Deviation(
+        with_bytes(STORED[:, :79].tobytes() + bytes(range(50)), dicom(STORED[:, :79], bits=12)),
+        ALL_BITS[:, :79],
+        EXCESS,
+        (),
+    ),
+    "a row of zeros after the pixels": Deviation(
+        with_bytes(STORED.tobytes() + bytes(160), twelve()), ALL_BITS, EXCESS, ()
+    ),
+    "photometric interpretation in lower case": Deviation(
+        twelve(PhotometricInterpretation="monochrome2"), ALL_BITS, "", ()
+    ),
+    "photometric interpretation with a space": Deviation(
+        twelve(PhotometricInterpretation="MONOCHROME 1"), 1 - ALL_BITS, "", ()
+    ),
+    "SamplesPerPixel missing": Deviation(
+        without("SamplesPerPixel", twelve()), ALL_BITS, SAMPLES, ()
+    ),
+    "SamplesPerPixel missing in colour": Deviation(
+        without("SamplesPerPixel", dicom(np.stack([BYTES] * 3, -1), "RGB")), BYTES / 255, SAMPLES
+    ),
+    "PixelRepresentation missing": Deviation(
+        without("PixelRepresentation", twelve()),
+        ALL_BITS,
+        "PixelRepresentation is missing: unsigned pixels",
+    ),
+    "JPEG of 8 bits under 16 allocated": Deviation(
+        compressed(jpeg(smooth()), dicom(smooth().astype(np.uint16), bits=8)),
+        GREY_JPEG / 255,
+        DEPTH,
+        (),
+    ),
+    "JPEG of 8 bits under 12 stored": Deviation(
+        compressed(jpeg(smooth()), dicom(smooth().astype(np.uint16), bits=12)),
+        GREY_JPEG / 255,
+        DEPTH,
+        (),
+    ),
+    "NumberOfFrames of 0": Deviation(
+        with_text(twelve(), NumberOfFrames="0"), ALL_BITS, "", ()
+    ),
+}  # fmt: skip
+for _absurd in ("1E155", "inf", "-inf", "NaN", "9" * 400):
+    DEVIATIONS |= {
+        f"WindowCenter of {_absurd:.6}": Deviation(
+            with_text(twelve(WindowWidth=1000), WindowCenter=_absurd), ALL_BITS, BAD_WINDOW
+        ),
+        f"RescaleSlope of {_absurd:.6}": Deviation(
+            with_text(twelve(**NO_RESCALE), RescaleSlope=_absurd),
+            WINDOWED,
+            "RescaleSlope is no usable number: ignored",
+        ),
+        f"RescaleIntercept of {_absurd:.6}": Deviation(
+            with_text(twelve(**NO_RESCALE), RescaleIntercept=_absurd),
+            WINDOWED,
+            "RescaleIntercept is no usable number: ignored",
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", DEVIATIONS)
+def test_a_deviation_is_read_right_and_told(tmp_path: Path, kind: str) -> None:
+    header, expected, notice, _ = DEVIATIONS[kind]
+    path = save_dicom(tmp_path / "x.dcm", header)
+    with recorded() as notes:
+        (shown,) = read_image(path)
+    np.testing.assert_allclose(shown, expected, atol=1e-5)
+    assert notes.notices == ((notice,) if notice else ())
+
+
+@pytest.mark.usefixtures("dcmtk")
+@pytest.mark.parametrize(
+    "kind", [kind for kind, one in DEVIATIONS.items() if one.dcmtk is not None]
+)
+def test_dcmtk_shows_the_same_deviation(tmp_path: Path, kind: str) -> None:
+    deviation = DEVIATIONS[kind]
+    path = save_dicom(tmp_path / "x.dcm", deviation.header)
+    shown = shown_by_dcmtk(path, deviation.dcmtk or ())
+    assert shown is not None
+    np.testing.assert_allclose(read_image(path, 3), shown, atol=1 / 255)
+
+
+def label_map(header: FileDataset, uid: str, **elements: Any) -> FileDataset:
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = uid
+    for name, value in elements.items():
+        setattr(header, name, value)
+    return header
+
+
+def tiny_jpeg_2000(rows: int, columns: int) -> bytes:
+    """The header of a stream that declares a size, and next to nothing after it."""
+    content = io.BytesIO()
+    Image.fromarray(noise(16, 16)).save(content, "JPEG2000", no_jp2=True)
+    stream = bytearray(content.getvalue())
+    size = columns.to_bytes(4, "big") + rows.to_bytes(4, "big")
+    stream[8:16] = size
+    stream[24:32] = size  # the one tile is as large
+    return bytes(stream)
+
+
+def huge(rows: int, columns: int) -> FileDataset:
+    header = compressed(tiny_jpeg_2000(rows, columns), dicom(BYTES), JPEG2000Lossless)
+    header.Rows, header.Columns = rows, columns
+    return header
+
+
+def damaged(stream: bytes) -> bytes:
+    """A JPEG with 60 bytes in its middle overwritten."""
+    middle = len(stream) // 2
+    return stream[:middle] + noise(60).tobytes().replace(b"\xff", b"\0") + stream[middle + 60 :]
+
+
+ROOT = "1.2.840.10008.5.1.4."
+REFUSED: dict[str, tuple[Callable[[], FileDataset], str]] = {
+    "label map segmentation": (
+        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.66.7", Modality="SEG"),
+        "no image: a segmentation",
+    ),
+    "height map segmentation": (
+        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.66.8"), "no image: a segmentation",
+    ),
+    "segmentation of a vendor's class": (
+        lambda: label_map(dicom(BYTES), "1.2.3.4", SegmentationType="BINARY"),
+        "no image: a segmentation",
+    ),
+    "dose of a vendor's class": (
+        lambda: label_map(dicom(BYTES), "1.2.3.4", Modality="RTDOSE"),
+        "no image: a dose distribution",
+    ),
+    "structured report without a name": (
+        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.88.999"), "no image: a structured report",
+    ),
+    "object of radiotherapy without a name": (
+        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.481.999"), "no image: an object of radioth",
+    ),
+    "tractography": (
+        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.66.6"), "no image",
+    ),
+    "colour palette": (
+        lambda: label_map(dicom(BYTES), f"{ROOT}39.1"), "no image: Color Palette Storage",
+    ),
+    "Rows of the header and of the stream": (
+        lambda: compressed(jpeg(smooth(40, 80)), dicom(smooth())),
+        "of another size than the header says",
+    ),
+    "samples of the header and of the stream": (
+        lambda: compressed(jpeg(np.stack([smooth()] * 3, -1)), dicom(smooth())),
+        "another number of samples",
+    ),
+    "16,384 x 16,384 in a few hundred bytes": (
+        lambda: huge(16384, 16384), "too few bytes of compressed pixels",
+    ),
+    "4,096 x 4,096 in a few hundred bytes": (
+        lambda: huge(4096, 4096), "too few bytes of compressed pixels",
+    ),
+    "JPEG damaged in the middle": (
+        lambda: compressed(damaged(jpeg(smooth())), dicom(smooth())), "pixels are damaged",
+    ),
+    "JPEG cut off": (
+        lambda: compressed(jpeg(smooth())[:-300], dicom(smooth())), "no decoder reads",
+    ),
+    "JPEG cut off with the marker of an end": (
+        lambda: compressed(jpeg(smooth())[:-300] + b"\xff\xd9", dicom(smooth())), "are damaged",
+    ),
+    "rows wider than the header says": (
+        lambda: with_bytes(smooth().tobytes(), dicom(smooth()[:, :79])), "longer than the size",
+    ),
+    "black rows wider than the header says": (
+        lambda: with_bytes(
+            np.where(np.arange(48)[:, None] < 46, smooth(), 0).astype(np.uint8).tobytes(),
+            dicom(smooth()[:, :79]),
+        ),
+        "longer than the size",
+    ),
+    "BitsStored above BitsAllocated": (
+        lambda: twelve(BitsStored=20), "BitsStored is more than BitsAllocated",
+    ),
+    "HighBit below BitsStored": (lambda: twelve(HighBit=5), "HighBit contradicts BitsStored"),
+    "HighBit above BitsAllocated": (lambda: twelve(HighBit=99), "HighBit contradicts BitsStored"),
+    "BitsAllocated missing": (
+        lambda: without("BitsAllocated", twelve()), "BitsAllocated is missing",
+    ),
+    "BitsStored missing": (lambda: without("BitsStored", twelve()), "BitsStored is missing"),
+    "photometric interpretation missing": (
+        lambda: without("PhotometricInterpretation", twelve()),
+        "PhotometricInterpretation is missing",
+    ),
+    **{
+        f"NumberOfFrames of {value:.6}": (
+            lambda value=value: with_text(twelve(), NumberOfFrames=value),  # type: ignore[misc]
+            "NumberOfFrames is no whole number",
+        )
+        for value in ("1E155", "9" * 400, "two", "1.5")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_deviation_that_cannot_be_read_right_is_refused(tmp_path: Path, kind: str) -> None:
+    make, reason = REFUSED[kind]
+    path = save_dicom(tmp_path / "x.dcm", make())
+    with pytest.raises(UnreadableImage, match=reason):
+        read_image(path)
+    identity = identify(path)
+    assert identity is not None
+    assert bool(identity.no_image) == reason.startswith("no image")
+
+
+def test_pixels_whose_end_is_not_marked_are_read(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "x.dcm", compressed(jpeg(smooth()), dicom(smooth())))
+    whole = read_image(path)
+    content = path.read_bytes()
+    assert content.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
+    path.write_bytes(content[:-8])
+    with recorded() as notes:
+        np.testing.assert_array_equal(read_image(path), whole)
+    assert [text for text in notes.notices if "not marked" in text]
+    path.write_bytes(content[:-200])
+    with pytest.raises(UnreadableImage):
+        read_image(path)
+
+
+@pytest.mark.parametrize("small", [np.uint16(16), np.uint16(4)])
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_a_small_part_of_the_range_is_shown_over_the_part_that_is_used(
+    tmp_path: Path, small: np.uint16, photometric: str
+) -> None:
+    values = STORED // small  # of 14 bits; the highest has 8 or 10
+    header = dicom(values, photometric, 14)
+    path = save_dicom(tmp_path / "x.dcm", header)
+    bits = int(values.max()).bit_length()
+    expected = values / (2**bits - 1)
+    expected = expected if photometric == "MONOCHROME2" else 1 - expected
+    with recorded() as notes:
+        np.testing.assert_allclose(read_image(path)[0], expected, atol=1e-6)
+    assert len(notes.notices) == 1
+    header.BitsStored, header.HighBit = bits, bits - 1
+    with recorded() as notes:
+        shown = read_image(save_dicom(path, header))
+    np.testing.assert_allclose(shown[0], expected, atol=1e-6)
+    assert notes.notices == ()
+
+
+def test_a_declared_range_goes_before_percentiles(tmp_path: Path) -> None:
+    values = (8000 + STORED // 5).astype(np.uint16)  # of 16 bits, from 8000 to 8819
+    header = dicom(values)
+    low, high = np.percentile(values, [0.5, 99.5])
+    expected = np.clip((values - low) / (high - low), 0, 1)
+    path = save_dicom(tmp_path / "x.dcm", header)
+    np.testing.assert_allclose(read_image(path)[0], expected, atol=1e-5)
+    header.SmallestImagePixelValue, header.LargestImagePixelValue = 7900, 9000
+    shown = read_image(save_dicom(path, header))
+    np.testing.assert_allclose(shown[0], (values - 7900) / 1100, atol=1e-5)
+
+
+def test_a_dark_picture_of_8_bits_and_a_blank_one_stay_as_they_are(tmp_path: Path) -> None:
+    dark = save_dicom(tmp_path / "dark.dcm", dicom(BYTES // 16))
+    np.testing.assert_allclose(read_image(dark)[0], (BYTES // 16) / 255, atol=1e-6)
+    blank = save_dicom(tmp_path / "blank.dcm", dicom(np.full((9, 9), 1000, np.uint16)))
+    np.testing.assert_allclose(read_image(blank)[0], 1000 / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["1E155", "inf", "NaN", "9" * 400, "1,5", ""])
+def test_no_number_of_a_header_ends_reading(tmp_path: Path, value: str) -> None:
+    names = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelSpacing")
+    header = with_text(twelve(Modality="CT"), **dict.fromkeys(names, value))
+    with_text(header, ImagePositionPatient=value, ImageOrientationPatient=value, KVP=value)
+    path = save_dicom(tmp_path / "x.dcm", header)
+    assert identify(path) is not None
+    with recorded() as notes:
+        assert np.isfinite(read_image(path)).all()
+    assert value not in " ".join(notes.notices + notes.applied) or not value
+
+
+def test_a_header_without_a_value_that_pydicom_can_convert(tmp_path: Path) -> None:
+    header = twelve()
+    header.PixelPaddingValue = 7
+    path = save_dicom(tmp_path / "x.dcm", header)
+    content = path.read_bytes()
+    tag = Tag("PixelPaddingValue")
+    start = tag.group.to_bytes(2, "little") + tag.elem.to_bytes(2, "little")
+    path.write_bytes(content.replace(start + b"US\2\0\7\0", start + b"DS\2\0x "))
+    np.testing.assert_allclose(read_image(path)[0], ALL_BITS, atol=1e-6)
