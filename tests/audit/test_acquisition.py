@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from medvq.audit.acquisition import describe
+from medvq.audit.acquisition import SETTINGS, describe
 from PIL import Image
 from pydicom.data import get_testdata_file
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 
 @pytest.fixture
@@ -51,3 +54,20 @@ def test_pictures_tell_their_size_alone(files: list[Path]) -> None:
     pd.testing.assert_frame_equal(
         table, pd.DataFrame({"file_size": [float(files[2].stat().st_size)]})
     )
+
+
+@pytest.mark.parametrize("value", ["1E155", "-1E155", "inf", "NaN", "9" * 400, "1,5", "a", ""])
+def test_absurd_numbers_count_as_missing(tmp_path: Path, value: str) -> None:
+    header = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    for name in SETTINGS:
+        tag = Tag(name)
+        if dictionary_VR(tag) in {"DS", "IS"}:
+            text = value.encode() + b" " * (len(value) % 2)
+            kind = dictionary_VR(tag)
+            header[tag] = RawDataElement(tag, kind, len(text), text, 0, False, True)
+    header.PatientAge = "1E9Y"
+    header.save_as(tmp_path / "a.dcm")
+    table = describe([tmp_path / "a.dcm"]).select_dtypes("number")
+    assert (table.abs() <= 1e12).all(axis=None)
+    assert set(table.columns) >= {"settings.BitsStored", "file_size"}
+    assert not {"settings.KVP", "settings.Exposure", "settings.RescaleSlope"} & set(table.columns)
