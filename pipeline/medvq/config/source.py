@@ -32,7 +32,8 @@ class Labels(StrictModel):
     only: bool = False
     """Whether images that the labels do not name are left out; otherwise they are images without a
     label, which pretraining uses."""
-    classes: tuple[str, ...] = ()
+    # Strict only in JSON, which a validator that runs before leaves behind.
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """The classes that there are: a label that is none of them is refused. Empty: those that the
     labels name; then a rare label that differs from a frequent one by one or two letters is
     refused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,8 @@ class Walk:
     ----------
     files : relative to the folder, with slashes, sorted. Bytes of a name that are no UTF-8 stand
         as lone surrogates (PEP 383).
-    skipped : how many files, or folders that could not be opened, are not in ``files``, by reason.
+    skipped : how many files are not in ``files``, by reason; a folder that cannot be opened and a
+        link to a folder that is listed elsewhere count once.
     """
 
     files: list[str] = field(default_factory=list)
@@ -56,27 +57,15 @@ def walk(folder: Path, why_not: Callable[[Path], str]) -> Walk:
     ----------
     why_not : why a file is not to be listed; empty for a file that is.
     """
-    found = Walk()
-    links: list[Path] = []
-    listed: set[tuple[int, int]] = set()
-    _walk_into(folder, folder, found, why_not, links, listed)
-    while links:
-        link = links.pop(0)
-        try:
-            status = link.stat()
-        except OSError:
-            found.skipped[BROKEN_LINK] += 1
-            continue
-        identity = (status.st_dev, status.st_ino)
-        if identity in listed:
-            found.skipped[REPEATED_LINK] += 1
-        elif link.is_dir():
-            _walk_into(link, folder, found, why_not, links, listed)
-        else:
-            listed.add(identity)
-            _take(link, folder, found, why_not, link.is_file())
-    found.files.sort()
-    return found
+    walker = _Walker(folder, why_not)
+    walker.enter(folder)
+    while walker.folder_links:
+        walker.enter(walker.folder_links.popleft())
+    # Last, since a link to a file in one of those folders is no place of its own.
+    for link in walker.file_links:
+        walker.follow(link)
+    walker.found.files.sort()
+    return walker.found
 
 
 def shown(path: str) -> str:
@@ -84,47 +73,64 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _walk_into(
-    top: Path,
-    folder: Path,
-    found: Walk,
-    why_not: Callable[[Path], str],
-    links: list[Path],
-    listed: set[tuple[int, int]],
-) -> None:
-    """Add what lies below ``top`` without its links, which are kept for later."""
-    stack = [top]
-    while stack:
-        current = stack.pop()
+class _Walker:
+    """A walk that is going on: what was found, and the links that are still to be followed."""
+
+    def __init__(self, folder: Path, why_not: Callable[[Path], str]) -> None:
+        self.found = Walk()
+        self.folder_links: deque[Path] = deque()
+        self.file_links: list[Path] = []
+        self._folder = folder
+        self._why_not = why_not
+        self._listed: set[tuple[int, int]] = set()
+
+    def enter(self, top: Path) -> None:
+        """List what lies below a folder, and put its links aside."""
+        stack = [top]
+        while stack:
+            current = stack.pop()
+            try:
+                status = current.stat()
+                with os.scandir(current) as opened:
+                    entries = list(opened)
+            except OSError:
+                self.found.skipped[CLOSED] += 1
+                continue
+            if (status.st_dev, status.st_ino) in self._listed:
+                self.found.skipped[REPEATED_LINK] += 1
+                continue
+            self._listed.add((status.st_dev, status.st_ino))
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = Path(entry.path)
+                if reason := _set_apart(entry.name):
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    self.found.skipped[reason] += _count_below(path) if is_folder else 1
+                elif entry.is_symlink():
+                    (self.folder_links if path.is_dir() else self.file_links).append(path)
+                elif entry.is_dir():
+                    stack.append(path)
+                else:
+                    self._listed.add((status.st_dev, entry.inode()))
+                    self._take(path, entry.is_file())
+
+    def follow(self, link: Path) -> None:
+        """List the file that a link leads to."""
         try:
-            status = current.stat()
-            with os.scandir(current) as opened:
-                entries = sorted(opened, key=lambda entry: entry.name)
+            status = link.stat()
         except OSError:
-            found.skipped[CLOSED] += 1
-            continue
-        listed.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            path = Path(entry.path)
-            if reason := _set_apart(entry.name):
-                found.skipped[reason] += _count(entry)
-            elif entry.is_symlink():
-                links.append(path)
-            elif entry.is_dir():
-                stack.append(path)
-            else:
-                listed.add((status.st_dev, entry.inode()))
-                _take(path, folder, found, why_not, entry.is_file())
+            self.found.skipped[BROKEN_LINK] += 1
+            return
+        if (status.st_dev, status.st_ino) in self._listed:
+            self.found.skipped[REPEATED_LINK] += 1
+            return
+        self._listed.add((status.st_dev, status.st_ino))
+        self._take(link, link.is_file())
 
-
-def _take(
-    path: Path, folder: Path, found: Walk, why_not: Callable[[Path], str], is_file: bool
-) -> None:
-    reason = why_not(path) if is_file else NO_FILE
-    if reason:
-        found.skipped[reason] += 1
-    else:
-        found.files.append(path.relative_to(folder).as_posix())
+    def _take(self, path: Path, is_file: bool) -> None:
+        if reason := self._why_not(path) if is_file else NO_FILE:
+            self.found.skipped[reason] += 1
+        else:
+            self.found.files.append(path.relative_to(self._folder).as_posix())
 
 
 def _set_apart(name: str) -> str:
@@ -133,8 +139,5 @@ def _set_apart(name: str) -> str:
     return HIDDEN if name.startswith(".") else ""
 
 
-def _count(entry: os.DirEntry[str]) -> int:
-    """Return how many files a folder holds at any depth; 1 for a file or a link."""
-    if not entry.is_dir(follow_symlinks=False):
-        return 1
-    return sum(len(names) for _, _, names in os.walk(entry.path))
+def _count_below(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))

@@ -1,0 +1,293 @@
+"""Labels as people write them: columns, missing values, spellings, file names, folders."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from medvq.config import Source
+from medvq.config_file import load_config
+from medvq.datasets.classes import Label, edit_distance, is_missing, unify
+from medvq.datasets.dataset import Listing
+from medvq.datasets.folder_labels import labels_of_folders
+from medvq.datasets.folders import NOT_NAMED, TABLE, list_images
+from medvq.errors import Notice, UserError
+from pydantic import TypeAdapter
+
+SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
+
+
+def listing(folder: Path, labels: object = "labels.csv", **source: object) -> Listing:
+    wanted = {"kind": "image_folder", "labels": labels} | source
+    return list_images(folder, SOURCE.validate_json(json.dumps(wanted)))
+
+
+def labels_in(folder: Path, labels: object = "labels.csv") -> list[str | None]:
+    return [image.label for image in listing(folder, labels).images]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.png").write_bytes(b"any")
+    return tmp_path
+
+
+def write(folder: Path, *lines: str) -> None:
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def with_labels(*labels: str) -> list[str]:
+    rows = zip("abcdefgh", labels, strict=False)
+    return ["file,label", *(f"{name}.png,{label}" for name, label in rows)]
+
+
+def test_missing_values_are_no_label(folder: Path) -> None:
+    write(folder, *with_labels("normal", "nan", "NA", "#N/A", " null ", "None", "-", ""))
+    assert labels_in(folder) == ["normal", *[None] * 7]
+    assert [is_missing(text) for text in ("n/a", "0", "no", "\xa0")] == [True, False, False, True]
+
+
+def test_missing_subjects_splits_and_numbers(folder: Path) -> None:
+    write(folder, "file,subject,split,age", "a.png,NA,NULL,nan", "b.png,NA,test,3")
+    one, two, *_ = listing(folder, {"file": "labels.csv", "target": "age"}).images
+    assert (one.has_known_subject, one.split, one.target) == (False, "train", None)
+    assert one.subject != two.subject
+    assert (two.split, two.target) == ("test", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "notice"),
+    [
+        ("Normal normal ILLNESS Illness", "Normal Normal ILLNESS ILLNESS", "'Normal' (1) and"),
+        ("0 0.0 1 1.0 1.", "0 0 1 1 1", "'0' (1) and '0.0' (1); '1' (1) and '1.' (1)"),
+        ("ill ILL ILL ill ill 1.5 1.50", "ill ill ill ill ill 1.5 1.50", "'ill' (3) and 'ILL' (2)"),
+        ("normal\xa0 normal well", "normal normal well", ""),
+    ],
+)  # fmt: skip
+def test_one_class_in_several_spellings(folder: Path, written: str, read: str, notice: str) -> None:
+    write(folder, *with_labels(*written.split(" ")))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = [label for label in labels_in(folder) if label]
+    assert found == read.split()
+    told = [str(w.message) for w in caught if "counted as one class each" in str(w.message)]
+    assert len(told) == bool(notice)
+    assert all(notice in text for text in told)
+
+
+def test_rows_that_differ_in_spelling_do_not_contradict(folder: Path) -> None:
+    write(folder, "file,label", "a.png,Ill", "a.png,ill", "b.png,Ill")
+    assert labels_in(folder)[:2] == ["Ill", "Ill"]
+
+
+def test_a_rare_misspelling_is_asked_about(folder: Path) -> None:
+    write(folder, *with_labels("NORMAL", "ill", "NORMAL", "ill", "NORMAL", "NORMLA"))
+    asked = r"labels\.csv, line 7: label 'NORMLA' occurs once; did you mean 'NORMAL'\?"
+    with pytest.raises(UserError, match=asked):
+        listing(folder)
+    listed = {"file": "labels.csv", "classes": ["ill", "NORMAL", "NORMLA"]}
+    assert labels_in(folder, listed)[5] == "NORMLA"
+    with pytest.raises(UserError, match=r"line 3: label 'ill' is not in source\.labels\.classes"):
+        listing(folder, {"file": "labels.csv", "classes": ["normal", "NORMLA"]})
+    spelt = labels_in(folder, {"file": "labels.csv", "classes": ["Normal", "Normla", "ILL"]})
+    assert spelt[:6] == ["Normal", "ILL", "Normal", "ILL", "Normal", "Normla"]
+
+
+@pytest.mark.parametrize(
+    ("common", "rare", "asked"),
+    [
+        ("normal", "abnormal", False),
+        ("grade 2", "grade 3", False),
+        ("stage ii", "stage iii", False),
+        ("benign a", "benign b", False),
+        ("ill", "il", False),
+        ("1", "2", False),
+        ("pneumonia", "pnuemonia", True),
+        ("pneumonia", "pneumona", True),
+        ("effusion", "effusions", True),
+        ("pneumonia", "pneumothorax", False),
+    ],
+)
+def test_what_counts_as_a_misspelling(common: str, rare: str, asked: bool) -> None:
+    labels = [Label(common)] * 60 + [Label(rare)]
+    if asked:
+        with pytest.raises(UserError, match=f"did you mean '{common}'"):
+            unify(labels, "table")
+    else:
+        assert unify(labels, "table") == labels
+    # As many as these are no slip.
+    assert unify([Label(common)] * 60 + [Label(rare)] * 9, "table")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "distance"), [("", "ab", 2), ("abcd", "acbd", 1), ("ill", "ill", 0)]
+)
+def test_edit_distance(one: str, other: str, distance: int) -> None:
+    assert edit_distance(one, other) == edit_distance(other, one) == distance
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["file,label,Subject,Split", "Filename,Class,Patient_ID,SPLIT", "image,Label,PatientID,split",
+     "Image Index,Labels,patient id,Split", "File Path,LABEL,Participant-ID,splits"],
+)  # fmt: skip
+def test_columns_are_known_by_the_names_that_people_give_them(folder: Path, header: str) -> None:
+    write(folder, header, "a.png,n,P0,train", "b.png,s,P0,test", "c.png,n,P1,dev")
+    one, two, three, *_ = listing(folder).images
+    assert [i.label for i in (one, two, three)] == ["n", "s", "n"]
+    assert one.subject == two.subject != three.subject
+    assert [i.split for i in (one, two, three)] == ["train", "test", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("header", "notice"),
+    [
+        (
+            "file,Diagnosis",
+            "labels.csv: 'Diagnosis' is not used; if it is the label, source.labels",
+        ),
+        ("file,label,case id", "'case id' is not used; if it is the subject, rename it"),
+        ("file,label,Fold", "'Fold' is not used; if it is the split, rename it"),
+        ("file,subject,patient", "'patient' is not used; if it is the subject"),
+    ],
+)
+def test_a_column_that_looks_like_one_of_ours_is_named(
+    folder: Path, header: str, notice: str
+) -> None:
+    write(folder, header, ",".join(["a.png", "x", "1"][: len(header.split(","))]))
+    with pytest.warns(Notice) as caught:
+        listing(folder)
+    assert any(notice in str(warning.message) for warning in caught)
+
+
+def test_two_columns_for_one_purpose(folder: Path) -> None:
+    write(folder, "file,patient,patientid", "a.png,1,2")
+    with pytest.raises(UserError, match="'patient' and 'patientid' may each be the subject"):
+        listing(folder)
+
+
+def test_files_that_are_not_named_are_unlabelled_or_left_out(folder: Path) -> None:
+    write(folder, *with_labels("ill", "well", "ill"))
+    found = listing(folder)
+    assert [i.label for i in found.images] == ["ill", "well", "ill", *[None] * 5]
+    assert found.skipped == {TABLE: 1}
+    found = listing(folder, {"file": "labels.csv", "only": True})
+    assert [i.label for i in found.images] == ["ill", "well", "ill"]
+    assert found.skipped == {TABLE: 1, NOT_NAMED: 5}
+
+
+@pytest.mark.parametrize("name", ["A.PNG", "a", "./a.png", "in\\deep\\i.png", "i.png", "i"])
+def test_names_that_stand_for_one_file_only(folder: Path, name: str) -> None:
+    (folder / "in" / "deep").mkdir(parents=True)
+    (folder / "in" / "deep" / "i.png").write_bytes(b"any")
+    write(folder, "file,label", f"{name},ill")
+    (labelled,) = (i for i in listing(folder).images if i.label)
+    assert labelled.path.stem == name.replace("\\", "/").rpartition("/")[2][0].lower()
+
+
+def test_names_that_stand_for_two_files_are_refused(folder: Path) -> None:
+    (folder / "in").mkdir()
+    for name in ("x.png", "in/x.png"):
+        (folder / name).write_bytes(b"any")
+    write(folder, "file,label", "x,ill")
+    with pytest.raises(UserError, match=r"line 2: the file it names is not in .* 2 files may be"):
+        listing(folder)
+    write(folder, "file,label", "aa.png,ill")
+    with pytest.raises(UserError, match=r"did you mean 'a\.png'\?"):
+        listing(folder)
+
+
+def test_letters_in_another_encoding(folder: Path) -> None:
+    try:
+        (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"any")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    (folder / "nai\u0308f.png").write_bytes(b"any")
+    write(folder, "file,label", "café.png,ill", "naïf.png,well")
+    images = {image.label: image for image in listing(folder).images}
+    assert images["ill"].shown_path == r"caf\xe9.png"
+    assert images["well"].shown_path == "nai\u0308f.png"
+
+
+def test_the_separator_that_excel_states(folder: Path) -> None:
+    write(folder, "sep=;", "file;label", "a.png;ill, very")
+    assert labels_in(folder)[0] == "ill, very"
+    write(folder, "sep=;", "file;label", "gone.png;ill")
+    with pytest.raises(UserError, match="line 3: the file it names"):
+        listing(folder)
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels", "splits"),
+    [
+        ("train/ill/1 valid/well/2 test/ill/3", "ill well ill", "train validation test"),
+        ("ill/train/1 well/Test_set/2 ill/dev/p/3", "ill well ill", "train test validation"),
+        ("ill/train/p1/1 ill/test/p2/2 well/train/p3/3", "ill ill well", "train test train"),
+        ("set/train/ill/1 set/test/ill/2", "ill ill", "train test"),
+        ("s1/train/ill/1 s2/train/ill/2 s2/test/well/3", "ill ill well", "train train test"),
+        ("train/1 test/2 eval/3", "None None None", "train test validation"),
+        ("ill/1 well/ward/2 3", "ill well None", "None None None"),
+    ],
+)
+def test_folders_name_splits_and_classes(paths: str, labels: str, splits: str) -> None:
+    found = labels_of_folders([f"{path}.png" for path in paths.split()])
+    assert [str(one.label) for one in found] == labels.split()
+    assert [str(one.split) for one in found] == splits.split()
+
+
+@pytest.mark.parametrize("name", ["tset", "test_images", "fold2", "train 2"])
+def test_a_folder_that_looks_like_a_split_is_asked_about(name: str) -> None:
+    with pytest.raises(UserError, match=f"the folder '{name}' looks like a split, but is called"):
+        labels_of_folders(["train/ill/1.png", f"{name}/ill/2.png"])
+
+
+def test_one_class_in_two_folders(tmp_path: Path) -> None:
+    for name in ("train/Normal/1.png", "train/Normal/2.png", "test/normal/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"any")
+    with pytest.warns(Notice, match=r"'Normal' \(2\) and 'normal' \(1\)"):
+        assert {image.label for image in listing(tmp_path, None).images} == {"Normal"}
+
+
+def study(tmp_path: Path, folder: str = "images", labels: str = "labels.csv") -> Path:
+    (tmp_path / "study" / "images").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "study" / "images" / "a.png").write_bytes(b"any")
+    file = tmp_path / "study" / "mine.yaml"
+    source = {"kind": "image_folder", "folder": folder, "labels": labels}
+    file.write_text(json.dumps({"name": "mine", "source": source}))
+    return file
+
+
+def read_by(file: Path) -> list[str | None]:
+    source = load_config(file).source
+    assert source.kind == "image_folder"
+    return [image.label for image in list_images(Path(source.folder or ""), source).images]  # type: ignore[union-attr]
+
+
+def test_paths_are_relative_to_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    beside, inside = file.parent / "labels.csv", file.parent / "images" / "labels.csv"
+    with pytest.raises(UserError, match=r"no labels file .*images/labels\.csv or .*study/labels"):
+        read_by(Path("study/mine.yaml"))
+    beside.write_text("file,label\na.png,beside\n")
+    assert read_by(Path("study/mine.yaml")) == read_by(file) == ["beside"]
+    inside.write_text("file,label\na.png,inside\n")
+    with pytest.raises(UserError, match="two tables of labels: "):
+        read_by(file)
+    inside.write_text(beside.read_text())
+    assert read_by(file) == ["beside"]
+    assert read_by(study(tmp_path, str(file.parent / "images"), str(beside))) == ["beside"]
+
+
+def test_a_configuration_that_is_extended_keeps_its_own_paths(tmp_path: Path) -> None:
+    file = study(tmp_path)
+    (file.parent / "labels.csv").write_text("file,label\na.png,base\n")
+    other = tmp_path / "other.yaml"
+    other.write_text("extends: study/mine.yaml\nname: other\n")
+    assert read_by(other) == ["base"]

@@ -1,0 +1,68 @@
+"""Walking through a folder: every file is listed or counted, links are followed once."""
+
+import os
+from pathlib import Path
+
+import pytest
+from medvq.datasets.walk import BROKEN_LINK, HIDDEN, NO_FILE, REPEATED_LINK, SYSTEM, shown, walk
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"any")
+
+
+def no_image(path: Path) -> str:
+    return "" if path.suffix == ".png" else "no image"
+
+
+def test_hidden_and_system_files_are_counted(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "ill/a.png", "ill/.ipynb_checkpoints/a-checkpoint.png", ".DS_Store", "._a.png",
+        "ill/@eaDir/a.png/SYNOPHOTO_THUMB_M.png", "ill/@eaDir/b.png", "__MACOSX/ill/._a.png",
+        "Thumbs.db", "ill/desktop.ini", "notes.txt",
+    )  # fmt: skip
+    found = walk(tmp_path, no_image)
+    assert found.files == ["ill/a.png"]
+    assert found.skipped == {HIDDEN: 3, SYSTEM: 5, "no image": 1}
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    touch(folder, "well/a.png", "z/b.png")
+    touch(elsewhere, "c.png", "deep/d.png", "e.png")
+    (folder / "ill").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (elsewhere / "deep" / "up").symlink_to("..")
+    (folder / "alias.png").symlink_to(elsewhere / "e.png")
+    (folder / "copy.png").symlink_to(folder / "z" / "b.png")
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "itself").symlink_to("itself")
+    found = walk(folder, no_image)
+    assert found.files == ["ill/c.png", "ill/deep/d.png", "ill/e.png", "well/a.png", "z/b.png"]
+    assert found.skipped[BROKEN_LINK] == 2
+    assert found.skipped[REPEATED_LINK] == 4
+
+
+def test_a_link_to_the_folder_itself(tmp_path: Path) -> None:
+    touch(tmp_path / "set", "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    assert walk(tmp_path / "link", no_image).files == ["a.png"]
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert walk(tmp_path, no_image).skipped == {NO_FILE: 1}
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = b"caf\xe9.png"
+    try:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"any")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    (path,) = walk(tmp_path, no_image).files
+    assert os.fsencode(path) == name
+    assert shown(path) == r"caf\xe9.png"
+    assert shown("café.png") == "café.png"
