@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from factories.images import dicom, save_dicom
 from medvq.config import Source
@@ -304,6 +305,97 @@ def test_a_second_file_of_an_instance_is_set_aside(archive: Path) -> None:
     (archive / "Zoe/copy.dcm").write_bytes((archive / "Ann/1.1/IM0").read_bytes())
     reasons = [image.set_aside for image in in_archive(archive)]
     assert reasons == [""] * 6 + ["a second file of the same instance"]
+
+
+def pictured(path: Path, patient: str, grey: int, **elements: Any) -> None:
+    save_dicom(path, dicom(np.full((4, 5), grey, np.uint8), PatientID=patient, **elements))
+
+
+def test_images_that_share_an_instance_uid_are_kept_apart_by_their_pixels(tmp_path: Path) -> None:
+    for name, grey, comment in (("a", 1, ""), ("b", 2, ""), ("c", 1, "sent twice"), ("d", 3, "")):
+        pictured(tmp_path / name, name, grey, SOPInstanceUID="1.2.3", ImageComments=comment)
+    with pytest.warns(Notice, match="4 files share a SOPInstanceUID with others that show other"):
+        images = in_archive(tmp_path)
+    copy = "a second file of the same instance"
+    assert [image.set_aside for image in images] == ["", "", copy, ""]
+
+
+def test_presentation_is_preferred_where_a_study_has_both(tmp_path: Path) -> None:
+    intents = ("PROCESSING", "PRESENTATION", "PROCESSING", "")
+    for name, study, intent in zip("abcd", "1123", intents, strict=True):
+        stated = {"PresentationIntentType": f"FOR {intent}"} if intent else {}
+        write_dicom(tmp_path / name, "Ann", StudyInstanceUID=study, **stated)
+    reason = "for processing, and its study holds images for presentation"
+    found = [image.set_aside.partition(" (")[0] for image in in_archive(tmp_path)]
+    assert found == [reason, "", "", ""]
+    images = in_archive(tmp_path, presentation_intent=["FOR PROCESSING"])
+    assert [bool(image.set_aside) for image in images] == [False, True, False, True]
+    both = ["FOR PROCESSING", "FOR PRESENTATION"]
+    images = in_archive(tmp_path, presentation_intent=both)
+    assert [bool(image.set_aside) for image in images] == [False, False, False, True]
+
+
+def bare(path: Path) -> None:
+    """Take preamble and prefix from a DICOM file."""
+    path.write_bytes(path.read_bytes()[132:])
+
+
+@pytest.mark.parametrize("kind", ["dicom_folder", "image_folder"])
+def test_every_file_is_listed_or_counted(tmp_path: Path, kind: str) -> None:
+    for name in ("IM0", "IM1", "1.2.840.3", "x.dcm"):
+        pictured(tmp_path / name, name, 7)
+    bare(tmp_path / "IM1")
+    touch(tmp_path, "x.dcm.zip", "all.tar", "notes.txt", "Ann.Smith", ".hidden", "report.pdf")
+    touch(tmp_path, "brain.nii.gz")
+    (tmp_path / "picture").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.warns(Notice, match=r"1 x an archive that is not unpacked \(\.zip\)"):
+        found = list_images(tmp_path, SOURCE.validate_python({"kind": kind}))
+    assert sum(found.skipped.values()) + len(found.images) == 12
+    assert "Smith" not in str(found.skipped)
+    is_dicom = kind == "dicom_folder"
+    what = "no DICOM file" if is_dicom else "no image"
+    expected = {"hidden file or folder": 1, "an archive that is not unpacked (.tar)": 1,
+                "an archive that is not unpacked (.zip)": 1, f"{what} (.txt)": 1,
+                f"{what} (.pdf)": 1, f"{what} (no suffix that is known)": 1 + is_dicom}  # fmt: skip
+    nifti = "a NIfTI file, which 'kind: nifti_folder' reads"
+    expected["an archive that is not unpacked (.gz)" if is_dicom else nifti] = 1
+    assert found.skipped == expected
+    names = {"IM0", "IM1", "1.2.840.3", "x.dcm"} | (set() if is_dicom else {"picture"})
+    assert {image.path.name for image in found.images} == names
+    assert {i.shown_path for i in found.images} == {""}
+
+
+def test_nothing_but_other_files_says_what_was_seen(tmp_path: Path) -> None:
+    touch(tmp_path, "a.zip", "b.zip")
+    with pytest.raises(UserError, match=r"2 files are not read as images: 2 x an archive that is"):
+        in_archive(tmp_path)
+
+
+def test_slices_count_as_files(archive: Path) -> None:
+    source = {"kind": "dicom_folder", "series_as_volumes": True}
+    found = list_images(archive, SOURCE.validate_python(source))
+    assert len(found.images) == 3
+    assert found.skipped == {
+        "a further slice of a volume, which counts once": 3,
+        "no DICOM file (no suffix that is known)": 1,
+    }
+
+
+def test_images_without_a_split_follow_their_subject(tmp_path: Path) -> None:
+    for name, patient in (("a.dcm", "Ann"), ("b.dcm", "Ann"), ("c.dcm", "Bo")):
+        write_dicom(tmp_path / name, patient)
+    write_table(tmp_path, "file,split\na.dcm,test\n")
+    images = listed(tmp_path, {"file": "labels.csv"})
+    assert [image.split for image in images] == ["test", "test", "train"]
+
+
+def test_unknown_subjects_and_an_unnamed_test_split_are_told(folder: Path) -> None:
+    write_table(folder, "file,label,split\na.png,ill,train\nb.png,well,val\n")
+    with pytest.warns(Notice) as caught:
+        listed(folder, {"file": "labels.csv"}, test_fraction=0.25)
+    told = " ".join(str(warning.message) for warning in caught)
+    assert "no subject is known: each counts as a patient of its own" in told
+    assert "no split is called test: 25% of the training subjects" in told
 
 
 def test_series_are_volumes_where_that_is_asked_for(archive: Path) -> None:
