@@ -43,7 +43,8 @@ STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVIC
 # What mypy does not ask of the tests: types of stub-less calls, and of arguments, which numpy's stubs
 # and **settings get wrong.
 RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-calls \
-	--disable-error-code arg-type --disable-error-code type-arg --disable-error-code no-any-return
+	$(patsubst %,--disable-error-code %,\
+	arg-type call-overload index no-any-return operator type-arg union-attr)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \

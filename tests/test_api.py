@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     secret.write_bytes(files[0].read_bytes()[:1000])
     with pytest.raises(UserError, match=r"broken\.png: not a readable image"):
         encoder([files[0], broken])
-    with pytest.raises(UserError, match="^file 1: ") as caught:
+    with pytest.raises(UserError, match=r"^file 1: ") as caught:
         encoder([files[0], secret])
     assert "Ann" not in str(caught.value)
     assert len(encoder([])) == 0

@@ -55,7 +55,7 @@ def configure(tmp_path: Path, source: str) -> str:
 def refused(capsys: Captured, *arguments: str) -> str:
     """The one line that the command ends in."""
     try:
-        status = main(arguments)
+        status: object = main(arguments)
     except SystemExit as exit_:  # argparse
         status = exit_.code
     out, err = capsys.readouterr()
@@ -210,7 +210,7 @@ def test_the_last_line_is_the_reason_and_not_a_progress_bar(
 ) -> None:
     def command() -> int:
         bar = tqdm(range(5))
-        bar.itself = bar  # so that it outlives the error
+        bar.__dict__["itself"] = bar  # so that it outlives the error
         for _ in bar:
             raise UserError("no images in it")
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from factories.pretraining import (
 from medvq.method.loss import PretrainingLoss
 from medvq.method.quantizer import VectorQuantizer, nearest_codes
 from medvq.storage.feature_store import FEATURES, VERSIONS, feature_names, read_feature
-from medvq.training.batches import ViewBatches, draw_noise, prefetch
+from medvq.training.batches import ViewBatches, Views, draw_noise, prefetch
 from torch import Tensor
 
 pytestmark = [
@@ -37,6 +38,10 @@ def _full_precision() -> Iterator[None]:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         torch.manual_seed(0)
         yield
+
+
+def to_dict(views: Views) -> dict[str, Tensor]:
+    return cast("dict[str, Tensor]", views)
 
 
 def assert_nearest(codes: Tensor, vectors: Tensor, codebook: Tensor) -> None:
@@ -117,36 +122,38 @@ def test_prefetched_batches_are_complete_when_they_are_used() -> None:
     images = np.random.default_rng(0).integers(0, 256, (160, 32, 32), np.uint8)
     config = TINY.model_copy(update={"batch_size": 16})
     batches = ViewBatches(
-        images, *[np.arange(160)] * 2, images[:0, None], config, seed=0, device=CUDA
+        images, np.arange(160), np.arange(160), images[:0, None], config, seed=0, device=CUDA
     )
-    seen = []
+    seen: list[dict[str, Any]] = []
     for batch in prefetch(batches, CUDA):
         # Keeps the device busy long after the next batches have been made.
         torch.cuda._sleep(20_000_000)
-        seen.append({name: value * 1 for name, value in batch.items()})
+        seen.append({name: torch.clone(value) for name, value in to_dict(batch).items()})
         del batch
     plain = list(batches)
     assert len(seen) == len(plain) == 10
     for made, own in zip(seen, plain, strict=True):
-        for name, value in own.items():
+        for name, value in to_dict(own).items():
             assert torch.equal(made[name], value), name
 
 
 def test_views_are_those_of_the_cpu_but_for_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32), np.uint8)
-    swapped = 255 - images[None]
+    swapped, rows = 255 - images[None], np.arange(64)
     config = TINY.model_copy(update={"batch_size": 32})
     monkeypatch.setattr(
         "medvq.training.batches.draw_noise",
         lambda shape, generator, device: torch.zeros(shape, device=device),
     )
     one, two = (
-        list(ViewBatches(images, *[np.arange(64)] * 2, swapped, config, seed=0, device=device))
+        list(ViewBatches(images, rows, rows, swapped, config, seed=0, device=device))
         for device in (torch.device("cpu"), CUDA)
     )
     for own, other in zip(one, two, strict=True):
-        for name, value in own.items():
-            torch.testing.assert_close(other[name].cpu(), value, atol=1e-3, rtol=0, msg=name)
+        for name, value in to_dict(own).items():
+            torch.testing.assert_close(
+                to_dict(other)[name].cpu(), value, atol=1e-3, rtol=0, msg=name
+            )
 
 
 def test_a_step_waits_for_nothing() -> None:
@@ -155,7 +162,7 @@ def test_a_step_waits_for_nothing() -> None:
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32), np.uint8)
     config = TINY.model_copy(update={"batch_size": 16})
     batches = ViewBatches(
-        images, *[np.arange(64)] * 2, images[:0, None], config, seed=0, device=CUDA
+        images, np.arange(64), np.arange(64), images[:0, None], config, seed=0, device=CUDA
     )
 
     def steps() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from medvq.cli import main
-from medvq.images import reading
+from medvq.images import reading, workers
 from PIL import Image
 
 SMALL = (
@@ -147,7 +147,7 @@ def test_a_number_from_a_users_own_table_and_images_added_later(
 
     hashed: list[str] = []
     read: list[str] = []
-    true_hash, true_map = reading._hash_with_status, reading.map_in_processes
+    true_hash, true_map = reading._hash_with_status, workers.map_in_processes
 
     def hashing(path: Path) -> object:
         hashed.append(path.name)

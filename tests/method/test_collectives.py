@@ -9,14 +9,15 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from medvq.method.collectives import BatchNorm2d, all_gather, all_reduce_sum, rank, world_size
 from medvq.method.contrast import nt_xent
 from medvq.method.quantizer import VectorQuantizer
 from torch import Tensor, nn
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import spawn
 
 WORLD = 2
-State = dict[str, Tensor]
+State = dict[str, Tensor | None]
 
 
 def half(batch: Tensor, axis: int = 0) -> Tensor:
@@ -28,7 +29,7 @@ def normalised() -> State:
     torch.manual_seed(0)
     layer = BatchNorm2d(3)
     nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
-    out = {}
+    out: State = {}
     for step in range(3):
         features = half(torch.randn(8, 3, 4, 5) * 3 + step + 100).requires_grad_()
         weights = half(torch.randn(8, 3, 4, 5))
@@ -85,12 +86,13 @@ WHOLE = {"mean", "variance", "loss", "codebook", "counts", "sums", "restarted", 
 
 def compute() -> dict[str, State]:
     return {
-        case.__name__: {name: value.detach() for name, value in case().items()} for case in CASES
+        case.__name__: {name: value.detach() for name, value in case().items() if value is not None}
+        for case in CASES
     }
 
 
 def context(number: int, folder: Path) -> None:
-    store = dist.FileStore(str(folder / "store"), WORLD)
+    store = FileStore(str(folder / "store"), WORLD)
     dist.init_process_group("gloo", store=store, rank=number, world_size=WORLD)
     torch.save(compute(), folder / f"{number}.pt")
     dist.destroy_process_group()
@@ -99,7 +101,7 @@ def context(number: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(context, (folder,), WORLD)
+    spawn(context, (folder,), WORLD)
     return [torch.load(folder / f"{number}.pt") for number in range(WORLD)]
 
 

@@ -333,8 +333,8 @@ class Answer(BaseHTTPRequestHandler):
 def broken_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a store with the fault that the test names."""
     if request.param == "down":
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     elif request.param == "garbage":
         (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -56,6 +56,10 @@ def batches(
     )
 
 
+def to_dict(views: Views) -> dict[str, Tensor]:
+    return cast("dict[str, Tensor]", views)
+
+
 def greys(view: Tensor) -> list[int]:
     """The grey of each image of a normalised view."""
     centre = view[:, 0, 3, 3].double() * 0.25 + 0.5
@@ -81,7 +85,7 @@ def test_fewer_images_than_a_batch_are_one_batch() -> None:
 def test_seed_and_epoch_fix_every_bit() -> None:
     def views(seed: int, epoch: int) -> list[Tensor]:
         epoch_of = batches(strength=1.0, seed=seed, epoch=epoch)
-        return [tensor for batch in epoch_of for tensor in batch.values()]
+        return [tensor for batch in epoch_of for tensor in to_dict(batch).values()]
 
     first = views(3, 1)
     # The global generator is the trainer's; batches must not depend on it.
@@ -191,7 +195,7 @@ def test_processes_make_the_parts_of_a_batch(size: int, world: int) -> None:
 def test_prefetched_batches_are_the_same() -> None:
     made = batches(strength=1.0)
     for one, other in zip(prefetch(made, torch.device("cpu")), made, strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in other)
+        assert all(torch.equal(to_dict(one)[name], value) for name, value in to_dict(other).items())
 
 
 def test_an_error_of_the_prefetching_thread_is_raised() -> None:

@@ -254,7 +254,8 @@ class TrainingLoop(ABC):
         self._step_times.append(time.monotonic())
         if len(self._step_times) == 1 + _STEPS_TIMED:
             seconds = (self._step_times[-1] - self._step_times[0]) / _STEPS_TIMED
-            remaining = (progress.total - progress.n) / self.batches.batch_size
+            images = float(progress.total or 0) - progress.n
+            remaining = images / self.batches.batch_size
             self._announce(f"about {math.ceil(seconds * remaining / 60)} minutes for all epochs")
 
     def _announce(self, text: str) -> None:

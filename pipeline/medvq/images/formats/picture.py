@@ -13,9 +13,9 @@ declares, or where the picture fills a small part of that, as with 12-bit values
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -199,7 +199,7 @@ def _declared_maximum(path: Path, opened: Pillow.Image) -> int:
     (bits, *_), largest = tags.get(_TIFF_BITS, (16,)), tags.get(_TIFF_LARGEST, 0)
     largest = int(largest[0] if isinstance(largest, tuple) and largest else largest or 0)
     full = 2 ** min(int(bits), 16) - 1
-    return min(full, largest) if largest > 0 else full
+    return int(min(full, largest) if largest > 0 else full)
 
 
 def _png_significant_bits(path: Path) -> int:
@@ -226,7 +226,7 @@ def _is_reduced_from_16_bits(opened: Pillow.Image) -> bool:
 
 
 def _check_uses_its_range(opened: Pillow.Image) -> None:
-    bands = zip(opened.getbands(), opened.getextrema(), strict=True)
+    bands: Iterable[tuple[str, Any]] = zip(opened.getbands(), opened.getextrema(), strict=True)
     if max(high for band, (_, high) in bands if band != "A") < _FEWEST_GREYS:
         raise UnreadableImage(
             "16-bit colour of which only a small part of the range is used; "
