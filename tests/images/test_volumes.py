@@ -85,6 +85,17 @@ def test_a_copy_of_an_instance_is_dropped(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_series([copy, *paths])[0], soft_tissue(body()), atol=1e-6)
 
 
+def test_slices_that_share_an_instance_uid_are_kept(tmp_path: Path) -> None:
+    apart, shared = ct_series(body()), ct_series(body())
+    for header in shared:
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    for name, series in (("apart", apart), ("shared", shared)):
+        for number, header in enumerate(series):
+            save_dicom(tmp_path / name / str(number), header)
+    one, other = (read_series(sorted((tmp_path / n).iterdir())) for n in ("apart", "shared"))
+    np.testing.assert_array_equal(one, other)
+
+
 def without(position: int) -> Callable[[list[FileDataset]], None]:
     return lambda series: series.pop(position) and None
 

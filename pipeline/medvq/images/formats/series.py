@@ -55,7 +55,7 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
     """Read the files of one series, in any order: (1, depth, height, width) in [0, 1].
 
-    A second file of the same instance is dropped. The volume is turned as
+    A second file of the same instance that shows the same pixels is dropped. The volume is turned as
     :func:`~medvq.images.formats.volume.to_anatomical` says, and shown as
     :func:`~medvq.images.formats.greys.show_volume` says.
 
@@ -65,18 +65,22 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
         A slice cannot be read; slices differ in size, spacing or orientation, stand twice at one
         place, leave a gap, or are shifted against each other (a tilted gantry).
     """
-    slices: dict[str, Slice] = {}
+    slices: list[Slice] = []
+    by_instance: dict[str, list[Slice]] = {}
     for path in paths:
         header = read_header(path, pixels=True)
-        if str(header.get("SOPInstanceUID", "")) in slices:
-            continue
         check_size(whole_number(header, "Rows"), whole_number(header, "Columns"), len(paths))
         if whole_number(header, "NumberOfFrames", 1) > 1:
             raise UnreadableImage("a series with slices of several frames")
-        name = str(header.get("SOPInstanceUID", len(slices)))
-        slices[name] = single_slice(header, decode(header))
+        one = single_slice(header, decode(header))
         del header.PixelData  # decoded above; a series of compressed slices need not be held twice
-    return assemble(list(slices.values()), window)[None]
+        same = by_instance.setdefault(str(header.get("SOPInstanceUID", len(slices))), [])
+        # Some programs give one UID to all slices.
+        if any(np.array_equal(one.stored, other.stored) for other in same):
+            continue
+        same.append(one)
+        slices.append(one)
+    return assemble(slices, window)[None]
 
 
 def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
