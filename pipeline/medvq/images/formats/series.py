@@ -55,7 +55,7 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
     """Read the files of one series, in any order: (1, depth, height, width) in [0, 1].
 
-    A second file of the same instance that shows the same pixels is dropped. The volume is turned as
+    A second file of an instance that shows the same pixels is dropped. The volume is turned as
     :func:`~medvq.images.formats.volume.to_anatomical` says, and shown as
     :func:`~medvq.images.formats.greys.show_volume` says.
 
