@@ -5,29 +5,33 @@ dcmtk reads a file as the standard says, its picture is a second opinion.
 """
 
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from factories.dcmtk import shown_by_dcmtk
-from factories.images import Array, dicom, noise, save_dicom
+from factories.deviations import (
+    BYTES,
+    STORED,
+    compressed,
+    jpeg,
+    smooth,
+    twelve,
+    with_bytes,
+    with_text,
+    without,
+)
+from factories.images import Array, dicom, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
 from medvq.images.formats.dicom import identify
 from medvq.images.formats.notes import recorded
 from numpy.typing import ArrayLike
 from PIL import Image
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
-from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
-STORED = (np.arange(48 * 80) % 4096).reshape(48, 80).astype(np.uint16)
-"""A ramp of 12 bits, (48, 80)."""
-BYTES = (STORED >> 4).astype(np.uint8)
 ALL_BITS = STORED / 4095
 WINDOW = {"WindowCenter": 2000, "WindowWidth": 1000}
 FIRST_WINDOW = ("+Wi", "1")
@@ -48,48 +52,6 @@ class Deviation(NamedTuple):
     expected: Array
     notice: str = ""
     dcmtk: tuple[str, ...] | None = None
-
-
-def twelve(**elements: Any) -> FileDataset:
-    return dicom(STORED, bits=12, **elements)
-
-
-def without(name: str, header: FileDataset) -> FileDataset:
-    delattr(header, name)
-    return header
-
-
-def with_text(header: FileDataset, **elements: str) -> FileDataset:
-    """Set decimal or integer text that pydicom itself would not write."""
-    for name, value in elements.items():
-        tag = Tag(name)
-        kind = "IS" if name == "NumberOfFrames" else "DS"
-        content = value.encode() + b" " * (len(value) % 2)
-        header[tag] = RawDataElement(tag, kind, len(content), content, 0, False, True)
-    return header
-
-
-def with_bytes(data: bytes, header: FileDataset) -> FileDataset:
-    header.PixelData = data
-    return header
-
-
-def jpeg(picture: Array, **options: Any) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "JPEG", quality=100, **options)
-    return content.getvalue()
-
-
-def compressed(stream: bytes, header: FileDataset, syntax: str = JPEGBaseline8Bit) -> FileDataset:
-    header.PixelData = encapsulate([stream])
-    header["PixelData"].VR = "OB"
-    header.file_meta.TransferSyntaxUID = syntax
-    return header
-
-
-def smooth(height: int = 48, width: int = 80) -> Array:
-    rows, columns = np.mgrid[:height, :width]
-    return (100 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 13)).astype(np.uint8)
 
 
 NO_RESCALE = {"RescaleSlope": 1, "RescaleIntercept": 0, **WINDOW}
@@ -262,132 +224,6 @@ def test_dcmtk_shows_the_same_deviation(tmp_path: Path, kind: str) -> None:
     shown = shown_by_dcmtk(path, deviation.dcmtk or ())
     assert shown is not None
     np.testing.assert_allclose(read_image(path, 3), shown, atol=1 / 255)
-
-
-def label_map(header: FileDataset, uid: str, **elements: Any) -> FileDataset:
-    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = uid
-    for name, value in elements.items():
-        setattr(header, name, value)
-    return header
-
-
-def tiny_jpeg_2000(rows: int, columns: int) -> bytes:
-    """The header of a stream that declares a size, and next to nothing after it."""
-    content = io.BytesIO()
-    Image.fromarray(noise(16, 16)).save(content, "JPEG2000", no_jp2=True)
-    stream = bytearray(content.getvalue())
-    size = columns.to_bytes(4, "big") + rows.to_bytes(4, "big")
-    stream[8:16] = size
-    stream[24:32] = size  # the one tile is as large
-    return bytes(stream)
-
-
-def huge(rows: int, columns: int) -> FileDataset:
-    header = compressed(tiny_jpeg_2000(rows, columns), dicom(BYTES), JPEG2000Lossless)
-    header.Rows, header.Columns = rows, columns
-    return header
-
-
-def damaged(stream: bytes) -> bytes:
-    """A JPEG with 60 bytes in its middle overwritten."""
-    middle = len(stream) // 2
-    return stream[:middle] + noise(60).tobytes().replace(b"\xff", b"\0") + stream[middle + 60 :]
-
-
-ROOT = "1.2.840.10008.5.1.4."
-REFUSED: dict[str, tuple[Callable[[], FileDataset], str]] = {
-    "label map segmentation": (
-        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.66.7", Modality="SEG"),
-        "no image: a segmentation",
-    ),
-    "height map segmentation": (
-        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.66.8"), "no image: a segmentation",
-    ),
-    "segmentation of a vendor's class": (
-        lambda: label_map(dicom(BYTES), "1.2.3.4", SegmentationType="BINARY"),
-        "no image: a segmentation",
-    ),
-    "dose of a vendor's class": (
-        lambda: label_map(dicom(BYTES), "1.2.3.4", Modality="RTDOSE"),
-        "no image: a dose distribution",
-    ),
-    "structured report without a name": (
-        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.88.999"), "no image: a structured report",
-    ),
-    "object of radiotherapy without a name": (
-        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.481.999"), "no image: an object of radioth",
-    ),
-    "tractography": (
-        lambda: label_map(dicom(BYTES), f"{ROOT}1.1.66.6"), "no image",
-    ),
-    "colour palette": (
-        lambda: label_map(dicom(BYTES), f"{ROOT}39.1"), "no image: Color Palette Storage",
-    ),
-    "Rows of the header and of the stream": (
-        lambda: compressed(jpeg(smooth(40, 80)), dicom(smooth())),
-        "of another size than the header says",
-    ),
-    "samples of the header and of the stream": (
-        lambda: compressed(jpeg(np.stack([smooth()] * 3, -1)), dicom(smooth())),
-        "another number of samples",
-    ),
-    "16,384 x 16,384 in a few hundred bytes": (
-        lambda: huge(16384, 16384), "too few bytes of compressed pixels",
-    ),
-    "4,096 x 4,096 in a few hundred bytes": (
-        lambda: huge(4096, 4096), "too few bytes of compressed pixels",
-    ),
-    "JPEG damaged in the middle": (
-        lambda: compressed(damaged(jpeg(smooth())), dicom(smooth())), "pixels are damaged",
-    ),
-    "JPEG cut off": (
-        lambda: compressed(jpeg(smooth())[:-300], dicom(smooth())), "no decoder reads",
-    ),
-    "JPEG cut off with the marker of an end": (
-        lambda: compressed(jpeg(smooth())[:-300] + b"\xff\xd9", dicom(smooth())), "are damaged",
-    ),
-    "rows wider than the header says": (
-        lambda: with_bytes(smooth().tobytes(), dicom(smooth()[:, :79])), "longer than the size",
-    ),
-    "black rows wider than the header says": (
-        lambda: with_bytes(
-            np.where(np.arange(48)[:, None] < 46, smooth(), 0).astype(np.uint8).tobytes(),
-            dicom(smooth()[:, :79]),
-        ),
-        "longer than the size",
-    ),
-    "BitsStored above BitsAllocated": (
-        lambda: twelve(BitsStored=20), "BitsStored is more than BitsAllocated",
-    ),
-    "HighBit below BitsStored": (lambda: twelve(HighBit=5), "HighBit contradicts BitsStored"),
-    "HighBit above BitsAllocated": (lambda: twelve(HighBit=99), "HighBit contradicts BitsStored"),
-    "BitsAllocated missing": (
-        lambda: without("BitsAllocated", twelve()), "BitsAllocated is missing",
-    ),
-    "BitsStored missing": (lambda: without("BitsStored", twelve()), "BitsStored is missing"),
-    "photometric interpretation missing": (
-        lambda: without("PhotometricInterpretation", twelve()),
-        "PhotometricInterpretation is missing",
-    ),
-    **{
-        f"NumberOfFrames of {value:.6}": (
-            lambda value=value: with_text(twelve(), NumberOfFrames=value),  # type: ignore[misc]
-            "NumberOfFrames is no whole number",
-        )
-        for value in ("1E155", "9" * 400, "two", "1.5")
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_a_deviation_that_cannot_be_read_right_is_refused(tmp_path: Path, kind: str) -> None:
-    make, reason = REFUSED[kind]
-    path = save_dicom(tmp_path / "x.dcm", make())
-    with pytest.raises(UnreadableImage, match=reason):
-        read_image(path)
-    identity = identify(path)
-    assert identity is not None
-    assert bool(identity.no_image) == reason.startswith("no image")
 
 
 def test_pixels_whose_end_is_not_marked_are_read(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def _cut_to_length(header: Dataset, samples: int, frames: int) -> None:
     if excess > expected % 2:  # an odd length is padded to an even one
         lines = [side * per_pixel * allocated / 8 for side in (rows, columns)]
         may_be_lines = any(excess % line == 0 for line in lines)
-        if may_be_lines and (len(set(data[expected:])) > 1 or _is_smoother(header, rows * frames, excess)):
+        is_filler = len(set(data[expected:])) == 1
+        if may_be_lines and (not is_filler or _is_smoother(header, rows * frames, excess)):
             # Of another width, all rows but the first would be shifted.
             raise UnreadableImage("the pixel data are longer than the size in the header says")
         notice("bytes after the pixels: ignored")
