@@ -82,7 +82,8 @@ def _pixel_array(header: Dataset, syntax: uid.UID) -> NDArray[np.integer]:
     try:
         if not syntax.is_encapsulated:
             return np.asarray(header.pixel_array)
-        with captured_messages() as messages:
+        # GDCM tries its decoders in turn, and each that fails writes a line.
+        with captured_messages(known_only=False) as messages:
             stored = np.asarray(header.pixel_array)
     except (MemoryError, ImportError):
         raise

@@ -22,18 +22,20 @@ DAMAGED = "not a readable image: its data are damaged or cut off"
 _DAMAGED_JPEG = (b"Corrupt JPEG data", b"Premature end of JPEG file")
 # Of libtiff, errors after which it goes on: "LZWDecode: ...", "tempfile.tif: Using code not ...".
 _DAMAGED_TIFF = (b"Decode", b"code not yet in table", b"JPEGLib: ", b"Fax3", b"PackBits")
-# Of GDCM's OpenJPEG, and of its libjpeg, which it tries at several depths.
-_DAMAGED_J2K = (b"Tile part length size inconsistent",)
-_IRRELEVANT = (b"Unsupported JPEG data precision", b"Invalid SOS parameters")
-_DECODER_LINES = (*_DAMAGED_JPEG, *_DAMAGED_TIFF, *_DAMAGED_J2K, *_IRRELEVANT)
+_DECODER_LINES = (*_DAMAGED_JPEG, *_DAMAGED_TIFF)
 _one_at_a_time = threading.Lock()
 
 
 @contextmanager
-def captured_messages() -> Iterator[list[bytes]]:
+def captured_messages(*, known_only: bool = True) -> Iterator[list[bytes]]:
     """Collect the lines that decoders write inside the block; the list is filled at its end.
 
-    It costs some microseconds. Lines of other threads of the process are passed on.
+    It costs some microseconds.
+
+    Parameters
+    ----------
+    known_only : pass on lines that are not known to be of a decoder, which other threads of the
+        process may write; else all lines are collected.
     """
     messages: list[bytes] = []
     with _one_at_a_time:
@@ -48,7 +50,7 @@ def captured_messages() -> Iterator[list[bytes]]:
             lines = os.pread(file, size, 0).splitlines(keepends=True) if size else []
             os.close(file)
             for line in lines:
-                if any(known in line for known in _DECODER_LINES):
+                if not known_only or any(known in line for known in _DECODER_LINES):
                     messages.append(line)
                 else:
                     os.write(usual, line)
