@@ -101,7 +101,7 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
         agreed = stated.pop() if len(stated) == 1 else None
         window = _noted(agreed, "stated") or _default_window(first, each[0].rescale)
     else:
-        window = _noted(window, "of the configuration")
+        window = _noted(window, "configured")
     if window is None:
         shown = stretch(values, *_percentiles(values[inside]))
     else:
@@ -132,7 +132,7 @@ def stated_window(header: Dataset) -> Window | None:
 def _window(header: Dataset, demanded: Window | None, rescale: Rescale | None) -> Window | None:
     """Return the window to show a picture with, None where there is none."""
     if demanded is not None:
-        return _noted(demanded, "of the configuration")
+        return _noted(demanded, "configured")
     return _noted(stated_window(header), "stated") or _default_window(header, rescale)
 
 
@@ -227,13 +227,13 @@ def _show_all_bits(header: Dataset, greys: Greys) -> Image:
     low, high = (number(header, f"{name}ImagePixelValue") for name in ("Smallest", "Largest"))
     if low is not None and high is not None and low <= part[0] and part[1] <= high < 2**bits / 4:
         part = low, high
-    applied(f"range {part[0]:g} to {part[1]:g} (used)")
+    applied(f"range {part[0]:g} to {part[1]:g}: the part that is used")
     return stretch(greys.values, *part)
 
 
 def _percentiles(values: Values) -> tuple[float, float]:
     low, high = robust_range(values)
-    applied(f"percentiles 0.5 and 99.5: {low:g} to {high:g}")
+    applied(f"range {low:g} to {high:g}: percentiles 0.5 and 99.5")
     return low, high
 
 

@@ -45,6 +45,7 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
     if whole_number(header, "NumberOfFrames", 1) > 1:
         return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
     if int(header.SamplesPerPixel) == 3:
+        applied(f"colour ({header.PhotometricInterpretation}), all {header.BitsStored} bits")
         shown = stretch(stored, 0, 2 ** int(header.BitsStored) - 1)
         return to_channels(shown, channels, colour=True)
     if header.PhotometricInterpretation == "PALETTE COLOR":
@@ -102,7 +103,7 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
     affine[:3, :3] = np.stack([step, down * spacing[0][0], across * spacing[0][1]], axis=1)
     # DICOM counts towards left and back, NIfTI towards right and front.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    applied(f"volume of {len(slices)} slices, ordered by position")
+    applied(f"{len(slices)} slices ordered by position, turned to head, back and left")
     return to_anatomical(show_volume([slices[index] for index in order], window), affine)
 
 
