@@ -5,6 +5,9 @@ import os
 import signal
 import time
 
+import cv2
+import numpy as np
+
 
 def square(number: int) -> int:
     time.sleep(0.01 * (number % 3))
@@ -47,3 +50,17 @@ def talkative(number: int) -> bytes:
 
 def who(number: int) -> int:
     return os.getpid()
+
+
+def hungry(mebibytes: int) -> int:
+    """Allocate, by numpy, torch or OpenCV in turn."""
+    size = mebibytes * 2**20
+    if mebibytes % 3 == 0:
+        np.ones(size, np.uint8)
+    elif mebibytes % 3 == 1:
+        import torch
+
+        torch.ones(size, dtype=torch.uint8)
+    else:
+        cv2.resize(np.ones((64, 64), np.uint8), (1024, size // 1024))
+    return mebibytes

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from factories.images import noise, save_picture
 from medvq.errors import UnreadableImage
-from medvq.images import formats, reading
+from medvq.images import formats, reading, workers
 from medvq.images.cache import FILE, ReadCache
 from medvq.images.formats import read_image
 from medvq.images.reading import ImageFiles, Reader, ReadResult, file_checksums, read_all
@@ -349,3 +349,18 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
 
     # All of the larger set would be 29 MB.
     assert peak(200) - peak(50) < 10_000
+
+
+def test_a_file_that_needs_more_memory_than_its_share_is_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large.png"
+    Image.new("L", (4096, 4096), 90).save(large)
+    small = save_picture(tmp_path / "small.png")
+    monkeypatch.setattr(reading, "processors", lambda: 2)
+    monkeypatch.setattr(workers, "memory_limit", lambda count: 2**31 if count == 1 else 2**27)
+    first, second, third = read([small, large, small])
+    assert (first.size, second.size, third.size) == ((60, 70), (4096, 4096), (60, 70))
+    monkeypatch.setattr(workers, "memory_limit", lambda count: 2**27)
+    first, second = read([small, large])
+    assert (first.size, second.reason) == ((60, 70), "it needs more memory than there is")

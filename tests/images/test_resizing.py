@@ -66,3 +66,17 @@ def test_real_radiographs_are_shrunk_as_before(real_data: Path) -> None:
         difference = np.abs(shrink_bytes(picture, (224, 224)) - slow.astype(int))
         assert difference.max() <= 1
         assert difference.mean() < 0.002
+
+
+@pytest.mark.parametrize(
+    ("shape", "new"), [((1, 40, 30, 25), (16, 32, 25)), ((3, 20, 33, 48), (25, 16, 16))]
+)
+def test_a_large_volume_is_resized_as_a_small_one(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], new: tuple[int, ...]
+) -> None:
+    volume = np.random.default_rng(0).random(shape, np.float32)
+    small = fit_to_shape(volume, new, "stretch").astype(int)
+    monkeypatch.setattr(fitting, "_BLUR_BYTES", 0)
+    large = fit_to_shape(volume, new, "stretch")
+    assert np.abs(large - small).max() <= 1  # ties in rounding
+    assert np.mean(large != small) < 1e-3

@@ -39,6 +39,21 @@ def test_only_the_item_that_did_it_is_lost(processes: int) -> None:
     ]
 
 
+def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "memory_limit", lambda _: 600 * 2**20)
+    items = [3, 4, 5, 900, 901, 902, 3, 4, 5]
+    found = list(map_in_processes(misbehaving.hungry, items, processes=1, timeout=60))
+    failure = WorkerFailure("it needs more memory than there is", out_of_memory=True)
+    assert found == [3, 4, 5, *[failure] * 3, 3, 4, 5]
+
+
+def test_each_process_gets_a_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_group_limits", lambda: iter([8 * 2**30, 2**62]))
+    assert workers.memory_limit(1) == int(0.8 * 8 * 2**30)
+    assert workers.memory_limit(4) == int(0.8 * 8 * 2**30) // 4
+    assert workers.memory_limit(64) == 3 * 2**29
+
+
 def test_an_item_has_a_second_chance(tmp_path: Path) -> None:
     items = [str(tmp_path / name) for name in "abc"]
     found = map_in_processes(misbehaving.in_need_of_luck, items, processes=2, timeout=60)

@@ -171,6 +171,9 @@ def read_all(
             # The entry was damaged, which only reading it shows.
             results = map_in_processes(reader, [files], processes=1, timeout=TIMEOUT)
         result = next(results)
+        if isinstance(result, WorkerFailure) and result.out_of_memory:
+            # A process that is alone may take as much as all together.
+            result = next(map_in_processes(reader, [files], processes=1, timeout=TIMEOUT))
         if isinstance(result, WorkerFailure):
             result = ReadResult(None, image_checksum(files.paths, cache), reason=result.reason)
         key = reader.key(files, result.sha256)

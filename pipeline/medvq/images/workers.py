@@ -48,6 +48,10 @@ class WorkerFailure:
     """The result of an item whose process crashed, hung or ran out of memory."""
 
     reason: str
+    out_of_memory: bool = False
+
+
+_OUT_OF_MEMORY = WorkerFailure("it needs more memory than there is", out_of_memory=True)
 
 
 class _Raised(NamedTuple):
@@ -289,14 +293,18 @@ def _work(descriptor: int, memory: int) -> int:
         answer: object
         try:
             answer = function(item)
-        except MemoryError:
-            answer = WorkerFailure("it needs more memory than there is")
         except Exception as error:
-            answer = _Raised(error)
+            answer = _OUT_OF_MEMORY if _is_out_of_memory(error) else _Raised(error)
         try:
             connection.send(answer)
         except OSError:
             return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Say whether an allocation has failed: torch and OpenCV raise errors of their own."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in text or "OutOfMemory" in text
 
 
 if __name__ == "__main__":
