@@ -105,7 +105,7 @@ class DicomFolderSource(FolderSource):
     """Whether the slices of a series make one volume; otherwise every file is an image."""
     window: Window | None = None
     """Centre and width to show values with, in the units of the modality (Hounsfield for CT);
-    null: as :mod:`medvq.images.formats.dicom` says."""
+    null: as :mod:`medvq.images.formats.greys` says."""
 
     @model_validator(mode="after")
     def _series_have_no_path(self) -> Self:
