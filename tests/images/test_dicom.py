@@ -71,6 +71,7 @@ EXCEPTIONS = {
     "whole rows or columns of other bytes after the pixels": "refused: the size may be wrong; "
     "dcmtk crops or shears",
     "JPEG damaged in the middle": "refused; dcmtk shows what it can",
+    "uncompressed YBR_FULL": "rounded; dcmtk truncates, up to 2/255",
     "functional groups": "applied (PS3.3 C.7.6.16); dcm2pnm does not read them",
 }
 

@@ -185,6 +185,8 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
             if coded.samples != samples:
                 raise UnreadableImage("the compressed pixels have another number of samples")
             _adopt_depth(header, syntax, coded.bits)
+            if coded.bits <= header.BitsStored:
+                header.HighBit = header.BitsStored - 1  # the stream holds no lower bits
         elif syntax in _CODED:
             raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})")
 

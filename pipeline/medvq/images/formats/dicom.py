@@ -177,15 +177,17 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:
     """Return the header that holds for a frame, by its functional groups; None without groups."""
+    shared = items(header, "SharedFunctionalGroupsSequence")[:1]
     each = items(header, "PerFrameFunctionalGroupsSequence")
-    if number >= len(each):
+    groups = [*shared, *each[number : number + 1]]
+    if not groups or number >= max(1, len(each)):
         return None
     frame = Dataset(dict(header.items()))
     for name in _NOT_OF_FRAMES:
         if name in frame:
             delattr(frame, name)
     frame.file_meta = header.file_meta
-    for group in (*items(header, "SharedFunctionalGroupsSequence")[:1], each[number]):
+    for group in groups:
         for sequence, names in _GROUPS.items():
             for macro in items(group, sequence)[:1]:
                 for name in names:
