@@ -38,7 +38,7 @@ OVERRIDES = $(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SE
 RUN = $(LAUNCH) -m medvq $(1) --config "$(2)" --device "$(DEVICE)" $(OVERRIDES) \
 	$(if $(FORCE),--force) $(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json)
 STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVICE)" $(OVERRIDES) \
-	$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only "$(ONLY)")
+	$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 # What mypy does not ask of the tests: types of stub-less calls, and of arguments, which numpy's stubs
 # and **settings get wrong.
@@ -135,7 +135,7 @@ benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, al
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
-		$(if $(JSON),--json) $(if $(ONLY),--only "$(ONLY)")
+		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 evaluate-prior: setup ## likelihood, samples, anomalies and typicality of the model of the codes
 	$(call STUDY,prior)
