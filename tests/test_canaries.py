@@ -207,7 +207,7 @@ def only_broken(study: Path, rows: list[tuple[str, ...]]) -> None:
 
 
 def one_class(study: Path, rows: list[tuple[str, ...]]) -> None:
-    write_labels(study, [r for r in rows if r[3] == "train"])
+    write_labels(study, [r for r in rows if r[1] == rows[0][1]])
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from medvq.config import Config
+from factories.images import noise
+from medvq.config import Config, ProbeConfig
 from medvq.datasets.manifest import COLUMNS, read_manifest
 from medvq.datasets.phantom import write_phantom
-from medvq.errors import UserError
+from medvq.errors import Notice, UserError
+from medvq.report.audit_page import write_audit_page
 from medvq.stages.ingest import INGEST
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import IngestSummary, SplitCount
@@ -278,6 +281,119 @@ def test_duplicates_are_counted_within_and_across(folder: Path, tmp_path: Path) 
     assert summary.duplicates == audit["duplicate_files"] == 5
     assert (audit["duplicate_groups"], audit["duplicates_across_train_and_test"]) == (2, 1)
     assert read_manifest(tmp_path / "out" / "manifest.csv")["image_id"].is_unique
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Fifteen pictures of each of two classes, in folders of their names, of unknown subjects."""
+    for number in range(30):
+        folder = tmp_path / "classes" / ("ill", "well")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(70, 60, seed=number)).save(folder / f"{number:02d}.png")
+    return tmp_path / "classes"
+
+
+def run_in_folders(folder: Path, out: Path, **changes: Any) -> IngestSummary:
+    source = {"kind": "image_folder", "folder": str(folder)} | changes
+    off = {"enabled": False}
+    return run(configured(source, alignment=off, swap=off, equalise=None), out)
+
+
+def test_identical_and_similar_images_of_unknown_subjects_are_on_one_side(
+    classes: Path, tmp_path: Path
+) -> None:
+    for number in range(0, 20, 2):
+        original = classes / "ill" / f"{number:02d}.png"
+        (classes / "ill" / f"copy of {number:02d}.png").write_bytes(original.read_bytes())
+        brighter = Image.open(original).point(lambda value: 30 + 3 * value // 4)
+        brighter.save(classes / "ill" / f"edited {number:02d}.png")
+    with pytest.warns(Notice, match="20 images count as the patients of others that are ident"):
+        summary = run_in_folders(classes, tmp_path / "out")
+    assert (summary.images, summary.subjects) == (50, 30)
+    manifest = read_manifest(tmp_path / "out" / "manifest.csv")
+    of_one = manifest["path"].str.extract(r"(\d\d)\.png")[0]
+    assert manifest.groupby(of_one)["split"].nunique().eq(1).all()
+    assert manifest.groupby(of_one)["subject_id"].nunique().eq(1).all()
+    # 30 subjects, a fifth of them for the test, of the others 0.3 for validation.
+    assert {k: v.subjects for k, v in summary.splits.items()} == {
+        "train": 17, "validation": 7, "test": 6,
+    }  # fmt: skip
+
+
+def test_identical_files_with_contradicting_labels_are_set_aside(
+    classes: Path, tmp_path: Path
+) -> None:
+    (classes / "well" / "same.png").write_bytes((classes / "ill" / "04.png").read_bytes())
+    (classes / "ill" / "copy.png").write_bytes((classes / "ill" / "06.png").read_bytes())
+    summary = run_in_folders(classes, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "quarantine.csv")
+    assert table["path"].tolist() == ["ill/04.png", "well/same.png"]
+    assert set(table["reason"]) == {"identical to a file with another label"}
+    assert summary.set_aside == {"identical to a file with another label": 2}
+    paths = read_manifest(tmp_path / "out" / "manifest.csv")["path"].tolist()
+    assert set(paths) >= {"ill/06.png", "ill/copy.png"}
+    originals = np.load(tmp_path / "out" / "originals.npy")
+    assert len(originals) == len(paths) == 30
+    np.testing.assert_array_equal(
+        originals[paths.index("ill/06.png")], originals[paths.index("ill/copy.png")]
+    )
+
+
+def test_the_split_is_the_same_under_another_key_and_elsewhere(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in_folders(classes, tmp_path / "one")
+    monkeypatch.setenv("MEDVQ_SUBJECT_KEY", "another machine's secret")
+    shutil.copytree(classes, tmp_path / "moved")
+    run_in_folders(tmp_path / "moved", tmp_path / "two")
+    assert splits(tmp_path / "one") == splits(tmp_path / "two")
+
+
+def test_splits_are_drawn_after_broken_files_are_set_aside(classes: Path, tmp_path: Path) -> None:
+    for path in sorted((classes / "ill").iterdir())[:11]:
+        path.write_text("no picture")
+    source = {"kind": "image_folder", "folder": str(classes)}
+    off = {"enabled": False}
+    config = configured(source, alignment=off, swap=off, equalise=None, max_quarantined=0.9)
+    summary = run(config.model_copy(update={"probe": ProbeConfig(folds=2)}), tmp_path / "out")
+    counts = {name: split.labels for name, split in summary.splits.items()}
+    assert [counts[split]["ill"] for split in ("train", "validation", "test")] == [2, 1, 1]
+
+
+def test_every_file_is_accounted_for(classes: Path, tmp_path: Path) -> None:
+    (classes / "ill" / "empty.png").write_bytes(b"")
+    (classes / "ill" / ".DS_Store").write_bytes(b"any")
+    (classes / "notes.txt").write_text("any")
+    source = {"kind": "image_folder", "folder": str(classes)}
+    off = {"enabled": False}
+    config = configured(source, alignment=off, swap=off, equalise=None, max_quarantined=0.9)
+    summary = run(config, tmp_path / "out")
+    assert (summary.listed, summary.images, summary.quarantined) == (33, 30, 1)
+    assert summary.skipped == {"hidden file or folder": 1, "no image (.txt)": 1}
+    assert summary.set_aside == {"the file is empty": 1}
+    write_audit_page(tmp_path / "out", summary)
+    page = " ".join((tmp_path / "out" / "audit.html").read_text().split())
+    assert "33 files or images were seen: 30 were read, 1 set aside" in page
+    assert "no image (.txt)" in page
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (lambda name: name < "well", "all 15 labelled images are of one class, 'ill'"),
+        (lambda name: name < "well/02", "class 'well' has 1 subject"),
+        (lambda name: name < "well/04", "class 'well' is missing from validation"),
+        (lambda name: name < "well/06", r"class 'well' has 1 training subjects .* probe\.folds=4"),
+    ],
+)
+def test_labels_that_no_probe_can_use_are_refused_before_training(
+    classes: Path, tmp_path: Path, kept: Callable[[str], bool], message: str
+) -> None:
+    for path in classes.glob("*/*.png"):
+        if not kept(path.relative_to(classes).as_posix()):
+            path.unlink()
+    with pytest.raises(UserError, match=message):
+        run_in_folders(classes, tmp_path / "out")
 
 
 def test_a_subject_in_train_and_test_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from medvq.config import Config, FolderSource, IngestConfig
 from medvq.datasets.array_files import read_array_image
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.splits import draw_splits, join_equal_images
-from medvq.errors import UserError
+from medvq.errors import Notice, UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import (
     ImageFiles,
@@ -193,7 +194,14 @@ def _with_splits(
         equal: dict[str, list[int]] = {}
         for number, result in enumerate(results):
             equal.setdefault(result.sha256, []).append(number)
-        images = join_equal_images(images, [*equal.values(), *find_alike(originals)])
+        joined = join_equal_images(images, [*equal.values(), *find_alike(originals)])
+        number = sum(a.subject != b.subject for a, b in zip(images, joined, strict=True))
+        if number:
+            text = (
+                f"{number} images count as the patients of others that are identical or nearly so"
+            )
+            warnings.warn(Notice(text), stacklevel=2)
+        images = joined
     source = config.source
     return draw_splits(
         images,

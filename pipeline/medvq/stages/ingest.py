@@ -77,13 +77,13 @@ def run(context: StageContext) -> IngestSummary:
         data = read_dataset(listed, config, folder / "originals.npy", cache, find_alike)
     _write(folder, {"quarantine.csv": data.quarantine})
     data.check_share_broken(settings.max_quarantined, folder / "quarantine.csv")
+    if not is_elsewhere:
+        check_splits_for_probe(data.manifest, config.probe.folds)
     manifest = check_manifest(
         data.manifest,
         official_crossing=sources.dataset(config.source).allows_crossing,
         splits=("test",) if is_elsewhere else SPLITS,
     )
-    if not is_elsewhere:
-        check_splits_for_probe(manifest, config.probe.folds)
     preparation, prepared = _prepare(context, manifest, data.originals)
     files: Files = {"manifest.csv": manifest, "images.npy": prepared.images}
     if preparation.alignment is not None:
