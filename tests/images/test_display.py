@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import apply_voi_lut
 
 RAMP = np.arange(0, 600, dtype=np.uint16).reshape(20, 30)
+WIDE = 6 * RAMP  # over most of 12 bits
 
 
 def expect(shown: Array, header: FileDataset, folder: Path, atol: float = 1e-6) -> None:
@@ -118,7 +119,8 @@ def test_the_three_shapes_of_a_window(tmp_path: Path, function: str) -> None:
 def test_a_window_that_cannot_be_applied_is_ignored(
     tmp_path: Path, center: float | None, width: float
 ) -> None:
-    expect(RAMP / 4095, dicom(RAMP, bits=12, WindowCenter=center, WindowWidth=width), tmp_path)
+    header = dicom(WIDE, bits=12, WindowCenter=center, WindowWidth=width)
+    expect(WIDE / 4095, header, tmp_path)
 
 
 def test_a_window_of_one_is_a_step(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_hounsfield_units_without_a_window_are_shown_as_soft_tissue(tmp_path: Pa
 
 
 def test_bits_that_are_not_stored_are_not_shown(tmp_path: Path) -> None:
-    header = dicom(RAMP, bits=12)
+    header = dicom(WIDE, bits=12)
     overlay = np.random.default_rng(0).integers(0, 16, RAMP.shape).astype(np.uint16)
-    header.PixelData = (RAMP | overlay << 12).tobytes()
-    expect(RAMP / 4095, header, tmp_path)
+    header.PixelData = (WIDE | overlay << 12).tobytes()
+    expect(WIDE / 4095, header, tmp_path)
