@@ -127,17 +127,34 @@ def with_significant_bits(content: bytes, bits: int) -> bytes:
     )
 
 
-def twelve_bit_tiff(stored: Array) -> bytes:
-    """Two values of 12 bits in three bytes, which Pillow does not write."""
+def packed_tiff(stored: Array, bits: int, order: str = "<", photometric: int = 1) -> bytes:
+    """Values of 10, 12 or 14 bits without a gap, which Pillow does not write."""
     height, width = stored.shape
-    first, second = stored.ravel()[::2].astype(int), stored.ravel()[1::2].astype(int)
-    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
-    data = packed.astype(np.uint8).tobytes()
-    numbers = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
-    entries = sorted({**numbers, 279: len(data)}.items())
-    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
-    table = struct.pack("<H", len(entries)) + fields + bytes(4)
-    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + table
+    single = (stored[..., None].astype(int) >> np.arange(bits - 1, -1, -1)) & 1
+    data = np.packbits(single.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
+    numbers = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1}
+    entries = sorted({**numbers, 278: height, 279: len(data)}.items())
+    fields = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in entries)
+    table = struct.pack(f"{order}H", len(entries)) + fields + bytes(4)
+    magic = b"II" if order == "<" else b"MM"
+    return struct.pack(f"{order}2sHI", magic, 42, 8 + len(data)) + data + table
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_tiff_of_packed_bits(tmp_path: Path, bits: int, order: str, photometric: int) -> None:
+    stored = photograph(bits)
+    (tmp_path / "x.tif").write_bytes(packed_tiff(stored, bits, order, photometric))
+    shown = stored / (2**bits - 1)
+    expected = shown if photometric else 1 - shown
+    np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), expected, atol=1e-6)
+
+
+def test_a_tiff_of_unusual_bits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_bytes(packed_tiff(photograph(10), 6))
+    with pytest.raises(UnreadableImage, match="save it with 8 or 16 bits"):
+        read_grey(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
@@ -174,7 +191,7 @@ def test_the_range_that_the_header_declares_is_shown(tmp_path: Path) -> None:
     file = tmp_path / "x.tif"
     Image.fromarray(stored).save(file, tiffinfo={281: 4095})
     np.testing.assert_allclose(read_grey(file), stored / 4095, atol=1e-6)
-    file.write_bytes(twelve_bit_tiff(stored))
+    file.write_bytes(packed_tiff(stored, 12))
     grey, notes = notes_on(file)
     np.testing.assert_allclose(grey, stored / 4095, atol=1e-6)
     assert "range that its header declares" in notes.notices[0]

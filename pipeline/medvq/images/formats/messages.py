@@ -22,7 +22,9 @@ DAMAGED = "not a readable image: its data are damaged or cut off"
 _DAMAGED_JPEG = (b"Corrupt JPEG data", b"Premature end of JPEG file")
 # Of libtiff, errors after which it goes on: "LZWDecode: ...", "tempfile.tif: Using code not ...".
 _DAMAGED_TIFF = (b"Decode", b"code not yet in table", b"JPEGLib: ", b"Fax3", b"PackBits")
-_DECODER_LINES = (*_DAMAGED_JPEG, *_DAMAGED_TIFF)
+# What libjpeg says of headers that it can do with, or that it refuses, which its callers see.
+_OTHER_JPEG = (b"Invalid ", b"Inconsistent progression", b"Unknown Adobe", b"Unsupported ")
+_DECODER_LINES = (*_DAMAGED_JPEG, *_DAMAGED_TIFF, *_OTHER_JPEG)
 _one_at_a_time = threading.Lock()
 
 
@@ -81,6 +83,11 @@ def has_damaged_data(content: NDArray[np.uint8]) -> bool:
     with captured_messages() as messages:
         cv2.imdecode(content, cv2.IMREAD_REDUCED_GRAYSCALE_8)
     return any(is_damage(line, content) for line in messages)
+
+
+def is_damage_of_tiff(line: bytes) -> bool:
+    """Say whether a line of libtiff tells of damaged data."""
+    return any(known in line for known in _DAMAGED_TIFF)
 
 
 def is_damage(line: bytes, content: NDArray[np.uint8]) -> bool:

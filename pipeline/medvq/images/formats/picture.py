@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from medvq.errors import UnreadableImage
 from medvq.images.formats.display import (
@@ -33,8 +33,14 @@ from medvq.images.formats.display import (
     to_channels,
     used_range,
 )
-from medvq.images.formats.messages import DAMAGED, captured_messages, has_damaged_data
+from medvq.images.formats.messages import (
+    DAMAGED,
+    captured_messages,
+    has_damaged_data,
+    is_damage_of_tiff,
+)
 from medvq.images.formats.notes import applied, notice
+from medvq.images.formats.packed_tiff import read_packed_tiff
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 MAX_PIXELS = 2**26
@@ -71,7 +77,15 @@ def read_picture(path: Path, channels: int) -> Image:
     UnreadableImage
         Several pages, too many samples, damaged data, pixels without a range of display.
     """
-    with Pillow.open(path, formats=_FORMATS) as opened:
+    try:
+        file = Pillow.open(path, formats=_FORMATS)
+    except UnidentifiedImageError:
+        if (packed := read_packed_tiff(path)) is None:
+            raise
+        values, bits, white_is_zero = packed
+        shown = _shown(_shrunk(values), 2**bits - 1, white_is_zero)
+        return to_channels(shown, channels, colour=False)
+    with file as opened:
         # A camera's JPEG may carry a second picture (MPO), which no viewer shows.
         if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
             raise UnreadableImage("a picture file of several pages or frames")
@@ -79,12 +93,7 @@ def read_picture(path: Path, channels: int) -> Image:
         reduced = _is_reduced_from_16_bits(opened)
         declared = _declared_maximum(path, opened)
         white_is_zero = getattr(opened, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
-        with captured_messages() as messages:
-            opened.load()
-        if messages or (
-            opened.format in _JPEG and has_damaged_data(np.fromfile(path, dtype=np.uint8))
-        ):
-            raise UnreadableImage(DAMAGED)
+        _load(path, opened)
         _turn_upright(opened)
         if opened.mode in _SIXTEEN_BIT:
             pixels = _shrunk(_in_strips(opened, lambda strip: np.asarray(strip, np.uint16)))
@@ -94,7 +103,8 @@ def read_picture(path: Path, channels: int) -> Image:
         grey = opened.mode in {"1", "L"}
         colour = channels == 3 and not grey
         pixels = _shrunk(_in_strips(opened, lambda strip: _to_bytes(strip, colour=colour)))
-    applied("all 8 bits" if grey or colour else "all 8 bits, colour to luminance")
+    bits = "the upper 8 of 16 bits" if reduced else "all 8 bits"
+    applied(bits if grey or colour else f"{bits}, colour to luminance")
     return to_channels(stretch(pixels, 0, 255), channels, colour=colour)
 
 
@@ -106,6 +116,17 @@ def _bound(opened: Pillow.Image, channels: int) -> None:
         scale = next((s for s in (1, 2, 4) if samples <= MAX_SAMPLES * s**2), 8)
         opened.draft(None, (opened.width // scale, opened.height // scale))
     check_size(opened.height, opened.width, bands)
+
+
+def _load(path: Path, opened: Pillow.Image) -> None:
+    """Decode; refuse data that a decoder finds damaged and decodes all the same."""
+    with captured_messages() as messages:
+        opened.load()
+    is_jpeg = opened.format in _JPEG
+    if any(map(is_damage_of_tiff, messages)) or (
+        is_jpeg and has_damaged_data(np.fromfile(path, np.uint8))
+    ):
+        raise UnreadableImage(DAMAGED)
 
 
 def _turn_upright(opened: Pillow.Image) -> None:
@@ -146,6 +167,7 @@ def _opaque(picture: Pillow.Image) -> Pillow.Image:
         )
     if picture.mode in {"P", "PA", "LA", "RGBa", "La"} or "transparency" in picture.info:
         picture = picture.convert("RGBA")
+        applied("palette or transparency: on black")
     if picture.mode == "RGBA":
         # What is transparent is no part of the picture: shown on black, as outside the beam.
         picture = Pillow.alpha_composite(Pillow.new("RGBA", picture.size, "black"), picture)

@@ -1,0 +1,53 @@
+"""Grey TIFF of 10, 12 or 14 bits per pixel, as cameras of microscopes and X-ray detectors write it.
+
+Pillow reads one of its variants; OpenCV reads all, and shifts the values to the upper bits of 16.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from medvq.errors import UnreadableImage
+from medvq.images.formats.display import check_size
+from medvq.images.formats.messages import DAMAGED, captured_messages, is_damage_of_tiff
+
+_MAGIC = (b"II*\0", b"MM\0*")
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
+
+
+def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
+    """Return the values (height, width), their number of bits, and whether zero is white.
+
+    None of any other file.
+
+    Raises
+    ------
+    UnreadableImage
+        Another number of bits or channels, several pages, too many pixels, damaged data.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        if head[:4] not in _MAGIC:
+            return None
+        tags = ImageFileDirectory_v2(head)
+        stream.seek(tags.next)
+        tags.load(stream)
+    bits = tags.get(_BITS, (1,))
+    if bits not in {(10,), (12,), (14,)} or tags.get(_SAMPLES, 1) != 1:
+        raise UnreadableImage("a TIFF of unusual pixels; save it with 8 or 16 bits per channel")
+    if tags.next or tags.get(_ORIENTATION, 1) != 1:
+        raise UnreadableImage("a packed TIFF of several pages, or one that is turned")
+    height, width = int(tags[_HEIGHT]), int(tags[_WIDTH])
+    check_size(height, width)
+    with captured_messages() as messages:
+        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or any(map(is_damage_of_tiff, messages)):
+        raise UnreadableImage(DAMAGED)
+    if values.dtype != np.uint16 or values.shape != (height, width):
+        raise UnreadableImage("a TIFF of unusual pixels; save it with 8 or 16 bits per channel")
+    return np.asarray(values >> (16 - bits[0]), np.uint16), bits[0], tags.get(_PHOTOMETRIC) == 0
