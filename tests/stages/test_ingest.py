@@ -360,6 +360,13 @@ def test_splits_are_drawn_after_broken_files_are_set_aside(classes: Path, tmp_pa
     assert [counts[split]["ill"] for split in ("train", "validation", "test")] == [2, 1, 1]
 
 
+def test_a_fraction_of_labels_that_is_too_small_is_told_before_training(
+    classes: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(Notice, match=r"the probe will refuse .* the smallest that works here is"):
+        run_in_folders(classes, tmp_path / "out")
+
+
 def test_every_file_is_accounted_for(classes: Path, tmp_path: Path) -> None:
     (classes / "ill" / "empty.png").write_bytes(b"")
     (classes / "ill" / ".DS_Store").write_bytes(b"any")

@@ -30,6 +30,7 @@ test images, aligned to the template of that artifact.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,8 @@ def run(context: StageContext) -> IngestSummary:
         official_crossing=sources.dataset(config.source).allows_crossing,
         splits=("test",) if is_elsewhere else SPLITS,
     )
+    if not is_elsewhere:
+        _warn_of_label_fraction(config, manifest)
     preparation, prepared = _prepare(context, manifest, data.originals)
     files: Files = {"manifest.csv": manifest, "images.npy": prepared.images}
     if preparation.alignment is not None:
@@ -107,6 +110,21 @@ def run(context: StageContext) -> IngestSummary:
     not_aligned = int(prepared.registration.failed.sum())
     set_aside = data.quarantine["reason"].tolist()
     return ingest_summary(manifest, set_aside, listing.skipped, not_aligned, audit)
+
+
+def _warn_of_label_fraction(config: Config, manifest: pd.DataFrame) -> None:
+    """Say now what the probe would refuse after training, since ingest may be all that is asked."""
+    from medvq.errors import Notice, UserError
+    from medvq.evaluation.label_subsets import draw_subset
+
+    rows = manifest[(manifest["split"] == "train") & (manifest["label_name"] != "")]
+    if config.probe.label_subsets != "random" or rows.empty or manifest["target"].notna().any():
+        return
+    subjects, labels = rows["subject_id"].to_numpy(str), rows["label"].to_numpy("int64")
+    try:
+        draw_subset(subjects, labels, config.probe.label_fraction, seed=0)
+    except UserError as error:
+        warnings.warn(Notice(f"the probe will refuse these settings: {error}"), stacklevel=2)
 
 
 def _prepare(
