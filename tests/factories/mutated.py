@@ -35,8 +35,10 @@ pretrain:
 probe: {regularisation: [1e-5, 1e-4]}
 """
 # What parsers make most of: ends of ranges, signs, and what delimits and nests.
-_TOKENS = (b"\0", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\0")
-_TOKENS += (b"9" * 30, b"1E155", b"-1", b"nan", b"inf", b"{" * 9, b"[" * 9, b"*", b"&", b": ", b'"')
+_TOKENS = (
+    *(b"\0", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\0"),
+    *(b"9" * 30, b"1E155", b"-1", b"nan", b"inf", b"{" * 9, b"[" * 9, b"*", b"&", b": ", b'"'),
+)
 
 
 class Mutation(NamedTuple):

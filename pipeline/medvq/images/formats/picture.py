@@ -103,8 +103,8 @@ def read_picture(path: Path, channels: int) -> Image:
         grey = opened.mode in {"1", "L"}
         colour = channels == 3 and not grey
         pixels = _shrunk(_in_strips(opened, lambda strip: _to_bytes(strip, colour=colour)))
-    bits = "the upper 8 of 16 bits" if reduced else "all 8 bits"
-    applied(bits if grey or colour else f"{bits}, colour to luminance")
+    depth = "the upper 8 of 16 bits" if reduced else "all 8 bits"
+    applied(depth if grey or colour else f"{depth}, colour to luminance")
     return to_channels(stretch(pixels, 0, 255), channels, colour=colour)
 
 
