@@ -242,12 +242,18 @@ def test_a_jpeg_with_damaged_data_is_refused(
     assert capfd.readouterr().err == ""
 
 
-def test_zeros_at_the_end_of_a_jpeg_are_no_damage(tmp_path: Path) -> None:
+def test_bytes_too_many_outside_of_the_data_of_a_jpeg_are_no_damage(tmp_path: Path) -> None:
     file = tmp_path / "x.jpg"
     Image.fromarray(photograph()).save(file)
     whole, before = file.read_bytes(), read_grey(file)
-    file.write_bytes(whole[:-2] + bytes(7) + whole[-2:])
-    np.testing.assert_array_equal(read_grey(file), before)
+    tables = whole.index(b"\xff\xdb")
+    for content in (
+        whole[:-2] + bytes(7) + whole[-2:],
+        whole + b"what a camera appends",
+        whole[:tables] + b"abc" + whole[tables:],
+    ):
+        file.write_bytes(content)
+        np.testing.assert_array_equal(read_grey(file), before)
 
 
 def test_a_tiff_with_damaged_data_is_refused(

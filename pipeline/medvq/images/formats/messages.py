@@ -20,6 +20,8 @@ DAMAGED = "not a readable image: its data are damaged or cut off"
 
 # Of jerror.h, the warnings about entropy-coded data; libjpeg has others, which good files cause.
 _DAMAGED_JPEG = (b"Corrupt JPEG data", b"Premature end of JPEG file")
+# Markers that entropy-coded data may stand before: restarts, the end, the next scan, its tables.
+_AFTER_DATA = frozenset({*range(0xD0, 0xDB), 0xC4})
 # Of libtiff, errors after which it goes on: "LZWDecode: ...", "tempfile.tif: Using code not ...".
 _DAMAGED_TIFF = (b"Decode", b"code not yet in table", b"JPEGLib: ", b"Fax3", b"PackBits")
 # What libjpeg says of headers that it can do with, or that it refuses, which its callers see.
@@ -91,11 +93,16 @@ def is_damage_of_tiff(line: bytes) -> bool:
 
 
 def is_damage(line: bytes, content: NDArray[np.uint8]) -> bool:
-    """Say whether a line of libjpeg tells of damage: not where an encoder padded with zeros."""
+    """Say whether a line of libjpeg tells of damage to the picture.
+
+    Bytes too many before a marker of the header are none, nor are zeros that encoders pad with.
+    """
     if not line.startswith(_DAMAGED_JPEG):
         return False
     words = line.split()
     if b"extraneous" not in words:
         return True
     count, marker = int(words[3]), int(words[-1], 16)
+    if marker not in _AFTER_DATA:
+        return False
     return bytes(count) + bytes([0xFF, marker]) not in content.tobytes()
