@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medvq.config import Source
+from medvq.config import FolderSource, Source
 from medvq.config_file import load_config
 from medvq.datasets.classes import Label, edit_distance, is_missing, unify
 from medvq.datasets.dataset import Listing
@@ -263,8 +263,9 @@ def study(tmp_path: Path, folder: str = "images", labels: str = "labels.csv") ->
 
 def read_by(file: Path) -> list[str | None]:
     source = load_config(file).source
-    assert source.kind == "image_folder"
-    return [image.label for image in list_images(Path(source.folder or ""), source).images]  # type: ignore[union-attr]
+    assert isinstance(source, FolderSource)
+    images = list_images(Path(source.folder or ""), source).images
+    return [image.label for image in images]
 
 
 def test_paths_are_relative_to_the_configuration(
