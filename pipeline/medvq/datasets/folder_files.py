@@ -154,7 +154,7 @@ def _exclude_copies(folder: Path, files: Sequence[FolderFile]) -> list[FolderFil
     """Set aside all but the first file of an instance that show the same pixels."""
     by_instance: dict[str, list[int]] = defaultdict(list)
     for number, file in enumerate(files):
-        if file.instance:
+        if file.instance and not file.set_aside:
             by_instance[file.instance].append(number)
     checked = list(files)
     shared = 0
@@ -169,8 +169,7 @@ def _exclude_copies(folder: Path, files: Sequence[FolderFile]) -> list[FolderFil
         shared += len(numbers) if len(first) > 1 else 0
         for number, content in zip(numbers, contents, strict=True):
             if first[content] != number:
-                file = files[number]
-                checked[number] = replace(file, set_aside=file.set_aside or COPY)
+                checked[number] = replace(files[number], set_aside=COPY)
     if shared:
         warnings.warn(
             Notice(
