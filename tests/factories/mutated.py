@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from factories.formats import FORMATS
-from factories.images import noise, rgb, save_nifti
+from factories.images import dicom, noise, rgb, save_dicom, save_nifti
 from medvq.audit.acquisition import describe
 from medvq.config import Labels
 from medvq.config_file import load_config
@@ -19,6 +19,7 @@ from medvq.errors import UserError
 from medvq.images.formats.dicom import identify
 from medvq.images.reading import ImageFiles, Reader
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 _TABLE = "file,label,subject,split\n" + "".join(
     f"{number}.png,{('NORMAL', 'PNEUMONIA')[number % 2]},p{number // 2},train\n"
@@ -130,6 +131,10 @@ def _files() -> dict[str, tuple[str, bytes]]:
         ):
             Image.fromarray(pixels).save(file, **options)
             files[kind] = (file.name, file.read_bytes())
+        header = dicom(picture)
+        header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        packed = save_dicom(folder / "x.dcm", header)
+        files["DICOM, deflated"] = (packed.name, packed.read_bytes())
         volume = save_nifti(folder / "volume.nii", noise(9, 8, 7).astype(np.int16))
         files["NIfTI, a volume"] = (volume.name, volume.read_bytes())
         _read(volume)  # imports MONAI, which takes longer than any file

@@ -8,8 +8,14 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
+from medvq.images.formats.deflated import inflate
 from medvq.images.formats.magic import begins_as_data_set
 from medvq.images.formats.notes import applied
 
@@ -23,7 +29,13 @@ def parse(path: Path, **options: Any) -> Dataset:
     ------
     InvalidDicomError
         The file does not begin as DICOM.
+    UnreadableImage
+        Deflated data are damaged, or far longer than the header says.
     """
+    if inflated := inflate(path, pixels=not options.get("stop_before_pixels")):
+        header = pydicom.dcmread(inflated, **options)
+        header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        return header
     try:
         header = pydicom.dcmread(path, **options)
     except InvalidDicomError:
