@@ -60,6 +60,7 @@ help: ## this text
 	@echo "Variables:"
 	@echo "  DATASET=kermany         a name in configs/, or a path to your own yaml"
 	@echo "  LABEL_FRACTION=0.05     share of the training subjects whose labels the probe may see"
+	@echo "  IN= OUT=                preview: the files to show, and the folder for their pictures"
 	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
 	@echo "  SEED=0                  seed of everything random"
