@@ -96,14 +96,11 @@ def read_dataset(
     Parameters
     ----------
     listed : the images, in the order of the manifest.
-    file : the NPY file that the images are written into, since they may be more than fit into
-        memory.
+    file : the NPY file to write the images into: they may be more than fit into memory.
     cache : knows what was read before.
     find_alike : returns groups of images that show nearly the same.
     """
-    grey_pictures = config.ingest.channels == 1 and len(config.ingest.read_shape) == 2
-    channels = () if grey_pictures else (config.ingest.channels,)
-    shape = (*channels, *config.ingest.read_shape)
+    shape = _stored_shape(config.ingest)
     originals = _allocate(file, (len(listed), *shape))
     images: list[SourceImage] = []
     results: list[ReadResult] = []
@@ -119,16 +116,11 @@ def read_dataset(
         if not item.set_aside:
             broken.append(result.reason)
     warn_of_notices(results)
-    if isinstance(config.source, FolderSource):
-        contradicted = _contradicted(images, results)
-        quarantine += [
-            (images[number].shown_path, results[number].sha256, _CONTRADICTION)
-            for number in sorted(contradicted)
-        ]
-        chosen = [number for number in range(len(images)) if number not in contradicted]
-        images, results = [images[n] for n in chosen], [results[n] for n in chosen]
-    else:
-        chosen = list(range(len(images)))
+    contradicted = _contradicted(images, results, config)
+    for number in sorted(contradicted):
+        quarantine += [(images[number].shown_path, results[number].sha256, _CONTRADICTION)]
+    chosen = [number for number in range(len(images)) if number not in contradicted]
+    images, results = [images[n] for n in chosen], [results[n] for n in chosen]
     if quarantine and images:
         np.save(file, originals[chosen])
         originals = np.load(file, mmap_mode="r")
@@ -140,6 +132,11 @@ def read_dataset(
         pd.DataFrame(quarantine, columns=["path", "sha256", "reason"]),
         broken,
     )
+
+
+def _stored_shape(config: IngestConfig) -> tuple[int, ...]:
+    grey_pictures = config.channels == 1 and len(config.read_shape) == 2
+    return config.read_shape if grey_pictures else (config.channels, *config.read_shape)
 
 
 def _allocate(file: Path, shape: tuple[int, ...]) -> Bytes:
@@ -173,8 +170,15 @@ def _read(
             yield next(results)
 
 
-def _contradicted(images: Sequence[SourceImage], results: Sequence[ReadResult]) -> set[int]:
-    """Return the images whose file is identical to another with another label or number."""
+def _contradicted(
+    images: Sequence[SourceImage], results: Sequence[ReadResult], config: Config
+) -> set[int]:
+    """Return the images whose file is identical to another with another label or number.
+
+    Published data sets stay as they were published.
+    """
+    if not isinstance(config.source, FolderSource):
+        return set()
     stated: dict[str, set[tuple[str | None, float | None]]] = {}
     for image, result in zip(images, results, strict=True):
         if image.label is not None or image.target is not None:

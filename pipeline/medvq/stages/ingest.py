@@ -30,7 +30,6 @@ test images, aligned to the template of that artifact.
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +64,8 @@ def run(context: StageContext) -> IngestSummary:
     from medvq.datasets.manifest import check_manifest
     from medvq.datasets.reading import read_dataset
     from medvq.datasets.split_checks import check_splits_for_probe
+    from medvq.evaluation.label_check import warn_of_label_fraction
     from medvq.images.frame import frame_features
-    from medvq.images.swapped import swap_all
 
     config, folder, settings = context.config, context.folder, context.config.ingest
     root = sources.locate(config, context.data_root, context.data_mirror)
@@ -86,7 +85,7 @@ def run(context: StageContext) -> IngestSummary:
         splits=("test",) if is_elsewhere else SPLITS,
     )
     if not is_elsewhere:
-        _warn_of_label_fraction(config, manifest)
+        warn_of_label_fraction(manifest, config.probe)
     preparation, prepared = _prepare(context, manifest, data.originals)
     files: Files = {"manifest.csv": manifest, "images.npy": prepared.images}
     if preparation.alignment is not None:
@@ -96,35 +95,14 @@ def run(context: StageContext) -> IngestSummary:
     positions = prepared.registration.positions[:, :4]
     frame = frame_features(data.originals, positions)
     if settings.swap.enabled:
-        split = manifest["split"].to_numpy()
-        swapped = swap_all(data.originals, positions, split, preparation, config.seed)
-        files |= {
-            "frame.npy": frame,
-            "frame_swapped.npy": swapped.validation_frame,
-            "swapped_training.npy": swapped.training,
-            "swapped_validation.npy": swapped.validation,
-        }
+        swapped = _swap(context, manifest, data.originals, preparation, positions)
+        files |= {"frame.npy": frame, **swapped}
     audit, clusters = _audit(config, data, manifest, frame)
     files |= {"audit.json": audit, "clusters.csv": clusters}
     _write(folder, files)
     not_aligned = int(prepared.registration.failed.sum())
     set_aside = data.quarantine["reason"].tolist()
     return ingest_summary(manifest, set_aside, listing.skipped, not_aligned, audit)
-
-
-def _warn_of_label_fraction(config: Config, manifest: pd.DataFrame) -> None:
-    """Say now what the probe would refuse after training, since ingest may be all that is asked."""
-    from medvq.errors import Notice, UserError
-    from medvq.evaluation.label_subsets import draw_subset
-
-    rows = manifest[(manifest["split"] == "train") & (manifest["label_name"] != "")]
-    if config.probe.label_subsets != "random" or rows.empty or manifest["target"].notna().any():
-        return
-    subjects, labels = rows["subject_id"].to_numpy(str), rows["label"].to_numpy("int64")
-    try:
-        draw_subset(subjects, labels, config.probe.label_fraction, seed=0)
-    except UserError as error:
-        warnings.warn(Notice(f"the probe will refuse these settings: {error}"), stacklevel=2)
 
 
 def _prepare(
@@ -152,6 +130,24 @@ def _prepare(
     registration = preparation.register(equalised, progress="aligning")
     images = preparation.resample(equalised, registration)
     return preparation, PreparedImages(images, registration)
+
+
+def _swap(
+    context: StageContext,
+    manifest: pd.DataFrame,
+    originals: NDArray[Any],
+    preparation: Preparation,
+    positions: NDArray[Any],
+) -> Files:
+    from medvq.images.swapped import swap_all
+
+    split = manifest["split"].to_numpy()
+    swapped = swap_all(originals, positions, split, preparation, context.config.seed)
+    return {
+        "frame_swapped.npy": swapped.validation_frame,
+        "swapped_training.npy": swapped.training,
+        "swapped_validation.npy": swapped.validation,
+    }
 
 
 def _alignment_table(manifest: pd.DataFrame, registration: Registration) -> pd.DataFrame:
