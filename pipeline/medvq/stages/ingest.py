@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from medvq.audit.findings import Audit
     from medvq.datasets.reading import ReadDataset
@@ -137,7 +138,7 @@ def _swap(
     manifest: pd.DataFrame,
     originals: NDArray[Any],
     preparation: Preparation,
-    positions: NDArray[Any],
+    positions: Tensor,
 ) -> Files:
     from medvq.images.swapped import swap_all
 
