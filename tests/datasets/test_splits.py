@@ -22,7 +22,7 @@ FRACTION = st.floats(0.05, 0.4)
 
 def image(name: str, label: str | None, **more: object) -> SourceImage:
     values = {"path": Path(name), "shown_path": "", "subject": f"s-{name}", "split": "train"}
-    return SourceImage(**(values | {"label": label, "order": name} | more))  # type: ignore[arg-type]
+    return SourceImage(**(values | {"label": label, "order": name} | more))
 
 
 def population(counts: dict[str, int]) -> list[SourceImage]:
@@ -31,7 +31,7 @@ def population(counts: dict[str, int]) -> list[SourceImage]:
 
 def splits_of(images: list[SourceImage], **options: float) -> dict[str, str]:
     settings = {"test_fraction": 0.2, "validation_fraction": 0.12, "seed": 0} | options
-    return {i.order: i.split for i in draw_splits(images, **settings)}  # type: ignore[arg-type]
+    return {i.order: i.split for i in draw_splits(images, **settings)}
 
 
 @given(COUNTS, FRACTION)

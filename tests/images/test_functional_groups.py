@@ -84,7 +84,7 @@ def test_one_frame_has_its_functional_groups_and_four_such_files_are_a_series(
         paths.append(save_dicom(tmp_path / f"{number}.dcm", header))
         np.testing.assert_allclose(read_image(paths[-1])[0], lung(BODY[number]), atol=1e-6)
     np.testing.assert_allclose(read_series(paths[::-1])[0], lung(BODY[:4]), atol=1e-6)
-    assert len({identify(path).series for path in paths}) == 1  # type: ignore[union-attr]
+    assert len({identify(path).series for path in paths}) == 1
 
 
 def test_shared_groups_alone_hold_for_one_frame(tmp_path: Path) -> None:
@@ -104,7 +104,12 @@ def test_groups_go_before_the_header_and_private_sequences_before_nothing(tmp_pa
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [2, 0, 16], b"\xff\xff\0\0"
     header.VOILUTSequence = header.ModalityLUTSequence = [table]
-    private = {"WindowCenter": 5, "WindowWidth": 9, "RescaleSlope": 7, "RescaleIntercept": 1}
+    private: dict[str, object] = {
+        "WindowCenter": 5,
+        "WindowWidth": 9,
+        "RescaleSlope": 7,
+        "RescaleIntercept": 1,
+    }
     private |= {"ImagePositionPatient": [0, 0, 0], "PixelSpacing": [9, 9]}
     for groups in (
         header.SharedFunctionalGroupsSequence[0],
