@@ -108,33 +108,62 @@ def test_colour_of_three_classes_by_official_folds(
     assert history.read_text().count("\n") == 2
 
 
+class OwnTable:
+    """A folder of pictures and a table of their brightness; every tenth has none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.table = ["file;Age;subject"]
+        self.config = folder / "own.yaml"
+        self.config.write_text(
+            f"name: own\nsource: {{kind: image_folder, folder: {folder},\n"
+            "  labels: {file: labels.csv, target: Age}}\n"
+            "ingest: {read_size: 16, image_size: 16, equalise: null,\n"
+            "  alignment: {enabled: false}, swap: {enabled: false}}\n"
+        )
+
+    def add(self, numbers: range) -> None:
+        for number in numbers:
+            age = 20 + number * 37 % 60
+            grey = np.random.default_rng(number).integers(0, 30, (16, 16)) + 2 * age
+            Image.fromarray(grey.astype(np.uint8)).save(self.folder / f"{number:03d}.png")
+            self.table.append(f"{number:03d}.png;{age if number % 10 else ''};S{number // 2}")
+        (self.folder / "labels.csv").write_text("\n".join(self.table))
+
+
+class Watched:
+    """The names of the files that are hashed, and of those that are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hashed: list[str] = []
+        self.read: list[str] = []
+        self._hash, self._map = reading._hash_with_status, workers.map_in_processes
+        monkeypatch.setattr(reading, "_hash_with_status", self._hashing)
+        monkeypatch.setattr(reading, "map_in_processes", self._mapping)
+
+    def _hashing(self, path: Path) -> object:
+        self.hashed.append(path.name)
+        return self._hash(path)
+
+    def _mapping(self, function: Any, items: Any, **options: Any) -> object:
+        def seen() -> Iterator[reading.ImageFiles]:
+            for item in items:
+                self.read.append(item.paths[0].name)
+                yield item
+
+        return self._map(function, seen(), **options)
+
+
 def test_a_number_from_a_users_own_table_and_images_added_later(
     tmp_path: Path,
     artifacts: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The number is the brightness of the picture; every tenth has none."""
-    table = ["file;Age;subject"]
-
-    def add(numbers: range) -> None:
-        for number in numbers:
-            age = 20 + number * 37 % 60
-            grey = np.random.default_rng(number).integers(0, 30, (16, 16)) + 2 * age
-            Image.fromarray(grey.astype(np.uint8)).save(tmp_path / f"{number:03d}.png")
-            table.append(f"{number:03d}.png;{age if number % 10 else ''};S{number // 2}")
-        (tmp_path / "labels.csv").write_text("\n".join(table))
-
-    add(range(120))
-    config = tmp_path / "own.yaml"
-    config.write_text(
-        f"name: own\nsource: {{kind: image_folder, folder: {tmp_path},\n"
-        "  labels: {file: labels.csv, target: Age}}\n"
-        "ingest: {read_size: 16, image_size: 16, equalise: null,\n"
-        "  alignment: {enabled: false}, swap: {enabled: false}}\n"
-    )
+    own = OwnTable(tmp_path)
+    own.add(range(120))
     result = run(
-        tmp_path, artifacts, str(config), capsys,
+        tmp_path, artifacts, str(own.config), capsys,
         "probe.label_fraction=1", "probe.regularisation=[1.0]", "extract.versions=0",
     )  # fmt: skip
     assert (result["headline"], result["task"]) == ("r2", "Age")
@@ -145,30 +174,13 @@ def test_a_number_from_a_users_own_table_and_images_added_later(
     labelled = manifest[(manifest["split"] != "test") & manifest["target"].notna()]
     assert result["labels"] <= len(labelled)
 
-    hashed: list[str] = []
-    read: list[str] = []
-    true_hash, true_map = reading._hash_with_status, workers.map_in_processes
-
-    def hashing(path: Path) -> object:
-        hashed.append(path.name)
-        return true_hash(path)
-
-    def mapping(function: object, items: Any, **options: Any) -> object:
-        def seen() -> Iterator[reading.ImageFiles]:
-            for item in items:
-                read.append(item.paths[0].name)
-                yield item
-
-        return true_map(function, seen(), **options)
-
-    monkeypatch.setattr(reading, "_hash_with_status", hashing)
-    monkeypatch.setattr(reading, "map_in_processes", mapping)
+    watched = Watched(monkeypatch)
     sets = [part for override in SMALL for part in ("--set", override)]
     places = ["--data-root", str(tmp_path), "--artifacts", str(artifacts)]
-    again = ["ingest", "--config", str(config), *places, *sets]
+    again = ["ingest", "--config", str(own.config), *places, *sets]
     assert main(again) == 0
-    assert (hashed, read) == ([], [])
-    add(range(120, 123))
+    assert (watched.hashed, watched.read) == ([], [])
+    own.add(range(120, 123))
     assert main(again) == 0
     new = ["120.png", "121.png", "122.png"]
-    assert (sorted(hashed), sorted(read)) == (new, new)
+    assert (sorted(watched.hashed), sorted(watched.read)) == (new, new)
