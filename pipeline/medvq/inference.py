@@ -163,7 +163,8 @@ class Encoder:
         ingest = self.config.ingest
         expected = (ingest.channels, *ingest.image_shape)
         if images.ndim != 1 + len(expected) or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images of shape {tuple(images.shape)} are not (B, {expected})")
+            shape = ", ".join(map(str, expected))
+            raise ValueError(f"images of shape {tuple(images.shape)} are not (B, {shape})")
         if not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}, not floating-point numbers in [0, 1]")
         if not ((images >= 0) & (images <= 1)).all():
