@@ -250,3 +250,12 @@ def test_what_cannot_be_extended_is_named(file: Path, base: str, reason: str) ->
     file.write_text(f"extends: {base}\n{MINIMAL}")
     with pytest.raises(UserError, match=reason):
         load_config(file)
+
+
+def test_cross_validation_has_folds_and_no_official_label_subsets(file: Path) -> None:
+    overrides = ["probe.evaluate=cross_validation", "probe.outer_folds=3"]
+    probe = load_config(file, overrides).probe
+    assert (probe.evaluate, probe.outer_folds) == ("cross_validation", 3)
+    assert type(probe).model_validate_json(probe.model_dump_json()) == probe
+    with pytest.raises(UserError, match=r"official ones need probe\.evaluate=test"):
+        load_config(file, [*overrides, "probe.label_subsets=official"])

@@ -304,3 +304,23 @@ def test_images_unlike_the_training_are_flagged_and_none_is_dropped(
     assert told["untypical"].mean() == result["typicality"]["share"] > 0.8
     assert f"{told['untypical'].sum()} of 12 images" in err
     assert (Path(result["artifact"]) / "figures/untypical.png").exists()
+
+
+def test_cross_validation_judges_all_labelled_images(
+    ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = ran
+    arguments = command(folder, "probe", "probe.evaluate=cross_validation", "probe.outer_folds=3")
+    assert main(arguments) == 0
+    output = capsys.readouterr()
+    result = json_line(output.out)
+    assert (result["evaluate"], result["outer_folds"], result["repeats"]) == (
+        "cross_validation",
+        3,
+        2,
+    )
+    assert "over 2 x 3-fold cross-validation of all labelled images" in output.err + output.out
+    predictions = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
+    counts = predictions.groupby(["features", "label_subset"])["image_id"].nunique()
+    features = pd.read_parquet(folder / "artifacts/tiny/extract/latest/features.parquet")
+    assert set(counts) == {len(features)}

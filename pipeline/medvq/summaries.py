@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter
 
@@ -318,18 +318,20 @@ class _WithRows(Summary):
 
 @dataclass(frozen=True)
 class ProbeSummary(_WithRows):
-    """What the probe reached on the test split.
+    """What the probe reached on the test split, or in cross-validation of all labelled images.
 
     Attributes
     ----------
     rows : MedVQ's row first, then baselines, then single feature sets.
     labels : images in a label subset (the median over subsets).
     subjects : subjects in the first label subset.
-    repeats : label subsets.
-    threshold : of the probability, as fitted on the first label subset.
+    repeats : label subsets; of cross-validation the partitions of the subjects.
+    threshold : of the probability, as the saved probe has it.
     medvq_minus : by baseline, MedVQ's headline metric less the baseline's, paired.
     task : ``binary``, ``multiclass``, or the name of the number that is predicted.
     headline : the metric that rows are compared by.
+    evaluate : what the rows were measured on.
+    outer_folds : of the cross-validation; None where there was none.
     """
 
     label_fraction: float
@@ -341,6 +343,8 @@ class ProbeSummary(_WithRows):
     medvq_minus: dict[str, Interval]
     task: str
     headline: str
+    evaluate: Literal["test", "cross_validation"] = "test"
+    outer_folds: int | None = None
 
     def runs(self) -> list[TrackedRun]:
         """Return one run per feature set, MedVQ's first."""

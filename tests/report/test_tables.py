@@ -61,7 +61,8 @@ def test_ingest_counts_images_subjects_and_labels() -> None:
     assert rest == "  4 images without a label, 5 files with a duplicate, 7 not aligned"
     # 1.96 sqrt(.8 .2 / 16)
     assert few.endswith(
-        "16 of them in test: an accuracy of 80% would have a 95% interval of about +-20 points"
+        "16 of them in test: an accuracy of 80% would have a 95% interval of about +-20 points; "
+        "SET=probe.evaluate=cross_validation judges on all labelled images instead"
     )
 
 
@@ -129,6 +130,21 @@ def test_probe_shows_means_intervals_and_differences(probed: list[str]) -> None:
         cells = [cell for mean in means for cell in (mean, interval)]
         assert line.split() == [name, *cells, f"{first - 0.2:.3f}"]
     assert gap == "  AUROC of medvq less hog: +0.200 [-0.012, +0.345]"
+
+
+def test_cross_validation_is_named_and_has_no_validation_score() -> None:
+    metrics = {name: Interval(0.8, 0.01, (0.7, 0.9)) for name in COLUMNS}
+    summary = ProbeSummary(
+        [ProbeRow("medvq", metrics)], 1.0, 48, 24, 10, ["normal", "ill"], 0.5, {}, "binary",
+        "auroc", evaluate="cross_validation", outer_folds=5,
+    )  # fmt: skip
+    labels, head, row = probe_table(summary)
+    assert labels.endswith(
+        "48 images of 24 subjects in a fit; mean [95% interval] over 10 x 5-fold cross-validation "
+        "of all labelled images by subject"
+    )
+    assert head.split() == ["features", *COLUMNS]
+    assert len(head) == len(row)
 
 
 def test_columns_of_the_probe_stand_under_their_heads(probed: list[str]) -> None:

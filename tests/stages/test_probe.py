@@ -19,6 +19,7 @@ from factories.stores import (
 from medvq.config import Config, PhantomSource, ProbeConfig
 from medvq.errors import UserError
 from medvq.method.probe import fit_probe
+from medvq.report.probe_figures import draw_probe
 from medvq.stages.probe import BASELINES, MEDVQ, PROBE
 from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.feature_store import FEATURES, SWAPPED, VERSIONS, StoreWriter, read_metadata
@@ -356,3 +357,53 @@ def test_unlabelled_images_take_no_part_in_the_probe(tmp_path: Path) -> None:
     keys.loc[keys["subject_id"].isin([f"subject {n}" for n in range(10)]), "label"] = pd.NA
     probed = run(simple_store(tmp_path, keys), tmp_path, label_fraction=1.0)
     assert probed.summary.subjects == SUBJECTS["train"] - 10
+
+
+def test_cross_validation_judges_every_labelled_image(
+    store: Artifact, keys: pd.DataFrame, tmp_path: Path
+) -> None:
+    probed = run(store, tmp_path, evaluate="cross_validation", outer_folds=4, repeats=2)
+    summary = probed.summary
+    assert (summary.evaluate, summary.outer_folds, summary.repeats) == ("cross_validation", 4, 2)
+    assert ProbeSummary.from_json(summary.to_json()) == summary
+    assert [row.features for row in summary.rows] == ORDER
+    assert {row.validation for row in summary.rows} == {None}
+    assert [step for step, _ in probed.reported] == [0, 1]
+    for name in ORDER:
+        for _, subset in probed.of(name).groupby("label_subset"):
+            assert subset["image_id"].tolist() == keys["image_id"].tolist()
+    assert probed.mean("auroc") > 0.95
+    for gap in summary.medvq_minus.values():
+        assert gap.ci95[0] > 0
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    draw_probe(tmp_path, summary, figures)
+    assert {file.name for file in figures.iterdir()} == {
+        "roc_and_calibration.png",
+        "decisions_and_abstention.png",
+    }
+
+
+def test_the_probe_saved_by_cross_validation_is_fitted_on_all_labelled_images(
+    store: Artifact, keys: pd.DataFrame, tmp_path: Path
+) -> None:
+    probed = run(store, tmp_path, evaluate="cross_validation", label_fraction=1.0, repeats=1)
+    probability = load_probe(tmp_path).predict_proba(pd.read_parquet(store.folder / FEATURES))
+    assert roc_auc_score(keys["label"], probability[:, 1]) > 0.95
+    assert probed.summary.threshold == pytest.approx(keys["label"].mean())
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_more_classes_and_numbers_are_cross_validated(tmp_path: Path, kind: str) -> None:
+    rng, images = np.random.default_rng(3), 2 * sum(SUBJECTS.values())
+    columns: dict[str, Any] = {"label": rng.integers(0, 3, images)}
+    if kind == "number":
+        columns = {"label": None, "target": rng.normal(60, 10, images)}
+    store = simple_store(tmp_path, store_keys(**columns))
+    changes = {"regularisation": (1.0,), "components": 8, "repeats": 2}
+    probed = run(store, tmp_path, evaluate="cross_validation", **changes)
+    assert len(probed.of()) == 2 * images
+    assert probed.mean(probed.summary.headline) > 0.8
+    if kind == "number":
+        error = (probed.of()["target"] - probed.of()["predicted"]).abs().mean()
+        assert probed.mean("mae") == pytest.approx(error)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvq.config.base import Positive, StrictModel
 from medvq.config.training import AugmentConfig
@@ -33,7 +33,13 @@ class ProbeConfig(StrictModel):
     label_subsets: Literal["random", "official"] = "random"
     """Labels are drawn at random, or by the folds that the data set is published with."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Random label subsets; with all labels there is only one."""
+    """Random label subsets; with all labels there is only one. Of cross-validation the partitions
+    of the subjects, with all labels, too."""
+    evaluate: Literal["test", "cross_validation"] = "test"
+    """Probes are judged on the test split, or by cross-validation of all labelled images, in which
+    each takes part in the judgement: for sets whose test split would be small."""
+    outer_folds: Annotated[int, Field(ge=2, le=20)] = 5
+    """Of the cross-validation that judges; ``folds`` are those inside its label subsets."""
     folds: Annotated[int, Field(ge=2, le=20)] = 4
     """Of the cross-validation inside a label subset that chooses C."""
     regularisation: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (
@@ -50,3 +56,12 @@ class ProbeConfig(StrictModel):
     """Principal components that features are reduced to."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Resamples behind every 95% interval."""
+
+    @model_validator(mode="after")
+    def _label_subsets_fit(self) -> Self:
+        if self.evaluate == "cross_validation" and self.label_subsets == "official":
+            raise ValueError(
+                "probe.evaluate=cross_validation draws its own label subsets; official ones need "
+                "probe.evaluate=test"
+            )
+        return self

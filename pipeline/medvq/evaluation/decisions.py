@@ -42,7 +42,7 @@ def net_benefit_treat_all(truth: NDArray[np.int64], thresholds: Floats) -> Float
 
 
 def selective_errors(
-    truth: NDArray[np.int64], probability: Floats, threshold: float, coverage: Floats
+    truth: NDArray[np.int64], probability: Floats, threshold: float | Floats, coverage: Floats
 ) -> tuple[Floats, Floats]:
     """Return the error rates among the most certain cases, where the others are not answered.
 
@@ -52,7 +52,8 @@ def selective_errors(
     ----------
     truth : 0 or 1, (N,).
     probability : of class 1, (N,).
-    threshold : an image is predicted as class 1 from this probability on, inside (0, 1).
+    threshold : an image is predicted as class 1 from this probability on, inside (0, 1);
+        of all images or (N,).
     coverage : shares of the cases that are answered, (S,), in (0, 1]; rounded up to whole cases.
 
     Returns
@@ -67,7 +68,7 @@ def selective_errors(
     """
     order = np.argsort(-np.abs(logit(probability) - logit(threshold)), kind="stable")
     positive = truth[order] == 1
-    wrong = positive != (probability[order] >= threshold)
+    wrong = positive != (probability >= threshold)[order]
     # Without the small number 0.3 of 10 cases would be rounded up to 4.
     last = np.maximum(np.ceil(coverage * len(truth) - 1e-9).astype(int), 1) - 1
 

@@ -14,14 +14,17 @@ from medvq.evaluation.label_subsets import draw_subset
 def warn_of_label_fraction(manifest: pd.DataFrame, probe: ProbeConfig) -> None:
     """Warn of a fraction of the labels that the probe would refuse after training.
 
-    It is no error, since a probe need not follow.
+    It is no error, since a probe need not follow. Of cross-validation nothing is said: its labels
+    are drawn from all splits.
 
     Parameters
     ----------
     manifest : one row per image.
     """
     rows = manifest[(manifest["split"] == "train") & (manifest["label_name"] != "")]
-    if probe.label_subsets != "random" or rows.empty or manifest["target"].notna().any():
+    if probe.label_subsets != "random" or probe.evaluate != "test":
+        return
+    if rows.empty or manifest["target"].notna().any():
         return
     subjects, labels = rows["subject_id"].to_numpy(str), rows["label"].to_numpy("int64")
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,6 +70,35 @@ def draw_subsets(
         draw_subset(subjects, labels, fraction, 1000 * seed + number)
         for number in range(1 if fraction == 1.0 else repeats)
     ]
+
+
+def partition_subjects(
+    subjects: NDArray[np.str_], labels: NDArray[np.int64], folds: int, seed: Sequence[int]
+) -> list[NDArray[np.intp]]:
+    """Divide images into folds at random, by subject and with an equal share of each class.
+
+    Subjects of a class are dealt out one by one, so that each fold has one of it where the class
+    has as many subjects as there are folds. A subject's class is that of its first image.
+
+    Parameters
+    ----------
+    subjects, labels : (N,), of the images.
+    seed : numbers that together determine the partition.
+
+    Returns
+    -------
+    Sorted row numbers of each fold.
+    """
+    _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    fold, dealt = np.empty(len(first), np.intp), 0
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels[first] == label)
+        of_class = rng.permutation(of_class[np.argsort(first[of_class])])
+        # Going on where the class before ended keeps the folds of one size.
+        fold[of_class] = (dealt + np.arange(len(of_class))) % folds
+        dealt += len(of_class)
+    return [np.flatnonzero(fold[owner] == number) for number in range(folds)]
 
 
 def _too_few_subjects(smallest_class: int, fraction: float) -> str:

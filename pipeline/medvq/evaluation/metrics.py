@@ -19,7 +19,7 @@ _BINS = 10
 
 
 def binary_metrics(
-    truth: Labels, probability: Floats, threshold: float, weights: Floats
+    truth: Labels, probability: Floats, threshold: float | Floats, weights: Floats
 ) -> dict[str, Floats]:
     """Compute the metrics of a prediction of two classes.
 
@@ -27,7 +27,7 @@ def binary_metrics(
     ----------
     truth : 0 or 1, (N,).
     probability : of class 1, (N,).
-    threshold : an image is predicted as class 1 from this probability on.
+    threshold : an image is predicted as class 1 from this probability on; of all images or (N,).
     weights : (B, N), non-negative.
     """
     positive, predicted = truth == 1, probability >= threshold
@@ -53,7 +53,7 @@ def binary_metrics(
 
 
 def prior_shift_metrics(
-    truth: Labels, probability: Floats, training_prevalence: float, weights: Floats
+    truth: Labels, probability: Floats, training_prevalence: float | Floats, weights: Floats
 ) -> dict[str, Floats]:
     """Estimate the prevalence, and compute Brier score and ECE of probabilities adjusted to it.
 
@@ -64,7 +64,7 @@ def prior_shift_metrics(
     Parameters
     ----------
     truth : 0 or 1, (N,), by which the errors are measured.
-    probability : of class 1, (N,), calibrated at ``training_prevalence``.
+    probability : of class 1, (N,), calibrated at ``training_prevalence``, a number or (N,).
     weights : (B, N), non-negative.
     """
     prevalence = estimate_prevalence(probability, training_prevalence, weights)

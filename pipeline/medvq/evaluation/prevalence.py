@@ -22,11 +22,11 @@ _BISECTIONS = 20
 
 
 def adjust_to_prevalence(
-    probability: Floats, training_prevalence: float, prevalence: float | Floats
+    probability: Floats, training_prevalence: float | Floats, prevalence: float | Floats
 ) -> Floats:
     """Adjust probabilities of class 1 from the prevalence of the training labels to another one.
 
-    ``probability`` and ``prevalence`` are broadcast; ``training_prevalence`` lies inside (0, 1).
+    All are broadcast; ``training_prevalence`` lies inside (0, 1).
 
     >>> adjust_to_prevalence(np.array([0.0, 0.75, 1.0]), 0.75, 0.5)
     array([0. , 0.5, 1. ])
@@ -36,12 +36,15 @@ def adjust_to_prevalence(
     return np.asarray(positive / (positive + negative))
 
 
-def estimate_prevalence(probability: Floats, training_prevalence: float, weights: Floats) -> Floats:
+def estimate_prevalence(
+    probability: Floats, training_prevalence: float | Floats, weights: Floats
+) -> Floats:
     """Estimate the share of class 1 among unlabelled images by maximum likelihood.
 
     Parameters
     ----------
-    probability : of class 1, (N,), calibrated at ``training_prevalence``, which lies inside (0, 1).
+    probability : of class 1, (N,), calibrated at ``training_prevalence``, a number or (N,), which
+        lies inside (0, 1).
     weights : (B, N), non-negative.
 
     Returns

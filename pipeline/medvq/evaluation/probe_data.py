@@ -29,6 +29,7 @@ class ProbeData:
     subjects : (N,), names.
     unlabelled_train : all rows of the training split.
     train, validation, test : rows of the splits that have a truth.
+    labelled : rows of all splits that have a truth.
     official_subsets : rows of each official label subset; empty where there are none.
     """
 
@@ -39,16 +40,21 @@ class ProbeData:
     train: Rows
     validation: Rows
     test: Rows
+    labelled: Rows
     official_subsets: list[Rows]
 
     @classmethod
-    def from_keys(cls, keys: pd.DataFrame) -> Self:
+    def from_keys(cls, keys: pd.DataFrame, *, check_splits: bool = True) -> Self:
         """Read the key columns of a feature store.
+
+        Parameters
+        ----------
+        check_splits : whether every split must have what is predicted.
 
         Raises
         ------
         UserError
-            There is nothing to predict, or not in every split.
+            There is nothing to predict, or not in every split where ``check_splits``.
         """
         task, truth = read_truth(keys)
         known, split = task.known(truth), keys["split"].to_numpy()
@@ -57,7 +63,7 @@ class ProbeData:
             name: np.flatnonzero((split == name) & known)
             for name in ("train", "validation", "test")
         }
-        for name, chosen in rows.items():
+        for name, chosen in rows.items() if check_splits else ():
             task.check_split(name, truth[chosen], classes)
         return cls(
             task=task,
@@ -65,6 +71,7 @@ class ProbeData:
             subjects=keys["subject_id"].to_numpy(str),
             unlabelled_train=np.flatnonzero(split == "train"),
             **rows,
+            labelled=np.flatnonzero(known),
             official_subsets=_official(keys, np.union1d(rows["train"], rows["validation"])),
         )
 

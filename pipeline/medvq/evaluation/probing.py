@@ -31,8 +31,8 @@ class FeatureSetResult:
     ----------
     row : metrics with intervals.
     metrics : by name, of every label subset.
-    predictions : one row per test image and label subset.
-    probes : of each label subset.
+    predictions : one row per judged image and label subset.
+    probes : of each label subset; of cross-validation the one to be used on other images.
     """
 
     row: ProbeRow
@@ -55,6 +55,11 @@ class ProbeJudge:
     ----------
     keys : the key columns of the feature store.
     classes : names of the classes.
+
+    Attributes
+    ----------
+    subsets : rows that the probes are fitted on.
+    repeats : how many values each metric has, one for each label subset.
     """
 
     def __init__(
@@ -63,15 +68,18 @@ class ProbeJudge:
         self.data = ProbeData.from_keys(keys)
         self.subsets: list[Rows] = self.data.label_subsets(config, seed)
         self.classes = classes
-        test = self.data.test
-        resamples = config.bootstrap
-        self._test = {
-            "image_id": keys["image_id"].to_numpy()[test],
-            "subject_id": keys["subject_id"].to_numpy()[test],
-            self.data.task.truth_column: self.data.truth[test],
+        self.repeats = len(self.subsets)
+        self._judge_on(self.data.test, keys, config.bootstrap, seed)
+
+    def _judge_on(self, rows: Rows, keys: pd.DataFrame, resamples: int, seed: int) -> None:
+        """Draw the resamples of the judged images."""
+        self._judged = {
+            "image_id": keys["image_id"].to_numpy()[rows],
+            "subject_id": keys["subject_id"].to_numpy()[rows],
+            self.data.task.truth_column: self.data.truth[rows],
         }
-        self._subject_weights = subject_weights(self.data.subjects[test], resamples, seed)
-        self._subset_weights = subset_weights(len(self.subsets), resamples, seed)
+        self._subject_weights = subject_weights(self.data.subjects[rows], resamples, seed)
+        self._subset_weights = subset_weights(self.repeats, resamples, seed)
 
     def judge(self, name: str, features: ProbeFeatures, config: ProbeConfig) -> FeatureSetResult:
         """Fit a probe on each label subset and judge them, as the feature set ``name``."""
@@ -136,7 +144,7 @@ class ProbeJudge:
                 "features": name,
                 "label_fraction": config.label_fraction,
                 "label_subset": subset,
-                **self._test,
+                **self._judged,
                 **columns,
             }
         )

@@ -32,9 +32,9 @@ class Task(Target, Protocol):
         return type(self).__name__.lower()
 
     def evaluate(
-        self, truth: Truth, predicted: Floats, threshold: float, weights: Floats
+        self, truth: Truth, predicted: Floats, threshold: float | Floats, weights: Floats
     ) -> dict[str, Floats]:
-        """Return the metrics under weights (B, N), each (B,)."""
+        """Return the metrics under weights (B, N), each (B,); ``threshold`` may be (N,)."""
 
     def recall(
         self, truth: Truth, predicted: list[Floats], classes: Sequence[str]
@@ -76,7 +76,7 @@ class Binary(targets.Binary, Task):
     headline: ClassVar[str] = "auroc"
 
     def evaluate(
-        self, truth: Truth, predicted: Floats, threshold: float, weights: Floats
+        self, truth: Truth, predicted: Floats, threshold: float | Floats, weights: Floats
     ) -> dict[str, Floats]:
         # The threshold is the prevalence of the labels, at which probabilities are calibrated.
         return metrics.binary_metrics(
@@ -90,7 +90,7 @@ class Multiclass(targets.Multiclass, Task):
     headline: ClassVar[str] = "accuracy"
 
     def evaluate(
-        self, truth: Truth, predicted: Floats, threshold: float, weights: Floats
+        self, truth: Truth, predicted: Floats, threshold: float | Floats, weights: Floats
     ) -> dict[str, Floats]:
         return metrics.multiclass_metrics(truth, predicted, weights)
 
@@ -110,7 +110,7 @@ class Regression(targets.Regression, Task):
         return number or "target"
 
     def evaluate(
-        self, truth: Truth, predicted: Floats, threshold: float, weights: Floats
+        self, truth: Truth, predicted: Floats, threshold: float | Floats, weights: Floats
     ) -> dict[str, Floats]:
         return metrics.regression_metrics(truth, predicted, weights)
 

@@ -74,7 +74,7 @@ class Target(Protocol):
     def predict(self, model: Any, images: Floats) -> Floats:
         """Return probabilities of class 1 (N,) or of every class (N, K), or numbers (N,)."""
 
-    def columns(self, predicted: Floats, threshold: float) -> dict[str, Truth | float]:
+    def columns(self, predicted: Floats, threshold: float | Floats) -> dict[str, Truth | float]:
         """Return the columns that a table shows of what :meth:`predict` returned."""
 
 
@@ -124,7 +124,7 @@ class Binary(Target):
     def predict(self, model: LogisticRegression, images: Floats) -> Floats:
         return np.asarray(model.predict_proba(images)[:, 1])
 
-    def columns(self, predicted: Floats, threshold: float) -> dict[str, Truth | float]:
+    def columns(self, predicted: Floats, threshold: float | Floats) -> dict[str, Truth | float]:
         return {"probability": predicted, "threshold": threshold}
 
 
@@ -161,7 +161,7 @@ class Multiclass(Target):
     def predict(self, model: LogisticRegression, images: Floats) -> Floats:
         return np.asarray(model.predict_proba(images), np.float64)
 
-    def columns(self, predicted: Floats, threshold: float) -> dict[str, Truth | float]:
+    def columns(self, predicted: Floats, threshold: float | Floats) -> dict[str, Truth | float]:
         return {"predicted": predicted.argmax(1), "probability": predicted.max(1)}
 
 
@@ -195,5 +195,5 @@ class Regression(Target):
     def predict(self, model: Ridge, images: Floats) -> Floats:
         return np.asarray(model.predict(images))
 
-    def columns(self, predicted: Floats, threshold: float) -> dict[str, Truth | float]:
+    def columns(self, predicted: Floats, threshold: float | Floats) -> dict[str, Truth | float]:
         return {"predicted": predicted}

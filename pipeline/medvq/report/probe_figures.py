@@ -50,16 +50,19 @@ _COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
 
 
 def draw_probe(folder: Path, summary: ProbeSummary, figures: Path) -> None:
-    """Draw what a probe predicts on the test split.
+    """Draw what a probe predicts on the images that it is judged on.
 
     Of two classes ROC, calibration, decision and abstention curves; of more classes the confusion
     matrix; of a number the predictions against the truth.
     """
     predictions = pd.read_parquet(folder / "predictions.parquet")
+    where, repeats = "Test split", "label subset"
+    if summary.evaluate == "cross_validation":
+        where, repeats = f"{summary.outer_folds}-fold cross-validation", "repeat"
     if summary.task == "binary":
         title = (
-            f"Test split, {100 * summary.label_fraction:g}% of the labels,\n"
-            f"mean over {summary.repeats} label subset{'s' * (summary.repeats > 1)}"
+            f"{where}, {100 * summary.label_fraction:g}% of the labels,\n"
+            f"mean over {summary.repeats} {repeats}{'s' * (summary.repeats > 1)}"
         )
         _draw_roc(predictions, summary.rows, title, figures)
         _draw_decisions(predictions, figures)
@@ -67,9 +70,9 @@ def draw_probe(folder: Path, summary: ProbeSummary, figures: Path) -> None:
     predictions = predictions[predictions["features"] == "medvq"]
     with plots.panels(figures / "predictions.png", width=6, height=5.4) as (axis,):
         if "target" in predictions:
-            _plot_numbers(axis, predictions, summary.task)
+            _plot_numbers(axis, predictions, summary.task, where)
         else:
-            _plot_confusion(axis, predictions, list(summary.rows[0].recall or {}))
+            _plot_confusion(axis, predictions, list(summary.rows[0].recall or {}), where)
 
 
 def draw_evaluation(
@@ -125,16 +128,16 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
         axis.minorticks_off()
 
 
-def _plot_numbers(axis: Axes, predictions: pd.DataFrame, name: str) -> None:
+def _plot_numbers(axis: Axes, predictions: pd.DataFrame, name: str, where: str) -> None:
     """Plot predicted numbers against the truth."""
     axis.scatter(predictions["target"], predictions["predicted"], s=12, color=plots.BLUE)
     values = predictions[["target", "predicted"]].to_numpy()
     ends = [values.min(), values.max()]
     axis.plot(ends, ends, **plots.REFERENCE)
-    axis.set(xlabel=name, ylabel="predicted by MedVQ", title="Test split")
+    axis.set(xlabel=name, ylabel="predicted by MedVQ", title=where)
 
 
-def _plot_confusion(axis: Axes, predictions: pd.DataFrame, names: list[str]) -> None:
+def _plot_confusion(axis: Axes, predictions: pd.DataFrame, names: list[str], where: str) -> None:
     """Plot which share of each class is predicted as which class."""
     share = pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
     numbers = range(len(names))
@@ -143,7 +146,7 @@ def _plot_confusion(axis: Axes, predictions: pd.DataFrame, names: list[str]) -> 
     )
     axis.set_xticks(numbers, names, rotation=45, ha="right")
     axis.set_yticks(numbers, names)
-    axis.set(xlabel="predicted by MedVQ", ylabel="truth", title="Test split, share of each class")
+    axis.set(xlabel="predicted by MedVQ", ylabel="truth", title=f"{where}, share of each class")
     axis.figure.colorbar(image)
 
 
@@ -198,7 +201,7 @@ def _by_features(
 def _at_estimated_prevalence(subset: pd.DataFrame) -> NDArray[np.float64]:
     """Return a subset's probabilities, corrected by all of them together without any label."""
     probability = subset["probability"].to_numpy(np.float64)
-    trained = float(subset["threshold"].iloc[0])
+    trained = subset["threshold"].to_numpy(np.float64)
     (prevalence,) = estimate_prevalence(probability, trained, np.ones((1, len(probability))))
     return adjust_to_prevalence(probability, trained, float(prevalence))
 
@@ -211,7 +214,7 @@ def _draw_decisions(predictions: pd.DataFrame, figures: Path) -> None:
             benefits, errors = [], []
             for subset in subsets:
                 truth, probability = subset["label"].to_numpy(), subset["probability"].to_numpy()
-                threshold = subset["threshold"].iloc[0]
+                threshold = subset["threshold"].to_numpy()
                 benefits.append(net_benefit(truth, probability, thresholds))
                 errors.append(selective_errors(truth, probability, threshold, shares))
             benefit.plot(100 * thresholds, 100 * np.mean(benefits, 0), **style.options())

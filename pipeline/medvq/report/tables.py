@@ -51,7 +51,8 @@ def ingest_table(summary: IngestSummary) -> list[str]:
         lines.append(
             f"  only {summary.labelled_subjects} subjects have a label, "
             f"{summary.labelled_test_subjects} of them in test: an accuracy of {_ACCURACY:.0%} "
-            f"would have a 95% interval of about +-{100 * width:.0f} points"
+            f"would have a 95% interval of about +-{100 * width:.0f} points; "
+            "SET=probe.evaluate=cross_validation judges on all labelled images instead"
         )
     if all(split.subjects == split.images for split in summary.splits.values()):
         lines.append("  no two images are known to be of one subject")
@@ -106,11 +107,17 @@ def sample_table(summary: SampleSummary) -> list[str]:
 def probe_table(summary: ProbeSummary) -> list[str]:
     """Return the metrics of every feature set, and MedVQ's lead over each baseline."""
     columns = _COLUMNS[summary.headline]
+    where = f", {summary.repeats} label subsets; mean [95% interval] on test"
+    if summary.evaluate == "cross_validation":
+        where = (
+            f" in a fit; mean [95% interval] over {summary.repeats} x {summary.outer_folds}-fold "
+            "cross-validation of all labelled images by subject"
+        )
+    validation = "   validation" if any(row.validation for row in summary.rows) else ""
     lines = [
         f"  {100 * summary.label_fraction:g}% of the labels: {summary.labels} images of "
-        f"{summary.subjects} subjects, {summary.repeats} label subsets; "
-        "mean [95% interval] on test",
-        f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + "   validation",
+        f"{summary.subjects} subjects{where}",
+        f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + validation,
     ]
     for row in summary.rows:
         values = [row.metrics[name] for name in columns]

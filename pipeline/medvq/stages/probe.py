@@ -1,4 +1,4 @@
-"""The stage ``probe``: linear probes fitted on label subsets, judged on the test split.
+"""The stage ``probe``: linear probes fitted on label subsets, judged on images held back.
 
 Writes into its artifact:
 
@@ -16,6 +16,11 @@ A number is predicted where the data set has one (rows are compared by R^2), els
 classes: by AUROC; more: by accuracy). Images without either take no part. A baseline that means
 nothing for a data set (``border_only`` where acquisitions are not swapped, HOG of volumes) is not
 in the feature store and has no row.
+
+Images held back are those of the test split. With ``probe.evaluate=cross_validation`` they are all
+labelled images, each judged by a probe that was not fitted on its subject: ``predictions.parquet``
+has a row per labelled image, feature set and repeat (``label_subset``), with the threshold of the
+fold's probe, and ``probe.skops`` is fitted on a label subset of all of them.
 """
 
 from __future__ import annotations
@@ -45,23 +50,26 @@ def run(context: StageContext) -> ProbeSummary:
     import numpy as np
     import pandas as pd
 
+    from medvq.evaluation.cross_validation import CrossValidationJudge
     from medvq.evaluation.probing import ProbeJudge
     from medvq.storage.encoded_features import FeatureStore
 
     config = context.config.probe
     store = FeatureStore(context.inputs["extract"].folder)
     store.check(config.features)
-    judge = ProbeJudge(store.keys, store.metadata.classes, config, context.config.seed)
+    cross_validated = config.evaluate == "cross_validation"
+    kind = CrossValidationJudge if cross_validated else ProbeJudge
+    judge = kind(store.keys, store.metadata.classes, config, context.config.seed)
     results = _judge_all(context, store, judge)
     medvq, data, subsets = results[MEDVQ], judge.data, judge.subsets
-    for number in range(len(subsets)):
+    for number in range(judge.repeats):
         values = {name: float(metric.of_subset[number]) for name, metric in medvq.metrics.items()}
         context.report(values, number)
     summary = ProbeSummary(
         label_fraction=config.label_fraction,
         labels=int(np.median([len(rows) for rows in subsets])),
         subjects=len(np.unique(data.subjects[subsets[0]])),
-        repeats=len(subsets),
+        repeats=judge.repeats,
         classes=store.metadata.classes,
         threshold=medvq.probes[0].threshold,
         rows=[result.row for result in results.values()],
@@ -70,6 +78,8 @@ def run(context: StageContext) -> ProbeSummary:
         },
         task=data.task.name(store.metadata.target),
         headline=data.task.headline,
+        evaluate=config.evaluate,
+        outer_folds=config.outer_folds if cross_validated else None,
     )
     predictions = pd.concat([result.predictions for result in results.values()])
     predictions.to_parquet(context.folder / "predictions.parquet", index=False)
@@ -130,7 +140,7 @@ def table(summary: ProbeSummary) -> list[str]:
 
 PROBE = Stage(
     name="probe",
-    help="fit the linear probe on a fraction of the labels and judge it on the test split",
+    help="fit the linear probe on a fraction of the labels and judge it on images held back",
     settings=lambda config: config.probe.model_dump(mode="json"),
     run=run,
     summary=ProbeSummary,
