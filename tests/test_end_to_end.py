@@ -307,7 +307,7 @@ def test_images_unlike_the_training_are_flagged_and_none_is_dropped(
 
 
 def test_cross_validation_judges_all_labelled_images(
-    ran: Ran, capsys: pytest.CaptureFixture[str]
+    ran: Ran, elsewhere: Path, capsys: Captured
 ) -> None:
     _, folder = ran
     arguments = command(folder, "probe", "probe.evaluate=cross_validation", "probe.outer_folds=3")
@@ -324,3 +324,6 @@ def test_cross_validation_judges_all_labelled_images(
     counts = predictions.groupby(["features", "label_subset"])["image_id"].nunique()
     features = pd.read_parquet(folder / "artifacts/tiny/extract/latest/features.parquet")
     assert set(counts) == {len(features)}
+    # Its probe may have been fitted on the images of the test split.
+    assert main(evaluate(ran, elsewhere / "other.yaml", "--probe", result["artifact"])) != 0
+    assert "nothing is new" in capsys.readouterr().err

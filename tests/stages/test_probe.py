@@ -366,6 +366,8 @@ def test_cross_validation_judges_every_labelled_image(
     summary = probed.summary
     assert (summary.evaluate, summary.outer_folds, summary.repeats) == ("cross_validation", 4, 2)
     assert ProbeSummary.from_json(summary.to_json()) == summary
+    older = {k: v for k, v in summary.to_json().items() if k not in ("evaluate", "outer_folds")}
+    assert ProbeSummary.from_json(older).evaluate == "test"
     assert [row.features for row in summary.rows] == ORDER
     assert {row.validation for row in summary.rows} == {None}
     assert [step for step, _ in probed.reported] == [0, 1]

@@ -106,7 +106,9 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
     summaries : of probes of the same features, by label fraction.
     """
     fractions = sorted(summaries)
-    headline = summaries[fractions[0]].headline
+    first = summaries[fractions[0]]
+    headline = first.headline
+    where = "in cross-validation" if first.evaluate == "cross_validation" else "on test"
     rows = [{row.features: row for row in summaries[f].rows} for f in fractions]
     percent = [100 * fraction for fraction in fractions]
     with plots.panels(file) as (axis,):
@@ -121,7 +123,7 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
         axis.set(
             xscale="log",
             xlabel="labels (% of training subjects)",
-            ylabel=f"{METRIC_NAMES[headline]} on test",
+            ylabel=f"{METRIC_NAMES[headline]} {where}",
             title="Label efficiency, mean and 95% interval",
         )
         axis.set_xticks(percent, [f"{value:g}" for value in percent])

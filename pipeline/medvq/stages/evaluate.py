@@ -107,7 +107,7 @@ def run(context: StageContext) -> EvaluateSummary:
     probe, store = context.inputs["probe"], context.inputs["extract"].folder / FEATURES
     trained = probe.summary(ProbeSummary)
     task, model, keys = TASKS[trained.headline], load_probe(probe.folder), read_keys(store)
-    new = ~keys["image_id"].isin(_training_images(context)).to_numpy()
+    new = ~keys["image_id"].isin(_training_images(context, trained)).to_numpy()
     if not new.any():
         raise UserError("every image was among the training images of the probe: nothing is new")
     features = np.concatenate([read_feature(store, name) for name in model[0].names], axis=1)
@@ -179,12 +179,16 @@ def _scores(context: StageContext, rows: NDArray[np.bool_]) -> Floats:
     return TypicalityCheck.score(negative_log_likelihood(prior.to(context.device), codes))
 
 
-def _training_images(context: StageContext) -> NDArray[np.str_]:
-    """Return the identifiers of the images that the probe's encoder may have been trained on."""
+def _training_images(context: StageContext, trained: ProbeSummary) -> NDArray[np.str_]:
+    """Return the identifiers of the images that the probe or its encoder may be fitted on."""
     from medvq.datasets.manifest import read_manifest
 
     manifest = read_manifest(context.inputs["reference"].folder / "manifest.csv")
-    return manifest.loc[manifest["split"] != "test", "image_id"].to_numpy(str)
+    fitted = manifest["split"] != "test"
+    if trained.evaluate == "cross_validation":
+        # Its probe may be fitted on any labelled image.
+        fitted |= (manifest["label_name"] != "") | manifest["target"].notna()
+    return manifest.loc[fitted, "image_id"].to_numpy(str)
 
 
 def draw(context: StageContext, summary: EvaluateSummary) -> None:
