@@ -55,7 +55,7 @@ def write_page(
     values |= {"machine": f"{platform.machine()}, {os.cpu_count()} processors"}
     # Markdown, not HTML: nothing is escaped, and all of it is our own.
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    template = jinja2.Environment(loader=loader, autoescape=False).get_template("page.md.j2")  # noqa: S701
+    template = jinja2.Environment(loader=loader, autoescape=False).get_template("page.md.j2")  # noqa: S701  # Markdown, not HTML
     text = template.render(values, sections=sections, picture=picture)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text.rstrip() + "\n", encoding="utf-8")

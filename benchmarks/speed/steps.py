@@ -39,9 +39,7 @@ def quantizer_step(kind: str, number: int, dim: int, size: int, device: torch.de
 
         network, used = EMAQuantizer(2, size, dim, ddp_sync=False), slice(0, 2)
     else:
-        from vector_quantize_pytorch import (  # type: ignore[import-not-found,unused-ignore]
-            VectorQuantize,
-        )
+        from vector_quantize_pytorch import VectorQuantize
 
         network = VectorQuantize(
             dim, size, decay=0.99, commitment_weight=0.25, accept_image_fmap=True

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gdcm  # type: ignore[import-untyped]
+import gdcm  # type: ignore[import-untyped]  # a C++ library without stubs
 import numpy as np
 from factories.images import (
     Array,

@@ -13,7 +13,7 @@ from medvq.method.collectives import BatchNorm2d, all_gather, all_reduce_sum, ra
 from medvq.method.contrast import nt_xent
 from medvq.method.quantizer import VectorQuantizer
 from torch import Tensor, nn
-from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in its __all__
 from torch.multiprocessing.spawn import spawn
 
 WORLD = 2

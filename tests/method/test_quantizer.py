@@ -34,7 +34,7 @@ def quantizer_at(codebook: Tensor, counts: Tensor, **options: float) -> VectorQu
 
 def without_restarts(quantizer: VectorQuantizer) -> VectorQuantizer:
     """Return the quantizer, in which no code ever restarts."""
-    quantizer._restart = lambda vectors: None  # type: ignore[method-assign]
+    quantizer._restart = lambda vectors: None  # type: ignore[method-assign]  # restarts off
     return quantizer
 
 

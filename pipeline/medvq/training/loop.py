@@ -142,17 +142,17 @@ class TrainingLoop(ABC):
     def save_best(self) -> None:
         """Write the weights, and whatever shows them, after the best epoch so far."""
 
-    def begin_epoch(self) -> None:  # noqa: B027
+    def begin_epoch(self) -> None:  # noqa: B027  # optional for subclasses
         """Prepare for an epoch's calls of :meth:`count`."""
 
-    def count(self, out: Any) -> None:  # noqa: B027
+    def count(self, out: Any) -> None:  # noqa: B027  # optional for subclasses
         """Take the objective's output of each training batch."""
 
     def counts(self) -> list[Tensor]:
         """Return the tensors that :meth:`count` adds to."""
         return []
 
-    def check_epoch(self, epoch: int) -> None:  # noqa: B027
+    def check_epoch(self, epoch: int) -> None:  # noqa: B027  # optional for subclasses
         """Raise a :class:`UserError` where an epoch's training failed in a way of its own."""
 
     def fit(self) -> None:
