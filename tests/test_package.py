@@ -110,7 +110,7 @@ def test_importing_changes_nothing_and_loads_nothing_heavy() -> None:
 def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
     """And it loads nothing from elsewhere: links aside, every address is a file of the site."""
     if importlib.util.find_spec("mkdocs") is None and not os.environ.get("MEDVQ_REQUIRE_DATA"):
-        pytest.skip("needs the extra `docs`: make setup")
+        pytest.skip("needs the extra `docs`: make setup")  # not in CI
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
         cwd=ROOT,

@@ -204,7 +204,7 @@ def test_letters_in_another_encoding(folder: Path) -> None:
     try:
         (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"any")
     except OSError:
-        pytest.skip("this file system takes UTF-8 only")
+        pytest.skip("this file system takes UTF-8 only")  # macOS; CI is Linux
     (folder / "nai\u0308f.png").write_bytes(b"any")
     write(folder, "file,label", "café.png,ill", "naïf.png,well")
     images = {image.label: image for image in listing(folder).images}

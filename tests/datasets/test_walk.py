@@ -61,7 +61,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     try:
         (tmp_path / os.fsdecode(name)).write_bytes(b"any")
     except OSError:
-        pytest.skip("this file system takes UTF-8 only")
+        pytest.skip("this file system takes UTF-8 only")  # macOS; CI is Linux
     (path,) = walk(tmp_path, no_image).files
     assert os.fsencode(path) == name
     assert shown(path) == r"caf\xe9.png"

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ REFUSED: dict[str, tuple[Callable[[], FileDataset], str]] = {
     ),
     **{
         f"NumberOfFrames of {value:.6}": (
-            lambda value=value: with_text(twelve(), NumberOfFrames=value),  # type: ignore[misc]
+            partial(lambda frames: with_text(twelve(), NumberOfFrames=frames), value),
             "NumberOfFrames is no whole number",
         )
         for value in ("1E155", "9" * 400, "two", "1.5")

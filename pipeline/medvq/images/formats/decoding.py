@@ -223,4 +223,5 @@ def _used_bits(
 
 
 def _has_overlay_bits(header: Dataset) -> bool:
-    return any(tag.elem == 0x0102 and 0x6000 <= tag.group <= 0x60FF for tag in header.keys())  # noqa: SIM118  # elements would be decoded
+    tags = header.keys()  # to iterate over the header itself would decode its elements
+    return any(tag.elem == 0x0102 and 0x6000 <= tag.group <= 0x60FF for tag in tags)
