@@ -144,6 +144,15 @@ def test_changed_code_is_named_and_run_again_unless_it_is_accepted(
     assert named + "ACCEPT_CODE=1 uses the old result" in err
 
 
+def test_too_few_labels_are_refused_before_training(ran: Ran, capsys: Captured) -> None:
+    _, folder = ran
+    trained = sorted((folder / "artifacts" / "tiny" / "pretrain").iterdir())
+    fewer = ("pretrain.epochs=5", "probe.label_fraction=0.01")
+    assert main(command(folder, "probe", *fewer)) == 2
+    assert "the smallest that works here is" in capsys.readouterr().err.splitlines()[-1]
+    assert sorted((folder / "artifacts" / "tiny" / "pretrain").iterdir()) == trained
+
+
 TWO_LEVELS = (
     "pretrain.finer=[{halvings: 2, codebook_size: 8}]",
     "extract.versions=0",

@@ -129,6 +129,7 @@ class _Flow:
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options
+        self.waiting: list[tuple[Stage[Any], Config]] = []
 
     def ensure(
         self,
@@ -143,14 +144,19 @@ class _Flow:
         if stage.prepare is not None:
             config, prepared = stage.prepare(config, self.options, self._artifact)
             inputs |= prepared
+        self.waiting.append((stage, config))
         for read in stage.reads:
             if read.name not in inputs:
                 inputs[read.name] = self.ensure(read, config, False, given).artifact
+        self.waiting.pop()
         plan = self._plan(stage, config, inputs)
         # The first process decides for all, so that none looks while it publishes.
         made = distributed.from_first(lambda: None if force else self._up_to_date(plan))
         if made is not None:
             return made
+        for later, its_config in self.waiting:
+            if later.check is not None:
+                later.check(its_config, inputs)
         if why and distributed.rank() == 0:
             print(why, file=sys.stderr)
         return _Made(self._make(plan), fresh=True)

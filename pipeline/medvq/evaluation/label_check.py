@@ -11,15 +11,19 @@ from medvq.errors import Notice, UserError
 from medvq.evaluation.label_subsets import draw_subset
 
 
-def warn_of_label_fraction(manifest: pd.DataFrame, probe: ProbeConfig) -> None:
-    """Warn of a fraction of the labels that the probe would refuse after training.
+def check_label_fraction(manifest: pd.DataFrame, probe: ProbeConfig) -> None:
+    """Refuse a fraction of the labels that leaves a class too few subjects.
 
-    It is no error, since a probe need not follow. Of cross-validation nothing is said: its labels
-    are drawn from all splits.
+    Of cross-validation nothing is said: its labels are drawn from all splits.
 
     Parameters
     ----------
     manifest : one row per image.
+
+    Raises
+    ------
+    UserError
+        The fraction is too small; the message names the smallest that works.
     """
     rows = manifest[(manifest["split"] == "train") & (manifest["label_name"] != "")]
     if probe.label_subsets != "random" or probe.evaluate != "test":
@@ -27,7 +31,12 @@ def warn_of_label_fraction(manifest: pd.DataFrame, probe: ProbeConfig) -> None:
     if rows.empty or manifest["target"].notna().any():
         return
     subjects, labels = rows["subject_id"].to_numpy(str), rows["label"].to_numpy("int64")
+    draw_subset(subjects, labels, probe.label_fraction, seed=0)
+
+
+def warn_of_label_fraction(manifest: pd.DataFrame, probe: ProbeConfig) -> None:
+    """Warn of what :func:`check_label_fraction` refuses, where no probe need follow."""
     try:
-        draw_subset(subjects, labels, probe.label_fraction, seed=0)
+        check_label_fraction(manifest, probe)
     except UserError as error:
         warnings.warn(Notice(f"the probe will refuse these settings: {error}"), stacklevel=2)

@@ -29,13 +29,17 @@ import json
 from typing import TYPE_CHECKING
 
 from medvq.stages.extract import EXTRACT
+from medvq.stages.ingest import INGEST
 from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import ProbeSummary
 
 if TYPE_CHECKING:
-    from medvq.config import ProbeConfig
+    from collections.abc import Mapping
+
+    from medvq.config import Config, ProbeConfig
     from medvq.evaluation.probing import FeatureSetResult, ProbeJudge
+    from medvq.storage.artifacts import Artifact
     from medvq.storage.encoded_features import FeatureStore
 
 MEDVQ = "medvq"
@@ -43,6 +47,16 @@ MEDVQ = "medvq"
 BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only")
 SINGLE_SETS = ("histogram", "pyramid", "quantized", "latent", "embedding")
 """Feature sets of the trained network that have a row each, after the baselines."""
+
+
+def check(config: Config, inputs: Mapping[str, Artifact]) -> None:
+    """Refuse a fraction of the labels that is too small, by the manifest of a data set."""
+    from medvq.datasets.manifest import read_manifest
+    from medvq.evaluation.label_check import check_label_fraction
+
+    if INGEST.name in inputs:
+        manifest = read_manifest(inputs[INGEST.name].folder / "manifest.csv")
+        check_label_fraction(manifest, config.probe)
 
 
 def run(context: StageContext) -> ProbeSummary:
@@ -146,6 +160,7 @@ PROBE = Stage(
     summary=ProbeSummary,
     table=table,
     reads=(EXTRACT,),
+    check=check,
     draw=draw,
     label=lambda config: f"medvq {100 * config.probe.label_fraction:g}%",
 )

@@ -74,6 +74,8 @@ class Stage(Generic[S]):
     draw : draws its figures into ``context.figures``.
     distributed : whether all processes do it together, where there are several.
     outside : fingerprints of what it reads besides artifacts, by name: files of a data set.
+    check : refuses settings that the stage cannot be run with; called with the inputs of each stage
+        that it waits for before that one runs, so that the error comes before a training.
     prepare : makes inputs that ``reads`` does not name and may change the configuration.
     label : words that tell its MLflow runs apart.
     """
@@ -88,6 +90,7 @@ class Stage(Generic[S]):
     draw: Callable[[StageContext, S], None] | None = None
     distributed: bool = False
     outside: Callable[[Config, RunOptions], Mapping[str, str]] | None = None
+    check: Callable[[Config, Mapping[str, Artifact]], None] | None = None
     prepare: (
         Callable[[Config, RunOptions, Ensure], tuple[Config, Mapping[str, Artifact]]] | None
     ) = None
