@@ -66,8 +66,10 @@ def load_probe(path: str | Path) -> Pipeline:
         There is no such artifact, or it holds anything else than a probe.
     """
     artifact = _finished(Path(path), "probe")
+    # First, since an artifact of an earlier version has another file.
+    probe = probe_file.load_probe(artifact.folder)
     artifacts.verify(artifact, probe_file.FILE)
-    return probe_file.load_probe(artifact.folder)
+    return probe
 
 
 def _finished(folder: Path, stage: str) -> Artifact:

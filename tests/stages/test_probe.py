@@ -23,7 +23,7 @@ from medvq.report.probe_figures import draw_probe
 from medvq.stages.probe import BASELINES, MEDVQ, PROBE
 from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.feature_store import FEATURES, SWAPPED, VERSIONS, StoreWriter, read_metadata
-from medvq.storage.probe_file import load_probe
+from medvq.storage.probe_file import FILE, load_probe
 from medvq.summaries import ProbeRow, ProbeSummary
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
@@ -208,6 +208,11 @@ def test_the_saved_probe_goes_from_the_table_of_features_to_probabilities(
     probability = load_probe(tmp_path).predict_proba(table)[:, 1]
     first = probed.of().query("label_subset == 0")["probability"]
     np.testing.assert_allclose(probability, first, rtol=1e-6)
+
+
+def test_two_runs_save_the_same_bytes(store: Artifact, probed: Probed, tmp_path: Path) -> None:
+    again = run(store, tmp_path)
+    assert (again.folder / FILE).read_bytes() == (probed.folder / FILE).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["latent", "raw_pixels"])

@@ -8,7 +8,7 @@ Writes into its artifact:
                        probability of class 1 and the threshold, which is the prevalence of the
                        label subset; of more classes the predicted class and its probability; of a
                        number the predicted one
-``probe.skops``        MedVQ's probe of the first label subset, from features to a prediction, see
+``probe.safetensors``  MedVQ's probe of the first label subset, from features to a prediction, see
                        :mod:`medvq.storage.probe_file`
 ====================== =========================================================================
 
@@ -20,7 +20,7 @@ in the feature store and has no row.
 Images held back are those of the test split. With ``probe.evaluate=cross_validation`` they are all
 labelled images, each judged by a probe that was not fitted on its subject: ``predictions.parquet``
 has a row per labelled image, feature set and repeat (``label_subset``), with the threshold of the
-fold's probe, and ``probe.skops`` is fitted on a label subset of all of them.
+fold's probe, and ``probe.safetensors`` is fitted on a label subset of all of them.
 """
 
 from __future__ import annotations
