@@ -18,10 +18,12 @@ PROBE ?=
 IN ?=
 OUT ?= $(ARTIFACTS)/preview
 PYTHON ?=
+UPGRADE ?=
 PORT ?= 5000
 
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := build/tools
 export DATA_ROOT DATA_MIRROR ARTIFACTS
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
@@ -49,7 +51,7 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
 	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-speed benchmark-supervised test \
-	test-cuda lint format docs lock clean
+	test-cuda lint format docs lock licences audit clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -134,7 +136,9 @@ benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, al
 	$(call STUDY,ablation)
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
-	$(BIN)/pip install --quiet --constraint requirements.lock "vector-quantize-pytorch>=1.32"
+	@mkdir -p build
+	@sed -En 's/^([a-z0-9._-]+==[^ ;]+).*/\1/p' requirements.lock > build/pins.txt
+	$(BIN)/pip install --quiet --constraint build/pins.txt "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
@@ -165,10 +169,19 @@ docs: setup ## build this project's documentation into build/docs; a warning is 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open $(abspath build/docs/index.html)"
 
-lock: setup ## pin what is installed into requirements.lock
-	# A build's local version (+cpu, +cu130) is left out: it is on no index that all can reach.
-	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools | \
-		sed -E '/^nvidia|^triton|^cuda/d; s/\+[a-z0-9]+$$//' > requirements.lock
+# Tools of maintainers, in an environment of their own.
+$(TOOLS)/bin/uv $(TOOLS)/bin/pip-audit:
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet uv pip-audit
+
+lock: setup $(TOOLS)/bin/uv ## pin packages and hashes into requirements.lock (UPGRADE=1: newer versions)
+	$(BIN)/python scripts/lock.py $(TOOLS)/bin/uv $(if $(UPGRADE),--upgrade)
+
+licences: setup ## write docs/licences.md, the licence of every package of requirements.lock
+	$(BIN)/python scripts/licences.py
+
+audit: setup $(TOOLS)/bin/pip-audit ## look for known vulnerabilities of what requirements.lock pins
+	@scripts/audit.sh $(TOOLS)/bin/pip-audit
 
 clean: ## remove artifacts (data and .venv stay)
 	rm -rf "$(ARTIFACTS)"

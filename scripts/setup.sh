@@ -7,7 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
 cpu_builds=https://download.pytorch.org/whl/cpu
-torch=$(grep '^torch==' requirements.lock)
 
 say() { echo "medvq: $*" >&2; }
 
@@ -30,26 +29,35 @@ else
     "$python" -m venv --clear "$venv"
 fi
 install() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+# What is installed is what the lock has the hashes of.
+locked() { install --require-hashes --requirement "$@"; }
+# Print the requirements of the lock whose names do, or do not (!), begin with a pattern.
+requirements() { awk "/^[a-z]/ {chosen = $1 /^($2)/} chosen" requirements.lock; }
 
 # PyPI's torch for Linux brings CUDA, gigabytes that are of no use without an NVIDIA GPU. Builds for
 # the CPU have versions such as 2.13.0+cpu; pip may know a place of its own for them (find-links).
+lock=requirements.lock
 if [ "$(uname -s)" != Linux ]; then
-    say "2 of 3: torch, about 100 MB"
-    install "$torch"
+    say "2 of 3: torch, about 100 MB, comes with the others"
 elif command -v nvidia-smi >/dev/null; then
-    say "2 of 3: torch for the NVIDIA GPU, about 3 GB to download (10 minutes at 5 MB/s)"
-    install "$torch"
+    say "2 of 3: torch for the NVIDIA GPU, about 3 GB to download (10 minutes at 5 MB/s), comes with" \
+        "the others"
 else
     say "2 of 3: torch for the CPU, about 200 MB, as there is no nvidia-smi here"
-    if ! install --no-deps --retries 1 --timeout 15 --extra-index-url "$cpu_builds" "$torch+cpu" \
+    requirements "" "torch==" | sed 's/^torch==[0-9.]*/&+cpu/' >"$venv/torch.lock"
+    requirements ! "torch==|triton==|cuda-|nvidia-" | cat "$venv/torch.lock" - >"$venv/cpu.lock"
+    if locked "$venv/torch.lock" --no-deps --retries 1 --timeout 15 --extra-index-url "$cpu_builds" \
         2>/dev/null; then
-        say "$torch+cpu cannot be had (from $cpu_builds or pip's own places): the build" \
-            "for CUDA is installed instead, about 3 GB to download and 6 GB on disk"
-        install "$torch"
+        lock=$venv/cpu.lock
+    else
+        say "$(grep -o '^torch==[^ ]*' "$venv/torch.lock") cannot be had (from $cpu_builds or pip's" \
+            "own places): the build for CUDA is installed instead, about 3 GB to download and 6 GB on" \
+            "disk"
     fi
 fi
 
-say "3 of 3: the other packages of requirements.lock, about 300 MB (one to three minutes)"
-install --requirement requirements.lock
-install --no-deps --editable .
+say "3 of 3: the packages of requirements.lock, about 300 MB without torch (one to three minutes)"
+locked "$lock"
+# Built with what the lock has, too.
+install --no-deps --no-build-isolation --editable .
 say "ready: $(du -sh "$venv" | cut -f 1) in $venv"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 import json
 import os
+import platform
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -61,15 +65,76 @@ def test_one_version() -> None:
     assert citation["version"] == medvq.__version__
 
 
+def script(name: str) -> dict[str, Any]:
+    """Return what a script of ours defines."""
+    return runpy.run_path(str(ROOT / "scripts" / name))
+
+
 def test_the_lock_satisfies_what_is_needed() -> None:
-    lines = (ROOT / "requirements.lock").read_text().split()
-    pins = {
-        re.sub("[-_.]+", "-", name).lower(): pin for name, pin in (x.split("==") for x in lines)
-    }
+    pins = script("licences.py")["pinned"]()
     extras = PROJECT["optional-dependencies"]
     for text in (*PROJECT["dependencies"], *extras["dev"], *extras["docs"]):
         needed = Requirement(text)
         assert pins[re.sub("[-_.]+", "-", needed.name).lower()] in needed.specifier
+
+
+def test_the_lock_has_hashes_of_everything_and_of_torchs_builds_for_the_cpu() -> None:
+    """``pip install --require-hashes`` takes nothing else."""
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = re.split(r"\n(?=[a-z])", text.strip())
+    hashes = {
+        block.partition("==")[0]: re.findall(r"--hash=sha256:([0-9a-f]{64})\b", block)
+        for block in blocks
+    }
+    assert len(hashes) == len(blocks) > 150
+    assert [name for name, found in hashes.items() if not found] == []
+    version, of_torch = script("lock.py")["torch_hashes"](text)
+    assert {f"sha256:{one}" for one in hashes["torch"]} == of_torch
+    # The build of this machine, where it is known which one that is.
+    places = Path(os.environ.get("PIP_FIND_LINKS", "none"))
+    for wheel in places.glob(f"torch-{version}+cpu-*.whl"):
+        with wheel.open("rb") as stream:
+            assert hashlib.file_digest(stream, "sha256").hexdigest() in hashes["torch"]
+
+
+def test_hashes_of_builds_for_the_cpu_are_read_from_their_index(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lock = script("lock.py")
+    names = {
+        "a": "torch-2.13.0%2Bcpu-cp312-cp312-manylinux_2_28_x86_64.whl",
+        "b": "torch-2.13.0+cpu-cp311-cp311-linux_aarch64.whl",
+        "c": "torch-2.13.0%2Bcpu-cp312-cp312-win_amd64.whl",  # on PyPI, too
+        "d": "torch-2.13.0%2Bcpu-cp314-cp314t-manylinux_2_28_x86_64.whl",
+        "e": "torch-2.13.1%2Bcpu-cp312-cp312-manylinux_2_28_x86_64.whl",
+    }
+    page = "".join(f'<a href="/whl/cpu/{name}#sha256={64 * key}">' for key, name in names.items())
+
+    def index(address: str, timeout: float) -> io.BytesIO:
+        return io.BytesIO(page.encode())
+
+    monkeypatch.setitem(lock["cpu_hashes"].__globals__, "urlopen", index)
+    assert lock["cpu_hashes"]("2.13.0") == {f"sha256:{64 * key}" for key in "ab"}
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="wheels of other platforms contain other libraries",
+)
+def test_licences_are_allowed_and_their_table_is_that_of_the_lock() -> None:
+    page, problems = script("licences.py")["page"]()
+    assert problems == []
+    assert (ROOT / "docs/licences.md").read_text() == page  # make licences
+    assert "| opencv-python-headless | FFmpeg | LGPL-2.1-or-later |" in page
+
+
+def test_other_licences_are_not_allowed() -> None:
+    licences = script("licences.py")
+    for expression in ("AGPL-3.0-only", "MIT AND GPL-3.0-only", "", "UNKNOWN", licences["NVIDIA"]):
+        (line,) = licences["problem"]("some", expression, licences["ALLOWED"])
+        assert line.startswith(f"some has the licence {expression!r}: allow it in licences.py")
+    fine = "(MIT OR Apache-2.0) AND Apache-2.0 WITH LLVM-exception"
+    assert licences["problem"]("some", fine, licences["ALLOWED"]) == []
 
 
 def test_the_wheel_holds_what_it_needs_to_run(tmp_path: Path) -> None:
