@@ -210,11 +210,6 @@ def test_the_saved_probe_goes_from_the_table_of_features_to_probabilities(
     np.testing.assert_allclose(probability, first, rtol=1e-6)
 
 
-def test_two_runs_save_the_same_bytes(store: Artifact, probed: Probed, tmp_path: Path) -> None:
-    again = run(store, tmp_path)
-    assert (again.folder / FILE).read_bytes() == (probed.folder / FILE).read_bytes()
-
-
 @pytest.mark.parametrize("name", ["latent", "raw_pixels"])
 def test_a_feature_set_has_the_same_row_whether_it_is_medvqs_or_not(
     store: Artifact, probed: Probed, tmp_path: Path, name: str
@@ -252,6 +247,7 @@ def test_the_same_again_is_the_same(store: Artifact, probed: Probed, tmp_path: P
     again = run(store, tmp_path)
     assert again.summary == probed.summary
     pd.testing.assert_frame_equal(again.predictions, probed.predictions, check_exact=True)
+    assert (again.folder / FILE).read_bytes() == (probed.folder / FILE).read_bytes()
 
 
 def test_components_are_no_more_than_the_training_images_can_have(tmp_path: Path) -> None:

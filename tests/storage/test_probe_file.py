@@ -11,6 +11,7 @@ import pytest
 from medvq.errors import UserError
 from medvq.method.encodings import BlockScaler, CodeHistogram, NormScaler
 from medvq.method.targets import Binary, Multiclass, Regression, Target
+from medvq.storage import probe_file
 from medvq.storage.encoded_features import FeatureColumns
 from medvq.storage.probe_file import FILE, load_probe, save_probe
 from numpy.typing import NDArray
@@ -176,9 +177,29 @@ def assert_refused(folder: Path, error: UserError) -> None:
     assert message.isprintable()
 
 
+def test_other_metadata_is_refused(tmp_path: Path) -> None:
+    header, arrays = parts(tmp_path, fitted(LogisticRegression()))
+    text = json.dumps(header)
+    for metadata in (None, {}, {"probe": text, "more": ""}, {"probe": text + 100_000 * " "}):
+        save_file(arrays, tmp_path / FILE, metadata=metadata)
+        with pytest.raises(UserError, match="its header is not that of a probe; make it anew"):
+            load_probe(tmp_path)
+
+
+def test_a_probe_that_is_too_large_is_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_probe(fitted(Ridge()), tmp_path)
+    monkeypatch.setattr(probe_file, "_MAX_BYTES", 500)
+    with pytest.raises(UserError, match="it has more than 500 bytes; make it anew"):
+        load_probe(tmp_path)
+    with pytest.raises(UserError, match=r"more than 500 bytes: lower probe\.components"):
+        save_probe(fitted(Ridge()), tmp_path / "other")
+
+
 def test_a_latent_grid_without_end_is_refused(tmp_path: Path) -> None:
     header, arrays = parts(tmp_path, fitted(LogisticRegression(), codes=True))
-    for shape in ([4096, 4096, 4096], [10**30, 1], [-1, 4], []):
+    for shape in ([4096, 4096], [10**30, 1], [-1, 4], []):
         step(header, "CodeHistogram")["shape"] = shape
         write(tmp_path, header, arrays)
         with pytest.raises(UserError, match="make it anew"):

@@ -31,7 +31,8 @@ FILE = "probe.safetensors"
 _EARLIER_FILE = "probe.skops"
 _HEADER = "probe"
 _ANEW = "make it anew: medvq probe --force (make linear-probe FORCE=1)"
-# More than probes of raw volumes need; with less memory than the file has bytes none is read.
+# Reading takes as much memory as the file has bytes. Probes have megabytes, those of raw volumes
+# gigabytes.
 _MAX_BYTES = 4 * 2**30
 _MAX_HEADER = 100_000
 # Numbers beyond these are of no fit, and would overflow where they are multiplied.
@@ -127,7 +128,13 @@ class _Header(StrictModel):
 
 
 def save_probe(probe: Pipeline, folder: Path) -> None:
-    """Write a probe, from features to a prediction, into a folder."""
+    """Write a probe, from features to a prediction, into a folder.
+
+    Raises
+    ------
+    UserError
+        It is too large.
+    """
     steps: list[dict[str, Any]] = []
     arrays: _Arrays = {}
     for _, step in probe.steps:
@@ -138,6 +145,11 @@ def save_probe(probe: Pipeline, folder: Path) -> None:
             arrays[f"{name}.{attribute}"] = np.asarray(getattr(step, attribute))
     header = json.dumps({"format": 1, "steps": steps}, sort_keys=True)
     # Nothing is written that could not be read.
+    if sum(array.nbytes for array in arrays.values()) + _MAX_HEADER > _MAX_BYTES:
+        raise UserError(
+            f"the probe has more than {_MAX_BYTES} bytes: lower probe.components or choose smaller "
+            "probe.features"
+        )
     _assemble(_Header.model_validate_json(header), arrays)
     save_file(_by_rows(arrays), folder / FILE, metadata={_HEADER: header})
 
@@ -177,10 +189,10 @@ def _read(file: Path) -> tuple[_Header, _Arrays]:
         raise ValueError(f"it has more than {_MAX_BYTES} bytes")
     arrays: _Arrays = {}
     with safe_open(file, framework="numpy") as opened:
-        text = (opened.metadata() or {}).get(_HEADER, "")
-        if len(text) > _MAX_HEADER:
-            raise ValueError(f"its header has more than {_MAX_HEADER} characters")
-        header = _Header.model_validate_json(text)
+        metadata = opened.metadata() or {}
+        if metadata.keys() != {_HEADER} or len(metadata[_HEADER]) > _MAX_HEADER:
+            raise ValueError("its header is not that of a probe")
+        header = _Header.model_validate_json(metadata[_HEADER])
         for stored in sorted(opened.keys()):
             name = stored.removesuffix(".T")
             step, _, attribute = name.partition(".")
@@ -252,7 +264,7 @@ def _widths(step: _StepHeader, width: int) -> tuple[int, int]:
         return sum(step.widths), sum(step.widths)
     if step.shape:
         cells = sum(grid ** len(step.shape) for grid in step.grids)
-        if (width := math.prod(step.shape)) > 2**24:
+        if (width := math.prod(step.shape)) > 2**20:
             raise ValueError("its latent grid is too large")
         return width, cells * step.size
     return width, width
