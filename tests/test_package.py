@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -115,6 +116,51 @@ def test_hashes_of_builds_for_the_cpu_are_read_from_their_index(
 
     monkeypatch.setitem(lock["cpu_hashes"].__globals__, "urlopen", index)
     assert lock["cpu_hashes"]("2.13.0") == {f"sha256:{64 * key}" for key in "ab"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "locks"),
+    [
+        ("cpu", ["torch.lock", "cpu.lock"]),
+        ("no build for the CPU", ["torch.lock", "requirements.lock"]),
+        ("gpu", ["requirements.lock"]),
+    ],
+)
+def test_set_up_installs_nothing_without_a_hash(
+    tmp_path: Path, machine: str, locks: list[str]
+) -> None:
+    """What pip is asked for, by a pip that only notes it, on a Linux machine of any kind."""
+    tools, venv = tmp_path / "tools", tmp_path / "venv"
+    for folder in (tools, venv / "bin"):
+        folder.mkdir(parents=True)
+    (venv / "bin/python").symlink_to(sys.executable)
+    for name in ("awk", "bash", "cat", "cut", "dirname", "du", "grep", "sed"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    refused = "case $* in *torch.lock*) exit 1;; esac" if machine.startswith("no") else ""
+    stubs = {
+        tools / "uname": "echo Linux",
+        venv / "bin/pip": f"echo $* >> {tmp_path}/calls\n{refused}",
+    }
+    if machine == "gpu":
+        stubs[tools / "nvidia-smi"] = "exit 0"
+    for file, text in stubs.items():
+        file.write_text(f"#!{tools / 'bash'}\n{text}\n")
+        file.chmod(0o755)
+    command = [str(tools / "bash"), str(ROOT / "scripts/setup.sh"), str(venv)]
+    done = subprocess.run(
+        command, env={"PATH": str(tools)}, capture_output=True, text=True, check=True
+    )
+    assert ("cannot be had" in done.stderr) == bool(refused)
+    *packages, itself = (tmp_path / "calls").read_text().splitlines()
+    hashed = [re.search(r"--require-hashes --requirement (\S+)", call) for call in packages]
+    assert [Path(found[1]).name for found in hashed if found] == locks
+    assert len(locks) == len(packages)
+    assert itself.endswith("--no-deps --no-build-isolation --editable .")
+    if machine == "cpu":
+        names = re.findall(r"^([a-z0-9-]+)==(\S+)", (venv / "cpu.lock").read_text(), re.MULTILINE)
+        assert f"{script('licences.py')['pinned']()['torch']}+cpu" == dict(names)["torch"]
+        assert [n for n, _ in names if n.startswith(("nvidia-", "cuda-", "triton"))] == []
+        assert len(names) > 150
 
 
 @pytest.mark.skipif(
