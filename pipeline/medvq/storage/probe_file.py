@@ -80,7 +80,16 @@ _STEPS = {
             ("widths",),
             {"mean_": _Array(("in",)), "scale_": _Array(("in",), 1e-13, np.inf)},
         ),
-        _Step(PCA, (), {"mean_": _Array(("in",)), "components_": _COMPONENTS}),
+        # Earlier versions of scikit-learn transform nothing without the variance.
+        _Step(
+            PCA,
+            (),
+            {
+                "mean_": _Array(("in",)),
+                "components_": _COMPONENTS,
+                "explained_variance_": _Array(("out",), 0),
+            },
+        ),
         _Step(TruncatedSVD, (), {"components_": _COMPONENTS}),
         _Step(NormScaler, (), {"factor_": _Array((), 1e-20, 1e8)}),
         _Step(
