@@ -19,6 +19,22 @@ from sklearn.metrics import roc_auc_score
 METRICS = (
     "auroc", "auprc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "brier", "ece",
 )  # fmt: skip
+PUBLISHED = {
+    "ingest": {
+        "alignment.csv", "audit.html", "audit.json", "clusters.csv", "frame.npy",
+        "frame_swapped.npy", "images.npy", "manifest.csv", "originals.npy", "quarantine.csv",
+        "stage.json", "swapped_training.npy", "swapped_validation.npy", "template.npy",
+    },
+    "pretrain": {
+        "checkpoint.pt", "codebook_use.npy", "history.csv", "model.safetensors",
+        "reconstructions.npz", "stage.json",
+    },
+    "extract": {
+        "features.parquet", "features.parquet/part-00.parquet", "stage.json", "versions.parquet",
+        "versions.parquet/part-00.parquet", "versions.parquet/part-01.parquet",
+    },
+    "probe": {"metrics.json", "predictions.parquet", "probe.skops", "stage.json"},
+}  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 Ran = tuple[dict[str, Any], Path]
 
@@ -84,6 +100,25 @@ def test_every_stage_left_a_finished_artifact(ran: Ran) -> None:
     keys = pd.read_parquet(store, columns=["image_id", "subject_id", "split", "label"])
     ingested = pd.read_csv(folder / "artifacts" / "tiny" / "ingest" / "latest" / "manifest.csv")
     assert keys["image_id"].tolist() == ingested["image_id"].tolist()
+
+
+def test_nothing_but_what_is_meant_is_written_for_the_owner_alone(ran: Ran) -> None:
+    _, folder = ran
+    artifacts = folder / "artifacts"
+    for path in (artifacts, *artifacts.rglob("*")):
+        if not path.is_symlink():
+            expected = 0o700 if path.is_dir() else 0o600
+            assert path.stat().st_mode & 0o777 == expected, path
+    assert {path.name for path in artifacts.iterdir()} == {
+        ".cache", ".mlflow.lock", "mlflow-artifacts", "mlflow.db", "tiny",
+    }  # fmt: skip
+    for stage in STAGES:
+        latest = artifacts / "tiny" / stage / "latest"
+        files = {path.relative_to(latest).as_posix() for path in latest.rglob("*")}
+        assert {name for name in files if not name.startswith("figures")} == PUBLISHED[stage]
+        assert {path.name for path in latest.parent.iterdir()} == {
+            "latest", latest.resolve().name, f".{latest.resolve().name}.lock",
+        }  # fmt: skip
 
 
 def test_what_is_up_to_date_is_not_run_again_and_loads_nothing_heavy(ran: Ran) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
-import shutil
 import signal
 import sys
 import warnings
@@ -17,14 +15,12 @@ from typing import NoReturn, TextIO
 from medvq import __version__
 from medvq.config_file import load_config
 from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank
-from medvq.errors import Notice, UserError
+from medvq.errors import Notice, UserError, refused_by_disk
+from medvq.modes import artifact_modes
 from medvq.stages import STAGES
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _SYNC = "mlflow-sync"
 _PREVIEW = "preview"
-_NO_SPACE = 1 << 20
-"""Free bytes below which a failed write is put down to a full disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,14 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
 
     def command() -> int:
-        if parsed.stage == _SYNC:
-            return _sync(parsed.artifacts)
-        if parsed.stage == _PREVIEW:
-            return _preview(parsed)
+        if parsed.stage in {_SYNC, _PREVIEW}:
+            with artifact_modes():
+                return _sync(parsed.artifacts) if parsed.stage == _SYNC else _preview(parsed)
         with process_group(parsed.device):
             return _run(parsed)
 
-    return status(command, parsed.artifacts)
+    return status(command, parsed.artifacts, *filter(None, [getattr(parsed, "data_root", None)]))
 
 
 class _Terminated(KeyboardInterrupt):
@@ -56,12 +51,12 @@ def _terminate(*_: object) -> NoReturn:
     raise _Terminated
 
 
-def status(command: Callable[[], int], artifacts: Path) -> int:
+def status(command: Callable[[], int], *folders: Path) -> int:
     """Return the exit status of ``command``; errors that a user can mend are shown in one line.
 
     Parameters
     ----------
-    artifacts : the folder that the command writes to.
+    folders : that the command writes to, that of artifacts first.
     """
     try:
         with _notices(), _progress_bars_end():
@@ -75,10 +70,10 @@ def status(command: Callable[[], int], artifacts: Path) -> int:
     except Exception as error:
         if is_lost_peer(error):
             return PEER_LOST
-        reason = _reason_of_refused_write(error, artifacts)
-        if reason is None:
+        refusal = refused_by_disk(error, *folders)
+        if refusal is None:
             raise
-        message = f"cannot write to {artifacts} ({reason}); mend that, then run again"
+        message = refusal
     # Every process meets the same error; one shows it.
     if rank() == 0:
         print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
@@ -122,15 +117,6 @@ def _progress_bars_end() -> Iterator[None]:
     finally:
         for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())):
             bar.close()
-
-
-def _reason_of_refused_write(error: Exception, folder: Path) -> str | None:
-    """Return why the disk took no more, None where that is not the cause of ``error``."""
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return str(error.strerror).lower()
-    # torch, SQLite and safetensors raise types of their own.
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return "no space left on device" if shutil.disk_usage(existing).free < _NO_SPACE else None
 
 
 def _run(parsed: argparse.Namespace) -> int:

@@ -1,5 +1,18 @@
 """Errors that are the user's to mend: shown as one line, never as a traceback."""
 
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_SPACE = 1 << 20
+"""Free bytes below which a failed write is put down to a full disk."""
+
 
 class UserError(Exception):
     """Something outside the program is wrong; the message names it and the mend, in one line."""
@@ -15,3 +28,48 @@ class UnreachableFile(UnreadableImage):
 
 class Notice(UserWarning):
     """Something that the user should look at and that stops nothing; shown as one line."""
+
+
+def refused_by_disk(error: BaseException, *folders: Path) -> str | None:
+    """Return the line for an error that the disk is the cause of, None where it is not.
+
+    Parameters
+    ----------
+    folders : that are written to. A file is never named, since names of others may name patients.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _FULL | _CLOSED | {errno.EIO}:
+            return _refusal(_folder_of(cause, *folders), os.strerror(cause.errno), cause.errno)
+    # torch, SQLite and safetensors raise types of their own.
+    existing = next(path for path in (folders[0], *folders[0].absolute().parents) if path.exists())
+    if shutil.disk_usage(existing).free < _NO_SPACE:
+        return _refusal(folders[0], os.strerror(errno.ENOSPC), errno.ENOSPC)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _folder_of(error: OSError, *folders: Path) -> Path:
+    """Return the one of ``folders`` that an error names a file of, else the first."""
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str)]
+    files = [Path(name).absolute() for name in names]
+    within = (f for f in folders if any(file.is_relative_to(f.absolute()) for file in files))
+    return next(within, folders[0])
+
+
+def _refusal(folder: Path, reason: str, number: int) -> str:
+    verb = "write to"
+    if number in _FULL:
+        mend = "make room there, or choose another disk (ARTIFACTS, DATA_ROOT)"
+    elif number in _CLOSED:
+        mend = "allow it, or choose another folder (ARTIFACTS, DATA_ROOT)"
+    else:
+        verb, mend = "read or write in", "see to the disk, or choose another (ARTIFACTS, DATA_ROOT)"
+    return (
+        f"cannot {verb} {folder} ({reason.lower()}); {mend}, then run again: "
+        "what was finished is kept"
+    )

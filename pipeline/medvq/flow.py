@@ -17,11 +17,13 @@ from typing import Any
 from medvq import distributed
 from medvq.config import Config
 from medvq.device import choose_device
+from medvq.modes import artifact_modes, folder_mode
 from medvq.stages import STAGES
 from medvq.stages.stage import InputArtifacts, RunOptions, Stage
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact, Record, StageContext
 from medvq.storage.code import PACKAGE, changed, code_of
+from medvq.storage.verification import Verification
 from medvq.summaries import JsonObject, Summary
 
 __all__ = ["STAGES", "RunOptions", "StageResult", "commit", "run"]
@@ -88,7 +90,10 @@ def run(
     stage = STAGES[stage] if isinstance(stage, str) else stage
     if options.device == "cuda":
         choose_device(options.device)  # refuses it before any work is done
+    folder_mode()  # likewise
     made = _Flow(options).ensure(stage, config, options.force, dict(inputs or {}))
+    if not made.fresh and distributed.rank() == 0:
+        artifacts.verify(made.artifact)
     summary = made.artifact.summary(stage.summary)
     seconds = time.perf_counter() - started if made.fresh else made.artifact.record.seconds
     return StageResult(stage, made.artifact, summary, seconds, not made.fresh, made.accepted)
@@ -176,7 +181,7 @@ class _Flow:
         return _Plan(stage, config, inputs, reads, settings, code_of(stage.run.__module__), parent)
 
     def _up_to_date(self, plan: _Plan) -> _Made | None:
-        if (artifact := artifacts.find(plan.folder)) is not None:
+        if (artifact := artifacts.existing(plan.folder)) is not None:
             artifacts.point_latest(plan.folder)
             return _Made(artifact, fresh=False)
         other = artifacts.differing_in_code(plan.parent, plan.settings, plan.reads)
@@ -195,16 +200,16 @@ class _Flow:
 
     def _make(self, plan: _Plan) -> Artifact:
         """Run the stage in every process, or in the first one alone; the first one publishes."""
-        if distributed.rank() == 0:
-            for read in plan.inputs.values():
-                artifacts.verify(read)
-            with artifacts.writing(plan.folder) as folder:
+        with artifact_modes():
+            if distributed.rank() == 0:
+                with artifacts.writing(plan.folder) as folder:
+                    distributed.barrier()
+                    record = self._write(plan, folder)
+                    artifacts.publish(folder, plan.folder, record)
+            else:
                 distributed.barrier()
-                self._write(plan, folder)
-        else:
-            distributed.barrier()
-            if plan.stage.distributed:
-                plan.stage.run(self._context(plan, artifacts.partial_folder(plan.folder)))
+                if plan.stage.distributed:
+                    plan.stage.run(self._context(plan, artifacts.partial_folder(plan.folder)))
         distributed.barrier()
         artifact = artifacts.find(plan.folder)
         assert artifact is not None
@@ -221,7 +226,7 @@ class _Flow:
             cache=self.options.cache,
         )
 
-    def _write(self, plan: _Plan, folder: Path) -> None:
+    def _write(self, plan: _Plan, folder: Path) -> Record:
         from medvq.storage.tracking import Tracking
 
         started = time.perf_counter()
@@ -232,15 +237,20 @@ class _Flow:
         tracking = Tracking(
             self.options.artifacts, folder, plan.config, stage.name, plan.fingerprint, plan.inputs
         )
-        with tracking:
+        with tracking, Verification(plan.inputs.values()) as verification:
             tracking.start(label, settings)
-            summary = stage.run(replace(context, report=tracking.report))
+
+            def report(metrics: dict[str, float], step: int) -> None:
+                verification.check()
+                tracking.report(metrics, step)
+
+            summary = stage.run(replace(context, report=report))
             summary = _with_audit(summary, plan.inputs)
             context.figures.mkdir(exist_ok=True)
             if stage.draw is not None:
                 stage.draw(context, summary)
             tracking.finish(summary.runs(), folder)
-        record = Record(
+        return Record(
             stage=stage.name,
             dataset=plan.config.name,
             fingerprint=plan.fingerprint,
@@ -256,7 +266,6 @@ class _Flow:
             mlflow_run_id=tracking.run_id,
             summary=summary.to_json(),
         )
-        artifacts.publish(folder, plan.folder, record)
 
 
 def _with_audit(summary: Summary, inputs: Mapping[str, Artifact]) -> Summary:

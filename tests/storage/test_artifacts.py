@@ -1,25 +1,31 @@
 """Artifact folders: whole or not there, one writer at a time, found by what made them."""
 
-import json
+import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from factories.artifacts import published, record
-from medvq.errors import UserError
+from medvq.errors import Notice, UserError
+from medvq.modes import artifact_modes, folder_mode
 from medvq.stages import STAGES
 from medvq.storage.artifacts import (
     RECORD,
+    SCHEMA,
     differing_in_code,
+    existing,
     find,
     fingerprint,
     point_latest,
     publish,
     source,
     verify,
-    write_text,
+    write_bytes,
     writing,
 )
+
+from benchmarks.faults.flips import flipped, undetected_flips
 
 
 @pytest.fixture
@@ -60,11 +66,156 @@ def test_a_partial_folder_is_no_artifact_and_is_handed_back(folder: Path) -> Non
         assert (again / "epoch-3").read_text() == "weights"
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"finished": null}'])
-def test_a_record_that_was_not_finished_does_not_count(folder: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"finished": null}', None])
+def test_a_record_that_is_damaged_is_refused(folder: Path, text: str | None) -> None:
     published(folder)
-    (folder / RECORD).write_text(text)
-    assert find(folder) is None
+    if text is None:
+        (folder / RECORD).unlink()
+        assert find(folder) is None
+    else:
+        (folder / RECORD).write_text(text)
+        with pytest.raises(
+            UserError, match=r"stage\.json was changed or damaged .*medvq ingest --fo"
+        ):
+            find(folder)
+    with pytest.raises(UserError, match=r"stage\.json .*medvq ingest --force \(make: FORCE=1\)"):
+        existing(folder)
+
+
+def test_every_flipped_bit_is_found(folder: Path) -> None:
+    published(folder, "a,b\n1,2\n", summary={"images": 3, "loss": [0.1, 1e-17, "µ"]})
+    bits = 8 * (folder / RECORD).stat().st_size
+    flips = [(folder / RECORD, bit) for bit in range(0, bits, 23)]
+    flips += [(folder / "table.csv", bit) for bit in range(64)]
+    for file, bit in flips:
+        with flipped(file, bit), pytest.raises(UserError, match="medvq ingest --force"):
+            artifact = find(folder)
+            assert artifact is not None
+            verify(artifact)
+    assert undetected_flips(folder.parents[2], 50) == []
+
+
+def test_a_link_a_folder_or_an_unreadable_file_in_place_of_a_file_is_refused(folder: Path) -> None:
+    artifact = published(folder, "content")
+    (folder / "table.csv").unlink()
+    (folder / "table.csv").mkdir()
+    with pytest.raises(UserError, match=r"table\.csv cannot be read \(Is a directory\); make it"):
+        verify(artifact)
+
+
+@pytest.mark.parametrize("schema", [SCHEMA - 1, SCHEMA + 1])
+def test_what_another_version_wrote_is_refused(folder: Path, schema: int) -> None:
+    with writing(folder) as aside:
+        written = record(fingerprint=folder.name, schema=schema)
+        with pytest.raises(
+            UserError, match=f"another version of MedVQ .schema {schema}, not 3.*--fo"
+        ):
+            publish(aside, folder, written)
+
+
+def test_an_unused_damaged_artifact_stops_nothing_and_is_said(folder: Path) -> None:
+    made = {"settings": {"epochs": 3}, "inputs": {"ingest": "aa"}}
+    published(folder.with_name("a"), **made)
+    published(folder.with_name("b"), **made)
+    (folder.with_name("b") / RECORD).write_text("{}")
+    with pytest.warns(Notice, match=r"not used: .*/b/stage\.json was changed or damaged") as told:
+        found = differing_in_code(folder.parent, {"epochs": 3}, {"ingest": "aa"})
+    assert found is not None
+    assert (found.folder.name, len(told)) == ("a", 1)
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_renaming_that_fails_leaves_the_earlier_artifact(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[BaseException]
+) -> None:
+    published(folder, "first")
+    left, rename = [number], Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == 0:
+            raise kind
+        return rename(path, target)
+
+    with writing(folder) as aside:
+        (aside / "table.csv").write_text("second")
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", fail)
+            with pytest.raises(kind):
+                publish(aside, folder, record(fingerprint=folder.name))
+    artifact = existing(folder)
+    assert artifact is not None
+    verify(artifact)
+    assert (folder / "table.csv").read_text() == "first"
+    assert files(folder) == [folder.name, f"{folder.name}.partial", "latest"]
+    published(folder, "third")
+    assert (folder / "table.csv").read_text() == "third"
+    assert files(folder) == [folder.name, "latest"]
+
+
+def test_a_run_that_is_killed_between_the_renamings_loses_nothing(folder: Path) -> None:
+    published(folder, "first")
+    replaced = folder.with_name(f"{folder.name}.replaced")
+    folder.rename(replaced)
+    artifact = existing(folder)
+    assert artifact is not None
+    assert (folder / "table.csv").read_text() == "first"
+    folder.rename(replaced)
+    with suppress(RuntimeError), writing(folder):
+        raise RuntimeError  # as --force does, which looks for no earlier one
+    assert (folder / "table.csv").read_text() == "first"
+    published(replaced, "older")
+    assert existing(folder) is not None
+    assert not replaced.exists()
+
+
+def test_only_what_is_meant_is_published(folder: Path) -> None:
+    aside = crash(folder, "table.csv", "whole")
+    (aside / ".tmpAbC123").write_text("half of a checkpoint")
+    (aside / "level_1").mkdir()
+    (aside / "level_1" / ".model.safetensors").write_text("half")
+    (aside / ".features.parquet").mkdir()
+    (aside / ".features.parquet" / "part-00.parquet").write_text("half")
+    (folder.parent / ".latest-1").symlink_to("gone")
+    artifact = published(folder, "whole")
+    assert artifact.record.files.keys() == {"table.csv"}
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    assert found == ["level_1", "stage.json", "table.csv"]
+    assert files(folder) == [folder.name, "latest"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize(
+    ("name", "modes"),
+    [("", (0o700, 0o600)), ("private", (0o700, 0o600)), ("group", (0o750, 0o640)),
+     ("all", (0o755, 0o644))],
+)  # fmt: skip
+def test_modes_do_not_depend_on_the_umask(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, umask: int, name: str, modes: tuple[int, int]
+) -> None:
+    monkeypatch.setenv("ARTIFACTS_MODE", name)
+    before = os.umask(umask)
+    try:
+        with artifact_modes():
+            published(folder)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    paths = [path for path in folder.parents[1].rglob("*") if not path.is_symlink()]
+    assert len(paths) >= 4
+    for path in (folder.parents[1], *paths):
+        if path.suffix != ".lock":
+            expected = modes[0] if path.is_dir() else modes[1]
+            assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_an_unknown_mode_is_refused_with_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ARTIFACTS_MODE", "0640")
+    with pytest.raises(UserError, match="ARTIFACTS_MODE='0640' is none of: private, group, all"):
+        folder_mode()
 
 
 def test_a_crash_leaves_the_earlier_artifact(folder: Path) -> None:
@@ -166,17 +317,17 @@ def test_a_file_that_was_damaged_is_found_and_named(folder: Path, damage: str) -
         verify(artifact, "table.csv")
 
 
-def test_text_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "record.json"
-    write_text(file, json.dumps([1]))
+    write_bytes(file, b"first")
 
     def fail(*_: object) -> None:
         raise OSError("full")
 
     monkeypatch.setattr("medvq.storage.artifacts._sync", fail)
     with pytest.raises(OSError, match="full"):
-        write_text(file, json.dumps([2]))
-    assert json.loads(file.read_text()) == [1]
+        write_bytes(file, b"second")
+    assert file.read_bytes() == b"first"
 
 
 def test_stages_read_only_those_before_them() -> None:

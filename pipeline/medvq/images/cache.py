@@ -20,6 +20,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medvq.modes import artifact_modes
+
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -161,9 +163,10 @@ class ReadCache:
 
     def _connected(self, file: Path) -> sqlite3.Connection:
         if self._open is None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._open = sqlite3.connect(file, timeout=30)
-            self._open.execute("PRAGMA journal_mode=WAL")
+            with artifact_modes():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._open = sqlite3.connect(file, timeout=30)
+                self._open.execute("PRAGMA journal_mode=WAL")
             self._open.execute("PRAGMA synchronous=NORMAL")
             self._open.executescript(_TABLES)
         return self._open

@@ -3,7 +3,9 @@
 A stage writes into ``artifacts/<dataset>/<stage>/<fingerprint>.partial``; when it is done its
 ``stage.json`` is written, everything is synced, and the folder is renamed. A folder without a
 finished ``stage.json`` is no artifact. A partial folder that is found again is handed back to the
-stage, which may resume from it.
+stage, which may resume from it. ``stage.json`` lists every file with its checksum and ends with a
+checksum of itself: what was damaged since is found when it is read. Files whose names begin with a
+dot are temporary and never published.
 """
 
 from __future__ import annotations
@@ -13,24 +15,29 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from medvq.config import Config
-from medvq.errors import UserError
+from medvq.errors import Notice, UserError
+from medvq.modes import set_mode
+from medvq.storage.checksums import checksums
 from medvq.summaries import JsonObject, Summary
 
 RECORD = "stage.json"
-SCHEMA = 2
+SCHEMA = 3
 """Of records and of what artifacts hold: raise it when older ones can no longer be read."""
 _FINGERPRINT_LENGTH = 16
+_PUBLICATION = 10.0  # seconds that the renaming at the end of another run may take
+_CHANGED = "was changed or damaged since it was written"
 S = TypeVar("S", bound=Summary)
 
 
@@ -139,24 +146,91 @@ def fingerprint(
 
 
 def find(folder: Path) -> Artifact | None:
-    """Return the artifact in ``folder``, None where none was finished."""
+    """Return the artifact in ``folder``, None where none was finished.
+
+    Raises
+    ------
+    UserError
+        Its record is damaged, or another version wrote it.
+    """
+    file, stage = folder / RECORD, folder.resolve().parent.name
     try:
-        record = TypeAdapter(Record).validate_json((folder / RECORD).read_bytes())
-    except (OSError, ValidationError):
+        text = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return Artifact(folder, record) if record.finished else None
+    except OSError as error:
+        raise _damaged(file, stage, f"cannot be read ({error.strerror})") from error
+    content = _content(text)
+    schema = content.get("schema")
+    if schema != SCHEMA and isinstance(schema, int):
+        what = f"was written by another version of MedVQ (schema {schema}, not {SCHEMA})"
+        raise _damaged(file, stage, what)
+    content.pop("checksum", None)
+    if text != _sealed(content):
+        raise _damaged(file, stage, _CHANGED)
+    return Artifact(folder, TypeAdapter(Record).validate_python(content))
+
+
+def _content(text: bytes) -> JsonObject:
+    """Return the object that a record holds, an empty one where it holds none."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _sealed(content: JsonObject) -> bytes:
+    """Return the text of a record, whose last entry is a checksum of the others."""
+    checksum = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return f"{json.dumps(content | {'checksum': checksum}, indent=2)}\n".encode()
+
+
+def _damaged(file: Path, stage: str, what: str) -> UserError:
+    """Return the error of a file that cannot be used, of an artifact of ``stage``."""
+    return UserError(
+        f"{file} {what}; make it anew: medvq {stage} --force (make: FORCE=1), "
+        "or copy the artifact again"
+    )
+
+
+def existing(folder: Path) -> Artifact | None:
+    """Return the artifact that a stage would write into ``folder``, None where there is none.
+
+    Raises
+    ------
+    UserError
+        It is damaged, or another version wrote it.
+    """
+    if _replaced(folder).exists():
+        with suppress(Timeout), _lock(folder).acquire(timeout=_PUBLICATION):
+            _mend(folder)
+    artifact = find(folder)
+    if artifact is None and folder.exists():
+        raise _damaged(folder / RECORD, folder.parent.name, "is missing")
+    return artifact
 
 
 def differing_in_code(
     stage_folder: Path, settings: JsonObject, inputs: Mapping[str, str]
 ) -> Artifact | None:
     """Return the newest artifact in ``stage_folder`` of the same settings and inputs, if any."""
-    found = [
+    found: list[Artifact | None] = []
+    for file in stage_folder.glob(f"*/{RECORD}"):
+        if file.parent.is_symlink():
+            continue
+        try:
+            found.append(find(file.parent))
+        except UserError as error:
+            warnings.warn(Notice(f"not used: {error}"), stacklevel=2)
+    same = [
         artifact
-        for file in stage_folder.glob(f"*/{RECORD}")
-        if not file.parent.is_symlink() and (artifact := find(file.parent)) is not None
+        for artifact in found
+        if artifact is not None
+        # What a run has not published yet is named otherwise.
+        and artifact.folder.name == artifact.fingerprint
+        and (artifact.record.settings, artifact.record.inputs) == (settings, dict(inputs))
     ]
-    same = [a for a in found if (a.record.settings, a.record.inputs) == (settings, dict(inputs))]
     return max(same, key=lambda artifact: artifact.record.finished, default=None)
 
 
@@ -191,7 +265,7 @@ def writing(folder: Path) -> Iterator[Path]:
         Another run is writing the same artifact.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    lock = _lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -199,6 +273,7 @@ def writing(folder: Path) -> Iterator[Path]:
             f"another run is writing {folder}; wait for it, or stop it and start again"
         ) from error
     try:
+        _mend(folder)
         aside = partial_folder(folder)
         aside.mkdir(exist_ok=True)
         yield aside
@@ -206,26 +281,54 @@ def writing(folder: Path) -> Iterator[Path]:
         lock.release()
 
 
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder.parent / f".{folder.name}.lock")
+
+
 def publish(aside: Path, folder: Path, record: Record) -> Artifact:
     """Write the record, sync, rename ``aside`` to ``folder``, and point ``latest`` at it."""
+    for path in list(aside.rglob(".*")):  # what a killed run has not renamed
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    (aside / RECORD).unlink(missing_ok=True)
+    sums = checksums(sorted(path for path in aside.rglob("*") if path.is_file()))
+    files = {path.relative_to(aside).as_posix(): found.result() for path, found in sums.items()}
     finished = dt.datetime.now(dt.UTC).isoformat()
-    content = asdict(record) | {"finished": finished, "files": _checksums(aside)}
-    write_text(aside / RECORD, json.dumps(content, indent=2) + "\n")
-    for path in aside.rglob("*"):
-        if path.is_file():
-            _sync(path)
-    replaced = folder.with_name(f"{folder.name}.replaced")
-    if replaced.exists():
-        shutil.rmtree(replaced)
-    if folder.exists():
-        folder.rename(replaced)
-    aside.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    write_bytes(aside / RECORD, _sealed(asdict(record) | {"finished": finished, "files": files}))
+    for path in (*aside.rglob("*"), aside):
+        set_mode(path)
+        _sync(path)
+    _exchange(aside, folder)
     point_latest(folder)
     artifact = find(folder)
     assert artifact is not None
     return artifact
+
+
+def _exchange(aside: Path, folder: Path) -> None:
+    """Rename ``aside`` to ``folder``; what was there is put back where that fails."""
+    replaced = _replaced(folder)
+    try:
+        if folder.exists():
+            folder.rename(replaced)
+        aside.rename(folder)
+    except BaseException:
+        _mend(folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _mend(folder: Path) -> None:
+    """Put back what a publication that was killed had renamed, or delete it where it is done."""
+    replaced = _replaced(folder)
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.exists():
+        replaced.rename(folder)
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.replaced")
 
 
 def verify(artifact: Artifact, *names: str) -> None:
@@ -240,30 +343,24 @@ def verify(artifact: Artifact, *names: str) -> None:
     UserError
         A file is missing or was changed; the message says how to make the artifact anew.
     """
-    expected = {name: artifact.record.files[name] for name in names or artifact.record.files}
-    found = _checksums(artifact.folder, tuple(expected))
-    for name, checksum in expected.items():
-        if found.get(name) != checksum:
-            what = "was changed or damaged since it was written" if name in found else "is missing"
-            raise UserError(
-                f"{artifact.folder / name} {what}; make it anew: medvq {artifact.record.stage} "
-                f"--force (make: FORCE=1), or copy the artifact again"
-            )
+    sums = checksums([artifact.folder / name for name in names or artifact.record.files])
+    for file, found in sums.items():
+        compare(artifact, file, found)
 
 
-def _checksums(folder: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return the SHA-256 checksums of files in ``folder`` that are there, by their paths in it."""
-    paths = [folder / name for name in names] or sorted(folder.rglob("*"))
-    files = [path for path in paths if path.is_file() and path.name != RECORD]
-
-    def checksum(path: Path) -> str:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        sums = list(threads.map(checksum, files))
-    keys = (path.relative_to(folder).as_posix() for path in files)
-    return dict(zip(keys, sums, strict=True))
+def compare(artifact: Artifact, file: Path, found: Future[str]) -> None:
+    """Raise a :class:`UserError` where a file's checksum is not that of when it was written."""
+    try:
+        checksum = found.result()
+    except FileNotFoundError:
+        what = "is missing"
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    else:
+        if artifact.record.files.get(file.relative_to(artifact.folder).as_posix()) == checksum:
+            return
+        what = _CHANGED
+    raise _damaged(file, artifact.record.stage, what)
 
 
 def point_latest(folder: Path) -> None:
@@ -271,16 +368,19 @@ def point_latest(folder: Path) -> None:
     link = folder.parent / "latest"
     if link.is_symlink() and link.readlink() == Path(folder.name):
         return
+    for left in folder.parent.glob(".latest-*"):  # by a run that was killed
+        left.unlink(missing_ok=True)
     fresh = folder.parent / f".latest-{os.getpid()}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(folder.name, target_is_directory=True)
-    fresh.replace(link)
+    # Another run may clear it or make it: that run lets the link name its own.
+    with suppress(FileNotFoundError, FileExistsError):
+        fresh.symlink_to(folder.name, target_is_directory=True)
+        fresh.replace(link)
 
 
-def write_text(file: Path, text: str) -> None:
+def write_bytes(file: Path, content: bytes) -> None:
     """Write aside and rename, so that nobody ever reads half a file."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
+    aside = file.with_name(f".{file.name}")
+    aside.write_bytes(content)
     _sync(aside)
     aside.replace(file)
 

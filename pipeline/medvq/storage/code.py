@@ -19,7 +19,8 @@ _NOT_COMPUTING = (
     "medvq.cli", "medvq.flow", "medvq.config", "medvq.config_file", "medvq.errors",
     "medvq.summaries", "medvq.report", "medvq.stages", "medvq.storage.artifacts",
     "medvq.storage.code", "medvq.storage.tracking", "medvq.storage.journal",
-    "medvq.storage.mlflow_sender",
+    "medvq.storage.mlflow_sender", "medvq.storage.checksums", "medvq.storage.verification",
+    "medvq.modes",
 )  # fmt: skip
 _SAYING = frozenset({"print", "warn", "write", "tqdm", "UserError", "UnreadableImage", "Notice"})
 

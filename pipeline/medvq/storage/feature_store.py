@@ -157,7 +157,7 @@ class StoreWriter:
 
 def parts_of(table: Path) -> list[Path]:
     """Return the Parquet files of a table, in the order of its rows."""
-    return sorted(table.iterdir())
+    return sorted(table.glob("part-*.parquet"))
 
 
 def read_metadata(table: Path) -> FeatureStoreMetadata:

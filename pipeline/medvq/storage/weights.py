@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from medvq.errors import UserError
@@ -22,7 +22,8 @@ def save_network(network: nn.Module, shape: Mapping[str, Any], file: Path) -> No
     """Write weights aside and rename; ``shape`` is what a loader builds the network from."""
     aside = file.with_name(f".{file.name}")
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, aside, metadata={"architecture": json.dumps(shape)})
+    # Not save_file, which leaves a file of its own where it is killed.
+    aside.write_bytes(save(tensors, metadata={"architecture": json.dumps(shape)}))
     aside.replace(file)
 
 
