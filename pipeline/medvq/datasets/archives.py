@@ -7,13 +7,15 @@ not at all: aside first, then renamed.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from tqdm import tqdm
 
@@ -26,9 +28,12 @@ _SMALL = 1 << 20
 MAX_BYTES = 1 << 40
 MAX_FILES = 5_000_000
 
-_BROKEN = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError
-)  # fmt: skip
+_CHUNK = 1 << 20
+UNPACKED = ".unpacked"
+"""The folder of what is whole and only has to be moved to its place."""
+_CLASHES = (FileExistsError, IsADirectoryError, NotADirectoryError)
+# What is no fault of the archive.
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class BadArchive(UserError):
@@ -41,30 +46,54 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises
     ------
     BadArchive
-        A name leads out of the folder, a member is a link, a device or encrypted, a checksum of the
-        archive's own fails, or it unpacks to more than ``MAX_RATIO`` times its size.
+        A name leads out of the folder, is too long or that of two members, a member is a link, a
+        device or encrypted, a checksum of the archive's own fails, or it unpacks to more than
+        ``MAX_RATIO`` times its size.
     UserError
         The disk is too small, or what the archive holds is in the folder already.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    finish_unpacking(folder)
     aside = folder / ".unpacking"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
         try:
             _unpack(archive, aside)
-        except _BROKEN as error:
-            raise BadArchive(f"{archive.name} is broken ({type(error).__name__})") from error
+        except UserError:
+            raise
+        except Exception as error:  # a file from elsewhere can break the parsers in any way
+            raise _bad(archive, error) from error
         for entry in aside.iterdir():
             if (folder / entry.name).exists():
                 raise UserError(
                     f"{archive.name} holds {entry.name}, and {folder / entry.name} is there "
                     "already but lacks files; move it away, then run again"
                 )
-        for entry in aside.iterdir():
-            entry.rename(folder / entry.name)
+        aside.rename(folder / UNPACKED)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    finish_unpacking(folder)
+
+
+def finish_unpacking(folder: Path) -> None:
+    """Move what was unpacked as a whole to its place, also what a killed run has left."""
+    if (unpacked := folder / UNPACKED).is_dir():
+        for entry in unpacked.iterdir():
+            entry.rename(folder / entry.name)
+        unpacked.rmdir()
+
+
+def _bad(archive: Path, error: Exception) -> Exception:
+    """Return the error to raise for one that a library raised."""
+    if isinstance(error, OSError):
+        if error.errno in _OF_THE_DISK:
+            return error
+        if error.errno == errno.ENAMETOOLONG:
+            return BadArchive(f"{archive.name} holds a name that is too long for this disk")
+    if isinstance(error, _CLASHES):
+        return BadArchive(f"{archive.name} holds two members of the same name: refused")
+    return BadArchive(f"{archive.name} is broken ({type(error).__name__})")
 
 
 def _unpack(archive: Path, aside: Path) -> None:
@@ -100,6 +129,7 @@ def _extract_zip(archive: Path, aside: Path) -> Iterator[int]:
             if member.flag_bits & 1:
                 raise BadArchive(f"{archive.name} is encrypted")
             if not member.is_dir() and not _is_debris(path := _safe(member.filename, archive)):
+                _check_new(aside / path)
                 yield member.file_size
                 member.filename = str(path)
                 opened.extract(member, aside)
@@ -107,13 +137,37 @@ def _extract_zip(archive: Path, aside: Path) -> Iterator[int]:
 
 def _extract_tar(archive: Path, aside: Path) -> Iterator[int]:
     """Extract file after file; the size of each is yielded before it is written."""
-    with tarfile.open(archive) as opened:
+    with tarfile.open(archive, tarinfo=_Header) as opened:
         for member in opened:
             if not (member.isreg() or member.isdir()):
                 raise BadArchive(f"{archive.name} holds a link or a device: refused")
             if member.isreg() and not _is_debris(path := _safe(member.name, archive)):
+                _check_new(aside / path)
                 yield member.size
                 opened.extract(member.replace(name=str(path), deep=False), aside, filter="data")
+        # To its end, where a compressed file has its checksum.
+        while chunk := opened.fileobj.read(_CHUNK) if opened.fileobj else b"":
+            yield len(chunk)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is whole; tarfile takes a damaged one for the end and drops what follows."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.HeaderError as error:
+            # The regular end, by a class that tarfile does not document.
+            if type(error).__name__ == "EOFHeaderError":
+                raise
+            raise tarfile.ReadError(str(error)) from error
+
+
+def _check_new(path: Path) -> None:
+    """Raise where a member was unpacked to ``path``, which the disk may call the same."""
+    if os.path.lexists(path):
+        raise FileExistsError
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from medvq.config import Config, FolderSource, ImageFolderSource, Labels, PhantomSource, Source
 from medvq.datasets import folders as image_folder
-from medvq.datasets.archives import unpack
+from medvq.datasets.archives import UNPACKED, finish_unpacking, unpack
 from medvq.datasets.data_manifest import DataManifest, PublishedFile, data_manifest
 from medvq.datasets.dataset import Dataset, Listing, SourceImage
 from medvq.datasets.download import DownloadError, download
@@ -88,6 +88,9 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
                 return folder
         raise UserError(f"no data: {_missing(folders)}; put the images into {home}")
     manifest = data_manifest(source.kind)
+    if (home / UNPACKED).exists():
+        with _lock(home):
+            finish_unpacking(home)
     if (usable := _at_hand(manifest, folders)) is None:
         with _lock(home):
             if (usable := _at_hand(manifest, folders)) is None:
