@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,35 @@ def test_what_is_up_to_date_is_not_run_again_and_loads_nothing_heavy(ran: Ran) -
     again = json.loads(line)
     assert again | {"seconds": 0} == first | {"seconds": 0, "up_to_date": True}
     assert 0 < again["seconds"] <= first["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "first"),
+    [
+        ("probe", "figures/roc_and_calibration.png", "probe"),
+        ("probe", "stage.json", "probe"),
+        ("ingest", "originals.npy", "ingest"),
+        ("extract", "stage.json", "probe"),
+    ],
+)
+def test_what_is_damaged_is_not_up_to_date_and_force_mends_it(
+    ran: Ran, tmp_path: Path, capsys: Captured, stage: str, file: str, first: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(ran[1], folder, symlinks=True)
+    damaged = folder / "artifacts" / "tiny" / stage / "latest" / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert main(command(folder, first)) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("medvq: ")
+    assert (
+        f"{file} was changed or damaged since it was written; make it anew: medvq {stage}" in line
+    )
+    assert main([*command(folder, stage), "--force"]) == 0
+    assert main(command(folder)) == 0
+    assert json_line(capsys.readouterr().out)["up_to_date"]
 
 
 def test_the_same_seed_elsewhere_gives_the_same_to_the_bit(ran: Ran, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from medvq.config import Config
 from medvq.errors import Notice, UserError
@@ -37,6 +37,7 @@ SCHEMA = 3
 """Of records and of what artifacts hold: raise it when older ones can no longer be read."""
 _FINGERPRINT_LENGTH = 16
 _PUBLICATION = 10.0  # seconds that the renaming at the end of another run may take
+_OTHER_VERSION = "was written by another version of MedVQ"
 _CHANGED = "was changed or damaged since it was written"
 S = TypeVar("S", bound=Summary)
 
@@ -92,11 +93,13 @@ class Artifact:
 
     def config(self) -> Config:
         """Return the whole configuration that the artifact was made with."""
-        return Config.model_validate_json(json.dumps(self.record.configuration))
+        with _of_this_version(self.folder):
+            return Config.model_validate_json(json.dumps(self.record.configuration))
 
     def summary(self, kind: type[S]) -> S:
         """Return what the stage found."""
-        return kind.from_json(self.record.summary)
+        with _of_this_version(self.folder):
+            return kind.from_json(self.record.summary)
 
 
 @dataclass(frozen=True)
@@ -153,22 +156,22 @@ def find(folder: Path) -> Artifact | None:
     UserError
         Its record is damaged, or another version wrote it.
     """
-    file, stage = folder / RECORD, folder.resolve().parent.name
+    file = folder / RECORD
     try:
         text = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _damaged(file, stage, f"cannot be read ({error.strerror})") from error
+        raise _damaged(folder, RECORD, f"cannot be read ({error.strerror})") from error
     content = _content(text)
-    schema = content.get("schema")
-    if schema != SCHEMA and isinstance(schema, int):
-        what = f"was written by another version of MedVQ (schema {schema}, not {SCHEMA})"
-        raise _damaged(file, stage, what)
+    schema = content.get("schema", 1) if "stage" in content else SCHEMA
+    if schema != SCHEMA:
+        raise _damaged(folder, RECORD, f"{_OTHER_VERSION} (schema {schema}, not {SCHEMA})")
     content.pop("checksum", None)
     if text != _sealed(content):
-        raise _damaged(file, stage, _CHANGED)
-    return Artifact(folder, TypeAdapter(Record).validate_python(content))
+        raise _damaged(folder, RECORD, _CHANGED)
+    with _of_this_version(folder):
+        return Artifact(folder, TypeAdapter(Record).validate_python(content))
 
 
 def _content(text: bytes) -> JsonObject:
@@ -186,11 +189,20 @@ def _sealed(content: JsonObject) -> bytes:
     return f"{json.dumps(content | {'checksum': checksum}, indent=2)}\n".encode()
 
 
-def _damaged(file: Path, stage: str, what: str) -> UserError:
-    """Return the error of a file that cannot be used, of an artifact of ``stage``."""
+@contextmanager
+def _of_this_version(folder: Path) -> Iterator[None]:
+    """Turn the error of a record with other entries than this version has into the user's."""
+    try:
+        yield
+    except (ValidationError, KeyError) as error:
+        raise _damaged(folder, RECORD, _OTHER_VERSION) from error
+
+
+def _damaged(folder: Path, name: str, what: str) -> UserError:
+    """Return the error of a file that cannot be used, of the artifact in ``folder``."""
     return UserError(
-        f"{file} {what}; make it anew: medvq {stage} --force (make: FORCE=1), "
-        "or copy the artifact again"
+        f"{folder / name} {what}; make it anew: medvq {folder.resolve().parent.name} --force "
+        "(make: FORCE=1), or copy the artifact again"
     )
 
 
@@ -207,7 +219,7 @@ def existing(folder: Path) -> Artifact | None:
             _mend(folder)
     artifact = find(folder)
     if artifact is None and folder.exists():
-        raise _damaged(folder / RECORD, folder.parent.name, "is missing")
+        raise _damaged(folder, RECORD, "is missing")
     return artifact
 
 
@@ -350,6 +362,7 @@ def verify(artifact: Artifact, *names: str) -> None:
 
 def compare(artifact: Artifact, file: Path, found: Future[str]) -> None:
     """Raise a :class:`UserError` where a file's checksum is not that of when it was written."""
+    name = file.relative_to(artifact.folder).as_posix()
     try:
         checksum = found.result()
     except FileNotFoundError:
@@ -357,10 +370,10 @@ def compare(artifact: Artifact, file: Path, found: Future[str]) -> None:
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
     else:
-        if artifact.record.files.get(file.relative_to(artifact.folder).as_posix()) == checksum:
+        if artifact.record.files.get(name) == checksum:
             return
         what = _CHANGED
-    raise _damaged(file, artifact.record.stage, what)
+    raise _damaged(artifact.folder, name, what)
 
 
 def point_latest(folder: Path) -> None:
