@@ -1,4 +1,4 @@
-"""Artifacts that older versions wrote are read as they were meant, or refused; see factories.kept."""
+"""Artifacts of older versions are read as they were meant, or refused; see factories.kept."""
 
 from __future__ import annotations
 
