@@ -255,6 +255,21 @@ def spoil_a_row(file: Path) -> None:
         db.execute("UPDATE pictures SET pixels=? WHERE number=2", (pixels[::-1],))
 
 
+def spoil_a_size(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE pictures SET size='[1, 1]' WHERE number=1")
+
+
+def spoil_checksums(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE files SET sha256=replace(sha256, 'a', 'b')")
+
+
+def empty_checksums(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE files SET sha256=NULL")
+
+
 def other_bytes(file: Path) -> None:
     file.write_bytes(np.random.default_rng(0).bytes(50_000))
 
@@ -276,7 +291,18 @@ def a_folder(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_a_row, other_bytes, cut, another_database, a_folder, Path.unlink]
+    "spoil",
+    [
+        spoil_a_row,
+        spoil_a_size,
+        spoil_checksums,
+        empty_checksums,
+        other_bytes,
+        cut,
+        another_database,
+        a_folder,
+        Path.unlink,
+    ],  # fmt: skip
 )
 def test_a_spoilt_cache_costs_time_and_nothing_else(
     pictures: list[Path], tmp_path: Path, spoil: Callable[[Path], None]

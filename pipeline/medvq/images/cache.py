@@ -82,11 +82,11 @@ class ReadCache:
         """Return the checksum of a file that is as it was when it was hashed."""
         query = "SELECT sha256 FROM files WHERE name=? AND size=? AND modified=? AND changed=?"
         row = self._row(query, *self._entry(path, status))
-        return row[0] if row else None
+        return _unsealed(row[0]) if row else None
 
     def put_sha256(self, path: Path, status: os.stat_result, sha256: str) -> None:
         statement = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
-        self._write(statement, *self._entry(path, status), sha256)
+        self._write(statement, *self._entry(path, status), _sealed(sha256))
 
     def has(self, key: str) -> bool:
         """Say whether the picture, or why it is refused, is known."""
@@ -99,7 +99,7 @@ class ReadCache:
         if row is None:
             return None
         shape, size, crc, pixels, notices = row
-        if zlib.crc32(pixels) != crc:
+        if _crc(pixels, shape, size, notices) != crc:
             self._write("DELETE FROM pictures WHERE key=?", key)
             return None
         image = np.frombuffer(pixels, np.uint8).reshape(json.loads(shape))
@@ -110,18 +110,18 @@ class ReadCache:
     ) -> None:
         data = np.ascontiguousarray(pixels).tobytes()
         shapes = json.dumps(pixels.shape), json.dumps(size)
-        self._write(_PUT, key, *shapes, zlib.crc32(data), data)
-        if notices:
-            text = json.dumps(notices)
+        text = json.dumps(notices) if notices else None
+        self._write(_PUT, key, *shapes, _crc(data, *shapes, text), data)
+        if text:
             self._write("INSERT OR REPLACE INTO notices VALUES (?, ?)", key, text)
 
     def refusal(self, key: str) -> str:
         """Return why the image is refused; empty where that is not known, or it is not."""
         row = self._row("SELECT reason FROM refusals WHERE key=?", key)
-        return row[0] if row else ""
+        return (_unsealed(row[0]) or "") if row else ""
 
     def put_refusal(self, key: str, reason: str) -> None:
-        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?)", key, reason)
+        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?)", key, _sealed(reason))
 
     def _entry(self, path: Path, status: os.stat_result) -> tuple[bytes, int, int, int]:
         name = hashlib.blake2b(os.fsencode(path.resolve()), key=self._key, digest_size=16).digest()
@@ -175,3 +175,20 @@ class ReadCache:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+
+def _crc(pixels: object, *others: object) -> int:
+    """Return a checksum of a row, whatever types a flipped bit has left."""
+    before = zlib.crc32(pixels) if isinstance(pixels, bytes) else 0
+    return zlib.crc32(repr(others).encode(), before)
+
+
+def _sealed(text: str) -> str:
+    """Return a text after a checksum of it, since SQLite does not see a flipped bit."""
+    return f"{zlib.crc32(text.encode()):08x} {text}"
+
+
+def _unsealed(sealed: object) -> str | None:
+    """Return the text that was sealed, None where it is not whole."""
+    text = sealed[9:] if isinstance(sealed, str) else ""
+    return text if sealed == _sealed(text) else None
