@@ -302,7 +302,7 @@ def a_folder(file: Path) -> None:
         another_database,
         a_folder,
         Path.unlink,
-    ],  # fmt: skip
+    ],
 )
 def test_a_spoilt_cache_costs_time_and_nothing_else(
     pictures: list[Path], tmp_path: Path, spoil: Callable[[Path], None]

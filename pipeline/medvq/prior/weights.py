@@ -6,8 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from medvq.config import PriorConfig
 from medvq.errors import UserError
@@ -15,7 +13,7 @@ from medvq.prior.code_prior import CodePrior, PriorArchitecture
 from medvq.prior.codes import CodeMaps, level_folder
 from medvq.prior.pixelcnn import GatedPixelCNN
 from medvq.prior.transformer import TransformerPrior
-from medvq.storage.weights import read_shape, save_network
+from medvq.storage.weights import load_network, save_network
 
 FILE = "prior.safetensors"
 _MODELS: dict[str, type[CodePrior]] = {m.name: m for m in (GatedPixelCNN, TransformerPrior)}
@@ -54,14 +52,12 @@ def load_prior(folder: Path, codebook: str) -> CodePrior:
         ``codebook``, a fingerprint.
     """
     file = folder / FILE
+    header, tensors = load_network(file, "prior")
     try:
-        header = read_shape(file)
         model, known = _MODELS[header.pop("model")], header.pop("codebook")
         prior = model(TypeAdapter(PriorArchitecture).validate_python(header))
-        prior.load_state_dict(load_file(file))
-    except FileNotFoundError as error:
-        raise UserError(f"no prior {file}; run 'prior' first") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        prior.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{file} does not hold a prior of this version; run 'prior' with FORCE=1"
         ) from error
