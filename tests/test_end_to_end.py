@@ -14,6 +14,7 @@ import pytest
 from factories.flow import STAGES, command, json_line, run_in_process
 from medvq.cli import main
 from medvq.storage.code import code_of
+from medvq.storage.probe_file import FILE as PROBE_FILE
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -34,7 +35,7 @@ PUBLISHED = {
         "features.parquet", "features.parquet/part-00.parquet", "stage.json", "versions.parquet",
         "versions.parquet/part-00.parquet", "versions.parquet/part-01.parquet",
     },
-    "probe": {"metrics.json", "predictions.parquet", "probe.skops", "stage.json"},
+    "probe": {"metrics.json", "predictions.parquet", PROBE_FILE, "stage.json"},
 }  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 Ran = tuple[dict[str, Any], Path]

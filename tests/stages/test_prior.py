@@ -138,7 +138,7 @@ def test_a_prior_of_another_codebook_is_refused(tmp_path: Path, extract: Artifac
     with pytest.raises(UserError, match=r"prior of the codes of model m1, and .* model m2"):
         load_prior(tmp_path / "run", "m2")
     (tmp_path / "run" / FILE).write_bytes(b"damaged")
-    with pytest.raises(UserError, match="run .prior. again"):
+    with pytest.raises(UserError, match=r"run 'prior' again"):
         load_prior(tmp_path / "run", MODEL)
     with pytest.raises(UserError, match="run 'prior' first"):
         load_prior(tmp_path, MODEL)
