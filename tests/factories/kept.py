@@ -7,7 +7,6 @@ Where ``SCHEMA`` of :mod:`medvq.storage.artifacts` is raised, those of the new o
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -41,4 +40,4 @@ def keep() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(keep())
+    keep()
