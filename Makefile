@@ -24,13 +24,14 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := build/tools
-export DATA_ROOT DATA_MIRROR ARTIFACTS
+# Recipes take them from here ("$$ARTIFACTS"): their names may hold quotes.
+export DATA_ROOT DATA_MIRROR ARTIFACTS OUT PROBE
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
 ifneq ($(filter-out 1,$(NPROC)),)
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS ?= $(shell expr $(CORES) / $(NPROC) '|' 1)
-LAUNCH = $(BIN)/torchrun --standalone --nproc-per-node "$(NPROC)"
+LAUNCH = $(BIN)/python -m medvq.launch --standalone --nproc-per-node "$(NPROC)"
 else
 LAUNCH = $(BIN)/python
 endif
@@ -90,7 +91,7 @@ data: setup ## ingest: manifest, audit, alignment, cache
 	$(call RUN,ingest,$(DATASET))
 
 preview: setup ## files as they are read: IN="FILE ..." OUT=folder
-	@$(BIN)/python -m medvq preview $(if $(JSON),--json) --out "$(OUT)" -- $(IN)
+	@$(BIN)/python -m medvq preview $(if $(JSON),--json) --out "$$OUT" -- $(IN)
 
 pretrain: setup ## train the VQ-VAE, without labels
 	$(call RUN,pretrain,$(DATASET))
@@ -99,7 +100,7 @@ extract-features: setup ## codes, histograms and embeddings into the feature sto
 	$(call RUN,extract,$(DATASET))
 
 linear-probe: setup ## classify with LABEL_FRACTION of the labels; judge on the test split
-	$(call RUN,$(if $(PROBE),evaluate,probe),$(DATASET)) $(if $(PROBE),--probe "$(PROBE)")
+	$(call RUN,$(if $(PROBE),evaluate,probe),$(DATASET)) $(if $(PROBE),--probe "$$PROBE")
 
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
 	$(call RUN,prior,$(DATASET))
@@ -112,18 +113,22 @@ sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_
 		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
 
 mlflow-ui: setup ## compare runs in the browser, on this machine only
-	-@$(BIN)/python -m medvq mlflow-sync --artifacts "$(ARTIFACTS)"
+	@mkdir -p -- "$$ARTIFACTS"
+	-@$(BIN)/python -m medvq mlflow-sync
 	@echo "open http://127.0.0.1:$(PORT)/#/experiments"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
+	# From the folder, whose name may hold what has a meaning in an address.
+	mlflow="$$PWD/$(BIN)/mlflow"; [ -n "$$MLFLOW_TRACKING_URI" ] || cd -- "$$ARTIFACTS"; \
+		MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "$$mlflow" server --workers 1 \
 		--host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(ARTIFACTS))/mlflow.db}"
+		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 mlflow-sync: setup ## send what MLflow could not take when it was reported
-	$(BIN)/python -m medvq mlflow-sync --artifacts "$(ARTIFACTS)"
+	$(BIN)/python -m medvq mlflow-sync
 
 notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFACTS/own_data.ipynb
-	mkdir -p "$(ARTIFACTS)"
-	$(BIN)/jupyter execute notebooks/own_data.ipynb --output="$(abspath $(ARTIFACTS))/own_data.ipynb"
+	mkdir -p -- "$$ARTIFACTS"
+	$(BIN)/jupyter execute notebooks/own_data.ipynb \
+		--output="$$(cd -- "$$ARTIFACTS" && pwd)/own_data.ipynb"
 
 # Studies: each writes a page into docs/results/.
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
@@ -184,4 +189,4 @@ audit: setup $(TOOLS)/bin/pip-audit ## look for known vulnerabilities of what re
 	@scripts/audit.sh $(TOOLS)/bin/pip-audit
 
 clean: ## remove artifacts (data and .venv stay)
-	rm -rf "$(ARTIFACTS)"
+	rm -rf -- "$$ARTIFACTS"

@@ -1,6 +1,15 @@
-"""``python -m medvq``."""
+"""``python -m medvq``, and the command ``medvq``."""
 
-from medvq.cli import main
+import signal
+
+
+def main() -> int:
+    """Run one command; until it can be interrupted, SIGINT ends the process without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from medvq.cli import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from medvq import __version__
 from medvq.config_file import load_config
 from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank
 from medvq.errors import Notice, UserError, refused_by_disk
+from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
 from medvq.stages import STAGES
 
@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # What ends a job on a cluster or a container is an interruption like any other.
-    signal.signal(signal.SIGTERM, _terminate)
     parsed = _parser().parse_args(arguments)
+    # Absolute, since pandas would take a relative path such as "file:x/a.csv" for an address.
+    parsed.artifacts = parsed.artifacts.absolute()
 
     def command() -> int:
         if parsed.stage in {_SYNC, _PREVIEW}:
@@ -43,14 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status(command, parsed.artifacts, *filter(None, [getattr(parsed, "data_root", None)]))
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a command as SIGINT does, with another status."""
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
-
-
 def status(command: Callable[[], int], *folders: Path) -> int:
     """Return the exit status of ``command``; errors that a user can mend are shown in one line.
 
@@ -58,16 +50,17 @@ def status(command: Callable[[], int], *folders: Path) -> int:
     ----------
     folders : that the command writes to, that of artifacts first.
     """
+    interruption = Interruption()
     try:
-        with _notices(), _progress_bars_end():
+        with interruption, _notices(), _progress_bars_end():
             return command()
     except UserError as error:
         message = str(error)
-    except KeyboardInterrupt as error:
-        if rank() == 0:
-            print("medvq: interrupted; the same command goes on from here", file=sys.stderr)
-        return 143 if isinstance(error, _Terminated) else 130
+    except KeyboardInterrupt:
+        return _interrupted(interruption)
     except Exception as error:
+        if interruption.received is not None:  # a library has made an error of its own of it
+            return _interrupted(interruption)
         if is_lost_peer(error):
             return PEER_LOST
         refusal = refused_by_disk(error, *folders)
@@ -78,6 +71,12 @@ def status(command: Callable[[], int], *folders: Path) -> int:
     if rank() == 0:
         print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _interrupted(interruption: Interruption) -> int:
+    if rank() == 0:
+        print(f"medvq: {INTERRUPTED}", file=sys.stderr)
+    return interruption.status
 
 
 @contextlib.contextmanager

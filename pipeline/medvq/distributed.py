@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,6 +25,8 @@ _RENDEZVOUS = dt.timedelta(seconds=60)
 # A stage that one process runs alone may take long; torchrun's agent, not a clock, notices that a
 # process has died.
 _COLLECTIVE = dt.timedelta(days=7)
+# Between looks at whether torchrun is still there, and from SIGTERM to the end by force.
+_WATCH_SECONDS, _END_SECONDS = 1.0, 10.0
 
 
 def rank() -> int:
@@ -63,11 +68,26 @@ def process_group(device: str) -> Iterator[None]:
             f"not all of WORLD_SIZE={world_size()} processes came within a minute; start them "
             "together, with NPROC or torchrun"
         ) from error
+    _end_with_parent()
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_COLLECTIVE)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that started it is gone; by force if it takes long."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_END_SECONDS)
+        os._exit(PEER_LOST)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def from_first(compute: Callable[[], T]) -> T:

@@ -1,24 +1,17 @@
 """MLflow's store after runs of the stages: what a person finds in its tables."""
 
 import os
-import socket
-import sqlite3
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from factories.artifacts import record
 from medvq.config import Config, PhantomSource, ProbeConfig
-from medvq.errors import UserError
 from medvq.storage.artifacts import Artifact
-from medvq.storage.mlflow_sender import KEPT, sync, tracking_uri
+from medvq.storage.mlflow_sender import tracking_uri
 from medvq.storage.tracking import Tracking
 from medvq.summaries import (
     AuditHeadline,
@@ -296,140 +289,3 @@ def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -
     experiment = client.get_experiment_by_name("tiny")
     found = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.run_id for run in found) == sorted(ids)
-
-
-def small_run(artifacts: Path, fingerprint: str = "aaaa") -> Tracking:
-    """A stage that reports three epochs and ends."""
-    folder = artifacts / "tiny" / "pretrain" / f"{fingerprint}.partial"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text("{}")
-    tracking = Tracking(artifacts, folder, CONFIG, "pretrain", fingerprint, {})
-    with tracking:
-        tracking.start("", {"epochs": 3})
-        for step in (1, 2, 3):
-            tracking.report({"loss": 1 / step}, step)
-        tracking.finish(PRETRAIN.runs(), folder)
-    return tracking
-
-
-class Answer(BaseHTTPRequestHandler):
-    """A tracking server that answers every request with one status, or not at all."""
-
-    status = 500
-
-    def do_POST(self) -> None:
-        if self.status == 0:
-            time.sleep(30)
-        self.send_response(self.status)
-        self.end_headers()
-
-    do_GET = do_POST  # noqa: N815  # the name that the base class calls
-
-    def log_message(self, *_: object) -> None:
-        return None
-
-
-@pytest.fixture
-def broken_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a store with the fault that the test names."""
-    if request.param == "down":
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            port = closed.getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    elif request.param == "garbage":
-        (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
-        yield f"sqlite:///{tmp_path / 'mlflow.db'}"
-    elif request.param == "locked":
-        MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
-        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
-            connection.execute("BEGIN EXCLUSIVE")
-            yield f"sqlite:///{tmp_path / 'mlflow.db'}"
-    else:
-        handler = type("Handler", (Answer,), {"status": request.param})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.mark.parametrize("broken_store", [500, 401, 0, "down", "garbage", "locked"], indirect=True)
-def test_a_store_that_takes_nothing_stops_nothing_and_loses_nothing(
-    broken_store: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", broken_store)
-    monkeypatch.setattr("medvq.storage.tracking._PATIENCE", 0.7)
-    artifacts = tmp_path / "artifacts"
-    run = small_run(artifacts)
-    assert run.run_id == ""
-    notices = [line for line in capfd.readouterr().err.splitlines() if line.startswith("medvq: ")]
-    assert len(notices) <= 1
-    (kept,) = (artifacts / KEPT).glob("*.jsonl")
-    assert not list((artifacts / "tiny").rglob(".tracking*"))
-    # Another store takes what was kept.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
-    (tmp_path / "other" / KEPT).mkdir(parents=True)
-    moved = kept.rename(tmp_path / "other" / KEPT / kept.name)
-    assert sync(tmp_path / "other") == (1, 7)
-    assert not moved.exists()
-    assert curve(tmp_path / "other.db") == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
-
-
-def curve(database: Path) -> list[tuple[int, float]]:
-    client = MlflowClient(f"sqlite:///{database}")
-    experiment = client.get_experiment_by_name("tiny")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    history = client.get_metric_history(run.info.run_id, "loss")
-    return sorted((metric.step, metric.value) for metric in history)
-
-
-def test_a_folder_of_artifacts_can_be_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    before, after = tmp_path / "before", tmp_path / "after"
-    first = small_run(before)
-    before.rename(after)
-    second = small_run(after, "bbbb")
-    client = MlflowClient(tracking_uri(after))
-    for run in (first, second):
-        (file,) = client.list_artifacts(run.run_id)
-        assert file.path == "metrics.json"
-        uri = client.get_run(run.run_id).info.artifact_uri
-        assert Path(uri.removeprefix("file://")).is_relative_to(after)
-    assert not before.exists()
-
-
-def test_tracking_that_is_required_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("TRACKING", "required")
-    monkeypatch.setattr("medvq.storage.tracking._PATIENCE_IF_REQUIRED", 1.0)
-    with pytest.raises(UserError, match="TRACKING=required"):
-        small_run(tmp_path)
-    assert list((tmp_path / KEPT).glob("*.jsonl"))
-
-
-def test_a_stage_that_is_killed_goes_on_with_its_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    folder = tmp_path / "tiny" / "pretrain" / "aaaa.partial"
-    folder.mkdir(parents=True)
-    killed = Tracking(tmp_path, folder, CONFIG, "pretrain", "aaaa", {})
-    killed.start("", {"epochs": 3})
-    for step in (1, 2):
-        killed.report({"loss": 1 / step}, step)
-    killed.sender.start()
-    while killed.journal.sent < 2:  # killed when a part was sent
-        time.sleep(0.05)
-    killed.sender.close(10)
-    with (folder / ".tracking.jsonl").open("a") as stream:
-        stream.write('{"kind": "metr')  # in the middle of a line
-    small_run(tmp_path)  # reports epochs 1 and 2 again, as a resumed training does
-    assert curve(tmp_path / "mlflow.db") == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]

@@ -267,6 +267,11 @@ def partial_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
+def writing_lock(partial: Path) -> Path:
+    """Return the file that is locked while a partial folder is written."""
+    return partial.with_name(f".{partial.name.removesuffix('.partial')}.lock")
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
     """Make the partial folder of ``folder``, locked against a second run.
@@ -294,7 +299,7 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> FileLock:
-    return FileLock(folder.parent / f".{folder.name}.lock")
+    return FileLock(writing_lock(partial_folder(folder)))
 
 
 def publish(aside: Path, folder: Path, record: Record) -> Artifact:

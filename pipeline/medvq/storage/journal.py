@@ -25,17 +25,16 @@ class Journal:
     Attributes
     ----------
     runs : MLflow's run ids, by the key of the event that started each.
+    closed : whether nothing more is to be sent from here.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._sent_file = file.with_suffix(".sent")
         self._changed = threading.Condition()
+        self.closed = False
         self.events = list(self._read())
-        self.sent, self.runs = 0, dict[str, str]()
-        if self._sent_file.exists():
-            state = json.loads(self._sent_file.read_text(encoding="utf-8"))
-            self.sent, self.runs = state["sent"], state["runs"]
+        self.sent, self.runs = self._read_sent()
 
     def append(self, event: Event) -> None:
         """Write an event down; it survives the process from then on."""
@@ -52,12 +51,24 @@ class Journal:
             return self.events[self.sent] if self.sent < len(self.events) else None
 
     def mark_sent(self) -> None:
-        """Note that the event of :meth:`next` was sent."""
+        """Note that the event of :meth:`next` was sent; nothing once the journal is closed."""
         with self._changed:
+            if self.closed:
+                return
             self.sent += 1
             aside = self._sent_file.with_suffix(".aside")
             aside.write_text(json.dumps({"sent": self.sent, "runs": self.runs}), encoding="utf-8")
             aside.replace(self._sent_file)
+
+    def rewind(self) -> None:
+        """Send everything again, to new runs: the store has lost those that it had."""
+        with self._changed:
+            self.sent, self.runs = 0, {}
+
+    def close(self) -> None:
+        """Write nothing more: the files may be another's from here on."""
+        with self._changed:
+            self.closed = True
 
     @property
     def is_sent(self) -> bool:
@@ -65,22 +76,39 @@ class Journal:
         return self.sent == len(self.events)
 
     def remove(self) -> None:
-        """Delete the files of the journal."""
+        """Delete the files of the journal, and close it."""
+        self.close()
         self.file.unlink(missing_ok=True)
         self._sent_file.unlink(missing_ok=True)
 
     def move(self, file: Path) -> None:
-        """Move the files of the journal to another place."""
+        """Move the files of the journal to another place, and close it."""
+        self.close()
         file.parent.mkdir(parents=True, exist_ok=True)
         if self._sent_file.exists():
             self._sent_file.replace(file.with_suffix(".sent"))
         self.file.replace(file)
 
     def _read(self) -> Iterator[Event]:
+        """Yield the events of the file, which is cut where one was cut off by a kill."""
         if not self.file.exists():
             return
-        for line in self.file.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return  # cut off in the middle of a line by a kill: the last one
+        whole = 0
+        with self.file.open("rb+") as stream:
+            for line in stream:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                yield event
+            stream.truncate(whole)
+
+    def _read_sent(self) -> tuple[int, dict[str, str]]:
+        try:
+            state = json.loads(self._sent_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return 0, {}  # what is sent again changes nothing
+        return min(state["sent"], len(self.events)), state["runs"]

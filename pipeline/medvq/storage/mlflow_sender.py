@@ -13,26 +13,28 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from medvq.storage.journal import Event, Journal
+from medvq.storage.artifacts import writing_lock
+from medvq.storage.journal import FILE, Event, Journal
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 # Before MLflow is imported: nothing is sent to anybody else, and a server that does not answer is
-# given up after seconds instead of minutes. Only where the user has not said otherwise.
+# given up after seconds instead of minutes. Only where the user has not said otherwise. What failed
+# is tried again below: MLflow would start a second run where the answer to the first was lost.
 for _name, _value in (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
     ("DO_NOT_TRACK", "true"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
-    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
+    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"),
 ):
     os.environ.setdefault(_name, _value)
 
@@ -41,12 +43,24 @@ KEPT = ".tracking"
 _FIGURES = "mlflow-artifacts"
 _KEY = "medvq.key"
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
+_LOCK_TIMEOUT, _STORE_TIMEOUT = 30.0, 5.0
+# MLflow's limits of one request, and of the name of a metric (mlflow.utils.validation).
+_BATCH, _LONGEST_NAME = 100, 250
 
 
 def tracking_uri(artifacts: Path) -> str:
     """Return where runs are tracked: MLFLOW_TRACKING_URI, else ``artifacts/mlflow.db``."""
-    address = os.environ.get("MLFLOW_TRACKING_URI")
-    return address or f"sqlite:///{(artifacts / 'mlflow.db').absolute()}"
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        return address
+    # SQLAlchemy decodes both. The driver is named because MLflow makes the folder of what follows a
+    # plain "sqlite:///", which it does not decode.
+    path = str(store_file(artifacts)).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite+pysqlite:///{path}"
+
+
+def store_file(artifacts: Path) -> Path:
+    """Return the file of the store under ``artifacts``."""
+    return artifacts.absolute() / "mlflow.db"
 
 
 class Sender:
@@ -55,7 +69,13 @@ class Sender:
     Parameters
     ----------
     artifacts : folder of all artifacts.
+
+    Attributes
+    ----------
+    problem : the kind of the last error; empty where the last event was sent.
     """
+
+    _noticed: ClassVar[set[str]] = set()  # stores of whose faults this process has told
 
     def __init__(self, journal: Journal, artifacts: Path) -> None:
         self.journal, self.artifacts = journal, artifacts
@@ -63,18 +83,30 @@ class Sender:
         self.problem = ""
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
-        self._closing, self._abandoned = threading.Event(), threading.Event()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a file under the artifacts."""
+        return not os.environ.get("MLFLOW_TRACKING_URI")
 
     def start(self) -> None:
         """Send what is written down from now on, in a thread of its own."""
         self._thread.start()
 
+    def wait(self, patience: float) -> bool:
+        """Wait so many seconds at most, or for an error; return whether all was sent."""
+        deadline = time.monotonic() + patience
+        while not self.journal.is_sent and not self.problem and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.journal.is_sent
+
     def close(self, patience: float) -> bool:
-        """Wait so many seconds at most for the rest; return whether all was sent."""
+        """Try once more, so many seconds at most; return whether all was sent."""
         self._closing.set()
         self._thread.join(patience)
-        self._abandoned.set()
+        self.journal.close()
         return self.journal.is_sent
 
     def send_all(self) -> None:
@@ -85,41 +117,45 @@ class Sender:
         Exception
             Whatever MLflow raises.
         """
-        while (event := self.journal.next(timeout=0)) is not None:
-            self._send(event)
-            self.journal.mark_sent()
+        while not self.journal.is_sent:
+            self._send_next()
+
+    def notice(self) -> None:
+        """Say once that tracking is behind; never with an address, which may hold a password."""
+        if self.uri not in self._noticed:
+            self._noticed.add(self.uri)
+            tqdm.write(
+                "medvq: MLflow does not take what it is sent "
+                f"({self.problem or 'no answer'}); the work goes on, and what could not be sent is "
+                "kept for `medvq mlflow-sync` (make mlflow-sync)",
+                file=sys.stderr,
+            )
 
     def _work(self) -> None:
         pause = _FIRST_PAUSE
         while not (self._closing.is_set() and self.journal.is_sent):
-            event = self.journal.next(timeout=0.2)
-            if event is None:
+            if self.journal.next(timeout=0.2) is None:
                 continue
             last_try = self._closing.is_set()
             try:
-                self._send(event)
-                if self._abandoned.is_set():
-                    return  # the journal was moved meanwhile, and may be another's to send
-                self.journal.mark_sent()
-                pause = _FIRST_PAUSE
+                self._send_next()
+                self.problem, pause = "", _FIRST_PAUSE
             except Exception as error:  # tracking never stops the work, whatever MLflow raises
-                self._say(error)
+                self.problem = str(getattr(error, "error_code", type(error).__name__))
+                self._client = None
+                if os.environ.get("TRACKING") != "required":
+                    self.notice()
                 if last_try:
                     return
                 self._closing.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            if self.journal.closed:
+                return
 
-    def _say(self, error: Exception) -> None:
-        """Say once that tracking is behind; never with an address, which may hold a password."""
-        if not self.problem:
-            tqdm.write(
-                f"medvq: MLflow does not take what it is sent ({type(error).__name__}); the work "
-                "goes on, and what could not be sent is kept for `make mlflow-sync`",
-                file=sys.stderr,
-            )
-        self.problem = type(error).__name__
-
-    def _send(self, event: Event) -> None:
+    def _send_next(self) -> None:
+        self._connected()
+        if (event := self.journal.next(timeout=0)) is None:
+            return
         send = {
             "run": self._send_run,
             "params": self._send_params,
@@ -129,9 +165,10 @@ class Sender:
             "end": self._send_end,
         }[event["kind"]]
         send(event)
+        self.journal.mark_sent()
 
     def _send_run(self, event: Event) -> None:
-        from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.entities import Dataset, DatasetInput
 
         client, experiment = self._connected(), self._experiment(event["experiment"])
         found = client.search_runs([experiment], f"tags.`{_KEY}` = '{event['key']}'")
@@ -142,7 +179,7 @@ class Sender:
             run = client.create_run(experiment, event["time"], tags, run_name=event["name"])
             identity = str(run.info.run_id)
         self.journal.runs[event["key"]] = identity
-        client.log_batch(identity, params=[Param(k, v) for k, v in event["params"].items()])
+        self._send_params(event)
         data = Dataset(event["experiment"], event["digest"], "medvq", event["source"])
         client.log_inputs(identity, datasets=[DatasetInput(data)])
 
@@ -150,16 +187,20 @@ class Sender:
         from mlflow.entities import Param
 
         params = [Param(name, value) for name, value in event["params"].items()]
-        self._connected().log_batch(self._run(event), params=params)
+        for start in range(0, len(params), _BATCH):
+            batch = params[start : start + _BATCH]
+            self._connected().log_batch(self._run(event), params=batch)
 
     def _send_metrics(self, event: Event) -> None:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(name, value, event["time"], event["step"])
+            Metric(name[:_LONGEST_NAME], value, event["time"], event["step"])
             for name, value in event["metrics"].items()
         ]
-        self._connected().log_batch(self._run(event), metrics=metrics)
+        for start in range(0, len(metrics), _BATCH):
+            batch = metrics[start : start + _BATCH]
+            self._connected().log_batch(self._run(event), metrics=batch)
 
     def _send_files(self, event: Event) -> None:
         home = self.artifacts / event["artifact"]
@@ -181,22 +222,45 @@ class Sender:
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            from mlflow.tracking import MlflowClient
-
-            # It logs the creation of its tables, and whole tracebacks of what is handled here.
-            for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-            self.artifacts.mkdir(parents=True, exist_ok=True)
-            # MLflow creates its tables on first use, and fails where another run is doing so.
-            local = self.uri.startswith("sqlite")
-            lock = FileLock(self.artifacts / ".mlflow.lock") if local else nullcontext()
-            with lock:
-                if local:
-                    relocate(self.artifacts)
-                client = MlflowClient(self.uri)
-                client.search_experiments(max_results=1)
+            client = self._connect()
+            self._check_runs(client)
             self._client = client
         return self._client
+
+    def _connect(self) -> MlflowClient:
+        from mlflow.tracking import MlflowClient
+
+        # It logs the creation of its tables, and whole tracebacks of what is handled here.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        # MLflow creates its tables on first use, and fails where another run is doing so.
+        sqlite = self.uri.startswith("sqlite")
+        if sqlite:
+            # What is written to a file that was deleted or replaced, and is held open, is lost.
+            os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+        lock = FileLock(self.artifacts / ".mlflow.lock", _LOCK_TIMEOUT) if sqlite else nullcontext()
+        with lock:
+            if self.is_local:
+                # MLflow tries a minute and a half to open a file that is locked or damaged.
+                relocate(self.artifacts)
+            client = MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    def _check_runs(self, client: MlflowClient) -> None:
+        """Begin anew where the store has lost a run, or somebody has deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        for identity in self.journal.runs.values():
+            try:
+                if client.get_run(identity).info.lifecycle_stage == "active":
+                    continue
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            self.journal.rewind()
+            return
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
@@ -208,9 +272,11 @@ class Sender:
 
         client = self._connected()
         if (found := client.get_experiment_by_name(name)) is not None:
+            if found.lifecycle_stage == "deleted":  # no other of its name can be made
+                client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         location = None
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
+        if self.is_local:
             location = _location(self.artifacts, name)
         try:
             return str(client.create_experiment(name, artifact_location=location))
@@ -224,13 +290,19 @@ class Sender:
 def relocate(artifacts: Path) -> None:
     """Let the store under ``artifacts`` point to the files beside it, wherever it was moved.
 
-    MLflow stores the places of figures as absolute paths. A store that cannot be written is left as
-    it is.
+    MLflow stores the places of figures as absolute paths.
+
+    Raises
+    ------
+    sqlite3.Error
+        The store cannot be read, or cannot be written where it was moved.
     """
-    file = artifacts / "mlflow.db"
+    file = store_file(artifacts)
     if not file.exists():
         return
-    with suppress(sqlite3.Error), closing(sqlite3.connect(file, timeout=5)) as store, store:
+    with closing(sqlite3.connect(file, timeout=_STORE_TIMEOUT)) as store, store:
+        if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
+            return  # empty: MLflow makes its tables
         query = "SELECT experiment_id, name, artifact_location FROM experiments"
         for identity, name, before in store.execute(query).fetchall():
             now = _location(artifacts, name)
@@ -254,22 +326,47 @@ def _location(artifacts: Path, experiment: str) -> str:
 def sync(artifacts: Path) -> tuple[int, int]:
     """Send the journals that were kept; return how many were sent, and how many events.
 
-    A store that was moved with its folder is mended on the way.
+    Among them those of stages that were interrupted; one that was killed is reported as KILLED. A
+    store that was moved with its folder is mended on the way.
 
     Raises
     ------
     Exception
         Whatever MLflow raises; what was not sent is kept.
     """
-    relocate(artifacts)
-    files = sorted((artifacts / KEPT).glob("*.jsonl"))
-    events = 0
-    for file in files:
-        journal = Journal(file)
-        events += len(journal.events) - journal.sent
-        Sender(journal, artifacts).send_all()
+    with suppress(sqlite3.Error):  # nothing may be kept for it
+        relocate(artifacts)
+    journals = events = 0
+    for lock, file in _kept(artifacts):
+        try:
+            with FileLock(lock, 0):
+                sent = _send_kept(file, artifacts)
+        except Timeout:
+            continue  # a stage that runs sends its own
+        journals, events = journals + bool(sent), events + sent
+    return journals, events
+
+
+def _kept(artifacts: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the journals of finished and of interrupted stages, each after its lock."""
+    for file in sorted((artifacts / KEPT).glob("*.jsonl")):
+        yield artifacts / KEPT / ".lock", file
+    for file in sorted(artifacts.glob(f"*/*/*.partial/{FILE}")):
+        yield writing_lock(file.parent), file
+
+
+def _send_kept(file: Path, artifacts: Path) -> int:
+    """Send a journal, which is deleted if its stage has ended; return the number of events."""
+    finished = file.parent.name == KEPT
+    journal = Journal(file)
+    if not finished and journal.events and journal.events[-1]["kind"] != "end":
+        key = journal.events[0]["key"]
+        journal.append({"kind": "end", "key": key, "time": now(), "status": "KILLED"})
+    events = len(journal.events) - journal.sent
+    Sender(journal, artifacts).send_all()
+    if finished:
         journal.remove()
-    return len(files), events
+    return events
 
 
 def now() -> int:

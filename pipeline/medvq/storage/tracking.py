@@ -27,8 +27,9 @@ _TABLES = ("metrics.json", "audit.json", "audit.html", "history.csv")
 # MLflow's limit for the value of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
 _LONGEST_PARAMETER = 6000
 # Seconds that a finished stage waits for what is still to be sent: three times as many for a store
-# on this machine, whose first use creates its tables.
-_PATIENCE, _PATIENCE_IF_REQUIRED = 10.0, 120.0
+# on this machine, whose first use creates its tables; few where the store has failed already, and
+# where the stage was interrupted, since whoever did that may kill it soon.
+_PATIENCE, _SHORT_PATIENCE = 10.0, 3.0
 
 
 class Tracking:
@@ -53,9 +54,12 @@ class Tracking:
         self.artifacts, self.label, self.key = artifacts, "", ""
         self.journal = Journal(folder / FILE)
         self._reported = {
-            (event["step"], *sorted(event["metrics"]))
+            _identity(event["key"], event["metrics"], event["step"])
             for event in self.journal.events
             if event["kind"] == "metrics"
+        }
+        self._keys: dict[str, str] = {
+            e["feature_set"]: e["key"] for e in self.journal.events if e["kind"] == "run"
         }
         self.sender = Sender(self.journal, artifacts)
         self.required = os.environ.get("TRACKING") == "required"
@@ -81,20 +85,28 @@ class Tracking:
             status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
         if self.key:
             self._append("end", status=status)
-        patience = _PATIENCE * (3 if self.sender.uri.startswith("sqlite") else 1)
-        sent = self.sender.close(_PATIENCE_IF_REQUIRED if self.required else patience)
+        sent = self.sender.close(self._patience(interrupted=status == "KILLED"))
         if kind is not None:
             return  # the journal stays with the unfinished folder, for the run that goes on
         if sent:
             self.journal.remove()
-            return
-        name = f"{self.config.name}-{self.stage}-{self.fingerprint}-{self.key}.jsonl"
-        self.journal.move(self.artifacts / KEPT / name)
-        if self.required:
-            raise UserError(
-                f"TRACKING=required, and MLflow does not take what it is sent "
-                f"({self.sender.problem or 'no answer'}); run again when it does"
-            )
+        elif self.required:
+            raise self._refused()
+        else:
+            self.sender.notice()
+            name = f"{self.config.name}-{self.stage}-{self.fingerprint}-{self.key}.jsonl"
+            self.journal.move(self.artifacts / KEPT / name)
+
+    def _patience(self, interrupted: bool) -> float:
+        if interrupted or (self.sender.problem and not self.required):
+            return _SHORT_PATIENCE
+        return _PATIENCE * (3 if self.sender.uri.startswith("sqlite") else 1)
+
+    def _refused(self) -> UserError:
+        return UserError(
+            f"TRACKING=required, and MLflow does not take what it is sent "
+            f"({self.sender.problem or 'no answer'}); run again when it does"
+        )
 
     def start(self, label: str, settings: Mapping[str, Any]) -> None:
         """Start the stage's own run, or go on with that of an interrupted one.
@@ -104,18 +116,16 @@ class Tracking:
         label : words that tell the stage's runs apart.
         """
         self.label = label
-        if self.journal.events:
-            self.key = self.journal.events[0]["key"]
+        again = bool(self._keys)
+        self.key = self._start(label, flat(settings))
+        if again:
             self._append("again")
-        else:
-            self.key = self._start(label, flat(settings))
+        if self.required and not self.sender.wait(self._patience(interrupted=False)):
+            raise self._refused()
 
     def report(self, metrics: dict[str, float], step: int) -> None:
         """Log metrics at a step (an epoch of training, a label subset of a probe), once."""
-        identity = (step, *sorted(metrics))
-        if identity not in self._reported:
-            self._reported.add(identity)
-            self._log(self.key, metrics, step)
+        self._log(self.key, metrics, step)
 
     def finish(self, runs: list[TrackedRun], folder: Path) -> None:
         """Log what the stage found, its figures and tables, and its further runs."""
@@ -126,7 +136,8 @@ class Tracking:
         for run in others:
             label = self.label.replace("medvq", run.feature_set, 1)
             parameters = {**run.parameters, "feature_set": run.feature_set}
-            key = self._start(label, parameters | {"seed": self.config.seed})
+            parameters |= {"seed": self.config.seed}
+            key = self._start(label, parameters, run.feature_set)
             self._log(key, run.metrics, run.step)
             self._append("end", key, status="FINISHED")
         figures = sorted((folder / "figures").glob("*.png"))
@@ -138,14 +149,23 @@ class Tracking:
     def _artifact(self) -> str:
         return f"{self.config.name}/{self.stage}/{self.fingerprint}"
 
-    def _start(self, label: str, parameters: Mapping[str, Any]) -> str:
+    def _start(self, label: str, parameters: Mapping[str, Any], feature_set: str = "") -> str:
+        """Return the key of a run, which an interrupted stage may have started before.
+
+        Parameters
+        ----------
+        feature_set : what the run is of; empty for the stage's own run.
+        """
+        if feature_set in self._keys:
+            return self._keys[feature_set]
         # Seconds in the name: MLflow handlers and people alike find runs by it.
         moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
         digest = self.inputs["ingest"].fingerprint if "ingest" in self.inputs else self.fingerprint
-        key = uuid.uuid4().hex
+        key = self._keys[feature_set] = uuid.uuid4().hex
         self._append(
             "run",
             key,
+            feature_set=feature_set,
             experiment=self.config.name,
             name=" ".join(filter(None, (self.stage, label, moment, self.fingerprint[:6]))),
             tags={
@@ -164,7 +184,15 @@ class Tracking:
     def _log(self, key: str, metrics: Mapping[str, float], step: int) -> None:
         # Names of labels stand in names of metrics, where MLflow refuses most punctuation.
         values = {re.sub(r"[^\w.\- ]", "_", name): float(v) for name, v in metrics.items()}
-        self._append("metrics", key, metrics=values, step=step)
+        identity = _identity(key, values, step)
+        if identity not in self._reported:
+            self._reported.add(identity)
+            self._append("metrics", key, metrics=values, step=step)
 
     def _append(self, kind: str, key: str = "", **values: Any) -> None:
         self.journal.append({"kind": kind, "key": key or self.key, "time": now(), **values})
+
+
+def _identity(key: str, metrics: Mapping[str, float], step: int) -> tuple[object, ...]:
+    """Return what two reports of the same have in common."""
+    return (key, step, *sorted(metrics))

@@ -1,0 +1,58 @@
+"""SIGINT and SIGTERM: an exception the first time, the end of the process the second time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+INTERRUPTED = "interrupted; the same command goes on from here"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A terminal and torchrun both signal the processes that torchrun started: once is meant.
+_ONCE_SECONDS = 2.0
+
+
+class Interruption:
+    """Handles the signals that end a command, within a context.
+
+    SIGTERM, by which clusters and containers end a job, acts as SIGINT does. Whatever is written is
+    written aside and renamed, so that nothing is lost where a second signal ends the process.
+
+    Attributes
+    ----------
+    received : the number of the first signal that came; None where none did.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+
+    @property
+    def status(self) -> int:
+        """The exit status of a command that was interrupted."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._interrupt) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, _: FrameType | None) -> None:
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - self._since > _ONCE_SECONDS:
+            # Not by print, which may be what is interrupted.
+            os.write(2, f"medvq: {INTERRUPTED}\n".encode())
+            os._exit(self.status)

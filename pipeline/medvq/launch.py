@@ -1,0 +1,54 @@
+"""torchrun, whose end is that of the processes: ``python -m medvq.launch`` and its arguments.
+
+torchrun ends in a traceback of its own whatever ended a process: a wrong setting, which the process
+has said in one line, or an interruption.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from medvq.distributed import PEER_LOST
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+
+def main() -> int:
+    """Run torchrun; return the exit status of the process that failed first."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while torch is imported
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL + 1)
+    try:
+        torchrun()
+    except ChildFailedError as error:
+        return _status(error)
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
+def _status(error: ChildFailedError) -> int:
+    """Return the exit status of the process that failed first, and say if a signal ended it."""
+    failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+    causes = [(rank, f.exitcode) for rank, f in failures if f.exitcode != PEER_LOST]
+    rank, code = causes[0] if causes else (0, PEER_LOST)
+    if code >= 0:
+        return code
+    name = signal.Signals(-code).name
+    print(
+        f"medvq: process {rank} was ended by {name} (out of memory?); "
+        "the same command goes on from here",
+        file=sys.stderr,
+    )
+    return 128 - code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
