@@ -28,6 +28,7 @@ from medvq.training.loop import CHECKPOINT
 
 Captured = pytest.CaptureFixture[str]
 TESTS = Path(__file__).parent
+LAUNCH = [sys.executable, "-m", "medvq.launch", "--standalone", "--nproc-per-node=2"]
 # One batch of two groups of eight images an epoch: twenty steps.
 # In float32, since bfloat16 rounds away what is compared.
 TRAINING = {"batch_size": 16, "epochs": 20, "decay": 0.7, "patience": 20, "amp": "off"}
@@ -56,8 +57,7 @@ def in_two_processes(calls: str) -> subprocess.Popen[str]:
         "from tests.test_distributed import *\n"
         f"with process_group('cpu'):\n    {calls}\n"
     )
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*agent, "--no-python", sys.executable, "-c", script]
+    command = [*LAUNCH, "--no-python", sys.executable, "-c", script]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -129,13 +129,12 @@ def test_the_feature_store_is_that_of_one_process_byte_for_byte(
 
 def torchrun(arguments: list[str]) -> subprocess.Popen[str]:
     """Start a command in two processes, as NPROC=2 does."""
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.Popen(
-        [*agent, "-m", "medvq", *arguments],
+        [*LAUNCH, "-m", "medvq", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"MEDVQ_SUBJECT_KEY": "tests only", "LOGLEVEL": "CRITICAL"},
+        env=os.environ | {"MEDVQ_SUBJECT_KEY": "tests only"},
     )
 
 
@@ -165,9 +164,44 @@ def test_the_whole_flow_in_two_processes(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_the_users_to_mend_is_said_by_one_process(tmp_path: Path) -> None:
     process = torchrun(flow.command(tmp_path, "ingest", "source.test_subjects=10", "seed=x"))
     _, errors = process.communicate(timeout=100)
-    assert process.returncode != 0
-    (line,) = (line for line in errors.splitlines() if line.startswith("medvq: "))
+    assert process.returncode == 2
+    (line,) = errors.splitlines()
+    assert line.startswith("medvq: ")
     assert "seed='x'" in line
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process is there, and no zombie."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)]
+)
+def test_no_process_outlives_the_one_that_started_it(number: signal.Signals, code: int) -> None:
+    script = (
+        "import time\nfrom medvq.distributed import process_group\n"
+        "with process_group('cpu'):\n    print('there', flush=True); time.sleep(300)"
+    )
+    process = subprocess.Popen(
+        [*LAUNCH, "--no-python", sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "there\n"
+    workers = workers_of(process)
+    assert len(workers) == 2
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)  # once all of them have closed their end
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert not any(is_running(worker) for worker in workers)
 
 
 def test_a_process_that_dies_takes_the_others_and_leaves_the_checkpoint(tmp_path: Path) -> None:

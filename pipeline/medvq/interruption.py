@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -12,6 +14,7 @@ INTERRUPTED = "interrupted; the same command goes on from here"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A terminal and torchrun both signal the processes that torchrun started: once is meant.
 _ONCE_SECONDS = 2.0
+_AGAIN_SECONDS = 0.05
 
 
 class Interruption:
@@ -29,6 +32,7 @@ class Interruption:
         self.received: int | None = None
         self._since = 0.0
         self._before: dict[int, Any] = {}
+        self._unraisable_before = sys.unraisablehook
 
     @property
     def status(self) -> int:
@@ -37,6 +41,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._interrupt) for number in _SIGNALS}
+        sys.unraisablehook = self._unraisable
         return self
 
     def __exit__(
@@ -47,6 +52,17 @@ class Interruption:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._unraisable_before
+
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """Interrupt again: an exception that comes while an object is deleted is lost."""
+        if self.received is None or not isinstance(lost.exc_value, KeyboardInterrupt):
+            self._unraisable_before(lost)
+            return
+        number, self.received = self.received, None
+        timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
     def _interrupt(self, number: int, _: FrameType | None) -> None:
         if self.received is None:

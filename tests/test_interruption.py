@@ -1,0 +1,106 @@
+"""Signals at any moment: a status, one line, never a traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from medvq.cli import status
+from medvq.interruption import INTERRUPTED
+
+Captured = pytest.CaptureFixture[str]
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+def interrupted_by_a_library() -> int:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("a callback failed") from error
+    return 0
+
+
+@BOTH
+def test_a_command_that_is_interrupted_ends_in_one_line(
+    number: signal.Signals, tmp_path: Path, capsys: Captured
+) -> None:
+    before = signal.getsignal(number)
+    assert status(lambda: signal.raise_signal(number) or 0, tmp_path) == 128 + number
+    assert capsys.readouterr().err == f"medvq: {INTERRUPTED}\n"
+    assert signal.getsignal(number) is before
+
+
+def test_an_interruption_that_a_library_makes_an_error_of_is_one(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    assert status(interrupted_by_a_library, tmp_path) == 143
+    assert capsys.readouterr().err == f"medvq: {INTERRUPTED}\n"
+
+
+class Deleted:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def interrupted_in_a_finaliser() -> int:
+    Deleted()
+    time.sleep(60)
+    return 0
+
+
+def test_an_interruption_that_is_lost_in_a_finaliser_comes_again(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    assert status(interrupted_in_a_finaliser, tmp_path) == 143
+    assert capsys.readouterr().err == f"medvq: {INTERRUPTED}\n"
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@BOTH
+@pytest.mark.parametrize("once_seconds", [-1, 60])
+def test_a_second_signal_ends_a_command_that_hangs_and_an_echo_of_the_first_does_not(
+    number: signal.Signals, once_seconds: int
+) -> None:
+    script = f"""
+import signal, time
+from pathlib import Path
+import medvq.interruption
+from medvq.cli import status
+medvq.interruption._ONCE_SECONDS = {once_seconds}
+def command():
+    try:
+        signal.raise_signal({int(number)})
+    finally:
+        signal.raise_signal({int(number)})
+        print('went on')
+raise SystemExit(status(command, Path('.')))
+"""
+    done = run(script)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"medvq: {INTERRUPTED}\n"
+    assert done.stdout == ("went on\n" if once_seconds > 0 else "")
+
+
+def test_an_interruption_while_modules_are_imported_ends_the_process_in_silence() -> None:
+    script = """
+import builtins, runpy, signal, sys
+usual = builtins.__import__
+def interrupted(name, *arguments, **more):
+    if name == 'medvq.cli':
+        signal.raise_signal(signal.SIGINT)
+    return usual(name, *arguments, **more)
+builtins.__import__ = interrupted
+runpy.run_module('medvq.__main__', run_name='__main__')
+"""
+    done = run(script)
+    assert done.returncode == -signal.SIGINT
+    assert (done.stdout, done.stderr) == ("", "")
