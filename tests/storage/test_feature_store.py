@@ -1,9 +1,11 @@
 """The feature store: what is written is what is read, by MedVQ and by plain pandas."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from medvq.storage.feature_store import (
     CodeLevel,
@@ -92,6 +94,28 @@ def test_an_interrupted_table_is_none_and_leaves_the_one_before(tmp_path: Path) 
         before = [part.read_bytes() for part in parts_of(table)]
         break_off(table)
         assert [part.read_bytes() for part in parts_of(table)] == before
+
+
+def test_an_interruption_lets_the_batch_that_is_being_written_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted, events = threading.Event(), []
+
+    def write_table(*_: object) -> None:
+        assert interrupted.wait(60)
+        events.append("written")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
+    close = pq.ParquetWriter.close
+    monkeypatch.setattr(
+        pq.ParquetWriter, "close", lambda writer: (events.append("closed"), close(writer))
+    )
+    with pytest.raises(KeyboardInterrupt), StoreWriter(tmp_path / "table", METADATA) as store:
+        store.write(KEYS, FEATURES)
+        store.pending = None  # as between two lines of what waits for it
+        interrupted.set()
+        raise KeyboardInterrupt
+    assert events[:2] == ["written", "closed"]
 
 
 def test_a_table_without_rows_is_not_written(tmp_path: Path) -> None:

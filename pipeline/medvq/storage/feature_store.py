@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -104,10 +105,15 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            # An interruption may have come between any two lines: the thread may still be writing.
+            self.thread.shutdown()
+            if self.writer is not None:
+                with suppress(OSError, pa.ArrowException):  # what is written is not used
+                    self.writer.close()
+            return
         with self.thread:
             self._end_part()
-        if kind is not None:
-            return
         barrier()  # The table is complete once every process has ended its parts.
         if rank() == 0 and self.aside.exists():
             if self.table.exists():
