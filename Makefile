@@ -112,11 +112,11 @@ sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_
 		$(if $(GUIDANCE),--set "sample.guidance=$(GUIDANCE)") \
 		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
 
+# From the folder, whose name may hold what has a meaning in an address.
 mlflow-ui: setup ## compare runs in the browser, on this machine only
 	@mkdir -p -- "$$ARTIFACTS"
 	-@$(BIN)/python -m medvq mlflow-sync
 	@echo "open http://127.0.0.1:$(PORT)/#/experiments"
-	# From the folder, whose name may hold what has a meaning in an address.
 	mlflow="$$PWD/$(BIN)/mlflow"; [ -n "$$MLFLOW_TRACKING_URI" ] || cd -- "$$ARTIFACTS"; \
 		MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "$$mlflow" server --workers 1 \
 		--host 127.0.0.1 --port $(PORT) \

@@ -56,6 +56,17 @@ def test_targets_and_variables_exist(page: Path) -> None:
     assert all(f"$({variable})" in makefile for variable in variables)
 
 
+def test_recipes_take_a_folder_of_any_name(tmp_path: Path) -> None:
+    artifacts = tmp_path / "a?b%20c #d'e\"f ö;&"
+    (artifacts / "tiny").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    make = ["make", "-o", "setup", f"BIN={Path(sys.executable).parent}", f"ARTIFACTS={artifacts}"]
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for target, files in (("mlflow-sync", ["a", artifacts.name]), ("clean", ["a"])):
+        subprocess.run([*make, target], cwd=ROOT, check=True, env=os.environ | path)
+        assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
 def test_the_readme_names_what_is_public() -> None:
     names = set(re.findall(r"\bmedvq\.([a-z_]+)\(", (ROOT / "README.md").read_text()))
     assert names <= set(medvq.__all__)
