@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +112,9 @@ def break_off(artifacts: Path, kind: type[BaseException], ids: dict[str, str]) -
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], str]) -> Store:
     artifacts = tmp_path_factory.mktemp("artifacts")
+    new_store(artifacts / "mlflow.db")
     ids: dict[str, str] = {}
     inputs: dict[str, Artifact] = {}
     with pytest.MonkeyPatch.context() as patch:
