@@ -29,7 +29,12 @@ def test_a_command_that_is_interrupted_ends_in_one_line(
     number: signal.Signals, tmp_path: Path, capsys: Captured
 ) -> None:
     before = signal.getsignal(number)
-    assert status(lambda: signal.raise_signal(number) or 0, tmp_path) == 128 + number
+
+    def interrupted() -> int:
+        signal.raise_signal(number)
+        return 0
+
+    assert status(interrupted, tmp_path) == 128 + number
     assert capsys.readouterr().err == f"medvq: {INTERRUPTED}\n"
     assert signal.getsignal(number) is before
 

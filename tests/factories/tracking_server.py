@@ -65,7 +65,6 @@ def tracking_server(store: str, artifacts: Path) -> Iterator[TrackingServer]:
         with mock.patch.object(handlers, "_tracking_store", None):
             application = TrackingServer(app)
             server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Silent)
-            server.daemon_threads = True
             application.address = f"http://127.0.0.1:{server.server_port}"
             thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
             thread.start()

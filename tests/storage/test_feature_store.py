@@ -99,17 +99,20 @@ def test_an_interrupted_table_is_none_and_leaves_the_one_before(tmp_path: Path) 
 def test_an_interruption_lets_the_batch_that_is_being_written_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted, events = threading.Event(), []
+    interrupted, events = threading.Event(), list[str]()
 
     def write_table(*_: object) -> None:
         assert interrupted.wait(60)
         events.append("written")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
-    close = pq.ParquetWriter.close
-    monkeypatch.setattr(
-        pq.ParquetWriter, "close", lambda writer: (events.append("closed"), close(writer))
-    )
+    usual_close = pq.ParquetWriter.close
+
+    def close(writer: pq.ParquetWriter) -> None:
+        events.append("closed")
+        usual_close(writer)
+
+    monkeypatch.setattr(pq.ParquetWriter, "close", close)
     with pytest.raises(KeyboardInterrupt), StoreWriter(tmp_path / "table", METADATA) as store:
         store.write(KEYS, FEATURES)
         store.pending = None  # as between two lines of what waits for it

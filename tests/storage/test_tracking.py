@@ -10,79 +10,12 @@ from pathlib import Path
 
 import pytest
 from factories.artifacts import record
-from medvq.config import Config, PhantomSource, ProbeConfig
+from factories.tracked import CONFIG, FEATURE_SETS, INGEST, PRETRAIN, PROBE
 from medvq.storage.artifacts import Artifact
 from medvq.storage.mlflow_sender import tracking_uri
 from medvq.storage.tracking import Tracking
-from medvq.summaries import (
-    AuditHeadline,
-    CodebookUse,
-    IngestSummary,
-    Interval,
-    PretrainSummary,
-    ProbeRow,
-    ProbeSummary,
-    SplitCount,
-    Validation,
-)
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-CONFIG = Config(
-    name="tiny",
-    seed=7,
-    source=PhantomSource(kind="phantom"),
-    probe=ProbeConfig(label_fraction=0.05, repeats=3),
-)
-METRICS = ("auroc", "accuracy", "ece")
-FEATURE_SETS = ("medvq", "raw_pixels", "hog")
-INGEST = IngestSummary(
-    images=12,
-    subjects=9,
-    splits={"train": SplitCount(8, 6, {"normal": 5, "COVID-19 (severe, 50%)": 3})},
-    listed=12,
-    quarantined=0,
-    skipped={},
-    duplicates=0,
-    subjects_in_train_and_test=0,
-    not_aligned=0,
-    unlabelled=0,
-    labelled_subjects=9,
-    labelled_test_subjects=0,
-    set_aside={},
-)
-PRETRAIN = PretrainSummary(
-    epochs=2,
-    best_epoch=2,
-    images_per_second=10.0,
-    val_mse=0.25,
-    val_psnr_db=20.0,
-    val_ssim=0.5,
-    bits_per_position=0.1,
-    entropy_bits_per_position=0.1,
-    codebook=[CodebookUse(16, 12, 9.5)],
-)
-
-
-def row(features: str, auroc: float) -> ProbeRow:
-    metric = Interval(auroc, 0.01, (auroc - 0.05, auroc + 0.04))
-    return ProbeRow(features, dict.fromkeys(METRICS, metric), Validation(0.8, 0.6, 0.75))
-
-
-# Fewer labels than label subsets, as a small fraction of a small data set gives.
-PROBE = ProbeSummary(
-    label_fraction=0.05,
-    labels=2,
-    subjects=2,
-    repeats=3,
-    rows=[row(name, 0.9 - n / 10) for n, name in enumerate(FEATURE_SETS)],
-    medvq_minus={},
-    classes=["normal", "ill"],
-    threshold=0.5,
-    task="binary",
-    headline="auroc",
-    audit=AuditHeadline(None, {}, 3),
-)
 
 
 @dataclass(frozen=True)
@@ -257,7 +190,8 @@ def test_nothing_is_sent_to_others_unless_the_user_says_so(
 def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -> None:
     """As two makes in an empty folder do: each would create the tables of the other."""
     code = (
-        "from tests.storage.test_tracking import CONFIG, Path, Tracking; import sys;"
+        "import sys; from factories.tracked import CONFIG; from pathlib import Path;"
+        "from medvq.storage.tracking import Tracking;"
         "from medvq.storage import tracking;"
         "print('ready', flush=True); sys.stdin.readline();"
         "tracking._PATIENCE = 100;"

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from factories.tracked import CONFIG, PRETRAIN, PROBE
 from factories.tracking_server import TrackingServer, tracking_server
 from medvq.errors import UserError
 from medvq.storage.artifacts import writing
@@ -18,8 +19,6 @@ from medvq.storage.mlflow_sender import KEPT, sync, tracking_uri
 from medvq.storage.tracking import Tracking
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-from tests.storage.test_tracking import CONFIG, PRETRAIN, PROBE
 
 NewStore = Callable[[Path], str]
 Captured = pytest.CaptureFixture[str]
