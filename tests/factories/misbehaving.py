@@ -4,9 +4,11 @@ import ctypes
 import os
 import signal
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
+from medvq.images.formats import identity
 
 
 def square(number: int) -> int:
@@ -64,3 +66,32 @@ def hungry(mebibytes: int) -> int:
     else:
         cv2.resize(np.ones((64, 64), np.uint8), (1024, size // 1024))
     return mebibytes
+
+
+def hang_in_c(path: str) -> None:
+    """Write the number of this process, and wait in C."""
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def hang_with_the_lock(path: str) -> None:
+    """Write the number of this process, and wait in C where no other Python code can run."""
+    Path(path).write_text(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(600)
+
+
+def oom_score(number: int) -> int:
+    return int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def crash(path: Path) -> None:
+    os.abort()
+
+
+def identify(path: Path) -> identity.Identity | None:
+    """Read a header, or crash or run out of memory as the name of the file says."""
+    if "crash" in path.name:
+        os.abort()
+    if "memory" in path.name:
+        raise MemoryError
+    return identity.identify(path)

@@ -2,15 +2,19 @@
 
 import itertools
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from factories import misbehaving
 from medvq.images import workers
-from medvq.images.workers import WorkerFailure, map_in_processes
+from medvq.images.workers import WorkerFailure, kept_processes, map_in_processes
+
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -96,6 +100,91 @@ def test_no_process_outlives_the_caller() -> None:
             os.kill(pid, 0)
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Say whether a condition comes true; the limit is for a machine under load."""
+    limit = time.monotonic() + 60
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.02)
+    return condition()
+
+
+def start_script(folder: Path, function: str) -> subprocess.Popen[bytes]:
+    """Start a process that maps a function of ``misbehaving`` over 3 names of files."""
+    script = folder / "script.py"
+    script.write_text(
+        "from factories import misbehaving\n"
+        "from medvq.images.workers import map_in_processes\n"
+        f"items = [{str(folder)!r} + f'/{{n}}' for n in range(3)]\n"
+        f"list(map_in_processes(misbehaving.{function}, items, processes=2, timeout=600))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])}
+    return subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("function", ["hang_in_c", "hang_with_the_lock"])
+def test_no_process_outlives_a_caller_that_is_killed(tmp_path: Path, function: str) -> None:
+    with start_script(tmp_path, function) as caller:
+        files = [tmp_path / "0", tmp_path / "1"]
+        assert wait_for(lambda: all(file.exists() and file.read_text() for file in files))
+        pids = [int(file.read_text()) for file in files]
+        assert all(map(is_running, pids))
+        caller.kill()
+    assert wait_for(lambda: not any(map(is_running, pids)))
+
+
+def test_processes_serve_the_next_call_and_end_with_the_block() -> None:
+    with kept_processes():
+        first = set(map_in_processes(misbehaving.who, range(20), processes=2, timeout=60))
+        squares = list(map_in_processes(misbehaving.square, range(20), processes=2, timeout=60))
+        again = set(map_in_processes(misbehaving.who, range(20), processes=1, timeout=60))
+        assert again < first or again == first
+        assert all(isinstance(pid, int) and is_running(pid) for pid in first)
+    assert squares == [n * n for n in range(20)]
+    assert not any(isinstance(pid, int) and is_running(pid) for pid in first)
+
+
+def test_a_kept_process_has_the_memory_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    with kept_processes():
+        for megabytes, count in ((600, 0), (4000, 1), (600, 0)):
+            monkeypatch.setattr(workers, "memory_limit", lambda _, m=megabytes: m * 2**20)
+            found = list(map_in_processes(misbehaving.hungry, [900], processes=1, timeout=60))
+            assert found.count(900) == count
+
+
+def test_few_file_descriptors_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 24, usual[1]))
+    try:
+        found = list(map_in_processes(misbehaving.square, range(40), processes=64, timeout=60))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert found == [n * n for n in range(40)]
+
+
+def test_a_key_of_the_terminal_reaches_the_caller_alone(tmp_path: Path) -> None:
+    """The terminal sends signals to the group of the caller, also while processes start."""
+    with start_script(tmp_path, "hang_in_c") as caller:
+        children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children")
+        assert wait_for(lambda: len(children.read_text().split()) == 2)
+        pids = [int(pid) for pid in children.read_text().split()]
+        assert os.getpgid(caller.pid) not in map(os.getpgid, pids)
+        caller.kill()
+    assert wait_for(lambda: not any(map(is_running, pids)))
+
+
+def test_the_kernel_ends_a_reading_process_first() -> None:
+    (score,) = map_in_processes(misbehaving.oom_score, [0], processes=1, timeout=60)
+    assert score == 1000
+
+
 def test_a_function_that_cannot_be_loaded_is_told() -> None:
     with pytest.raises(RuntimeError, match="could not start"):
         list(map_in_processes(Missing(), [1], processes=1, timeout=60))
@@ -118,9 +207,7 @@ def test_a_script_without_a_guard_does_not_run_twice(tmp_path: Path) -> None:
         "from medvq.images.workers import map_in_processes\n"
         "print(list(map_in_processes(misbehaving.square, range(3), processes=2, timeout=60)))\n"
     )
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])
-    }
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])}
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, env=environment, check=True
     )

@@ -2,7 +2,8 @@
 
 Only the attributes named here are read from a DICOM header. Equipment is hashed as it is read,
 dates become days since the set's first, and none of it is written anywhere: the audit keeps only
-how well each group predicts the label.
+how well each group predicts the label. Headers are read in worker processes, which import this
+module: pandas is imported for the table alone.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from medvq.images.formats import is_dicom
+from medvq.images.workers import WorkerFailure, read_headers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EQUIPMENT = (
     "Manufacturer", "ManufacturerModelName", "StationName", "DeviceSerialNumber",
@@ -41,32 +43,42 @@ GROUPS = ("file_size", "equipment", "settings", "moment", "person")
 """First parts of the columns of :func:`describe`; ``file_size`` has no second part."""
 
 
-def describe(paths: Sequence[Path], workers: int = 2) -> pd.DataFrame:
+def describe(paths: Sequence[Path]) -> pd.DataFrame:
     """Return one row per file: its size in bytes and, of a DICOM file, what its header says.
 
     Columns are ``file_size`` and ``<group>.<attribute>``: numbers, NaN where there is none, or
-    hashes (of type object) of what is no number. Empty columns are left out.
+    hashes (of type object) of what is no number. Empty columns are left out. A header that cannot
+    be read says nothing.
     """
-    with ThreadPoolExecutor(workers) as pool:
-        table = pd.DataFrame(list(pool.map(_describe, paths)), index=range(len(paths)))
+    import pandas as pd
+
+    rows = [_size(path) for path in paths]
+    headers = [(row, path) for row, path in zip(rows, paths, strict=True) if is_dicom(path)]
+    described = read_headers(read_acquisition, [path for _, path in headers])
+    for (row, _), values in zip(headers, described, strict=True):
+        if not isinstance(values, WorkerFailure):
+            row.update(values)
+    table = pd.DataFrame(rows, index=range(len(paths)))
     if "moment.day" in table:
         table["moment.day"] -= table["moment.day"].min()
     return table.dropna(axis="columns", how="all")
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _size(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = {"file_size": float(path.stat().st_size)}
-        return values | (_read_header(path) if is_dicom(path) else {})
+        return {"file_size": float(path.stat().st_size)}
     except OSError:
         return {}
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def read_acquisition(path: Path) -> dict[str, Any]:
+    """Return what the header of a DICOM file says by column; nothing where it cannot be read."""
     from medvq.images.formats.parsing import parse
 
     try:
         header = parse(path, stop_before_pixels=True, specific_tags=list(READ))
+    except MemoryError:
+        raise
     except Exception:  # of dozens of types; a broken header is a fact about the file
         return {}
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)

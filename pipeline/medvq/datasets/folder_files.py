@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +18,17 @@ from medvq.images.formats import (
     is_dicom,
     is_nifti,
 )
+from medvq.images.formats.identity import Identity, identify
 from medvq.images.formats.magic import begins_as_dicom, begins_as_picture
+from medvq.images.workers import WorkerFailure, map_in_processes, processors, read_headers
 
 COPY = "a second file of the same instance"
 _FOR_PROCESSING = (
     "for processing, and its study holds images for presentation "
     "(source.presentation_intent chooses)"
 )
+# Seconds after which decoding a copy counts as hung.
+_TIMEOUT = 300.0
 _ARCHIVES = frozenset({".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar"})
 _JPEG_SUFFIXES = frozenset({".jfif", ".jpe", ".jif"})
 # Of files that are no images. No other suffix is shown: it may be a part of a name.
@@ -77,8 +81,18 @@ def kinds(source: FolderSource) -> str:
 
 
 def identify_files(folder: Path, paths: Sequence[str], source: FolderSource) -> list[FolderFile]:
-    """Read whose each file is, and set aside what the source does not want, and copies."""
-    files = [_identify(folder, path, source) for path in paths]
+    """Read whose each file is, and set aside what the source does not want, and copies.
+
+    Headers are read in worker processes: one that crashes, hangs or needs too much memory sets its
+    file aside.
+    """
+    are_dicom = [is_dicom(folder / path) for path in paths]
+    headers = [folder / path for path, dicom in zip(paths, are_dicom, strict=True) if dicom]
+    identities = read_headers(identify, headers)
+    files = [
+        _identified(path, next(identities), source) if dicom else _file_without_header(path)
+        for path, dicom in zip(paths, are_dicom, strict=True)
+    ]
     if isinstance(source, DicomFolderSource) and not source.presentation_intent:
         files = _prefer_presentation(files)
     return _exclude_copies(folder, files)
@@ -110,15 +124,18 @@ def _other_kind(suffix: str, what: str) -> str:
     return f"{what} ({suffix})" if known else f"{what} (no suffix that is known)"
 
 
-def _identify(folder: Path, path: str, source: FolderSource) -> FolderFile:
-    if not is_dicom(folder / path):
-        suffix = next((s for s in NIFTI_SUFFIXES if path.lower().endswith(s)), "")
-        return FolderFile(path, subject=path[: -len(suffix)] if suffix else "")
-    from medvq.images.formats.dicom import identify
+def _file_without_header(path: str) -> FolderFile:
+    suffix = next((s for s in NIFTI_SUFFIXES if path.lower().endswith(s)), "")
+    return FolderFile(path, subject=path[: -len(suffix)] if suffix else "")
 
-    identity = identify(folder / path)
+
+def _identified(
+    path: str, identity: Identity | WorkerFailure | None, source: FolderSource
+) -> FolderFile:
     if identity is None:
         return FolderFile(path, dicom=True)  # ingest sets it aside with the reason
+    if isinstance(identity, WorkerFailure):
+        return FolderFile(path, dicom=True, set_aside=f"its header: {identity.reason}")
     reason = identity.no_image
     intent = identity.presentation_intent.upper()
     if isinstance(source, DicomFolderSource):
@@ -156,19 +173,16 @@ def _exclude_copies(folder: Path, files: Sequence[FolderFile]) -> list[FolderFil
     for number, file in enumerate(files):
         if file.instance and not file.set_aside:
             by_instance[file.instance].append(number)
+    by_instance = {key: numbers for key, numbers in by_instance.items() if len(numbers) > 1}
+    paths = {n: folder / files[n].path for numbers in by_instance.values() for n in numbers}
+    contents = _contents(paths, by_instance.values())
     checked = list(files)
     shared = 0
     for numbers in by_instance.values():
-        if len(numbers) == 1:
-            continue
-        contents = _contents([folder / files[number].path for number in numbers])
-        first = {
-            content: number
-            for number, content in reversed(list(zip(numbers, contents, strict=True)))
-        }
+        first = {contents[number]: number for number in reversed(numbers)}
         shared += len(numbers) if len(first) > 1 else 0
-        for number, content in zip(numbers, contents, strict=True):
-            if first[content] != number:
+        for number in numbers:
+            if first[contents[number]] != number:
                 checked[number] = replace(files[number], set_aside=COPY)
     if shared:
         warnings.warn(
@@ -181,21 +195,35 @@ def _exclude_copies(folder: Path, files: Sequence[FolderFile]) -> list[FolderFil
     return checked
 
 
-def _contents(paths: Sequence[Path]) -> list[str]:
-    """Return a checksum of the pixels of each file; of the file where all files are equal."""
-    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    if len(set(sums)) == 1:
-        return sums
-    return [_pixel_sum(path) or known for path, known in zip(paths, sums, strict=True)]
+def _contents(paths: dict[int, Path], groups: Iterable[Sequence[int]]) -> dict[int, str]:
+    """Return a checksum of each file, of its pixels where the files of its group differ."""
+    sums = {number: _file_sum(path) for number, path in paths.items()}
+    differing = [n for group in groups if len({sums[n] for n in group}) > 1 for n in group]
+    copies = [paths[number] for number in differing]
+    decoded = map_in_processes(pixel_sum, copies, processes=processors(), timeout=_TIMEOUT)
+    for number, pixels in zip(differing, decoded, strict=True):
+        # What cannot be decoded is compared as a file.
+        sums[number] = sums[number] if isinstance(pixels, WorkerFailure) else pixels or sums[number]
+    return sums
 
 
-def _pixel_sum(path: Path) -> str:
+def _file_sum(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:  # reading the image says why
+        return str(path)
+
+
+def pixel_sum(path: Path) -> str:
     """Return a checksum of the decoded pixels; empty where they cannot be decoded."""
     from medvq.images.formats.decoding import decode
     from medvq.images.formats.dicom import read_header
 
     try:
         stored = decode(read_header(path, pixels=True))
-    except Exception:  # of dozens of types; such files are compared as files
+    except MemoryError:
+        raise
+    except Exception:  # of dozens of types
         return ""
     return hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()

@@ -7,12 +7,17 @@ threads, and not importing the caller's main module), so they start in a few ten
 long as the function's module imports little.
 
 The memory that a process may allocate is a share of the machine's (:func:`memory_limit`): a small
-file can ask for far more than there is, and the kernel would then end a process of its choice.
+file can ask for far more than there is, and the kernel would then end a process of its choice. It
+is told to choose one of these.
+
+Keys and signals of the terminal do not reach the processes. They end with their caller, however it
+ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import resource
@@ -22,11 +27,12 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,12 +41,17 @@ R = TypeVar("R")
 _AHEAD = 2
 # Results kept for each process while an earlier item is still being worked on.
 _WINDOW = 32
-# Exit status of a process that cannot load the function.
-_NOT_STARTED = 70
 # Share of the machine's memory that all processes together may allocate, and the least that each
 # may: what the largest picture that is read takes, with the libraries.
 _MEMORY_SHARE = 0.8
 _LEAST_MEMORY = 3 * 2**29
+# File descriptors for each process, while it starts.
+_DESCRIPTORS = 6
+# Headers that are read while a process starts, and seconds after which reading one counts as hung.
+_HEADERS, _HEADER_TIMEOUT = 1024, 60.0
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+# Processes that wait for the next call; None outside of kept_processes().
+_idle: ContextVar[list[_Worker[Any, Any]] | None] = ContextVar("idle", default=None)
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,13 @@ _OUT_OF_MEMORY = WorkerFailure("it needs more memory than there is", out_of_memo
 
 class _Raised(NamedTuple):
     error: Exception
+
+
+class _Assignment(NamedTuple):
+    """What a process is to do with the items that follow, and the bytes that it may allocate."""
+
+    function: Callable[[Any], object]
+    memory: int
 
 
 class _Died(Exception):
@@ -77,6 +95,13 @@ def memory_limit(processes: int) -> int:
     """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(_LEAST_MEMORY, int(_MEMORY_SHARE * min([total, *_group_limits()])) // processes)
+
+
+def _startable() -> int:
+    """Count the processes that half of the free file descriptors are enough for; at least 1."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    free = limit - len(list(Path("/proc/self/fd").iterdir()))
+    return max(1, free // 2 // _DESCRIPTORS)
 
 
 def _group_limits() -> Iterator[int]:
@@ -109,7 +134,7 @@ def map_in_processes(
     Parameters
     ----------
     function, items : picklable; the function by the name of its module.
-    processes : at least 1.
+    processes : at most so many, at least 1; fewer where file descriptors are scarce.
     timeout : seconds after which an item's process is ended.
 
     Yields
@@ -131,13 +156,35 @@ def map_in_processes(
         pool.end()
 
 
+@contextlib.contextmanager
+def kept_processes() -> Iterator[None]:
+    """Let processes of one call serve the next inside the block, which spares their start."""
+    idle: list[_Worker[Any, Any]] = []
+    token = _idle.set(idle)
+    try:
+        yield
+    finally:
+        _idle.reset(token)
+        for worker in idle:
+            worker.end()
+
+
+def read_headers(
+    function: Callable[[Path], R], paths: Sequence[Path]
+) -> Generator[R | WorkerFailure]:
+    """Yield what ``function`` reads of the header of each file; see :func:`map_in_processes`."""
+    count = min(processors(), 1 + len(paths) // _HEADERS)
+    return map_in_processes(function, paths, processes=count, timeout=_HEADER_TIMEOUT)
+
+
 class _Pool(Generic[T, R]):
     """Workers, the items that they work on, and results that wait for their turn."""
 
     def __init__(
         self, function: Callable[[T], R], items: Iterable[T], processes: int, timeout: float
     ) -> None:
-        self.function, self.processes, self.timeout = function, processes, timeout
+        self.function, self.timeout = function, timeout
+        self.processes = min(processes, _startable())
         self.memory = memory_limit(processes)
         self.queue = enumerate(items)
         self.retries: deque[tuple[int, T]] = deque()
@@ -150,7 +197,7 @@ class _Pool(Generic[T, R]):
         """Submit items while a worker has room; say whether any is being worked on."""
         while self._has_room() and (task := self._next_task()):
             if len(self.workers) < self.processes and all(w.tasks for w in self.workers):
-                self.workers.append(_Worker(self.function, self.memory))
+                self.workers.append(_start(_Assignment(self.function, self.memory)))
             min(self.workers, key=lambda worker: len(worker.tasks)).submit(task)
         return any(worker.tasks for worker in self.workers)
 
@@ -180,8 +227,12 @@ class _Pool(Generic[T, R]):
             yield self.results.pop(self.yielded - 1)
 
     def end(self) -> None:
+        idle = _idle.get()
         for worker in self.workers:
-            worker.end()
+            if idle is None or worker.tasks:
+                worker.end()
+            else:
+                idle.append(worker)
 
     def _has_room(self) -> bool:
         return len(self.workers) < self.processes or any(
@@ -208,10 +259,17 @@ class _Pool(Generic[T, R]):
                 return answering
 
 
+def _start(assignment: _Assignment) -> _Worker[Any, Any]:
+    idle = _idle.get()
+    worker: _Worker[Any, Any] = idle.pop() if idle else _Worker()
+    worker.send(assignment)
+    return worker
+
+
 class _Worker(Generic[T, R]):
     """One process and the items submitted to it, of which it works on the first."""
 
-    def __init__(self, function: Callable[[T], R], memory: int) -> None:
+    def __init__(self) -> None:
         self.tasks: deque[tuple[int, T]] = deque()
         self.since = 0.0
         ours, theirs = socket.socketpair()
@@ -220,14 +278,14 @@ class _Worker(Generic[T, R]):
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(memory)],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
+                process_group=0,
             )
         self.connection = Connection(ours.detach())
-        self.send(function)
 
     def submit(self, task: tuple[int, T]) -> None:
         if not self.tasks:
@@ -251,8 +309,6 @@ class _Worker(Generic[T, R]):
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             code = self.process.wait()
             self.end()
-            if code == _NOT_STARTED:
-                raise RuntimeError("a reading process could not start; see above") from error
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             raise _Died(f"the decoder crashed ({how})") from error
         self.tasks.popleft()
@@ -269,36 +325,54 @@ class _Worker(Generic[T, R]):
         self.process.wait()
 
 
-def _work(descriptor: int, memory: int) -> int:
-    """Serve in a worker process: receive a function, then items until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends us
-    # What the process allocates, and not its address space, of which libraries and files that are
-    # mapped take gigabytes that are no memory.
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    connection = Connection(descriptor)
-    try:
-        function = connection.recv()
-    except EOFError:
+def _work(descriptor: int, caller: int) -> int:
+    """Serve in a worker process: receive assignments and items until the other end is closed."""
+    # A process that waits sees its caller end, and one that hangs in a decoder does not.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != caller:
         return 0
-    except Exception:  # whatever unpickling raises, the user sees it
-        sys.excepthook(*sys.exc_info())
-        return _NOT_STARTED
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     # Decoders print what they find in headers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    connection = Connection(descriptor)
     while True:
-        try:
-            item = connection.recv()
-        except (EOFError, OSError):
-            return 0
         answer: object
         try:
-            answer = function(item)
-        except Exception as error:
-            answer = _OUT_OF_MEMORY if _is_out_of_memory(error) else _Raised(error)
+            message = connection.recv()
+        except (EOFError, OSError):
+            return 0
+        except Exception as error:  # whatever unpickling raises
+            answer = _Raised(RuntimeError(f"a reading process could not start: {error!r}"))
+        else:
+            if isinstance(message, _Assignment):
+                function = message.function
+                _limit_memory(message.memory)
+                continue
+            answer = _answer(function, message)
         try:
             connection.send(answer)
         except OSError:
             return 0
+
+
+def _limit_memory(memory: int) -> None:
+    """Limit what this process allocates.
+
+    And not its address space, of which libraries and files that are mapped take gigabytes that are
+    no memory.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:
+        memory = min(memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
+
+
+def _answer(function: Callable[[Any], object], item: object) -> object:
+    try:
+        return function(item)
+    except Exception as error:
+        return _OUT_OF_MEMORY if _is_out_of_memory(error) else _Raised(error)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

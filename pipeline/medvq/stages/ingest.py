@@ -59,23 +59,16 @@ REFERENCE = "reference"
 def run(context: StageContext) -> IngestSummary:
     """Read, prepare and audit the images, and write the artifact."""
     from medvq.audit.accounting import ingest_summary
-    from medvq.audit.alike import find_alike
     from medvq.datasets import sources
     from medvq.datasets.dataset import SPLITS
     from medvq.datasets.manifest import check_manifest
-    from medvq.datasets.reading import read_dataset
     from medvq.datasets.split_checks import check_splits_for_probe
     from medvq.evaluation.label_check import warn_of_label_fraction
     from medvq.images.frame import frame_features
 
     config, folder, settings = context.config, context.folder, context.config.ingest
-    root = sources.locate(config, context.data_root, context.data_mirror)
-    listing = sources.list_dataset(config, root)
-    listed, is_elsewhere = listing.images, REFERENCE in context.inputs
-    if is_elsewhere:
-        listed = [replace(image, split="test") for image in listed]
-    with sources.read_cache(context.cache) as cache:
-        data = read_dataset(listed, config, folder / "originals.npy", cache, find_alike)
+    is_elsewhere = REFERENCE in context.inputs
+    skipped, data, acquisition = _read(context)
     _write(folder, {"quarantine.csv": data.quarantine})
     data.check_share_broken(settings.max_quarantined, folder / "quarantine.csv")
     if not is_elsewhere:
@@ -98,12 +91,39 @@ def run(context: StageContext) -> IngestSummary:
     if settings.swap.enabled:
         swapped = _swap(context, manifest, data.originals, preparation, positions)
         files |= {"frame.npy": frame, **swapped}
-    audit, clusters = _audit(config, data, manifest, frame)
+    audit, clusters = _audit(config, data, manifest, frame, acquisition)
     files |= {"audit.json": audit, "clusters.csv": clusters}
     _write(folder, files)
     not_aligned = int(prepared.registration.failed.sum())
     set_aside = data.quarantine["reason"].tolist()
-    return ingest_summary(manifest, set_aside, listing.skipped, not_aligned, audit)
+    return ingest_summary(manifest, set_aside, skipped, not_aligned, audit)
+
+
+def _read(context: StageContext) -> tuple[dict[str, int], ReadDataset, pd.DataFrame]:
+    """Read the data set: the files that are no images, by reason; the images; their acquisition."""
+    import pandas as pd
+
+    from medvq.audit.acquisition import describe
+    from medvq.audit.alike import find_alike
+    from medvq.datasets import sources
+    from medvq.datasets.reading import read_dataset
+    from medvq.images.workers import kept_processes
+
+    config = context.config
+    root = sources.locate(config, context.data_root, context.data_mirror)
+    with kept_processes():
+        listing = sources.list_dataset(config, root)
+        listed = listing.images
+        if REFERENCE in context.inputs:
+            listed = [replace(image, split="test") for image in listed]
+        with sources.read_cache(context.cache) as cache:
+            file = context.folder / "originals.npy"
+            data = read_dataset(listed, config, file, cache, find_alike)
+        acquisition = pd.DataFrame(index=range(len(data.images)))
+        # A file that holds many images says nothing of each.
+        if all(image.index is None for image in data.images):
+            acquisition = describe([image.path for image in data.images])
+    return listing.skipped, data, acquisition
 
 
 def _prepare(
@@ -163,20 +183,18 @@ def _alignment_table(manifest: pd.DataFrame, registration: Registration) -> pd.D
 
 
 def _audit(
-    config: Config, data: ReadDataset, manifest: pd.DataFrame, frame: NDArray[Any]
+    config: Config,
+    data: ReadDataset,
+    manifest: pd.DataFrame,
+    frame: NDArray[Any],
+    acquisition: pd.DataFrame,
 ) -> tuple[Audit, pd.DataFrame]:
     """Return the audit, and the table with the cluster of acquisition of each image."""
     import pandas as pd
 
-    from medvq.audit.acquisition import describe
     from medvq.audit.findings import audit
     from medvq.datasets import sources
-    from medvq.images.workers import processors
 
-    acquisition = pd.DataFrame(index=range(len(data.images)))
-    # A file that holds many images says nothing of each.
-    if all(image.index is None for image in data.images):
-        acquisition = describe([image.path for image in data.images], processors())
     rules = sources.dataset(config.source).subject_rules(manifest["path"].tolist())
     result, clusters = audit(
         config.name,

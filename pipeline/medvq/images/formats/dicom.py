@@ -1,4 +1,4 @@
-"""DICOM files: whom and what they show, their headers, and the headers of their frames."""
+"""DICOM files: whether they show anything, their headers, and the headers of their frames."""
 
 from __future__ import annotations
 
@@ -102,53 +102,6 @@ class Slice(NamedTuple):
     stored: Values
 
 
-class Identity(NamedTuple):
-    """Whom and what a DICOM object shows, from its header. For comparing, never to be shown.
-
-    ``no_image`` is why the object is no image, and empty where it is one.
-    """
-
-    subject: str
-    study: str
-    series: str
-    instance: str
-    modality: str
-    body_part: str
-    view: str
-    presentation_intent: str
-    is_localizer: bool
-    no_image: str
-
-
-_IDENTITY = (
-    "PatientID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "Modality",
-    "BodyPartExamined",
-    "ViewPosition",
-    "PresentationIntentType",
-)
-
-
-def identify(path: Path) -> Identity | None:
-    """Read the header of ``path`` only; None where it cannot be read."""
-    tags = ["SOPClassUID", "ImageType", "SegmentationType", *_IDENTITY]
-    try:
-        header = parse(path, stop_before_pixels=True, specific_tags=tags)
-        subject, study, series, instance, modality, body_part, view, intent = (
-            str(header.get(tag) or "").strip() for tag in _IDENTITY
-        )
-        localizer = "LOCALIZER" in (header.get("ImageType") or ())
-        reason = _no_image(header)
-    except Exception:  # whatever pydicom raises, reading the image says why
-        return None
-    return Identity(
-        subject, study, series, instance, modality, body_part, view, intent, localizer, reason
-    )
-
-
 def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     """Read the header of an image; with ``pixels``, the data to decode as well.
 
@@ -168,7 +121,7 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
             header = pydicom.dcmread(mended, force=True)
         if "PixelData" in header:
             notice("the end of the compressed pixels is not marked: read to the end of the file")
-    if reason := _no_image(header):
+    if reason := no_image(header):
         raise UnreadableImage(reason)
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage("a DICOM object without pixel data")
@@ -230,7 +183,7 @@ def _is_encapsulated(header: Dataset) -> bool:
     return syntax is not None and syntax in uid.AllTransferSyntaxes and syntax.is_encapsulated
 
 
-def _no_image(header: Dataset) -> str:
+def no_image(header: Dataset) -> str:
     """Return why the object that ``header`` belongs to is no image, empty where it is one."""
     stated = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
     kind = uid.UID(str(stated))

@@ -87,7 +87,7 @@ def read_picture(path: Path, channels: int) -> Image:
         return to_channels(shown, channels, colour=False)
     with file as opened:
         # A camera's JPEG may carry a second picture (MPO), which no viewer shows.
-        if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
+        if getattr(opened, "is_animated", False) and opened.format != "MPO":
             raise UnreadableImage("a picture file of several pages or frames")
         _bound(opened, channels)
         reduced = _is_reduced_from_16_bits(opened)
