@@ -2,7 +2,12 @@
 
 import gzip
 import hashlib
+import io
+import os
+import pickle
+import re
 import struct
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from medvq.datasets.array_files import read_array_image
+from factories import misbehaving
+from medvq.datasets import array_files
+from medvq.datasets.array_files import (
+    ArrayImage,
+    LabelledFile,
+    read_array_image,
+    read_array_images,
+    read_npz,
+)
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.published import mnist, pneumoniamnist, stl10
 from medvq.errors import UserError
+from medvq.images.reading import Reader
+from medvq.images.workers import map_in_processes
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -157,6 +172,142 @@ def test_a_wrong_number_of_labels_is_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(4, np.uint8))
     with pytest.raises(UserError, match="another number of images than of labels"):
+        list(mnist.list_images(tmp_path))
+
+
+class Attack:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("unpickled",)
+
+
+def npy(array: NDArray[Any], declared: tuple[int, ...] | None = None) -> bytes:
+    """Return a member of an NPZ file that may declare another shape than it has."""
+    stream = io.BytesIO()
+    header = np.lib.format.header_data_from_array_1_0(array)
+    header["shape"] = declared or array.shape
+    np.lib.format.write_array_header_1_0(stream, header)
+    has_objects = array.dtype.hasobject
+    return stream.getvalue() + (pickle.dumps(array) if has_objects else array.tobytes())
+
+
+LABELS = np.array([0, 1])
+IMAGES = np.zeros((2, 28, 28), np.uint8)
+WRONG_MEMBERS = {
+    "terabytes are declared": ("train_images", npy(IMAGES, (2**30, 64, 64))),
+    "a negative size": ("train_images", npy(IMAGES, (-1, 28, 28))),
+    "objects": ("test_labels", npy(np.array([Attack(), Attack()], object))),
+    "images of objects": ("test_images", npy(np.array([Attack(), Attack()], object))),
+    "labels of no class": ("train_labels", npy(np.array([0, 2]))),
+    "negative labels": ("train_labels", npy(np.array([0, -1]))),
+    "labels beyond a byte": ("train_labels", npy(np.array([0, 256]))),
+    "fractions": ("train_labels", npy(np.array([0.0, 0.5]))),
+    "text": ("train_labels", npy(np.array(["a", "b"]))),
+    "numbers instead of images": ("val_images", npy(LABELS)),
+    "another size": ("val_images", npy(np.zeros((2, 27, 28), np.uint8))),
+    "more images than labels": ("test_images", npy(np.zeros((3, 28, 28), np.uint8))),
+    "no array": ("test_images", b"any"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_MEMBERS)
+def test_npz_files_that_lie_are_one_line(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, content = WRONG_MEMBERS[what]
+    write_npz(tmp_path / "pneumoniamnist.npz", {name: content})
+    with pytest.raises(UserError, match=r"pneumoniamnist\.npz is damaged or incomplete"):
+        list(pneumoniamnist.list_images(tmp_path))
+    assert not (tmp_path / "unpickled").exists()
+
+
+def write_npz(file: Path, other: dict[str, bytes]) -> None:
+    members = {f"{part}_labels": npy(LABELS) for part in ("train", "val", "test")}
+    members |= {f"{part}_images": npy(IMAGES) for part in ("train", "val", "test")}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in (members | other).items():
+            archive.writestr(f"{member}.npy", content)
+
+
+@pytest.mark.parametrize("member", ["train_images", "val_labels"])
+def test_the_size_of_a_member_is_checked_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    file = tmp_path / "a.npz"
+    write_npz(file, {member: npy(np.zeros((20_000, 2, 2), np.uint8))})
+    monkeypatch.setattr(array_files, "MAX_SAMPLES", 50_000)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="more than the 268 million bytes"):
+        read_npz(file, [member])
+
+
+@pytest.mark.parametrize("declared", [(5, 28, 28), (2**22, 28, 28), (2**32 - 1, 2**32 - 1)])
+def test_idx_files_that_lie_are_one_line(tmp_path: Path, declared: tuple[int, ...]) -> None:
+    write_mnist(tmp_path)
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    with gzip.open(file, "wb", 1) as stream:
+        stream.write(struct.pack(f">BBBB{len(declared)}I", 0, 0, 8, len(declared), *declared))
+        for _ in range(20):
+            stream.write(bytes(2**24))
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is damaged or incomplete"):
+        list(mnist.list_images(tmp_path))
+    labelled = LabelledFile(file, tmp_path / "train-labels-idx1-ubyte.gz")
+    (peak,) = map_in_processes(misbehaving.peak_of_labels, [labelled], processes=1, timeout=60)
+    assert isinstance(peak, int)
+    assert peak < 150 * 2**20  # of 320 MiB
+
+
+def test_a_damaged_checksum_of_gzip_is_found(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="no complete gzip file"):
+        list(mnist.list_images(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("train_y.bin", b"\0\1\2\3", "train_y.bin is damaged or incomplete (a label 0 of no"),
+        ("test_y.bin", b"\1\4", "test_y.bin is damaged or incomplete (a label 4 of no class)"),
+        ("fold_indices.txt", b"0 2\n2 x\n", "fold_indices.txt, line 2: not a list of whole"),
+        ("fold_indices.txt", b"\xff\n", "fold_indices.txt, line 1: not a list of whole"),
+    ],
+)
+def test_tables_of_stl10_that_are_damaged(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    write_stl10(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(reason)):
+        list(stl10.list_images(tmp_path))
+
+
+def test_images_are_read_in_processes_in_their_order(tmp_path: Path) -> None:
+    written = np.concatenate(list(write_mnist(tmp_path).values()))
+    images = [
+        ArrayImage(item.path, item.index)
+        for item in mnist.list_images(tmp_path)
+        if item.index is not None
+    ]
+    order = [3, 0, 7, 1, 5, 6]  # from file to file and back
+    results = list(read_array_images([images[n] for n in order], Reader((28, 28))))
+    for number, result in zip(order, results, strict=True):
+        np.testing.assert_array_equal(result.image, written[number][None])
+        assert result.sha256 == hashlib.sha256(written[number].tobytes()).hexdigest()
+        assert result.size == (28, 28)
+
+
+def test_an_array_file_that_ends_its_process_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path)
+    monkeypatch.setattr(array_files, "_read_labels", misbehaving.crash)
+    with pytest.raises(UserError, match=r"ubyte\.gz cannot be read: the decoder crashed"):
         list(mnist.list_images(tmp_path))
 
 

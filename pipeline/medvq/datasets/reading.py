@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections import Counter
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medvq.config import Config, FolderSource, IngestConfig
-from medvq.datasets.array_files import read_array_image
+from medvq.datasets.array_files import ArrayImage, read_array_images
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.splits import draw_splits, join_equal_images
 from medvq.errors import Notice, UserError
@@ -29,7 +28,6 @@ from medvq.images.reading import (
     read_all,
     warn_of_notices,
 )
-from medvq.images.resizing import fit_to_shape
 
 Bytes = NDArray[np.uint8]
 
@@ -150,7 +148,7 @@ def _allocate(file: Path, shape: tuple[int, ...]) -> Bytes:
 def _read(
     listed: Sequence[SourceImage], config: IngestConfig, cache: ReadCache
 ) -> Iterator[ReadResult]:
-    """Yield every image as read: from an array file in this process, else in worker processes."""
+    """Yield every image as read, in worker processes."""
     reader = Reader(config.read_shape, config.channels, config.fit)
     files = [
         ImageFiles(item.files, bool(item.parts), item.window)
@@ -158,14 +156,14 @@ def _read(
         if item.index is None and not item.set_aside
     ]
     results = read_all(files, reader, cache)
+    arrays = read_array_images(
+        [ArrayImage(item.path, item.index) for item in listed if item.index is not None], reader
+    )
     for item in tqdm(listed, desc="reading", unit=" images", mininterval=1.0):
         if item.set_aside:
             yield ReadResult(None, image_checksum(item.files, cache), reason=item.set_aside)
         elif item.index is not None:
-            stored, image = read_array_image(item.path, item.index, config.channels)
-            checksum = hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest()
-            pixels = fit_to_shape(image, config.read_shape, config.fit)
-            yield ReadResult(pixels, checksum, image.shape[1:])
+            yield next(arrays)
         else:
             yield next(results)
 

@@ -17,6 +17,8 @@ import numpy as np
 
 from medvq.datasets.dataset import Dataset, SourceImage
 from medvq.errors import UserError
+from medvq.images.formats.display import check_size
+from medvq.images.workers import read_headers
 
 _TEST_SHARE = 0.25
 _TASK = "Task04_Hippocampus"
@@ -40,9 +42,18 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
     files = sorted(images.glob("hippocampus_*.nii.gz"))
     if not files:
         raise UserError(f"{images} holds no hippocampus_*.nii.gz")
-    for file in files:
+    mapped = maps.is_dir()
+    measured = (
+        read_headers(_marked_volume, [maps / file.name for file in files])
+        if mapped
+        else (read_headers(_field_of_view, files))
+    )
+    for file, target in zip(files, measured, strict=True):
+        if mapped and not isinstance(target, float):
+            raise UserError(
+                f"{maps / file.name} is missing or no NIfTI file; every volume needs its label map"
+            )
         subject = file.name.removesuffix(".nii.gz")
-        mapped = maps.is_dir()
         digest = hashlib.sha256(subject.encode()).digest()
         yield SourceImage(
             path=file,
@@ -50,36 +61,38 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
             subject=subject,
             split="test" if digest[0] < _TEST_SHARE * 256 else "train",
             label=None,
-            target=_marked_volume(maps / file.name) if mapped else _field_of_view(file),
+            # An unreadable volume is listed all the same: ingest sets it aside with the reason.
+            target=target if isinstance(target, float) else None,
             target_name="hippocampus_mm3" if mapped else "field_of_view_mm3",
         )
 
 
-def _marked_volume(file: Path) -> float:
+def _marked_volume(file: Path) -> float | None:
     """Measure the volume of all voxels that are marked (anterior or posterior), in mm3."""
-    opened = _open(file)
-    if opened is None:
-        raise UserError(f"{file} is missing or no NIfTI file; every volume needs its label map")
-    return float(np.count_nonzero(np.asanyarray(opened.dataobj))) * _voxel(opened)
+    import nibabel
+
+    try:
+        opened: Any = nibabel.load(file)
+        check_size(*opened.shape, opened.get_data_dtype().itemsize)
+        return float(np.count_nonzero(np.asanyarray(opened.dataobj))) * _voxel(opened)
+    except MemoryError:
+        raise
+    except Exception:  # of any of its types: a fact about the file
+        return None
 
 
 def _field_of_view(file: Path) -> float | None:
-    opened = _open(file)
-    # An unreadable volume is listed all the same: ingest sets it aside with the reason.
-    return None if opened is None else float(np.prod(opened.shape)) * _voxel(opened)
+    import nibabel
+
+    try:
+        opened: Any = nibabel.load(file)
+        return float(np.prod(opened.shape)) * _voxel(opened)
+    except Exception:  # of any of its types: a fact about the file
+        return None
 
 
 def _voxel(opened: Any) -> float:
     return float(np.prod(opened.header.get_zooms()[:3]))
-
-
-def _open(file: Path) -> Any:
-    import nibabel
-
-    try:
-        return nibabel.load(file)
-    except Exception:  # of any of its types: a fact about the file
-        return None
 
 
 DATASET = Dataset(list_images)

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from medvq.datasets.array_files import MEDMNIST_SPLITS, check_count, need_files, read_npz
+from medvq.datasets.array_files import (
+    MEDMNIST_SPLITS,
+    LabelledFile,
+    class_name,
+    need_files,
+    read_labels,
+)
 from medvq.datasets.dataset import Dataset, SourceImage
 
 _FILE = "pneumoniamnist.npz"
@@ -21,12 +27,13 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
     file = folder / _FILE
     need_files(folder, [_FILE])
     index = 0
-    for part, split in MEDMNIST_SPLITS.items():
-        for position, label in enumerate(read_npz(file, [f"{part}_labels"])[0].ravel()):
+    (labels,) = read_labels([LabelledFile(file, file)])
+    for (part, split), classes in zip(MEDMNIST_SPLITS.items(), labels, strict=True):
+        for position, label in enumerate(classes):
             shown, subject = f"{_FILE}/{part}_images/{position}", f"{part}-{position}"
-            yield SourceImage(file, shown, subject, split, _CLASSES[int(label)], index=index)
+            name = class_name(int(label), _CLASSES, file)
+            yield SourceImage(file, shown, subject, split, name, index=index)
             index += 1
-    check_count(file, index)
 
 
 DATASET = Dataset(list_images)
