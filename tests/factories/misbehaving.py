@@ -12,7 +12,8 @@ import numpy as np
 from medvq.datasets import array_files
 from medvq.datasets.array_files import LabelledFile
 from medvq.errors import UserError
-from medvq.images.formats import identity
+from medvq.images.formats import identity, is_dicom, is_nifti
+from medvq.images.reading import ImageFiles, Reader
 
 
 def square(number: int) -> int:
@@ -105,7 +106,19 @@ def peak_of_labels(file: LabelledFile) -> int:
     """Read the labels of a damaged file; return the peak memory of this process in bytes."""
     with contextlib.suppress(UserError):
         array_files._read_labels(file)
-    (line,) = (
-        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
-    )
+    return _peak()
+
+
+def peak_of_reading(path: Path) -> tuple[str, int]:
+    """Read the header of a file and its image; return why it is refused, and the peak memory."""
+    if is_dicom(path):
+        identity.identify(path)
+    result = Reader((8, 8, 8) if is_nifti(path) else (8, 8))(ImageFiles((path,)))
+    return result.reason, _peak()
+
+
+def _peak() -> int:
+    """Return the peak memory of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if "VmHWM" in line)
     return int(line.split()[1]) * 1024
