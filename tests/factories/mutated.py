@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from factories.formats import FORMATS
 from factories.images import dicom, noise, rgb, save_dicom, save_nifti
-from medvq.audit.acquisition import describe
+from medvq.audit.acquisition import read_acquisition
 from medvq.config import Labels
 from medvq.config_file import load_config
 from medvq.datasets.labels import read_labels
 from medvq.errors import UserError
-from medvq.images.formats.dicom import identify
+from medvq.images.formats.identity import identify
 from medvq.images.reading import ImageFiles, Reader
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -106,7 +106,7 @@ def _read(path: Path) -> str:
         return "read"
     if path.suffix == ".dcm":
         identify(path)
-        describe([path], workers=1)
+        read_acquisition(path)
     shape = (8, 8, 8) if path.name == "volume.nii" else (8, 8)
     result = Reader(shape)(ImageFiles((path,)))
     assert (result.image is None) == bool(result.reason)

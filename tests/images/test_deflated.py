@@ -9,7 +9,7 @@ import pytest
 from factories.images import dicom, noise, read_grey, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import deflated
-from medvq.images.formats.dicom import identify
+from medvq.images.formats.identity import identify
 from medvq.images.formats.parsing import parse
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 

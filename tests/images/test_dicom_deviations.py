@@ -25,7 +25,7 @@ from factories.deviations import (
 from factories.images import Array, dicom, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
-from medvq.images.formats.dicom import identify
+from medvq.images.formats.identity import identify
 from medvq.images.formats.notes import recorded
 from numpy.typing import ArrayLike
 from PIL import Image

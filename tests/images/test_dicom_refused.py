@@ -21,7 +21,7 @@ from factories.deviations import (
 from factories.images import dicom, noise, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
-from medvq.images.formats.dicom import identify
+from medvq.images.formats.identity import identify
 from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.uid import JPEG2000Lossless

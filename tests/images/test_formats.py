@@ -224,7 +224,7 @@ logging.basicConfig()  # as MLflow does
 from {first} import {names}
 from medvq.audit.acquisition import describe
 from medvq.images.formats import read_image
-from medvq.images.formats.dicom import identify
+from medvq.images.formats.identity import identify
 path = pathlib.Path(sys.argv[1])
 print(identify(path) is None, len(describe([path])), read_image(path).shape)
 """

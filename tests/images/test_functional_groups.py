@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from factories.images import Array, ct_series, save_dicom
 from medvq.images.formats import read_image, read_series
-from medvq.images.formats.dicom import identify
+from medvq.images.formats.identity import identify
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
