@@ -168,7 +168,7 @@ DEVIATIONS = {
     "PixelRepresentation missing": Deviation(
         without("PixelRepresentation", twelve()),
         ALL_BITS,
-        "PixelRepresentation is missing: unsigned pixels",
+        "PixelRepresentation is missing, or neither 0 nor 1: unsigned pixels",
     ),
     "JPEG of 8 bits under 16 allocated": Deviation(
         compressed(jpeg(smooth()), dicom(smooth().astype(np.uint16), bits=8)),

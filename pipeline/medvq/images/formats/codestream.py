@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 # ITU-T T.81 table B.1 and T.87: the markers that begin a frame.
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+_CODING_STYLE = 0x52  # T.800 A.6.1: COD
 _J2K_START = b"\xff\x4f\xff\x51"  # T.800 A.4.1, A.5.1: SOC, then SIZ
 
 
@@ -41,6 +42,16 @@ def coded_image(stream: bytes) -> CodedImage | None:
     except struct.error:
         pass  # it ends within its header
     return None
+
+
+def has_component_transform(stream: bytes) -> bool:
+    """Say whether a JPEG 2000 stream holds its colours transformed (T.800 A.6.1, annex G)."""
+    at = stream.find(_J2K_START, 0, 2**16) + len(_J2K_START) - 2
+    while at >= 0 and at + 9 <= len(stream) and stream[at] == 0xFF:
+        if stream[at + 1] == _CODING_STYLE:
+            return stream[at + 8] == 1  # after the style, the progression and the layers
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return False
 
 
 def run_length_pixels(frame: bytes) -> int:

@@ -5,6 +5,8 @@ What the header says of them is checked against the bytes that are there before 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
@@ -12,7 +14,11 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 
 from medvq.errors import UnreadableImage
-from medvq.images.formats.codestream import coded_image, run_length_pixels
+from medvq.images.formats.codestream import (
+    coded_image,
+    has_component_transform,
+    run_length_pixels,
+)
 from medvq.images.formats.display import Values, check_size
 from medvq.images.formats.header import text, transfer_syntax, whole_number
 from medvq.images.formats.messages import captured_messages, is_damage
@@ -28,6 +34,11 @@ _BY_LETTERS = {"".join(filter(str.isalnum, name)): name for name in _PHOTOMETRIC
 _CODED = frozenset(
     {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}
 )
+# Transforms of JPEG 2000, and of films; no other pixels are stored so.
+_YBR_OF_OTHERS = frozenset({"YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
+_FOREIGN_COLOURS = "a photometric interpretation that pixels of this transfer syntax cannot have"
+_OTHER_COLOURS = "PhotometricInterpretation contradicts the compressed pixels: theirs is used"
+_ALLOCATED = frozenset({1, 8, 16, 32, 64})
 _OTHER_SIZE = "the compressed pixels are of another size than the header says"
 # A frame of more samples must have at least one byte for so many of them: a JPEG has one for 256,
 # and no picture is so plain that JPEG 2000 needs less than one for 2,000. Smaller frames may be:
@@ -49,7 +60,11 @@ def decode(header: Dataset) -> Values:
     """
     if "PixelData" not in header:
         raise UnreadableImage("a DICOM object without pixel data")
+    if not header.PixelData:
+        raise UnreadableImage("PixelData is empty")
     frames = max(1, whole_number(header, "NumberOfFrames", 1))
+    if "NumberOfFrames" in header:
+        header.NumberOfFrames = frames
     samples = _complete(header)
     rows, columns = int(header.Rows), int(header.Columns)
     check_size(rows, columns, frames, samples)
@@ -60,6 +75,8 @@ def decode(header: Dataset) -> Values:
         raise UnreadableImage("compressed pixels in a transfer syntax of uncompressed ones")
     if syntax.is_encapsulated:
         _check_coded(header, syntax, frames, samples)
+    elif header.PhotometricInterpretation in _YBR_OF_OTHERS:
+        raise UnreadableImage(_FOREIGN_COLOURS)
     else:
         _cut_to_length(header, samples, frames)
     if syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
@@ -111,18 +128,22 @@ def _complete(header: Dataset) -> int:
     if samples != expected:
         raise UnreadableImage("the number of samples contradicts the photometric interpretation")
     allocated, bits = (whole_number(header, key) for key in ("BitsAllocated", "BitsStored"))
+    if allocated not in _ALLOCATED:
+        raise UnreadableImage("BitsAllocated is none of 1, 8, 16, 32 and 64")
     if not 1 <= bits <= allocated:
         raise UnreadableImage("BitsStored is more than BitsAllocated, or 0")
     high = whole_number(header, "HighBit", 0) or bits - 1
     if not bits - 1 <= high < allocated:
         raise UnreadableImage("HighBit contradicts BitsStored and BitsAllocated")
     if whole_number(header, "PixelRepresentation", -1) not in {0, 1}:
-        notice("PixelRepresentation is missing: unsigned pixels")
+        notice("PixelRepresentation is missing, or neither 0 nor 1: unsigned pixels")
         header.PixelRepresentation = 0
     if samples > 1 and whole_number(header, "PlanarConfiguration", -1) not in {0, 1}:
         header.PlanarConfiguration = 0
     if samples > 1 and high != bits - 1:
         raise UnreadableImage("colour whose HighBit contradicts BitsStored")
+    if samples > 1 and header.PixelRepresentation == 1:
+        raise UnreadableImage("colour whose PixelRepresentation says that it is signed")
     header.SamplesPerPixel, header.HighBit = samples, high
     for key in ("Rows", "Columns"):
         setattr(header, key, whole_number(header, key))
@@ -171,6 +192,8 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
         streams = list(generate_frames(header.PixelData, number_of_frames=frames))
     except ValueError as error:
         raise UnreadableImage("the compressed pixels are damaged or cut off") from error
+    if samples > 1:
+        _settle_colours(header, syntax, streams)
     for stream in streams:
         size = rows * columns * samples
         if size > _MANY_SAMPLES and size > _SAMPLES_PER_BYTE * len(stream):
@@ -189,6 +212,25 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
                 header.HighBit = header.BitsStored - 1  # the stream holds no lower bits
         elif syntax in _CODED:
             raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})")
+
+
+def _settle_colours(header: Dataset, syntax: uid.UID, streams: Sequence[bytes]) -> None:
+    """Say how the colours of compressed pixels are stored, by their streams where those say it."""
+    name = str(header.PhotometricInterpretation)
+    if syntax in _CODED:
+        header.PlanarConfiguration = 0  # decoders return colour by pixel
+    if syntax in uid.JPEG2000TransferSyntaxes:
+        if name.startswith("YBR_") and any(map(has_component_transform, streams)):
+            if name not in {"YBR_ICT", "YBR_RCT"}:
+                notice(_OTHER_COLOURS)
+            header.PhotometricInterpretation = "RGB"  # decoders undo the transform
+        elif name.startswith("YBR_PARTIAL"):
+            raise UnreadableImage(_FOREIGN_COLOURS)
+    elif name in _YBR_OF_OTHERS:
+        if syntax not in uid.JPEGTransferSyntaxes:
+            raise UnreadableImage(_FOREIGN_COLOURS)
+        notice(_OTHER_COLOURS)
+        header.PhotometricInterpretation = "YBR_FULL"
 
 
 def _adopt_depth(header: Dataset, syntax: uid.UID, bits: int) -> None:

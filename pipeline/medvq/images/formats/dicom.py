@@ -143,6 +143,8 @@ def frame_header(header: Dataset, number: int) -> Dataset | None:
     for group in groups:
         for sequence, names in _GROUPS.items():
             for macro in items(group, sequence)[:1]:
+                if not any(name in macro for name in names):
+                    continue  # an empty item takes nothing back
                 for name in names:
                     if name in frame:
                         delattr(frame, name)

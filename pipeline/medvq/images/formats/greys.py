@@ -238,10 +238,21 @@ def _percentiles(values: Values) -> tuple[float, float]:
 
 
 def _finish(shown: Image, header: Dataset, inside: NDArray[np.bool_]) -> Image:
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        applied("inverted (MONOCHROME1)")
+    if _is_inverted(header):
         shown = 1 - shown
     return shown if inside.all() else np.where(inside, shown, np.float32(0))
+
+
+def _is_inverted(header: Dataset) -> bool:
+    """Say whether low values are bright: by the presentation LUT shape (PS3.3 C.8.11.3) if any."""
+    stated = header.PhotometricInterpretation == "MONOCHROME1"
+    shape = text(header, "PresentationLUTShape")
+    inverted = shape == "INVERSE" if shape in {"IDENTITY", "INVERSE"} else stated
+    if inverted != stated:
+        notice("PresentationLUTShape contradicts PhotometricInterpretation: the shape is used")
+    if inverted:
+        applied("inverted (MONOCHROME1)" if stated else "inverted (PresentationLUTShape)")
+    return inverted
 
 
 def _padding(picture: Slice) -> NDArray[np.bool_]:

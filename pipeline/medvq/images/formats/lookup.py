@@ -129,11 +129,11 @@ def _words(header: Dataset, item: Dataset, name: str) -> NDArray[np.uint16] | No
 def _top(entries: NDArray[np.uint16], bits: int) -> int:
     """Return the entry that is shown as white: the highest of the bits stated, or of those used.
 
-    Where the entries need more bits than stated, or never reach the upper half of a deeper range
+    Where the entries need more bits than stated, or fill less than a quarter of a deeper range
     than a byte, the number stated is wrong.
     """
     used = int(entries.max()).bit_length()
-    if used and (not 1 <= bits <= 16 or used > bits or (bits > 8 and used < bits)):
+    if used and (not 1 <= bits <= 16 or used > bits or (bits > 8 and used < bits - 1)):
         notice("a lookup table states another depth than its entries have: their own is used")
         return (1 << used) - 1
     return (1 << bits) - 1

@@ -15,11 +15,20 @@ from pydicom.dataset import Dataset
 from medvq.errors import UnreadableImage
 from medvq.images.formats.decoding import decode
 from medvq.images.formats.dicom import Slice, read_header, single_slice, split_frames
-from medvq.images.formats.display import Image, Window, check_size, stretch, to_channels
+from medvq.images.formats.display import (
+    SMALL_RANGE,
+    Image,
+    Values,
+    Window,
+    check_size,
+    stretch,
+    to_channels,
+    used_range,
+)
 from medvq.images.formats.greys import show_picture, show_volume
 from medvq.images.formats.header import numbers, whole_number
 from medvq.images.formats.lookup import show_palette
-from medvq.images.formats.notes import applied
+from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.volume import to_anatomical
 
 # Positions are decimal text of up to 16 characters; scanners round them to a hundredth of a
@@ -45,12 +54,22 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
     if whole_number(header, "NumberOfFrames", 1) > 1:
         return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
     if int(header.SamplesPerPixel) == 3:
-        applied(f"colour ({header.PhotometricInterpretation}), all {header.BitsStored} bits")
-        shown = stretch(stored, 0, 2 ** int(header.BitsStored) - 1)
-        return to_channels(shown, channels, colour=True)
+        return to_channels(_show_colour(stored, header), channels, colour=True)
     if header.PhotometricInterpretation == "PALETTE COLOR":
         return to_channels(show_palette(stored, header), channels, colour=True)
     return to_channels(show_picture(single_slice(header, stored), window), channels, colour=False)
+
+
+def _show_colour(stored: Values, header: Dataset) -> Image:
+    """Show (height, width, 3) over all bits, or up to the highest value if those are far more."""
+    bits = int(header.BitsStored)
+    applied(f"colour ({header.PhotometricInterpretation})")
+    if part := used_range(stored, bits):
+        notice(SMALL_RANGE)
+        applied(f"range 0 to {part[1]:g}: the part that is used")
+        return stretch(stored, 0, part[1])
+    applied(f"all {bits} bits")
+    return stretch(stored, 0, 2**bits - 1)
 
 
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
