@@ -2,8 +2,9 @@
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zlib import crc32
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from factories.images import Array, Bytes, noise, palette, ramp, read_grey, rgb, wide
 from medvq.errors import UnreadableImage
+from medvq.images.formats import read_image
 from medvq.images.formats.display import SMALL_RANGE
 from medvq.images.formats.messages import DAMAGED, captured_messages
 from medvq.images.formats.notes import Notes, recorded
@@ -88,6 +90,31 @@ def test_exif_rotation_is_undone(tmp_path: Path, orientation: int, bits: int) ->
     np.testing.assert_allclose(read_grey(tmp_path / "x.png"), ramp() / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_turned_tiff(tmp_path: Path, orientation: int, compression: str | None) -> None:
+    for picture in (ramp(), wide(ramp())):
+        turned = Image.fromarray(np.ascontiguousarray(TURNS[orientation](picture)))
+        turned.save(tmp_path / "x.tif", tiffinfo={274: orientation}, compression=compression)
+        np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), ramp() / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_picture_of_which_nothing_is_to_be_seen_on_black_is_refused(
+    tmp_path: Path, colour: bool
+) -> None:
+    channels = [Image.fromarray(p) for p in (ramp(), ramp() * 0, ramp() * 0 + 255)]
+    picture, empty, full = channels
+    mode, bands = ("RGBA", 3) if colour else ("LA", 1)
+    file = tmp_path / "x.png"
+    for shade, alpha in ((picture, empty), (empty, picture)):
+        Image.merge(mode, [shade] * bands + [alpha]).save(file)
+        with pytest.raises(UnreadableImage, match="save it without transparency"):
+            read_grey(file)
+    Image.merge(mode, [empty] * bands + [full]).save(file)
+    assert not read_grey(file).any()  # a black picture
+
+
 def test_a_panorama_is_shrunk_to_what_memory_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,17 +154,40 @@ def with_significant_bits(content: bytes, bits: int) -> bytes:
     )
 
 
-def packed_tiff(stored: Array, bits: int, order: str = "<", photometric: int = 1) -> bytes:
-    """Values of 10, 12 or 14 bits without a gap, which Pillow does not write."""
+def packed_tiff(
+    stored: Array,
+    bits: int,
+    order: str = "<",
+    photometric: int = 1,
+    more: Mapping[int, int] = MappingProxyType({}),
+) -> bytes:
+    """Values of any number of bits without a gap, and any tags, which Pillow does not write."""
     height, width = stored.shape
     single = (stored[..., None].astype(int) >> np.arange(bits - 1, -1, -1)) & 1
     data = np.packbits(single.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
     numbers = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1}
-    entries = sorted({**numbers, 278: height, 279: len(data)}.items())
+    entries = sorted({**numbers, 278: height, 279: len(data), **more}.items())
     fields = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in entries)
     table = struct.pack(f"{order}H", len(entries)) + fields + bytes(4)
     magic = b"II" if order == "<" else b"MM"
     return struct.pack(f"{order}2sHI", magic, 42, 8 + len(data)) + data + table
+
+
+def planar_tiff(stored: Array) -> bytes:
+    """Three planes of the same 16 bits, for red, green and blue."""
+    height, width = stored.shape
+    data = stored.tobytes() * 3
+    size, begin = stored.nbytes, 8 + 32
+    lists = struct.pack(
+        "<6I4H", begin, begin + size, begin + 2 * size, size, size, size, 16, 16, 16, 0
+    )
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 32), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 3, 8), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 3, 20), (284, 3, 1, 2),
+    ]  # fmt: skip
+    fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    table = struct.pack("<H", len(entries)) + fields + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, begin + len(data)) + lists + data + table
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -167,6 +217,60 @@ def test_16_bits_of_which_fewer_are_used_are_shown_over_those(tmp_path: Path, bi
         assert notes.notices == (SMALL_RANGE,)
 
 
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_letters_that_are_burnt_in_do_not_hide_that_few_bits_are_used(
+    tmp_path: Path, kind: str
+) -> None:
+    stored = photograph(12)
+    stored[:4] = 65535  # of 96 rows
+    Image.fromarray(stored).save(tmp_path / f"x.{kind}")
+    grey, notes = notes_on(tmp_path / f"x.{kind}")
+    np.testing.assert_allclose(grey, np.minimum(stored / 4095, 1), atol=1e-6)
+    assert notes.notices == (SMALL_RANGE,)
+    stored[:20] = 65535  # a background
+    Image.fromarray(stored).save(tmp_path / f"x.{kind}")
+    np.testing.assert_allclose(read_grey(tmp_path / f"x.{kind}"), stored / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_a_tiff_of_16_bits_of_any_order(tmp_path: Path, order: str, photometric: int) -> None:
+    stored = photograph(16)
+    words = stored if photometric else 65535 - stored
+    content = packed_tiff(words.astype(np.uint16), 16, order, photometric)
+    if order == "<":  # of the words themselves
+        data = content[8 : 8 + stored.nbytes]
+        content = content.replace(data, np.frombuffer(data, ">u2").astype("<u2").tobytes())
+    (tmp_path / "x.tif").write_bytes(content)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), stored / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bits", "more", "reason"),
+    [
+        (8, {339: 2}, "signed have no stated range"),
+        (16, {339: 2}, "have no stated range|unusual pixels"),
+        (16, {284: 2, 277: 3, 262: 2}, "stored plane by plane"),
+    ],
+)
+def test_a_tiff_that_pillow_takes_for_another_is_refused(
+    tmp_path: Path, bits: int, more: dict[int, int], reason: str
+) -> None:
+    file = tmp_path / "x.tif"
+    if 284 in more:
+        file.write_bytes(planar_tiff(photograph(16)))
+    else:
+        file.write_bytes(packed_tiff(photograph(bits), bits, more=more))
+    with pytest.raises(UnreadableImage, match=reason):
+        read_grey(file)
+
+
+def test_a_big_tiff_that_is_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_bytes(b"MM\0+\0\10\0\0" + bytes(64))
+    with pytest.raises(UnreadableImage, match="a BigTIFF of unusual pixels"):
+        read_grey(tmp_path / "x.tif")
+
+
 def test_a_true_picture_of_16_bits_stays_as_it_is(tmp_path: Path) -> None:
     stored = photograph(16)
     for factor in (1, 0.5):  # also where its brightest half is missing
@@ -179,7 +283,7 @@ def test_a_true_picture_of_16_bits_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_a_hot_pixel_does_not_hide_that_few_bits_are_used(tmp_path: Path) -> None:
     stored = photograph(12)
-    stored[3, 4] = 65535
+    stored[3, 4] = 60000
     Image.fromarray(stored).save(tmp_path / "x.png")
     low, high = np.percentile(stored, [0.5, 99.5])
     expected = np.clip((stored - low) / (high - low), 0, 1)
@@ -267,6 +371,30 @@ def test_a_tiff_with_damaged_data_is_refused(
     with pytest.raises(UnreadableImage, match="damaged or cut off"):
         read_grey(file)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "jpeg"])
+def test_damage_that_libtiff_passes_over_is_found(tmp_path: Path, compression: str) -> None:
+    file = tmp_path / "x.tif"
+    picture = Image.fromarray(np.stack([photograph()] * 3, axis=-1))
+    picture.save(file, compression=compression)
+    content = file.read_bytes()
+    assert read_image(file).shape == (1, 96, 128)
+    for start in range(len(content) // 3, 2 * len(content) // 3, len(content) // 20):
+        damaged = content[:start] + bytes(b ^ 90 for b in content[start : start + 40])
+        file.write_bytes(damaged + content[start + 40 :])
+        with pytest.raises(UnreadableImage, match="damaged or cut off"):
+            read_grey(file)
+
+
+def test_a_png_whose_checksum_does_not_fit_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    Image.fromarray(photograph(16)).save(file, compress_level=0)  # no code that could be wrong
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="damaged or cut off"):
+        read_grey(file)
 
 
 def test_lines_that_are_no_decoders_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:

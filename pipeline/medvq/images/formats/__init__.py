@@ -95,7 +95,7 @@ def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
 def _in_words(error: Exception) -> str:
     """Say what a decoder's exception means for the file, and nothing of its text."""
     if type(error).__name__ in _OF_NO_FORMAT:
-        return "it begins like no format that is read"
+        return "it begins like no format that is read (PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI)"
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, OSError | EOFError | SyntaxError | zlib.error | struct.error):

@@ -20,6 +20,8 @@ _ROBUST = (0.5, 99.5)
 # Of the range of all bits: less leaves under 64 of 256 greys, a quarter being 12 bits of 14.
 _SMALL_PART = 0.25
 _SAMPLE = 2**16
+# Most pixels that letters and rulers of the very highest value take up.
+_MOST_BURNT_IN = 0.05
 # Of the highest value of k bits: scanners seldom reach the very last one.
 _NEARLY_FULL = 0.9
 
@@ -81,16 +83,22 @@ def used_range(values: Values, bits: int) -> tuple[float, float] | None:
     Returns
     -------
     None for up to 8 bits, where more than a quarter of the range is used, and where all values are
-    one; all of k bits where the values nearly fill those; else :func:`robust_range`.
+    one; all of k bits where the values nearly fill those; else :func:`robust_range`. Letters that
+    are burnt in with the highest value of all count for nothing.
     """
     if bits <= 8 or values.size == 0:
         return None
     # Percentiles of a sample decide, which takes a hundredth of the time; a random one, because
     # regular steps may fall into one column.
-    chosen = np.random.default_rng(0).integers(0, values.size, _SAMPLE)
-    low, high = robust_range(values.ravel()[chosen])
+    sample = values.ravel()[np.random.default_rng(0).integers(0, values.size, _SAMPLE)]
+    burnt_in = sample == 2**bits - 1
+    low, high = robust_range(sample)
+    if 0 < burnt_in.mean() <= _MOST_BURNT_IN:
+        low, high = robust_range(sample[~burnt_in])
     if not 0 < high - low < (2**bits - 1) * _SMALL_PART:
         return None
+    if 0 < burnt_in.mean() <= _MOST_BURNT_IN:
+        values = values[values < 2**bits - 1]
     full = 2 ** int(values.max()).bit_length() - 1
     nearly = values.max() >= _NEARLY_FULL * full and full <= (2**bits - 1) * _SMALL_PART
     return (0.0, float(full)) if nearly else robust_range(values)

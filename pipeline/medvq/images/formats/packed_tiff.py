@@ -1,6 +1,7 @@
 """Grey TIFF of 10, 12 or 14 bits per pixel, as cameras of microscopes and X-ray detectors write it.
 
 Pillow reads one of its variants; OpenCV reads all, and shifts the values to the upper bits of 16.
+So are those of 16 bits that Pillow does not know: big-endian, and with a white zero.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from medvq.images.formats.display import check_size
 from medvq.images.formats.messages import DAMAGED, captured_messages, is_damage_of_tiff
 
 _MAGIC = (b"II*\0", b"MM\0*")
+_BIG_TIFF = (b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
+_FORMAT = 339
 
 
 def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
@@ -32,13 +35,19 @@ def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
     """
     with path.open("rb") as stream:
         head = stream.read(8)
+        if head[:4] in _BIG_TIFF:
+            raise UnreadableImage("a BigTIFF of unusual pixels, or big-endian; save it as TIFF")
         if head[:4] not in _MAGIC:
             return None
         tags = ImageFileDirectory_v2(head)
         stream.seek(tags.next)
         tags.load(stream)
     bits = tags.get(_BITS, (1,))
-    if bits not in {(10,), (12,), (14,)} or tags.get(_SAMPLES, 1) != 1:
+    if (
+        bits not in {(10,), (12,), (14,), (16,)}
+        or tags.get(_SAMPLES, 1) != 1
+        or tags.get(_FORMAT, (1,)) != (1,)
+    ):
         raise UnreadableImage("a TIFF of unusual pixels; save it with 8 or 16 bits per channel")
     if tags.next or tags.get(_ORIENTATION, 1) != 1:
         raise UnreadableImage("a packed TIFF of several pages, or one that is turned")

@@ -41,6 +41,7 @@ from medvq.images.formats.messages import (
 )
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.packed_tiff import read_packed_tiff
+from medvq.images.formats.picture_data import has_damaged_chunks, has_damaged_strips
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 MAX_PIXELS = 2**26
@@ -57,6 +58,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B"})
 _SIXTEEN_BIT_SUFFIXES = (";16B", ";16L", ";16N")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST = 258, 262, 281
+_TIFF_PLANES, _TIFF_SAMPLE_FORMAT = 284, 339
 _NO_DISPLAY_RANGE = frozenset({"I", "F"})
 _PALETTE = frozenset({"P", "PA"})
 # Pixels that are converted at a time; more would only need more memory.
@@ -77,19 +79,21 @@ def read_picture(path: Path, channels: int) -> Image:
     UnreadableImage
         Several pages, too many samples, damaged data, pixels without a range of display.
     """
-    try:
-        file = Pillow.open(path, formats=_FORMATS)
-    except UnidentifiedImageError:
-        if (packed := read_packed_tiff(path)) is None:
-            raise
-        values, bits, white_is_zero = packed
-        shown = _shown(_shrunk(values), 2**bits - 1, white_is_zero)
-        return to_channels(shown, channels, colour=False)
-    with file as opened:
+    with path.open("rb") as stream:
+        try:
+            # Not by its path: Pillow maps some files then, and shears turned TIFF files.
+            opened = Pillow.open(stream, formats=_FORMATS)
+        except UnidentifiedImageError:
+            if (packed := read_packed_tiff(path)) is None:
+                raise
+            values, bits, white_is_zero = packed
+            shown = _shown(_shrunk(values), 2**bits - 1, white_is_zero)
+            return to_channels(shown, channels, colour=False)
         # A camera's JPEG may carry a second picture (MPO), which no viewer shows.
         if getattr(opened, "is_animated", False) and opened.format != "MPO":
             raise UnreadableImage("a picture file of several pages or frames")
         _bound(opened, channels)
+        _check_tiff(opened)
         reduced = _is_reduced_from_16_bits(opened)
         declared = _declared_maximum(path, opened)
         white_is_zero = getattr(opened, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
@@ -103,6 +107,10 @@ def read_picture(path: Path, channels: int) -> Image:
         grey = opened.mode in {"1", "L"}
         colour = channels == 3 and not grey
         pixels = _shrunk(_in_strips(opened, lambda strip: _to_bytes(strip, colour=colour)))
+        if not pixels.any() and opened.has_transparency_data and _is_transparent(opened):
+            raise UnreadableImage(
+                "nothing of the picture is to be seen on black: save it without transparency"
+            )
     depth = "the upper 8 of 16 bits" if reduced else "all 8 bits"
     applied(depth if grey or colour else f"{depth}, colour to luminance")
     return to_channels(stretch(pixels, 0, 255), channels, colour=colour)
@@ -120,20 +128,40 @@ def _bound(opened: Pillow.Image, channels: int) -> None:
 
 def _load(path: Path, opened: Pillow.Image) -> None:
     """Decode; refuse data that a decoder finds damaged and decodes all the same."""
+    tags = dict(getattr(opened, "tag_v2", {}))
     with captured_messages() as messages:
         opened.load()
-    is_jpeg = opened.format in _JPEG
-    if any(map(is_damage_of_tiff, messages)) or (
-        is_jpeg and has_damaged_data(np.fromfile(path, np.uint8))
-    ):
+    damaged = any(map(is_damage_of_tiff, messages))
+    if not damaged and opened.format in {*_JPEG, "PNG", "TIFF"}:
+        content = np.fromfile(path, np.uint8)
+        if opened.format == "TIFF":
+            damaged = has_damaged_strips(content.data, tags)
+        else:
+            check = has_damaged_data if opened.format in _JPEG else has_damaged_chunks
+            damaged = check(content)
+    if damaged:
         raise UnreadableImage(DAMAGED)
+
+
+def _check_tiff(opened: Pillow.Image) -> None:
+    """Refuse pixels that Pillow takes for others."""
+    tags = getattr(opened, "tag_v2", {})
+    bits, formats = tags.get(_TIFF_BITS, (1,)), tags.get(_TIFF_SAMPLE_FORMAT, (1,))
+    if max(bits) == 8 and set(formats) - {1, 4}:  # unsigned, or undefined
+        raise UnreadableImage(
+            "8-bit pixels that are signed have no stated range of display; save them unsigned"
+        )
+    if max(bits) > 8 and len(bits) > 1 and tags.get(_TIFF_PLANES) == 2:
+        raise UnreadableImage(
+            "16-bit colour that is stored plane by plane; save it pixel by pixel, or with 8 bits"
+        )
 
 
 def _turn_upright(opened: Pillow.Image) -> None:
     size = opened.size
     orientation = opened.getexif().get(0x0112, 1)
     ImageOps.exif_transpose(opened, in_place=True)
-    if orientation != 1 or opened.size != size:
+    if orientation in range(2, 9) or opened.size != size:
         applied("turned as the EXIF orientation says")
 
 
@@ -174,6 +202,11 @@ def _opaque(picture: Pillow.Image) -> Pillow.Image:
     if picture.mode not in {"1", "L", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"}:
         raise UnreadableImage(f"pixels of an unknown kind (mode {picture.mode})")
     return picture
+
+
+def _is_transparent(opened: Pillow.Image) -> bool:
+    """Say whether any pixel is transparent."""
+    return bool((np.asarray(opened.convert("RGBA").getchannel("A")) < 255).any())
 
 
 def _shrunk(pixels: Pixels) -> Pixels:
