@@ -304,6 +304,63 @@ def test_damaged_compressed_data_are_refused(tmp_path: Path) -> None:
         read_image(path)
 
 
+Edit = Callable[[bytearray], None]
+
+
+def field(start: int, form: str, *values: float) -> Edit:
+    """Write numbers into the header."""
+
+    def edit(content: bytearray) -> None:
+        struct.pack_into(f"<{form}", content, start, *values)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "notice"),
+    [
+        (field(0, "i", 348), ()),
+        (field(256, "f", 5), ()),  # a quaternion that is none
+        (field(280, "12f", *[0] * 12), ("the sform does not say which way",)),
+        (field(280, "f", np.nan), ("the sform does not say which way",)),
+        (field(280, "f", 1), ("sform and qform disagree about which way",)),
+    ],
+)
+def test_the_form_that_says_which_way_the_volume_lies(
+    tmp_path: Path, edit: Edit, notice: tuple[str, ...]
+) -> None:
+    image = nibabel.Nifti1Image(body().transpose(2, 1, 0), TO_LEFT_AND_BACK)
+    image.set_qform(TO_LEFT_AND_BACK, 1)
+    nibabel.save(image, tmp_path / "x.nii")
+    content = bytearray((tmp_path / "x.nii").read_bytes())
+    edit(content)
+    (tmp_path / "x.nii").write_bytes(content)
+    shown, notes = notes_on(tmp_path / "x.nii")
+    mirrored = bool(notice) and "disagree" in notice[0]
+    expected = robust(body())[..., ::-1] if mirrored else robust(body())
+    np.testing.assert_allclose(shown[0], expected, atol=1e-5)
+    assert len(notes.notices) == len(notice)
+    assert all(one.startswith(start) for one, start in zip(notes.notices, notice, strict=True))
+
+
+def edited(*edits: Edit) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        content = bytearray(save_nifti(path, body()).read_bytes())
+        for edit in edits:
+            edit(content)
+        path.write_bytes(content)
+
+    return write
+
+
+def test_lines_of_nibabel_do_not_reach_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edited(field(80, "f", 0), field(254, "h", 77))(tmp_path / "x.nii")
+    read_image(tmp_path / "x.nii")
+    assert capfd.readouterr().err == ""
+
+
 def stored(volume: Array) -> Callable[[Path], object]:
     return lambda path: save_nifti(path, volume)
 
@@ -320,7 +377,7 @@ def cut(path: Path) -> None:
 
 def huge(path: Path) -> None:
     header = nibabel.Nifti1Image(body(), TO_LEFT_AND_BACK).header
-    header["dim"][1:4] = 30000
+    header["dim"][1:4], header["vox_offset"] = 30000, 352
     path.write_bytes(header.binaryblock + b"\0" * 1000)
 
 
@@ -332,6 +389,12 @@ def huge(path: Path) -> None:
         ("Ann.nii.gz", stored(np.stack([body()] * 2, axis=-1)), "several volumes"),
         ("Ann.nii", stored(body().astype(np.complex64)), "complex numbers"),
         ("Ann.nii", without_orientation, "which way the volume lies"),
+        ("Ann.nii", edited(field(108, "f", 0)), "vox_offset lies within the header"),
+        ("Ann.nii", edited(field(108, "f", 350)), "vox_offset lies within the header"),
+        ("Ann.nii", edited(field(112, "2f", 1, np.nan)), "scl_inter is no usable number"),
+        ("Ann.nii", edited(field(112, "2f", 1, 1e30)), "scl_inter is no usable number"),
+        ("Ann.nii", edited(field(112, "2f", 1e36, 0)), "scl_inter is no usable number"),
+        ("Ann.nii", edited(field(70, "h", 999)), "its header is damaged"),
         ("Ann.nii", cut, "not a readable image"),
         ("Ann.nii.gz", cut, "not a readable image"),
         ("Ann.nii", huge, "more than the 268 million samples"),

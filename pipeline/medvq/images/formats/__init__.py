@@ -47,11 +47,12 @@ warnings.filterwarnings("ignore", module=r"(pydicom|nibabel|PIL|medvq\.images\.f
 for _library in ("pydicom", "nibabel", "PIL"):
     logging.getLogger(_library).addHandler(logging.NullHandler())
     logging.getLogger(_library).propagate = False
+logging.getLogger("nibabel.global").disabled = True  # it has a handler of its own
 
 # Errors of a disk or a share. Decoders raise others, and OSErrors without a number, about content.
 _UNREACHABLE = {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE}
 
-_OF_NO_FORMAT = ("UnidentifiedImageError", "ImageFileError", "HeaderDataError")
+_OF_NO_FORMAT = ("UnidentifiedImageError", "ImageFileError")
 
 P = ParamSpec("P")
 

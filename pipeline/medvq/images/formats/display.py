@@ -15,6 +15,10 @@ Values = NDArray[np.integer] | NDArray[np.floating]
 MAX_SAMPLES = 2**28
 """Most samples (pixels or voxels times channels) of a file that are decoded."""
 
+LARGEST = 1e12
+"""Largest magnitude of a number of a header that counts as one: float32 still holds what is
+computed with it. Larger numbers stand in no file on purpose."""
+
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as JPEG and Pillow have it
 _ROBUST = (0.5, 99.5)
 # Of the range of all bits: less leaves under 64 of 256 greys, a quarter being 12 bits of 14.

@@ -11,10 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian
 
 from medvq.errors import UnreadableImage
-
-LARGEST = 1e12
-"""Largest magnitude of a number that counts as one: float32 still holds what is computed with it.
-Larger numbers stand in no file on purpose."""
+from medvq.images.formats.display import LARGEST
 
 
 def numbers(header: Dataset, name: str) -> list[float | None]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medvq.errors import UnreadableImage
 from medvq.images.formats.display import (
+    LARGEST,
     Image,
     Values,
     Window,
@@ -27,7 +28,7 @@ from medvq.images.formats.display import (
 )
 from medvq.images.formats.messages import DAMAGED
 from medvq.images.formats.notes import applied, notice
-from medvq.images.formats.volume import to_anatomical
+from medvq.images.formats.volume import axes, is_placed, to_anatomical
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -71,10 +72,7 @@ def read_nifti(path: Path, channels: int, window: Window | None = None) -> Image
     colour = stored.dtype.names is not None
     if colour:
         stored = np.stack([stored[band] for band in "RGB"], axis=-1)
-    affine = np.asarray(image.affine, np.float64)
-    if image.header["sform_code"] == image.header["qform_code"] == 0:
-        notice("sform_code and qform_code are 0: left and right are a guess (columns to the left)")
-    turned = _upright(to_anatomical(_shown(stored, image.header, window), affine))
+    turned = _upright(to_anatomical(_shown(stored, image.header, window), _affine(image)))
     applied("turned to head, back and left")
     return to_channels(turned, channels, colour=colour)
 
@@ -89,6 +87,7 @@ def _load(stream: IO[bytes]) -> tuple[Any, NDArray[Any]]:
     kind: Any = next((one for one in kinds if one.header_class.may_contain_header(head)), None)
     if kind is None:
         raise UnreadableImage("not a readable image: no header of NIfTI-1 or NIfTI-2")
+    _check_header(kind.header_class(head[: kind.header_class.sizeof_hdr], check=False))
     image = kind.from_stream(stream)
     shape = image.shape
     if len(shape) < 2 or np.prod(shape[3:], dtype=float) > 1:
@@ -97,6 +96,39 @@ def _load(stream: IO[bytes]) -> tuple[Any, NDArray[Any]]:
     if image.get_data_dtype().kind == "c":
         raise UnreadableImage("a NIfTI file of complex numbers")
     return image, np.asanyarray(image.dataobj).reshape((*shape, 1)[:3])
+
+
+def _check_header(header: Any) -> None:
+    """Refuse what nibabel follows although it cannot be meant."""
+    if header["vox_offset"] < header.single_vox_offset:
+        raise UnreadableImage("a NIfTI file whose vox_offset lies within the header")
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    # A slope of 0 or no number stands for none.
+    if np.isfinite(slope) and slope != 0 and not (abs(slope) <= LARGEST and abs(inter) <= LARGEST):
+        raise UnreadableImage("a NIfTI file whose scl_slope or scl_inter is no usable number")
+
+
+def _affine(image: Any) -> NDArray[np.float64]:
+    """Return the affine that places the voxels; tell where it is a guess, or one of two."""
+    header, affine = image.header, np.asarray(image.affine, np.float64)
+    has_sform, has_qform = header["sform_code"] > 0, header["qform_code"] > 0
+    if not has_sform and not has_qform:
+        notice("sform_code and qform_code are 0: left and right are a guess (columns to the left)")
+    elif has_sform and has_qform:
+        other = _qform(header)
+        if not is_placed(affine):
+            notice("the sform does not say which way the volume lies: qform is used")
+            return other
+        if is_placed(other) and axes(affine) != axes(other):
+            notice("sform and qform disagree about which way the volume lies: sform is used")
+    return affine
+
+
+def _qform(header: Any) -> NDArray[np.float64]:
+    try:
+        return np.asarray(header.get_qform(), np.float64)
+    except Exception:  # a quaternion that is none
+        return np.full((4, 4), np.nan)
 
 
 def _check_end(stream: gzip.GzipFile) -> None:

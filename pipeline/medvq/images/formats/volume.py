@@ -13,6 +13,18 @@ from medvq.images.formats.display import Image
 _AXES = ("S", "P", "L")
 
 
+def is_placed(affine: NDArray[np.float64]) -> bool:
+    """Say whether an affine (4, 4) says which way the axes point."""
+    return bool(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) >= 1e-12)
+
+
+def axes(affine: NDArray[np.float64]) -> tuple[str, ...]:
+    """Return which way each axis points, such as ("L", "P", "S")."""
+    from nibabel.orientations import aff2axcodes
+
+    return tuple(map(str, aff2axcodes(affine)))
+
+
 def to_anatomical(volume: Image, affine: NDArray[np.float64]) -> Image:
     """Flip and transpose to (depth, height, width): towards head, back and left.
 
@@ -35,7 +47,7 @@ def to_anatomical(volume: Image, affine: NDArray[np.float64]) -> Image:
         ornt_transform,
     )
 
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not is_placed(affine):
         raise UnreadableImage("the header does not say which way the volume lies")
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(_AXES))
     return np.ascontiguousarray(apply_orientation(volume, turn), np.float32)
