@@ -292,3 +292,43 @@ def test_a_configuration_that_is_extended_keeps_its_own_paths(tmp_path: Path) ->
     other = tmp_path / "other.yaml"
     other.write_text("extends: study/mine.yaml\nname: other\n")
     assert read_by(other) == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "reason"),
+    [
+        ("train/ill/1 test/ill/2 extra/ill/3", "'extra' stands beside 'test', 'train'"),
+        ("train/ill/1 test/ill/2 unlabelled/3", "'unlabelled' stands beside 'test', 'train'"),
+        ("train/ill/1 trainval/ill/2", "'trainval' stands beside 'train'"),
+        ("a/train/ill/1 a/test/ill/2 a/more/ill/3", "'more' stands beside 'test', 'train'"),
+        ("ill/1 well/train/2 well/test/3", "'well' holds splits, and 'ill' beside it holds none"),
+        ("images/train/ill/1 masks/2", "'images' holds splits, and 'masks' beside it"),
+        ("ill_train/1 ill_test/2 well_train/3 well_test/4", "'ill_test', 'ill_train', "),
+        ("train-ill/1 test-ill/2", "'test-ill', 'train-ill' looks like a split"),
+        ("cv1/ill/1 cv2/ill/2", "'cv1', 'cv2' looks like a split"),
+    ],
+)
+def test_folders_that_would_silently_be_classes_are_asked_about(paths: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        labels_of_folders([f"{path}.png" for path in paths.split()])
+
+
+def test_classes_may_be_named_like_splits_and_stand_beside_them() -> None:
+    found = labels_of_folders(["test positive/1.png", "test negative/2.png"])
+    assert [(one.split, one.label) for one in found] == [
+        (None, "test positive"),
+        (None, "test negative"),
+    ]
+    found = labels_of_folders(["ill/1.png", "test/ill/2.png", "train/3.png"])
+    assert [(one.split, one.label) for one in found] == [
+        (None, "ill"),
+        ("test", "ill"),
+        ("train", None),
+    ]
+
+
+def test_folders_that_recur_below_classes_are_told() -> None:
+    paths = [f"{site}/{label}/1.png" for site in ("north", "south") for label in ("ill", "well")]
+    with pytest.warns(Notice, match="classes are the first folders, 'north', 'south'; .* 'ill'"):
+        found = labels_of_folders(paths)
+    assert [one.label for one in found] == ["north", "north", "south", "south"]

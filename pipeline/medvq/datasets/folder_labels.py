@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from medvq.datasets.classes import Label
 from medvq.datasets.dataset import Split
-from medvq.datasets.split_names import looks_like_split, named_splits
-from medvq.errors import UserError
+from medvq.datasets.split_names import looks_like_split, named_splits, without_split
+from medvq.errors import Notice, UserError
+
+# Names of folders that a message quotes.
+_MOST_NAMED = 5
+_WAY_OUT = (
+    "is called neither train, validation nor test (or val, dev, holdout): rename it, or give "
+    "splits and labels in a CSV (source.labels)"
+)
 
 
 def labels_of_folders(paths: Sequence[str]) -> list[Label]:
@@ -47,22 +55,82 @@ def _label(parts: Sequence[str], level: int | None, split: Split | None, above: 
     return Label(label, split=split, where=f"folder '{label}'")
 
 
-def _check_names(folders: Iterable[Sequence[str]], splits: dict[str, Split]) -> None:
-    """Refuse folders that look like splits: of the first level, and of the next beside splits."""
+def _check_names(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> None:
+    """Refuse folders that may be splits: of the first level, and of the next beside splits."""
     families: dict[Sequence[str], dict[str, None]] = {}
     for parts in folders:
         for level, name in enumerate(parts[:2]):
             families.setdefault(tuple(parts[:level]), {})[name] = None
+    classes = {
+        parts[level + 1] for parts in folders for level in range(len(parts) - 1)
+        if parts[level] in splits
+    }  # fmt: skip
+    holders = {
+        parts[:level] for parts in map(tuple, folders) for level in range(len(parts))
+        if any(name in splits for name in parts[level:])
+    }  # fmt: skip
     for parent, names in families.items():
-        beside_splits = any(name in splits for name in names)
-        asked = [
-            f"'{name}'"
-            for name in names
-            if name not in splits and looks_like_split(name, beside_splits=beside_splits)
-        ]
-        if asked and (beside_splits or not parent):
+        known = [name for name in names if name in splits]
+        others = [name for name in names if name not in splits]
+        asked = [n for n in others if looks_like_split(n, beside_splits=bool(known))]
+        if not parent:
+            asked += [name for name in others if _is_class_of_split(name, others)]
+        if asked and (known or not parent):
+            raise UserError(f"the folder {_quoted(asked)} looks like a split, but {_WAY_OUT}")
+        strange = [n for n in others if n not in classes and (*parent, n) not in holders]
+        if known and strange and not any(name in splits for name in parent):
             raise UserError(
-                f"the folder {', '.join(sorted(asked))} looks like a split, but is called neither "
-                "train, validation nor test (or val, dev, holdout): rename it, or give splits and "
-                "labels in a CSV (source.labels)"
+                f"the folder {_quoted(strange)} stands beside {_quoted(known)} and is no class in "
+                f"there: if it is a split, it {_WAY_OUT}; images without a label may lie in the "
+                "folder train itself"
             )
+    first = families.get((), {})
+    if not any(name in splits for name in first):
+        _check_branches(first, holders)
+    _warn_of_folders_below(folders, splits)
+
+
+def _check_branches(names: Iterable[str], holders: set[tuple[str, ...]]) -> None:
+    """Refuse first folders of which one holds splits and another does not."""
+    having = [name for name in names if (name,) in holders]
+    lacking = [name for name in names if (name,) not in holders]
+    if having and lacking:
+        raise UserError(
+            f"the folder {_quoted(having)} holds splits, and {_quoted(lacking)} beside it holds "
+            "none: make them alike, take out what is no class, or give splits and labels in a CSV "
+            "(source.labels)"
+        )
+
+
+def _warn_of_folders_below(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> None:
+    """Say that folders which recur in several classes are no labels."""
+    if any(name in splits for parts in folders for name in parts):
+        return
+    below: dict[str, set[str]] = {}
+    for parts in folders:
+        for name in parts[1:2]:
+            below.setdefault(name, set()).add(parts[0])
+    recurring = [name for name, above in below.items() if len(above) > 1]
+    if len(recurring) > 1:
+        classes = {parts[0] for parts in folders if parts}
+        warnings.warn(
+            Notice(
+                f"the classes are the first folders, {_quoted(classes)}; those below them, "
+                f"{_quoted(recurring)}, are no labels (if they are, give labels in a CSV)"
+            ),
+            stacklevel=4,
+        )
+
+
+def _is_class_of_split(name: str, names: Sequence[str]) -> bool:
+    """Say whether a folder is named after a class and a split: normal_train beside normal_test."""
+    rest, split = without_split(name)
+    return bool(split) and any(
+        rest == other and split != another
+        for other, another in map(without_split, names)
+        if another
+    )
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(set(names))[:_MOST_NAMED])

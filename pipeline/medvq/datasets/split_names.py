@@ -29,7 +29,7 @@ _NAMES: dict[str, Split] = {
 _EITHER = frozenset({"eval", "evaluation"})
 # Words and numbers beside which the name of a split still is one: train_1, test-images, fold2.
 _BESIDE = re.compile(r"\d+|set|split|part|partition|subset|data|images?|files?|imgs?|[^a-z]+")
-_NUMBERED = re.compile(r"(fold|split|part|partition|subset)[^a-z]*\d+")
+_NUMBERED = re.compile(r"(fold|cv|split|part|partition|subset)[^a-z]*\d+")
 
 
 def named_splits(names: Iterable[str]) -> dict[str, Split]:
@@ -71,6 +71,20 @@ def looks_like_split(name: str, *, beside_splits: bool) -> bool:
         for plain in (_plain(name), re.sub(r"[\W_]+", "", text))
         for word in words
     )
+
+
+def without_split(name: str) -> tuple[str, Split | None]:
+    """Return what is left of a name without the word of a split at its end, and that split.
+
+    >>> without_split("normal_train"), without_split("test-ill"), without_split("ward")
+    (('normal', 'train'), ('ill', 'test'), ('ward', None))
+    """
+    words = re.split(r"[\W_]+", name.casefold().strip())
+    for at in (-1, 0):
+        if len(words) > 1 and words[at] in _NAMES:
+            rest = words[:-1] if at else words[1:]
+            return " ".join(rest), _NAMES[words[at]]
+    return name, None
 
 
 def _plain(name: str) -> str:
