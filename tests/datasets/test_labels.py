@@ -332,3 +332,77 @@ def test_folders_that_recur_below_classes_are_told() -> None:
     with pytest.warns(Notice, match="classes are the first folders, 'north', 'south'; .* 'ill'"):
         found = labels_of_folders(paths)
     assert [one.label for one in found] == ["north", "north", "south", "south"]
+
+
+@pytest.mark.parametrize("missing", ["?", ".", "\u2013", "\u2014", "''", "#DIV/0!", "#NAME?"])
+def test_signs_and_errors_of_spreadsheets_are_no_label(folder: Path, missing: str) -> None:
+    write(folder, *with_labels("ill", "well", missing))
+    assert labels_in(folder)[:3] == ["ill", "well", None]
+
+
+@pytest.mark.parametrize("word", ["unknown", "Missing", "not available", "N.D."])
+def test_words_that_may_stand_for_no_label_are_told(folder: Path, word: str) -> None:
+    write(folder, *with_labels("ill", word))
+    with pytest.warns(Notice, match=f"'{word}' counts as a class; if it stands for no label"):
+        assert labels_in(folder)[:2] == ["ill", word]
+
+
+@pytest.mark.parametrize("labels", ["True False 0", "yes N no", "1 0 Yes", "positive neg pos"])
+def test_yes_and_no_in_several_ways_are_refused(folder: Path, labels: str) -> None:
+    write(folder, *with_labels(*labels.split()))
+    with pytest.raises(UserError, match="write yes and no in several ways"):
+        labels_in(folder)
+    listed = {"file": "labels.csv", "classes": labels.split()}
+    assert labels_in(folder, listed)[:3] == labels.split()
+
+
+@pytest.mark.parametrize(
+    ("column", "purpose"),
+    [
+        ("subj", "subject"),
+        ("Patient Name", "subject"),
+        ("is_test", "split"),
+        ("train/test", "split"),
+        ("Usage", "split"),
+    ],
+)
+def test_more_columns_that_look_like_ours_are_named(
+    folder: Path, column: str, purpose: str
+) -> None:
+    write(folder, f"file,label,{column}", "a.png,ill,1")
+    with pytest.warns(Notice, match=f"'{column}' is not used; if it is the {purpose}, rename it"):
+        labels_in(folder)
+
+
+def test_columns_may_be_separated_by_bars(folder: Path) -> None:
+    write(folder, *(line.replace(",", "|") for line in with_labels("ill", "well")))
+    assert labels_in(folder)[:2] == ["ill", "well"]
+    write(folder, "file label", "a.png ill")
+    with pytest.raises(UserError, match="separated by commas, semicolons, tabs or"):
+        labels_in(folder)
+
+
+def test_a_quote_that_is_not_closed_swallows_no_row(folder: Path) -> None:
+    write(folder, "file,label", "a.png,ill", 'b.png,"', 'c.png,"', "d.png,well")
+    with pytest.raises(UserError, match="line 4: a field of several lines; is a quote not closed"):
+        labels_in(folder)
+    write(folder, "file,label,report", 'a.png,ill,"two', 'lines"', "b.png,well,one")
+    assert labels_in(folder)[:2] == ["ill", "well"]
+
+
+def test_a_spreadsheet_under_the_name_of_a_table(folder: Path) -> None:
+    (folder / "labels.csv").write_bytes(b"PK\3\4 file,label\n")
+    with pytest.raises(UserError, match="save it as 'CSV UTF-8'"):
+        labels_in(folder)
+
+
+def test_names_from_above_the_folder_and_escaped_ones(folder: Path) -> None:
+    (folder / "x y.png").write_bytes(b"any")
+    names = (f"{folder.name}/a.png", str(folder / "b.png"), "x%20y.png", f"{folder.name}/x%20y.png")
+    for name in names:
+        write(folder, "file,label", f"{name},ill")
+        with pytest.warns(Notice, match="1 rows name their file"):
+            assert labels_in(folder).count("ill") == 1
+    write(folder, "file,label", f"{folder.name}/../../a.png,ill")
+    with pytest.raises(UserError, match="is not in"):
+        labels_in(folder)

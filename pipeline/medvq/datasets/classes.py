@@ -6,7 +6,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from medvq.datasets.dataset import Split
@@ -30,8 +30,32 @@ _MISSING = frozenset(
         "#na",
         "#value!",
         "#ref!",
+        "#div/0!",
+        "#name?",
+        "#num!",
+        "#null!",
+        "?",
+        "??",
+        ".",
+        "\u2013",
+        "\u2014",
+        "_",
+        "''",
+        '""',
     }
 )
+# Words that may stand for no value, and may be a class.
+_MAY_BE_MISSING = frozenset(
+    {
+        "unknown", "unlabeled", "unlabelled", "no label", "missing", "not available", "undefined",
+        "not applicable", "n.d.", "empty", "blank", "inf", "tbd",
+    }
+)  # fmt: skip
+# Ways to write yes and no.
+_TRUTHS = (
+    {"true", "false"}, {"yes", "no"}, {"y", "n"}, {"t", "f"}, {"1", "0"}, {"pos", "neg"},
+    {"positive", "negative"},
+)  # fmt: skip
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*)?")
 # A label is rare where it has one image, or less than this share of those of the other label.
 _RARE = 50
@@ -95,6 +119,11 @@ def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> 
         _check_listed(labels, {_key(text) for text in classes})
     else:
         _check_spelling(labels, {k: sum(counts[t] for t in v) for k, v in spellings.items()})
+        _check_truths(spellings)
+        if doubtful := sorted(spellings[key][0] for key in spellings if key in _MAY_BE_MISSING):
+            named = ", ".join(f"'{text}'" for text in doubtful)
+            text = f"{source}: {named} counts as a class; if it stands for no label, leave it empty"
+            warnings.warn(Notice(text), stacklevel=2)
     if several := [texts for texts in spellings.values() if len(texts) > 1]:
         same = "; ".join(
             " and ".join(f"'{text}' ({counts[text]})" for text in texts) for texts in several
@@ -129,6 +158,17 @@ def _key(text: str) -> str:
     plain = " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
     number = _WHOLE_NUMBER.fullmatch(plain)
     return str(int(number[1])) if number and len(plain) < 20 else plain
+
+
+def _check_truths(spellings: Mapping[str, Sequence[str]]) -> None:
+    """Refuse labels that say yes and no in several ways."""
+    ways = [way for way in _TRUTHS if way & spellings.keys()]
+    if len(ways) > 1 and len(spellings) > 2 and spellings.keys() <= set().union(*_TRUTHS):
+        labels = ", ".join(f"'{texts[0]}'" for texts in spellings.values())
+        raise UserError(
+            f"the labels {labels} write yes and no in several ways: use one, or list all classes "
+            "in source.labels.classes"
+        )
 
 
 def _check_listed(labels: Sequence[Label], classes: set[str]) -> None:

@@ -30,14 +30,23 @@ _VARIANTS = {
 }  # fmt: skip
 _LOOKALIKES = {
     "file": ("id", "imageid", "imgid", "name", "uid", "slide", "scan"),
-    "subject": ("case", "caseid", "person", "personid", "individual", "pid", "mrn", "id"),
+    "subject": (
+        "case", "caseid", "person", "personid", "individual", "pid", "mrn", "id", "subj", "subjid",
+        "subjects", "subjectname", "subjectnumber", "subjectno", "subjectcode", "patients", "pat",
+        "patid", "ptid", "patientname", "patientno", "patientnr", "patientcode", "patientkey",
+    ),
     "study": ("studyid", "accession", "accessionnumber"),
     "instance": ("uid", "instanceid"),
     "label": (
         "diagnosis", "target", "category", "finding", "findings", "findinglabels", "disease",
-        "pathology", "outcome", "grade", "dx", "y",
+        "pathology", "outcome", "grade", "dx", "y", "classes", "classid", "labelid", "labelname",
+        "findinglabel", "groundtruth", "gt", "condition", "severity",
     ),
-    "split": ("set", "subset", "partition", "fold", "dataset", "datasettype", "phase"),
+    "split": (
+        "set", "subset", "partition", "fold", "dataset", "datasettype", "phase", "usage", "kfold",
+        "traintest", "trainvaltest", "istrain", "istest", "isval", "isvalid", "isvalidation",
+        "train", "test", "validation",
+    ),
 }  # fmt: skip
 
 
@@ -126,5 +135,7 @@ def _known(file: Path, header: Sequence[str], name: str) -> int | None:
 def _missing(file: Path, header: Sequence[str], name: str) -> str:
     # Its columns are not shown: without a header line they are the values of the first row.
     message = f"{file} must have a column '{name}'; none of its {len(header)} is called so"
+    if len(header) == 1:
+        message += " (columns are separated by commas, semicolons, tabs or '|')"
     alike = [cell for cell in header if _plain(cell) in _LOOKALIKES.get(name, ())]
     return f"{message}; if it is '{alike[0]}', source.labels.key names it" if alike else message

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from medvq.errors import Notice
 
@@ -34,17 +35,35 @@ class FileNames:
         """Return the path of the file that ``name`` stands for, None where that is not clear.
 
         A name that is no path as it stands may differ from one in capitals or in the encoding of
-        its letters, or lack the suffix or the folders, if there is only one such file.
+        its letters, lack the suffix or the folders, begin above the folder, or have %20 for a
+        space, if there is only one such file.
         """
         for path in (PurePosixPath(name), PurePosixPath(name.replace("\\", "/"))):
             inside = not path.is_absolute() and ".." not in path.parts
             if inside and _is_file(self._folder / path):
                 return path.as_posix()
+            if (elsewhere := self._below(path)) is not None:
+                self._guesses += 1
+                return elsewhere
         found = self._index.get(_plain(name.replace("\\", "/").removeprefix("./")), set())
         if len(found) != 1:
             return None
         self._guesses += 1
         return next(iter(found))
+
+    def _below(self, path: PurePosixPath) -> str | None:
+        """Return a file that is named from above the folder, or with its name escaped (%20)."""
+        above = [part for part in (self._folder.absolute().as_posix(), self._folder.name) if part]
+        for candidate in (path, PurePosixPath(unquote(str(path)))):
+            for start in above:
+                if candidate.is_relative_to(start):
+                    inside = candidate.relative_to(start)
+                    if ".." not in inside.parts and _is_file(self._folder / inside):
+                        return inside.as_posix()
+            is_inside = not candidate.is_absolute() and ".." not in candidate.parts
+            if candidate != path and is_inside and _is_file(self._folder / candidate):
+                return candidate.as_posix()
+        return None
 
     def hint(self, name: str) -> str:
         """Return a question for the name that was meant; empty where none is near."""
@@ -62,7 +81,7 @@ class FileNames:
             warnings.warn(
                 Notice(
                     f"{table}: {self._guesses} rows name their file without folder or suffix, or "
-                    "with other capitals; each fits one file only"
+                    "with other folders, letters or capitals; each fits one file only"
                 ),
                 stacklevel=2,
             )

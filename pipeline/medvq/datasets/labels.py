@@ -5,8 +5,8 @@ is joined on (``file``, ``subject``, ``study`` or ``instance``, or ``labels.key`
 ``label`` (or ``labels.column``), the number to predict (``labels.target``), ``subject`` and
 ``split`` (train, validation or test). For other names that these may have see
 :mod:`medvq.datasets.columns`. Cells such as ``NA`` or ``-`` are empty. Fields are separated by
-commas, semicolons or tabs (or what a first line ``sep=`` says); the text is UTF-8, with or without
-a byte-order mark, or UTF-16 with one.
+commas, semicolons, tabs or ``|`` (or what a first line ``sep=`` says); the text is UTF-8, with or
+without a byte-order mark, or UTF-16 with one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from medvq.errors import Notice, UserError
 
 # What Excel writes and reads to say how fields are separated.
 _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
+
+
+_SPREADSHEET = b"PK\3\4"
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,16 @@ def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
         if len(cells) > width:
             raise UserError(f"{file}, line {line}: more fields than columns")
         row = dict(enumerate(cells))
-        positions = (columns.label, columns.target, columns.subject, columns.split)
-        values = [
-            row.get(-1 if position is None else position, "").strip() for position in positions
-        ]
-        label, target, subject, split = ("" if is_missing(value) else value for value in values)
-        yield _Row(line, row.get(columns.key, "").strip(), label, target, subject, split)
+        positions = (columns.key, columns.label, columns.target, columns.subject, columns.split)
+        key, *values = [row.get(-1 if position is None else position, "") for position in positions]
+        if any("\n" in value.rstrip() for value in (key, *values)):
+            raise UserError(
+                f"{file}, line {line}: a field of several lines; is a quote not closed?"
+            )
+        label, target, subject, split = (
+            "" if is_missing(value) else value.strip() for value in values
+        )
+        yield _Row(line, key.strip(), label, target, subject, split)
     if columns is None:
         raise UserError(f"{file} is empty")
 
@@ -162,7 +169,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     # The line stays, empty, so that others keep their numbers.
     text = text[stated.end() :] if stated else text
     header = text.lstrip("\r\n").partition("\n")[0]
-    separator = stated[1] if stated else max(",;\t", key=header.count)
+    separator = stated[1] if stated else max(",;\t|", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in reader:
@@ -180,6 +187,6 @@ def _text(file: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     # Any other encoding would have to be guessed, and a wrong guess is silent.
-    if "\0" in text:
+    if "\0" in text or stored.startswith(_SPREADSHEET):
         raise UserError(f"{file} is not UTF-8 text; save it as 'CSV UTF-8'")
     return text
