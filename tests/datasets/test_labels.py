@@ -406,3 +406,17 @@ def test_names_from_above_the_folder_and_escaped_ones(folder: Path) -> None:
     write(folder, "file,label", f"{folder.name}/../../a.png,ill")
     with pytest.raises(UserError, match="is not in"):
         labels_in(folder)
+
+
+def test_links_that_contradict_the_place_of_a_file_are_refused(tmp_path: Path) -> None:
+    for name in ("train/ill/a.png", "train/well/b.png", "test/ill/c.png", "test/well/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"any")
+    (tmp_path / "newest.png").symlink_to("train/ill/a.png")
+    with pytest.warns(Notice, match="1 x symbolic link to what is listed already"):
+        assert len(listing(tmp_path, None).images) == 4
+    for name in ("train/well/e.png", "test/ill/e.png"):
+        (tmp_path / name).symlink_to(tmp_path / "train/ill/a.png")
+        with pytest.raises(UserError, match=f"link {name} leads to a file .* another class or"):
+            listing(tmp_path, None)
+        (tmp_path / name).unlink()

@@ -66,3 +66,12 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert os.fsencode(path) == name
     assert shown(path) == r"caf\xe9.png"
     assert shown("café.png") == "café.png"
+
+
+def test_links_to_listed_files_are_kept_with_those(tmp_path: Path) -> None:
+    touch(tmp_path, "ill/a.png")
+    (tmp_path / "well.png").symlink_to("ill/a.png")
+    (tmp_path / "copy.png").symlink_to("well.png")
+    found = walk(tmp_path, no_image)
+    assert found.files == ["ill/a.png"]
+    assert found.repeats == [("copy.png", "ill/a.png"), ("well.png", "ill/a.png")]

@@ -22,11 +22,13 @@ from medvq.datasets.folder_files import (
 from medvq.datasets.folder_labels import labels_of_folders
 from medvq.datasets.labels import labels_file, read_labels
 from medvq.datasets.pseudonyms import pseudonym, subject_key
-from medvq.datasets.walk import HIDDEN, SYSTEM, Walk, shown, walk
+from medvq.datasets.walk import CLOSED, HIDDEN, SYSTEM, Walk, shown, walk
 from medvq.errors import Notice, UserError
 
 TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
+# In the reasons of files that may be missed.
+_NAMED = ("archive", "symbolic link", CLOSED)
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
 
@@ -59,6 +61,8 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     if not found.files:
         seen = f"; {_counted(found.skipped)}" if found.skipped else ""
         raise UserError(f"no image ({kinds(source)}) is listed in {folder}{seen}")
+    if labels.join == "folders" and not _has_no_labels(source):
+        _check_links(found)
     files = identify_files(folder, found.files, source)
     groups = _volumes(files) if _has_volumes(source) else [[file] for file in files]
     rows = _rows(groups, source, labels, table, folder)
@@ -133,6 +137,27 @@ def _take_named(
     found.files.sort()
 
 
+def _check_links(found: Walk) -> None:
+    """Refuse links that give a file another class or split than its own place does."""
+    listed = set(found.files)
+    pairs = [pair for pair in found.repeats if pair[1] in listed]
+    if not pairs:
+        return
+    rows = labels_of_folders([*found.files, *(path for pair in pairs for path in pair)])
+    rows = rows[len(found.files) :]
+    for (link, _), row, own in zip(pairs, rows[::2], rows[1::2], strict=True):
+        if row.label not in {None, own.label} or row.split not in {None, own.split}:
+            named = f" {shown(link)}" if may_show(FolderFile(link)) else ""
+            raise UserError(
+                f"the symbolic link{named} leads to a file of the set that lies under another "
+                "class or split: remove one of the two"
+            )
+
+
+def _has_no_labels(source: FolderSource) -> bool:
+    return isinstance(source, DicomFolderSource) and source.labels is None
+
+
 def _has_volumes(source: FolderSource) -> bool:
     return isinstance(source, DicomFolderSource) and source.series_as_volumes
 
@@ -154,7 +179,7 @@ def _rows(
 ) -> list[Label]:
     """Return what the labels say of the files of each image."""
     if labels.join == "folders":
-        if isinstance(source, DicomFolderSource) and source.labels is None:
+        if _has_no_labels(source):
             return [Label()] * len(groups)
         rows = labels_of_folders([group[0].path for group in groups])
         return unify(rows, str(folder), labels.classes)
@@ -216,7 +241,8 @@ def _warn(
         )
     usual = {HIDDEN, SYSTEM, TABLE, NOT_NAMED, FURTHER_SLICES}
     passed_over = Counter({reason: n for reason, n in skipped.items() if reason not in usual})
-    if passed_over.total() > len(images) or any("archive" in reason for reason in passed_over):
+    named = any(word in reason for reason in passed_over for word in _NAMED)
+    if named or passed_over.total() > len(images):
         _notice(f"{folder}: {_counted(passed_over)}")
 
 

@@ -41,10 +41,12 @@ class Walk:
         as lone surrogates (PEP 383).
     skipped : how many files are not in ``files``, by reason; a folder that cannot be opened and a
         link to a folder that is listed elsewhere count once.
+    repeats : files that are links to listed ones, with those.
     """
 
     files: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    repeats: list[tuple[str, str]] = field(default_factory=list)
 
 
 def walk(folder: Path, why_not: Callable[[Path], str]) -> Walk:
@@ -82,7 +84,7 @@ class _Walker:
         self.file_links: list[Path] = []
         self._folder = folder
         self._why_not = why_not
-        self._listed: set[tuple[int, int]] = set()
+        self._listed: dict[tuple[int, int], Path] = {}
 
     def enter(self, top: Path) -> None:
         """List what lies below a folder, and put its links aside."""
@@ -99,7 +101,7 @@ class _Walker:
             if (status.st_dev, status.st_ino) in self._listed:
                 self.found.skipped[REPEATED_LINK] += 1
                 continue
-            self._listed.add((status.st_dev, status.st_ino))
+            self._listed[status.st_dev, status.st_ino] = current
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = Path(entry.path)
                 if reason := _set_apart(entry.name):
@@ -110,7 +112,7 @@ class _Walker:
                 elif entry.is_dir():
                     stack.append(path)
                 else:
-                    self._listed.add((status.st_dev, entry.inode()))
+                    self._listed[status.st_dev, entry.inode()] = path
                     self._take(path, entry.is_file())
 
     def follow(self, link: Path) -> None:
@@ -120,17 +122,21 @@ class _Walker:
         except OSError:
             self.found.skipped[BROKEN_LINK] += 1
             return
-        if (status.st_dev, status.st_ino) in self._listed:
+        if listed := self._listed.get((status.st_dev, status.st_ino)):
             self.found.skipped[REPEATED_LINK] += 1
+            self.found.repeats.append((self._name(link), self._name(listed)))
             return
-        self._listed.add((status.st_dev, status.st_ino))
+        self._listed[status.st_dev, status.st_ino] = link
         self._take(link, link.is_file())
 
     def _take(self, path: Path, is_file: bool) -> None:
         if reason := self._why_not(path) if is_file else NO_FILE:
             self.found.skipped[reason] += 1
         else:
-            self.found.files.append(path.relative_to(self._folder).as_posix())
+            self.found.files.append(self._name(path))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
 
 
 def _set_apart(name: str) -> str:
