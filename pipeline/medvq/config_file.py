@@ -66,9 +66,9 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
 
 def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the mapping in ``file`` over that which it extends."""
-    if not file.is_file():
+    if not _is_file(file):
         known = sorted(p.stem for p in file.parent.glob("*.yaml"))
-        guess = _nearest(file.stem, known)
+        guess = _nearest(file.stem, [*known, *(p.stem for p in shipped("configs").glob("*.yaml"))])
         there = ", ".join(known) or "none"
         raise UserError(f"no configuration {file}{guess}; in {file.parent} there are: {there}")
     if file.resolve() in extended_by:
@@ -85,8 +85,10 @@ def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = document.pop("extends", None)
     if base is None:
         return document
-    other = config_file(str(base))
-    other = file.parent / other if str(base).endswith((".yaml", ".yml")) else other
+    if not isinstance(base, str):
+        raise UserError(f"{file}: 'extends' is not the name or the file of a configuration")
+    other = config_file(base)
+    other = file.parent / other if base.endswith((".yaml", ".yml")) else other
     return _merged(_read(other, (*extended_by, file.resolve())), document)
 
 
@@ -173,6 +175,13 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # no name that a file may have
+        return False
 
 
 def _quoted(text: str) -> str:

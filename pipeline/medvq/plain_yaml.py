@@ -13,6 +13,8 @@ from medvq.errors import UserError
 # configuration has. A few lines of aliases can stand for billions of values.
 _MOST_CHARACTERS, _MOST_VALUES, _MOST_DIGITS = 2**20, 10_000, 300
 
+_LARGEST_WHOLE = 2.0**53  # that a float holds exactly
+
 
 class _Loader(yaml.SafeLoader):
     """Plain YAML in which ``1e-5`` and ``010`` are decimal numbers, as in YAML 1.2."""
@@ -35,8 +37,15 @@ class _Loader(yaml.SafeLoader):
             return int(text)
         return int(super().construct_yaml_int(node))
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> int | float:
+        """Construct a number; ``1e3``, without a point, is a whole one."""
+        number = super().construct_yaml_float(node)
+        is_whole = "." not in node.value and abs(number) < _LARGEST_WHOLE and number.is_integer()
+        return int(number) if is_whole else number
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
@@ -92,14 +101,18 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
     counts[id(node)] = 0
     children = node.value
     if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in children if isinstance(key, yaml.ScalarNode)]
-        for index, (key, _) in enumerate(children):
-            if isinstance(key, yaml.ScalarNode) and key.value in keys[:index]:
-                raise _error(f"the key '{key.value}' for the second time", key)
+        keys: set[str] = set()
+        for key, _ in children:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    raise _error(f"the key '{key.value}' for the second time", key)
+                keys.add(key.value)
         children = [part for pair in children for part in pair]
     total = 1 + sum(_count(child, counts) for child in children)
     if total > _MOST_VALUES:
-        raise _error("aliases that stand for too many values", node)
+        raise _error(
+            "more values, or aliases that stand for more, than any configuration has", node
+        )
     counts[id(node)] = total
     return total
 
