@@ -271,7 +271,7 @@ def test_many_keys_do_not_take_quadratic_time(file: Path) -> None:
 def test_whole_numbers_may_have_an_exponent(file: Path, text: str) -> None:
     assert load_config(file, [f"seed={text}"]).seed == 1000
     assert load_config(file, ["pretrain.learning_rate=1e-3"]).pretrain.learning_rate == 1e-3
-    with pytest.raises(UserError, match="seed=1000.0: .* integer"):
+    with pytest.raises(UserError, match="seed=1000"):
         load_config(file, ["seed=1000.0"])
 
 
