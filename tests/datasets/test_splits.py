@@ -170,7 +170,8 @@ def test_what_a_probe_can_use_is_let_through() -> None:
     )
     check_splits_for_probe(manifest(f"{both} none:train*9"), folds=4)
     check_splits_for_probe(manifest("none:train*9"), folds=4)
-    numbers = manifest("none:train*4 none:validation*2 none:test").assign(target=1.0)
+    numbers = manifest("none:train*4 none:validation*2 none:test")
+    numbers = numbers.assign(target=np.arange(7.0))
     with pytest.raises(UserError, match="1 subjects of test have a number to predict, and 2 are"):
         check_splits_for_probe(numbers, folds=4)
 
@@ -208,3 +209,11 @@ def test_folders_that_look_like_splits(names: str, alone: bool, beside: bool | N
         assert looks_like_split(name, beside_splits=False) == alone, name
         if beside is not None:
             assert looks_like_split(name, beside_splits=True) == beside, name
+
+
+def test_one_number_for_all_is_refused() -> None:
+    rows = "none:train*4 none:validation*2 none:test*2"
+    numbers = manifest(rows)
+    check_splits_for_probe(numbers.assign(target=np.arange(8.0)), folds=4)
+    with pytest.raises(UserError, match="all numbers to predict of train are 5, from which"):
+        check_splits_for_probe(numbers.assign(target=5.0), folds=4)

@@ -63,6 +63,10 @@ EXCEPTIONS = {
     "MR, PET, and signed or rescaled values without a window": "percentiles; dcmtk shows all bits",
     "values in a small part of their range": "shown over that part; dcmtk leaves 16 greys",
     "a table of 12 bits, or 8 packed, under 16 stated": "shown over its entries; dcmtk shows black",
+    "fewer than 8 bits without a window": "white is white; dcmtk shows 4 bits up to 240 of 255",
+    "uncompressed YBR_PARTIAL_422, 12 bits allocated, signed colour": "refused: retired or not "
+    "allowed; dcmtk guesses",
+    "JPEG whose JFIF header says YBR under RGB": "converted; dcmtk shows it green and pink",
     "a table of 16 bits under 14 stated": "shown over its entries; dcmtk drops the lower bits",
     "a table with more entries than stated": "those stated count (PS3.3 C.11.1.1); in dcmtk all do",
     "window or rescale of 1E155, inf or NaN": "passed over; dcmtk shows black",

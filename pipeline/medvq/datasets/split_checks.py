@@ -78,3 +78,8 @@ def _check_numbers(numbers: pd.DataFrame, folds: int) -> None:
                 "needed: add images, change source.test_fraction or ingest.validation_fraction, "
                 "or set fewer probe.folds"
             )
+        if split != "validation" and part["target"].nunique() == 1:
+            raise UserError(
+                f"all numbers to predict of {split} are {part['target'].iloc[0]:g}, from which "
+                "nothing can be learnt or judged: check the column that labels.target names"
+            )

@@ -35,7 +35,14 @@ def check_label_fraction(manifest: pd.DataFrame, probe: ProbeConfig) -> None:
 
 
 def warn_of_label_fraction(manifest: pd.DataFrame, probe: ProbeConfig) -> None:
-    """Warn of what :func:`check_label_fraction` refuses, where no probe need follow."""
+    """Warn of what :func:`check_label_fraction` refuses, where no probe need follow.
+
+    Raises
+    ------
+    UserError
+        All labels are too few as well.
+    """
+    check_label_fraction(manifest, probe.model_copy(update={"label_fraction": 1.0}))
     try:
         check_label_fraction(manifest, probe)
     except UserError as error:
