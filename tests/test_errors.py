@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from medvq.errors import refused_by_disk
+from medvq.errors import out_of_memory, refused_by_disk
 
 
 def error(number: int, *files: str) -> OSError:
@@ -71,3 +71,26 @@ def test_a_full_disk_explains_any_error_and_nothing_else_does(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     message = refused_by_disk(RuntimeError("database or disk is full"), tmp_path / "not" / "there")
     assert "no space left on device" in (message or "")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names that of a device."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        RuntimeError("can't start new thread"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+        ),
+        OutOfMemoryError("CUDA out of memory"),
+    ],
+)
+def test_too_little_memory_is_one_line(error: Exception) -> None:
+    message = out_of_memory(error)
+    assert message is not None
+    assert "smaller batch_size" in message
+    assert out_of_memory(RuntimeError("shapes do not fit")) is None

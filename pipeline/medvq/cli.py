@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 from medvq import __version__
 from medvq.config_file import load_config
 from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank
-from medvq.errors import Notice, UserError, refused_by_disk
+from medvq.errors import Notice, UserError, out_of_memory, refused_by_disk
 from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
 from medvq.stages import STAGES
@@ -63,7 +63,7 @@ def status(command: Callable[[], int], *folders: Path) -> int:
             return _interrupted(interruption)
         if is_lost_peer(error):
             return PEER_LOST
-        refusal = refused_by_disk(error, *folders)
+        refusal = out_of_memory(error) or refused_by_disk(error, *folders)
         if refusal is None:
             raise
         message = refusal

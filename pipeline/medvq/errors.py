@@ -30,6 +30,25 @@ class Notice(UserWarning):
     """Something that the user should look at and that stops nothing; shown as one line."""
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """Return the line for an error that comes of too little memory, None for any other."""
+    for cause in _causes(error):
+        of_system = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
+        of_torch = type(cause).__name__ == "OutOfMemoryError"
+        if isinstance(cause, MemoryError) or of_system or of_torch or _tells_of_memory(cause):
+            return (
+                "there is too little memory for it; end other programs, or set a smaller "
+                "batch_size (pretrain, extract, prior), then run again: what was finished is kept"
+            )
+    return None
+
+
+def _tells_of_memory(error: BaseException) -> bool:
+    """Say whether an error of Python's threads or of torch's allocator is one of memory."""
+    texts = ("can't start new thread", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
 def refused_by_disk(error: BaseException, *folders: Path) -> str | None:
     """Return the line for an error that the disk is the cause of, None where it is not.
 
