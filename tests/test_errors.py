@@ -83,9 +83,7 @@ class OutOfMemoryError(RuntimeError):
         MemoryError(),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         RuntimeError("can't start new thread"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
-        ),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 64 bytes"),
         OutOfMemoryError("CUDA out of memory"),
     ],
 )
