@@ -51,8 +51,8 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-speed benchmark-supervised test \
-	test-cuda lint format docs lock licences audit clean
+	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-faults benchmark-speed \
+	benchmark-supervised test test-cuda lint format docs lock licences audit clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -145,6 +145,10 @@ benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fe
 	@sed -En 's/^([a-z0-9._-]+==[^ ;]+).*/\1/p' requirements.lock > build/pins.txt
 	$(BIN)/pip install --quiet --constraint build/pins.txt "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
+		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
+
+benchmark-faults: setup ## kills, full disks, poisoned files (an hour; N=20: a tenth of it)
+	$(BIN)/python -m benchmarks.faults --artifacts "$(ARTIFACTS)" $(if $(N),--number $(N)) \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 evaluate-prior: setup ## likelihood, samples, anomalies and typicality of the model of the codes

@@ -6,47 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-SMALLEST = (
-    "name=tiny",
-    "source.train_subjects=60",
-    "source.test_subjects=20",
-    "source.size=64",
-    "ingest.read_size=64",
-    "ingest.image_size=32",
-    "ingest.swap.training_copies=1",
-    "pretrain.widths=[8, 8, 8]",
-    "pretrain.decoder_widths=null",
-    "pretrain.residual_levels=1",
-    # Batch statistics take more steps than there are to settle, and all codes would be the same.
-    "pretrain.batch_norm=false",
-    "pretrain.codebook_size=16",
-    "pretrain.codebook_dim=8",
-    "pretrain.batch_size=32",
-    # After one epoch what the typicality check flags is chance.
-    "pretrain.epochs=4",
-    "extract.versions=1",
-    "probe.label_fraction=0.5",
-    "probe.repeats=2",
-    "probe.folds=2",
-    "probe.components=16",
-    "probe.regularisation=[0.01]",
-    "probe.bootstrap=100",
-)
+from benchmarks.faults.tiny import SMALLEST, command
+
+__all__ = ["SMALLEST", "STAGES", "command", "json_line", "run_in_process"]
+
 STAGES = ("ingest", "pretrain", "extract", "probe")
-
-
-def command(folder: Path, stage: str = "probe", *more: str) -> list[str]:
-    """Return the arguments of a stage on the smallest phantom set, with data and artifacts in
-    ``folder``; ``more`` are further overrides.
-    """
-    overrides = [part for override in (*SMALLEST, *more) for part in ("--set", override)]
-    return [
-        stage, "--config", "phantom", "--device", "cpu", "--json",
-        "--data-root", str(folder / "data"), "--artifacts", str(folder / "artifacts"), *overrides,
-    ]  # fmt: skip
 
 
 def run_in_process(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

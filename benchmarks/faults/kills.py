@@ -1,0 +1,81 @@
+"""Kill anywhere: stages that are killed at random points and run again end as if never killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+from typing import NamedTuple
+
+from benchmarks.faults.children import Broken, Ended
+from benchmarks.faults.lab import Lab
+from benchmarks.faults.tiny import STAGES
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_LONGEST = 10.0
+"""Seconds that an interrupted command has to end."""
+
+
+class Kill(NamedTuple):
+    """One kill, and why it was not survived, if it was not."""
+
+    stage: str
+    signal: str
+    seconds: float
+    problem: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """In a word."""
+        return "BROKEN" if self.problem else "identical"
+
+
+def kill_flow(lab: Lab, number: int, kills: int, from_nothing: bool) -> list[Kill]:
+    """Run the flow once, killing its stages ``kills`` times in all, and compare what it gives.
+
+    Parameters
+    ----------
+    number : of the flow; the points of the kills follow from it.
+    from_nothing : the store of MLflow is not there yet either.
+    """
+    rng, seconds = random.Random(number), lab.prepare()  # noqa: S311  # no secret
+    done: list[Kill] = []
+    with lab.place(STAGES[0]) as folder:
+        if from_nothing:
+            (folder / "artifacts" / "mlflow.db").unlink()
+        for position, stage in enumerate(STAGES):
+            # What did not strike an earlier stage, since it had ended, is left for the later ones.
+            share = -(-(kills - len(done)) // (len(STAGES) - position))
+            struck: list[Kill] = []
+            problem = ""
+            try:
+                while len(struck) < share:
+                    sent = SIGNALS[(number + position + len(struck)) % len(SIGNALS)]
+                    delay = rng.uniform(0.0, 1.1 * seconds[stage])
+                    # One in ten in an interpreter of its own: its imports are killed, too.
+                    fresh = rng.random() < 0.1
+                    child = lab.start(folder, stage, fresh=fresh)
+                    if child.ends_within(delay + fresh * rng.uniform(0.0, 8.0)):
+                        child.wait().need_success()
+                        break
+                    child.kill(sent)
+                    struck.append(Kill(stage, sent.name, delay))
+                    _need_orderly_end(child.wait(_LONGEST), sent, fresh)
+                lab.run(folder, stage).need_success()
+                lab.check(folder, stage)
+            except Broken as broken:
+                problem = str(broken)
+            done += [kill._replace(problem=problem) for kill in struck]
+            if problem:
+                break
+    return done
+
+
+def _need_orderly_end(ended: Ended, sent: signal.Signals, fresh: bool) -> None:
+    """Raise unless an interrupted command said so, or was interrupted before ``main``."""
+    if sent == signal.SIGKILL or ended.status in {0, -sent}:
+        return
+    if fresh and ended.status == 1 and "medvq: " not in ended.err:
+        return  # Python's own end of an interpreter that is still importing
+    ended.need_no_traceback()
+    if ended.status != 128 + sent:
+        raise Broken(f"{sent.name} ends it with status {ended.status}: {ended.line}")
