@@ -135,6 +135,7 @@ class _Flow:
     def __init__(self, options: RunOptions) -> None:
         self.options = options
         self.waiting: list[tuple[Stage[Any], Config]] = []
+        self.outside: dict[tuple[str, str], Mapping[str, str]] = {}
 
     def ensure(
         self,
@@ -172,13 +173,23 @@ class _Flow:
         return self.ensure(stage, config, False, inputs, why).artifact
 
     def _plan(self, stage: Stage[Any], config: Config, inputs: dict[str, Artifact]) -> _Plan:
-        outside: Mapping[str, str] = {}
-        if (fingerprints := stage.outside) is not None:
-            outside = distributed.from_first(lambda: fingerprints(config, self.options))
+        outside = self._outside(stage, config)
         reads = {name: artifact.fingerprint for name, artifact in inputs.items()} | dict(outside)
         settings = {"seed": config.seed, **stage.settings(config)}
         parent = self.options.artifacts / config.name / stage.name
         return _Plan(stage, config, inputs, reads, settings, code_of(stage.run.__module__), parent)
+
+    def _outside(self, stage: Stage[Any], config: Config) -> Mapping[str, str]:
+        """Return the fingerprints of what a stage reads beside artifacts.
+
+        To list the files of a data set takes long, and many stages build on it: it is done once.
+        """
+        if (fingerprints := stage.outside) is None:
+            return {}
+        key = (stage.name, config.model_dump_json())
+        if key not in self.outside:
+            self.outside[key] = distributed.from_first(lambda: fingerprints(config, self.options))
+        return self.outside[key]
 
     def _up_to_date(self, plan: _Plan) -> _Made | None:
         if (artifact := artifacts.existing(plan.folder)) is not None:
