@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import medvq
+from medvq.stages import STAGES
+from medvq.storage.code import code_of
 
 _LIBRARIES = (
     "monai.networks.nets", "monai.optimizers", "mlflow.tracking", "mlflow.store.db.utils",
@@ -47,6 +49,8 @@ def preload() -> None:
     for module in pkgutil.walk_packages(medvq.__path__, "medvq."):
         if module.name != "medvq.__main__":
             importlib.import_module(module.name)
+    for stage in STAGES.values():
+        code_of(stage.run.__module__)  # remembers the hash of every module
     assert threading.active_count() == 1, "a process with threads cannot be forked safely"
 
 

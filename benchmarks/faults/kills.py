@@ -29,18 +29,18 @@ class Kill(NamedTuple):
         return "BROKEN" if self.problem else "identical"
 
 
-def kill_flow(lab: Lab, number: int, kills: int, from_nothing: bool) -> list[Kill]:
+def kill_flow(lab: Lab, seed: int, kills: int, thorough: bool) -> list[Kill]:
     """Run the flow once, killing its stages ``kills`` times in all, and compare what it gives.
 
     Parameters
     ----------
-    number : of the flow; the points of the kills follow from it.
-    from_nothing : the store of MLflow is not there yet either.
+    thorough : where the store of MLflow is made anew, and where one command in ten is an
+        interpreter of its own, these are killed, too.
     """
-    rng, seconds = random.Random(number), lab.prepare()  # noqa: S311  # no secret
+    rng, seconds = random.Random(seed), lab.prepare()  # noqa: S311  # no secret
     done: list[Kill] = []
     with lab.place(STAGES[0]) as folder:
-        if from_nothing:
+        if thorough and rng.random() < 0.5:
             (folder / "artifacts" / "mlflow.db").unlink()
         for position, stage in enumerate(STAGES):
             # What did not strike an earlier stage, since it had ended, is left for the later ones.
@@ -49,10 +49,9 @@ def kill_flow(lab: Lab, number: int, kills: int, from_nothing: bool) -> list[Kil
             problem = ""
             try:
                 while len(struck) < share:
-                    sent = SIGNALS[(number + position + len(struck)) % len(SIGNALS)]
-                    delay = rng.uniform(0.0, 1.1 * seconds[stage])
-                    # One in ten in an interpreter of its own: its imports are killed, too.
-                    fresh = rng.random() < 0.1
+                    sent = SIGNALS[(seed + position + len(struck)) % len(SIGNALS)]
+                    delay = rng.uniform(0.0, seconds[stage])
+                    fresh = thorough and rng.random() < 0.1
                     child = lab.start(folder, stage, fresh=fresh)
                     if child.ends_within(delay + fresh * rng.uniform(0.0, 8.0)):
                         child.wait().need_success()
