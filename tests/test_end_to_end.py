@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from factories.flow import STAGES, command, json_line, run_in_process
 from medvq.cli import main
+from medvq.datasets import sources
 from medvq.storage.code import code_of
 from medvq.storage.probe_file import FILE as PROBE_FILE
 from PIL import Image
@@ -171,6 +173,16 @@ def test_what_is_damaged_is_not_up_to_date_and_force_mends_it(
     assert main([*command(folder, stage), "--force"]) == 0
     assert main(command(folder)) == 0
     assert json_line(capsys.readouterr().out)["up_to_date"]
+
+
+def test_the_files_of_a_data_set_are_listed_once_in_a_command(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = ran
+    listed = mock.Mock(wraps=sources.list_images)
+    monkeypatch.setattr(sources, "list_images", listed)
+    assert main(command(folder)) == 0
+    assert listed.call_count == 1
 
 
 def test_the_same_seed_elsewhere_gives_the_same_to_the_bit(ran: Ran, tmp_path: Path) -> None:

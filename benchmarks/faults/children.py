@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 import signal
 import sys
 import threading
@@ -89,7 +90,8 @@ class Ended:
 
     def need_no_traceback(self) -> None:
         if "Traceback" in self.err:
-            raise Broken(f"a traceback that ends in: {self.line[:300]}")
+            places = re.findall(r'File ".*?(\w+\.py)", (line \d+)', self.err)
+            raise Broken(f"a traceback from {' '.join(places[-1])}: {self.line[:200]}")
 
 
 class Child:

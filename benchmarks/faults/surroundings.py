@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -11,26 +12,30 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import torch
 from medvq.cli import main
 from medvq.datasets.manifest import COLUMNS, check_manifest, read_manifest
 from medvq.datasets.walk import walk
 from medvq.storage.feature_store import FEATURES, feature_names, read_feature
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from benchmarks.faults.children import Broken, Child
 from benchmarks.faults.lab import Lab, artifact_folder
 from benchmarks.faults.tiny import SMALLEST, STAGES
 
 ROOT = Path(__file__).parents[2]
-_ROWS, _FILES = 1_000_000, 100_000
+_ROWS, _FILES, _IMAGES = 1_000_000, 100_000, 80
+_BOMB_MEMORY = 1024  # MiB that neither ingest nor a worker of it may take more than
 _FLOW = STAGES[:4]  # the others read what these write, in the same ways
 _ENOUGH_MEMORY = 4096  # MiB, for a million rows
 
@@ -118,34 +123,88 @@ def diverge(lab: Lab) -> str:
 
 def strange_names(lab: Lab) -> str:
     """Ingest a folder of strange names and of links that lead in circles."""
-    names = ["line\nbreak", 'quo"te', "apos'trophe", "com,ma", "\U0001fac1", "a" * 250, " ", "%s%d"]
+    names = [
+        "line\nbreak",
+        'quo"te',
+        "apos'trophe",
+        "com,ma",
+        "\U0001fac1",
+        "a" * 251,
+        "a b",
+        "%s%d",
+    ]
     with lab.place("pretrain") as folder:
-        images = folder / "images"
-        images.mkdir()
-        greys = np.load(artifact_folder(folder, "ingest") / "originals.npy")
-        rows = [("file", "label", "subject", "split")]
-        for number, grey in enumerate(greys[:80]):
-            name = f"{names[number]}.png" if number < len(names) else f"{number}.png"
-            name = name.encode()[-255:].decode()
-            Image.fromarray(grey).save(images / name)
-            split = "test" if number % 4 == 0 else "train"
-            rows.append((name, "AB"[number // 4 % 2], f"s{number}", split))
-        with (images / "labels.csv").open("w", newline="") as stream:
-            csv.writer(stream).writerows(rows)
+        images = _write_images(folder, names)
         (images / "circle").symlink_to(images, target_is_directory=True)
         (images / "itself").symlink_to("itself")
-        config = folder / "strange.yaml"
-        source = "{kind: image_folder, folder: images, labels: labels.csv}"
-        config.write_text(f"name: strange\nsource: {source}\n")
-        own = [s for s in SMALLEST if not s.startswith(("name=", "source."))]
-        overrides = [part for setting in own for part in ("--set", setting)]
-        arguments = ["ingest", "--config", str(config), "--artifacts", str(folder / "artifacts")]
-        log = lab.scratch / "logs" / "strange"
-        Child(lambda: main([*arguments, "--device", "cpu", *overrides]), log).wait().need_success()
-        found = read_manifest(folder / "artifacts/strange/ingest/latest/manifest.csv")
-        if len(found) != 80:
-            raise Broken(f"{len(found)} of 80 images were listed")
+        _ingest(lab, folder)
+        found = read_manifest(folder / "artifacts/own/ingest/latest/manifest.csv")
+        if len(found) != _IMAGES:
+            raise Broken(f"{len(found)} of {_IMAGES} images were listed")
     return "all listed once"
+
+
+def bombs(lab: Lab) -> str:
+    """Ingest small files that ask for gigabytes, beside good ones."""
+    with lab.place("pretrain") as folder:
+        images = _write_images(folder, [])
+        log = lab.scratch / "logs" / "bombs"
+        Child(lambda: _write_bombs(images), log).wait().need_success()
+        with (images / "labels.csv").open("a") as stream:
+            stream.writelines(f"{file.name},A,b,train\n" for file in images.glob("bomb*"))
+        _ingest(lab, folder)
+        peaks = [int(number) // 1024 for number in (folder / "peaks").read_text().split()]
+    if max(peaks) > _BOMB_MEMORY:
+        raise Broken(f"the main process takes {peaks[0]} MiB, a worker {peaks[1]}")
+    return f"main process {peaks[0]} MiB, worker {peaks[1]} MiB"
+
+
+def _write_bombs(folder: Path) -> int:
+    Image.new("P", (20_000, 20_000)).save(folder / "bomb.png")
+    Image.new("L", (12_000, 12_000)).save(folder / "bomb.jpg", progressive=True)
+    volume = np.zeros((512, 512, 200), np.complex64)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / "bomb.nii.gz")
+    del volume
+    header = pydicom.dcmread(next(folder.parent.glob("data/*/images/*.dcm")))
+    header.Rows = header.Columns = 16_384
+    header.BitsAllocated, header.PixelData = 16, bytes(2 * 16_384**2)
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.save_as(folder / "bomb.dcm")
+    return 0
+
+
+def _write_images(folder: Path, names: Sequence[str]) -> Path:
+    """Write a folder of labelled pictures, the first of them under the names."""
+    images = folder / "images"
+    images.mkdir()
+    greys = np.load(artifact_folder(folder, "ingest") / "originals.npy")
+    rows = [("file", "label", "subject", "split")]
+    for number, grey in enumerate(greys[:_IMAGES]):
+        name = f"{names[number] if number < len(names) else number}.png"
+        Image.fromarray(grey).save(images / name)
+        split = "test" if number % 4 == 0 else "train"
+        rows.append((name, "AB"[number // 4 % 2], f"s{number}", split))
+    with (images / "labels.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    source = "{kind: image_folder, folder: images, labels: labels.csv}"
+    (folder / "own.yaml").write_text(f"name: own\nsource: {source}\n")
+    return images
+
+
+def _ingest(lab: Lab, folder: Path) -> None:
+    """Ingest what :func:`_write_images` wrote; note the peaks of the process and its workers."""
+    own = [s for s in SMALLEST if not s.startswith(("name=", "source."))]
+    overrides = [part for s in (*own, "ingest.max_quarantined=0.2") for part in ("--set", s)]
+    places = ["--config", str(folder / "own.yaml"), "--artifacts", str(folder / "artifacts")]
+
+    def call() -> int:
+        status = main(["ingest", *places, "--device", "cpu", *overrides])
+        kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        peaks = [str(resource.getrusage(kind).ru_maxrss) for kind in kinds]
+        (folder / "peaks").write_text(" ".join(peaks))
+        return status
+
+    Child(call, lab.scratch / "logs" / "own").wait().need_success()
 
 
 def long_manifest(lab: Lab) -> str:
@@ -256,6 +315,7 @@ CHECKS: dict[str, Callable[[Lab], str]] = {
     "results do not depend on: batch size of extraction": batch_size,
     "training that diverges": diverge,
     "names with line breaks, quotes, emoji, 255 bytes; links in circles": strange_names,
+    "small files that ask for gigabytes": bombs,
     "a manifest of a million rows": long_manifest,
     "a folder of 100,000 files": crowded_folder,
     "pages of MLflow: loopback and host names": user_interface,
