@@ -113,7 +113,7 @@ def _kills(lab: Lab, ledger: Ledger, number: int) -> None:
 def _faults(lab: Lab, ledger: Ledger, number: int) -> None:
     cells = [(fault, stage) for fault in FAULTS for stage in STAGES]
     if number < FULL:
-        cells = random.Random(_SEED).sample(cells, max(1, number // 5))  # noqa: S311  # no secret
+        cells = random.Random(_SEED).sample(cells, max(1, number // 10))  # noqa: S311  # no secret
     for fault, stage in cells:
         ledger.attempt("faults", fault, stage, partial(try_fault, lab, stage, FAULTS[fault]))
 

@@ -91,7 +91,7 @@ class Ended:
     def need_no_traceback(self) -> None:
         if "Traceback" in self.err:
             places = re.findall(r'File ".*?(\w+\.py)", (line \d+)', self.err)
-            raise Broken(f"a traceback from {' '.join(places[-1])}: {self.line[:200]}")
+            raise Broken(f"a traceback from {places[-1:]}: {self.line[:200]}")
 
 
 class Child:

@@ -149,7 +149,7 @@ def result(folder: Path, stage: str) -> dict[str, object]:
     found: dict[str, object] = {
         name: checksum
         for name, checksum in artifact.record.files.items()
-        if Path(name).name not in {_CHECKPOINT, _HISTORY, "probe.skops"}
+        if Path(name).name not in {_CHECKPOINT, _HISTORY}
     }
     for name in artifact.record.files:
         if Path(name).name == _HISTORY:
