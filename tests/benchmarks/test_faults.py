@@ -19,7 +19,7 @@ Figures = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """Twenty kills, two cells of the matrix and 100 bits, in a process that has no threads of pytest's."""
+    """Twenty kills, two cells of the matrix and 100 bits, in a process without threads."""
     done = subprocess.run(
         [
             sys.executable, "-m", "benchmarks.faults", "--json", "--number", "20",
