@@ -22,7 +22,7 @@ from benchmarks.faults.endurance import GUARDED, guard_costs, soak
 from benchmarks.faults.faults import FAULTS, try_fault
 from benchmarks.faults.flips import undetected_flips
 from benchmarks.faults.kills import SIGNALS, kill_flow
-from benchmarks.faults.lab import Lab
+from benchmarks.faults.lab import Lab, own_mounts
 from benchmarks.faults.poison import poison, write_corpus
 from benchmarks.faults.surroundings import CHECKS
 from benchmarks.faults.tiny import STAGES
@@ -249,6 +249,7 @@ def main() -> None:
     made_at = commit()
     os.environ["OMP_NUM_THREADS"] = "1"
     preload()
+    own_mounts()
     home = (parsed.artifacts / "faults").absolute()
     lab = Lab(home / f"states-{_code()}", home / f"scratch-{os.getpid()}")
     lab.scratch.mkdir(parents=True)

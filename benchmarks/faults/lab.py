@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import sqlite3
@@ -24,6 +25,7 @@ from benchmarks.faults.tiny import NAME, STAGES, stage_command
 _TIMED = {"images_per_second", "seconds"}
 _CHECKPOINT, _HISTORY = "checkpoint.pt", "history.csv"
 _SIZE = "1g"
+_NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of sched.h
 
 Inject = Callable[[], None]
 """What is done to a process before its command runs."""
@@ -125,6 +127,12 @@ class Lab:
         if expected_runs != found_runs:
             differing_runs = _differences(expected_runs, found_runs)
             raise Broken(f"the runs of {stage} in MLflow differ: {differing_runs}")
+
+
+def own_mounts() -> None:
+    """Mount what is mounted from now on for this process alone: it ends with it."""
+    if ctypes.CDLL(None).unshare(_NEW_MOUNTS) == 0:
+        subprocess.run(["mount", "--make-rprivate", "/"], check=False)
 
 
 def mount(folder: Path, size: str = _SIZE) -> bool:
