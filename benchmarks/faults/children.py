@@ -166,8 +166,9 @@ _ENDS = (".out", ".err")
 def _serve(call: Callable[[], int], log: Path, environment: Mapping[str, str]) -> int:
     """Call in the child; return its exit status."""
     os.setpgid(0, 0)
-    # A shell lets what it starts in the background ignore an interruption, which is inherited.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As `python -m medvq` does until its command can be interrupted. A shell lets what it starts
+    # in the background ignore an interruption, which would be inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number, end in enumerate(_ENDS, 1):
         flags = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_WRONLY
         os.dup2(os.open(log.with_suffix(end), flags, 0o644), number)

@@ -58,7 +58,7 @@ def kill_flow(lab: Lab, seed: int, kills: int, thorough: bool) -> list[Kill]:
                         break
                     child.kill(sent)
                     struck.append(Kill(stage, sent.name, delay))
-                    _need_orderly_end(child.wait(_LONGEST), sent, fresh)
+                    _need_orderly_end(child.wait(_LONGEST), sent)
                 lab.run(folder, stage).need_success()
                 lab.check(folder, stage)
             except Broken as broken:
@@ -69,12 +69,10 @@ def kill_flow(lab: Lab, seed: int, kills: int, thorough: bool) -> list[Kill]:
     return done
 
 
-def _need_orderly_end(ended: Ended, sent: signal.Signals, fresh: bool) -> None:
+def _need_orderly_end(ended: Ended, sent: signal.Signals) -> None:
     """Raise unless an interrupted command said so, or was interrupted before ``main``."""
     if sent == signal.SIGKILL or ended.status in {0, -sent}:
         return
-    if fresh and ended.status == 1 and "medvq: " not in ended.err:
-        return  # Python's own end of an interpreter that is still importing
     ended.need_no_traceback()
     if ended.status != 128 + sent:
         raise Broken(f"{sent.name} ends it with status {ended.status}: {ended.line}")
