@@ -1,5 +1,6 @@
 """The phantom set: reproducible, honest about itself, and hard in the way it says."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from medvq.config_file import load_config
 from medvq.datasets.phantom import SCANNERS, assign, write_phantom
+from medvq.datasets.sources import locate
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from sklearn.linear_model import LogisticRegression
@@ -178,3 +181,15 @@ def test_the_class_is_in_the_texture_and_not_in_global_figures(
     }
     assert np.mean([figures for figures, _ in said.values()]) < 0.65, said
     assert min(texture for _, texture in said.values()) > 0.8, said
+
+
+def test_runs_that_begin_at_once_make_one_set(tmp_path: Path) -> None:
+    config = load_config("phantom", ("source.train_subjects=20", "source.test_subjects=10"))
+    with ThreadPoolExecutor(4) as threads:
+        folders = set(threads.map(lambda _: locate(config, tmp_path, None), range(4)))
+    (folder,) = folders
+    alone = tmp_path / "alone"
+    write_phantom(alone, train_subjects=20, test_subjects=10)
+    names = {path.name for path in alone.rglob("*")}
+    assert {path.name for path in folder.rglob("*")} == names
+    assert (folder / "labels.csv").read_bytes() == (alone / "labels.csv").read_bytes()

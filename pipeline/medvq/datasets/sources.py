@@ -145,14 +145,15 @@ def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
     if not (folder / "labels.csv").is_file():
         from medvq.datasets.phantom import write_phantom
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        write_phantom(
-            folder,
-            train_subjects=source.train_subjects,
-            test_subjects=source.test_subjects,
-            size=source.size,
-            seed=seed,
-        )
+        with _lock(folder):
+            if not (folder / "labels.csv").is_file():
+                write_phantom(
+                    folder,
+                    train_subjects=source.train_subjects,
+                    test_subjects=source.test_subjects,
+                    size=source.size,
+                    seed=seed,
+                )
     return folder
 
 
@@ -198,7 +199,7 @@ def _say_once(line: str) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Let one run fetch the data set while others wait for it."""
+    """Let one run fetch or make the data set while others wait for it."""
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
