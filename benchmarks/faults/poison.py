@@ -25,7 +25,7 @@ from medvq.datasets.archives import unpack
 from medvq.datasets.array_files import MEDMNIST_SPLITS, read_array_image, read_idx, read_npz
 from medvq.datasets.labels import read_labels
 from medvq.errors import UserError
-from medvq.images.formats.dicom import identify
+from medvq.images.formats.identity import identify
 from medvq.images.reading import ImageFiles, Reader
 from medvq.images.workers import WorkerFailure, map_in_processes, processors
 from medvq.storage.artifacts import RECORD, find, verify
