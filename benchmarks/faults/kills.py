@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 from typing import NamedTuple
@@ -43,8 +44,9 @@ def kill_flow(lab: Lab, seed: int, kills: int, thorough: bool) -> list[Kill]:
         if thorough and rng.random() < 0.5:
             (folder / "artifacts" / "mlflow.db").unlink()
         for position, stage in enumerate(STAGES):
-            # What did not strike an earlier stage, since it had ended, is left for the later ones.
-            share = -(-(kills - len(done)) // (len(STAGES) - position))
+            # A third more than its part, since some of the later stages end before they are struck.
+            remaining = kills - len(done)
+            share = min(remaining, math.ceil(4 / 3 * remaining / (len(STAGES) - position)))
             struck: list[Kill] = []
             problem = ""
             try:
