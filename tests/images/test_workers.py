@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,9 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def start_script(folder: Path, function: str) -> subprocess.Popen[bytes]:
-    """Start a process that maps a function of ``misbehaving`` over 3 names of files."""
+@contextmanager
+def started_script(folder: Path, function: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that maps a function of ``misbehaving`` over 3 names of files; end it."""
     script = folder / "script.py"
     script.write_text(
         "from factories import misbehaving\n"
@@ -125,12 +127,17 @@ def start_script(folder: Path, function: str) -> subprocess.Popen[bytes]:
         f"list(map_in_processes(misbehaving.{function}, items, processes=2, timeout=600))\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])}
-    return subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.PIPE)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("function", ["hang_in_c", "hang_with_the_lock"])
 def test_no_process_outlives_a_caller_that_is_killed(tmp_path: Path, function: str) -> None:
-    with start_script(tmp_path, function) as caller:
+    with started_script(tmp_path, function) as caller:
         files = [tmp_path / "0", tmp_path / "1"]
         assert wait_for(lambda: all(file.exists() and file.read_text() for file in files))
         pids = [int(file.read_text()) for file in files]
@@ -171,12 +178,12 @@ def test_few_file_descriptors_are_enough(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_key_of_the_terminal_reaches_the_caller_alone(tmp_path: Path) -> None:
     """The terminal sends signals to the group of the caller, also while processes start."""
-    with start_script(tmp_path, "hang_in_c") as caller:
+    with started_script(tmp_path, "hang_in_c") as caller:
         children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children")
         assert wait_for(lambda: len(children.read_text().split()) == 2)
         pids = [int(pid) for pid in children.read_text().split()]
-        assert os.getpgid(caller.pid) not in map(os.getpgid, pids)
-        caller.kill()
+        # A process changes its group a moment after it is there.
+        assert wait_for(lambda: os.getpgid(caller.pid) not in map(os.getpgid, pids))
     assert wait_for(lambda: not any(map(is_running, pids)))
 
 
