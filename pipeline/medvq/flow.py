@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medvq import distributed
 from medvq.config import Config
@@ -25,6 +25,9 @@ from medvq.storage.artifacts import Artifact, Record, StageContext
 from medvq.storage.code import PACKAGE, changed, code_of
 from medvq.storage.verification import Verification
 from medvq.summaries import JsonObject, Summary
+
+if TYPE_CHECKING:
+    from medvq.storage.tracking import Tracking
 
 __all__ = ["STAGES", "RunOptions", "StageResult", "commit", "run"]
 
@@ -215,8 +218,10 @@ class _Flow:
             if distributed.rank() == 0:
                 with artifacts.writing(plan.folder) as folder:
                     distributed.barrier()
-                    record = self._write(plan, folder)
+                    tracking = self._tracking(plan, folder)
+                    record = self._write(plan, folder, tracking)
                     artifacts.publish(folder, plan.folder, record)
+                    tracking.settle(plan.folder)
             else:
                 distributed.barrier()
                 if plan.stage.distributed:
@@ -237,17 +242,24 @@ class _Flow:
             cache=self.options.cache,
         )
 
-    def _write(self, plan: _Plan, folder: Path) -> Record:
+    def _tracking(self, plan: _Plan, folder: Path) -> Tracking:
         from medvq.storage.tracking import Tracking
 
+        return Tracking(
+            self.options.artifacts,
+            folder,
+            plan.config,
+            plan.stage.name,
+            plan.fingerprint,
+            plan.inputs,
+        )
+
+    def _write(self, plan: _Plan, folder: Path, tracking: Tracking) -> Record:
         started = time.perf_counter()
         stage, context = plan.stage, self._context(plan, folder)
         print(f"{stage.name}: {stage.help}", file=sys.stderr)
         label = stage.label(plan.config) if stage.label else ""
         settings = {**stage.settings(plan.config), "seed": plan.config.seed}
-        tracking = Tracking(
-            self.options.artifacts, folder, plan.config, stage.name, plan.fingerprint, plan.inputs
-        )
         with tracking, Verification(plan.inputs.values()) as verification:
             tracking.start(label, settings)
 

@@ -65,6 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], 
                 for step in range(3):
                     tracking.report({"auroc": 0.5 + step / 10, "loss": 3.0 - step}, step)
                 tracking.finish(summary.runs(), folder)
+            tracking.settle(folder)
             ids[stage] = tracking.run_id
             made = record(stage, f"{stage}-print", mlflow_run_id=tracking.run_id)
             inputs[stage] = Artifact(folder, made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sqlite3
 import time
@@ -54,7 +55,17 @@ def small_run(
             before(step, tracking)
             tracking.report({"loss": 1 / step}, step)
         tracking.finish(PRETRAIN.runs(), tracking.journal.file.parent)
+    publish(tracking)
     return tracking
+
+
+def publish(tracking: Tracking) -> None:
+    """Rename the folder of a stage, and settle what it tracked."""
+    partial = tracking.journal.file.parent
+    folder = partial.with_name(partial.name.removesuffix(".partial"))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    tracking.settle(folder)
 
 
 def runs_in(store: str) -> list[Run]:
@@ -294,22 +305,44 @@ def test_a_stage_that_is_killed_before_it_is_published_tracks_nothing_twice(
     tmp_path: Path, new_store: NewStore
 ) -> None:
     store = new_store(tmp_path / "mlflow.db")
-    for killed in (True, False):
+    for killed in ("early", "late", ""):
         tracking = tracking_of(tmp_path, stage="probe")
         tracking.__enter__()
         tracking.start("medvq 5%", {})
         tracking.report({"auroc": 0.5}, 1)
         tracking.finish(PROBE.runs(), tracking.journal.file.parent)
-        if killed:
+        if killed == "early":
             tracking.sender.close(60)
-        else:
-            tracking.__exit__(None, None, None)
+            continue
+        tracking.__exit__(None, None, None)
+        if not killed:
+            publish(tracking)
     runs = runs_in(store)
     assert sorted(run.data.params["feature_set"] for run in runs) == ["hog", "medvq", "raw_pixels"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
         history = MlflowClient(store).get_metric_history(run.info.run_id, "auroc")
         assert len({m.step for m in history}) == len(history)
+
+
+def test_a_stage_that_is_killed_after_its_publication_tracks_nothing_twice(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    store = new_store(tmp_path / "mlflow.db")
+    tracking = tracking_of(tmp_path)
+    with tracking:
+        tracking.start("", {"epochs": 3})
+        for step in EPOCHS:
+            tracking.report({"loss": 1 / step}, step)
+        tracking.finish(PRETRAIN.runs(), tracking.journal.file.parent)
+    folder = tmp_path / "tiny" / "pretrain" / "aaaa"
+    tracking.journal.file.parent.rename(folder)
+    (folder.parent / "latest").symlink_to(folder.name)
+    (folder / ".tracking.sent").unlink()  # as if nothing had been sent
+    assert sync(tmp_path)[0] == 1
+    assert sync(tmp_path) == (0, 0)
+    assert not list(folder.glob(".*"))
+    assert curve(store) == CURVE
 
 
 def test_what_an_interrupted_stage_could_not_send_is_sent_and_killed_runs_are_ended(

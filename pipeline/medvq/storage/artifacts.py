@@ -30,6 +30,7 @@ from medvq.config import Config
 from medvq.errors import Notice, UserError
 from medvq.modes import set_mode
 from medvq.storage.checksums import checksums
+from medvq.storage.journal import FILES as JOURNAL_FILES
 from medvq.summaries import JsonObject, Summary
 
 RECORD = "stage.json"
@@ -303,11 +304,17 @@ def _lock(folder: Path) -> FileLock:
 
 
 def publish(aside: Path, folder: Path, record: Record) -> Artifact:
-    """Write the record, sync, rename ``aside`` to ``folder``, and point ``latest`` at it."""
+    """Write the record, sync, rename ``aside`` to ``folder``, and point ``latest`` at it.
+
+    The journal of tracking moves with the folder; a stage that is killed before has it still.
+    """
+    journal = [aside / name for name in JOURNAL_FILES]
     for path in list(aside.rglob(".*")):  # what a killed run has not renamed
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path not in journal:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     (aside / RECORD).unlink(missing_ok=True)
-    sums = checksums(sorted(path for path in aside.rglob("*") if path.is_file()))
+    published = sorted(path for path in aside.rglob("*") if path.is_file() and path not in journal)
+    sums = checksums(published)
     files = {path.relative_to(aside).as_posix(): found.result() for path, found in sums.items()}
     finished = dt.datetime.now(dt.UTC).isoformat()
     write_bytes(aside / RECORD, _sealed(asdict(record) | {"finished": finished, "files": files}))

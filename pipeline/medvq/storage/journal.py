@@ -17,6 +17,7 @@ from typing import Any
 Event = dict[str, Any]
 """A JSON object with a ``kind`` that :mod:`medvq.storage.mlflow_sender` knows."""
 FILE = ".tracking.jsonl"
+FILES = (FILE, ".tracking.sent")
 
 
 class Journal:
@@ -74,6 +75,11 @@ class Journal:
     def is_sent(self) -> bool:
         """Whether nothing is left to send."""
         return self.sent == len(self.events)
+
+    def follow(self, folder: Path) -> None:
+        """Go on in ``folder``, to which the folder of the journal was renamed; and close it."""
+        self.close()
+        self.file, self._sent_file = folder / self.file.name, folder / self._sent_file.name
 
     def remove(self) -> None:
         """Delete the files of the journal, and close it."""

@@ -351,13 +351,15 @@ def _kept(artifacts: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the journals of finished and of interrupted stages, each after its lock."""
     for file in sorted((artifacts / KEPT).glob("*.jsonl")):
         yield artifacts / KEPT / ".lock", file
-    for file in sorted(artifacts.glob(f"*/*/*.partial/{FILE}")):
-        yield writing_lock(file.parent), file
+    # One that was killed just after its publication has left its journal there.
+    for file in sorted(artifacts.glob(f"*/*/*/{FILE}")):
+        if not file.parent.is_symlink():
+            yield writing_lock(file.parent), file
 
 
 def _send_kept(file: Path, artifacts: Path) -> int:
     """Send a journal, which is deleted if its stage has ended; return the number of events."""
-    finished = file.parent.name == KEPT
+    finished = not file.parent.name.endswith(".partial")
     journal = Journal(file)
     if not finished and journal.events and journal.events[-1]["kind"] != "end":
         key = journal.events[0]["key"]

@@ -86,16 +86,24 @@ class Tracking:
         if self.key:
             self._append("end", status=status)
         sent = self.sender.close(self._patience(interrupted=status == "KILLED"))
-        if kind is not None:
-            return  # the journal stays with the unfinished folder, for the run that goes on
-        if sent:
-            self.journal.remove()
-        elif self.required:
+        # The journal stays with the folder, for the run that goes on where this one is killed.
+        if kind is None and not sent and self.required:
             raise self._refused()
-        else:
-            self.sender.notice()
-            name = f"{self.config.name}-{self.stage}-{self.fingerprint}-{self.key}.jsonl"
-            self.journal.move(self.artifacts / KEPT / name)
+
+    def settle(self, folder: Path) -> None:
+        """Delete the journal once the stage's folder is published, or keep what was not sent.
+
+        Parameters
+        ----------
+        folder : the published folder, where the journal lies now.
+        """
+        self.journal.follow(folder)
+        if self.journal.is_sent:
+            self.journal.remove()
+            return
+        self.sender.notice()
+        name = f"{self.config.name}-{self.stage}-{self.fingerprint}-{self.key}.jsonl"
+        self.journal.move(self.artifacts / KEPT / name)
 
     def _patience(self, interrupted: bool) -> float:
         if interrupted or (self.sender.problem and not self.required):
