@@ -66,10 +66,8 @@ def load_probe(path: str | Path) -> Pipeline:
         There is no such artifact, or it holds anything else than a probe.
     """
     artifact = _finished(Path(path), "probe")
-    # First, since an artifact of an earlier version has another file.
-    probe = probe_file.load_probe(artifact.folder)
     artifacts.verify(artifact, probe_file.FILE)
-    return probe
+    return probe_file.load_probe(artifact.folder)
 
 
 def _finished(folder: Path, stage: str) -> Artifact:

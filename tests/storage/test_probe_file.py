@@ -206,11 +206,8 @@ def test_a_latent_grid_without_end_is_refused(tmp_path: Path) -> None:
             load_probe(tmp_path)
 
 
-def test_a_file_that_is_missing_or_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no probe\.safetensors; make it anew: medvq probe"):
-        load_probe(tmp_path)
-    (tmp_path / "probe.skops").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"\(probe\.skops of earlier versions is not read.*anew"):
         load_probe(tmp_path)
     (tmp_path / FILE).mkdir()
     with pytest.raises(UserError) as caught:

@@ -14,6 +14,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -201,9 +202,12 @@ def _of_this_version(folder: Path) -> Iterator[None]:
 
 def _damaged(folder: Path, name: str, what: str) -> UserError:
     """Return the error of a file that cannot be used, of the artifact in ``folder``."""
+    home = folder.resolve()
+    # An artifact that was copied elsewhere does not lie in the folder of its stage.
+    stage = home.parent.name if re.fullmatch("[0-9a-f]+", home.name) else "STAGE"
     return UserError(
-        f"{folder / name} {what}; make it anew: medvq {folder.resolve().parent.name} --force "
-        "(make: FORCE=1), or copy the artifact again"
+        f"{folder / name} {what}; make it anew: medvq {stage} --force (make: FORCE=1), or copy the "
+        "artifact again"
     )
 
 

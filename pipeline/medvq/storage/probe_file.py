@@ -28,7 +28,6 @@ from medvq.method.encodings import BlockScaler, CodeHistogram, NormScaler
 from medvq.storage.encoded_features import FeatureColumns
 
 FILE = "probe.safetensors"
-_EARLIER_FILE = "probe.skops"
 _HEADER = "probe"
 _ANEW = "make it anew: medvq probe --force (make linear-probe FORCE=1)"
 # Reading takes as much memory as the file has bytes. Probes have megabytes, those of raw volumes
@@ -179,9 +178,7 @@ def load_probe(folder: Path) -> Pipeline:
     """
     file = folder / FILE
     if not file.exists():
-        earlier = f" ({_EARLIER_FILE} of earlier versions is not read: it could run commands)"
-        known = earlier if (folder / _EARLIER_FILE).exists() else ""
-        raise UserError(f"{folder} holds no {FILE}{known}; {_ANEW}")
+        raise UserError(f"{folder} holds no {FILE}; {_ANEW}")
     try:
         header, arrays = _read(file)
         return _assemble(header, arrays)
