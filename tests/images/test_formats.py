@@ -158,6 +158,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "DICOM with other rows": ("Ann.dcm", changed(Rows=63), LONGER),
     "DICOM without pixels": ("Ann.dcm", without_pixels, "without pixel data"),
     "DICOM of no rows": ("Ann.dcm", changed(Rows=0), "the image has no pixels"),
+    "DICOM of 8,193 x 8,192": (
+        "Ann.dcm",
+        changed(Rows=8193, Columns=8192),
+        "more than the 67 million pixels",
+    ),
     "DICOM of 65,535 x 65,535": ("Ann.dcm", changed(Rows=65535, Columns=65535), TOO_LARGE),
     "DICOM, frames in time": (
         "Ann.dcm",

@@ -19,7 +19,7 @@ from medvq.images.formats.codestream import (
     has_component_transform,
     run_length_pixels,
 )
-from medvq.images.formats.display import Values, check_size
+from medvq.images.formats.display import Values, check_frame, check_size
 from medvq.images.formats.header import text, transfer_syntax, whole_number
 from medvq.images.formats.messages import captured_messages, is_damage
 from medvq.images.formats.notes import applied, notice
@@ -68,6 +68,7 @@ def decode(header: Dataset) -> Values:
     samples = _complete(header)
     rows, columns = int(header.Rows), int(header.Columns)
     check_size(rows, columns, frames, samples)
+    check_frame(rows, columns)
     syntax = transfer_syntax(header)
     if syntax is None or syntax not in uid.AllTransferSyntaxes:
         raise UnreadableImage("pixels in an unknown transfer syntax")

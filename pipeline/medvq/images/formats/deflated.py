@@ -12,7 +12,7 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from medvq.errors import UnreadableImage
-from medvq.images.formats.display import check_size
+from medvq.images.formats.display import check_frame, check_size
 
 # Where the file header ends at the latest, in bytes; it names the transfer syntax.
 _FILE_HEADER = 4096
@@ -62,4 +62,5 @@ def _pixel_bytes(stream: BinaryIO) -> int:
     frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel", 1))
     rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
     check_size(rows, columns, frames, samples)
+    check_frame(rows, columns)
     return rows * columns * frames * samples * (int(header.get("BitsAllocated", 16)) + 7) // 8

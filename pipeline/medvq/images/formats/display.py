@@ -15,6 +15,10 @@ Values = NDArray[np.integer] | NDArray[np.floating]
 MAX_SAMPLES = 2**28
 """Most samples (pixels or voxels times channels) of a file that are decoded."""
 
+MAX_FRAME = 2**26
+"""Most pixels of a frame of a DICOM object: twice those of the largest radiographs. It bounds what
+one file takes to decode, which is up to 30 bytes for each."""
+
 LARGEST = 1e12
 """Largest magnitude of a number of a header that counts as one: float32 still holds what is
 computed with it. Larger numbers stand in no file on purpose."""
@@ -123,6 +127,14 @@ def to_channels(image: Image, channels: int, *, colour: bool) -> Image:
     if channels == 3:
         return np.ascontiguousarray(np.moveaxis(image, -1, 0))
     return np.asarray(np.clip(image @ _LUMA, 0, 1), np.float32)[None]
+
+
+def check_frame(rows: int, columns: int) -> None:
+    """Refuse a frame that is larger than any radiograph."""
+    if rows * columns > MAX_FRAME:
+        raise UnreadableImage(
+            f"a frame has more than the {MAX_FRAME // 10**6} million pixels that are read"
+        )
 
 
 def check_size(*sizes: int) -> None:
