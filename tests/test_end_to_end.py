@@ -185,8 +185,27 @@ def test_the_files_of_a_data_set_are_listed_once_in_a_command(
     assert listed.call_count == 1
 
 
-def test_the_same_seed_elsewhere_gives_the_same_to_the_bit(ran: Ran, tmp_path: Path) -> None:
+# Every Python process runs it at its start: worker processes too.
+NO_NETWORK = """
+import sys
+
+def refuse(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        raise PermissionError("no network")
+    if event == "socket.connect" and not isinstance(arguments[1], (str, bytes)):
+        raise PermissionError("no network")
+
+sys.addaudithook(refuse)
+"""
+
+
+def test_the_same_seed_elsewhere_and_without_a_network_gives_the_same_to_the_bit(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, _ = ran
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     second = run(tmp_path)
     changing = {"artifact", "seconds", "mlflow_run_id"}
     assert {k: v for k, v in second.items() if k not in changing} == {
