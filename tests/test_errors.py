@@ -84,6 +84,7 @@ class OutOfMemoryError(RuntimeError):
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         RuntimeError("can't start new thread"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: 64 bytes"),
+        RuntimeError("could not create a primitive"),
         OutOfMemoryError("CUDA out of memory"),
     ],
 )

@@ -44,8 +44,8 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def _tells_of_memory(error: BaseException) -> bool:
-    """Say whether an error of Python's threads or of torch's allocator is one of memory."""
-    texts = ("can't start new thread", "can't allocate memory")
+    """Say whether an error of Python's threads, of torch or of oneDNN is one of memory."""
+    texts = ("can't start new thread", "can't allocate memory", "could not create a primitive")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 

@@ -16,7 +16,7 @@ from factories.tracked import CONFIG, PRETRAIN, PROBE
 from factories.tracking_server import TrackingServer, tracking_server
 from medvq.errors import UserError
 from medvq.storage.artifacts import writing
-from medvq.storage.mlflow_sender import KEPT, sync, tracking_uri
+from medvq.storage.mlflow_sender import KEPT, _create, sync, tracking_uri
 from medvq.storage.tracking import Tracking
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -299,6 +299,17 @@ def test_a_stage_that_is_killed_goes_on_with_its_run(tmp_path: Path, new_store: 
     killed.journal.file.with_suffix(".sent").write_text("")  # as a loss of power may leave it
     small_run(tmp_path)  # reports epochs 1 and 2 again, as a resumed training does
     assert curve(store) == CURVE
+
+
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medvq.storage.mlflow_sender.Path.replace", lambda *_: exit())
+        with pytest.raises(SystemExit):  # killed before it is whole
+            _create(tmp_path / "mlflow.db")
+    assert list(tmp_path.glob("*mlflow.db*")) == list(tmp_path.glob(".mlflow.db.*")) != []
+    small_run(tmp_path)
+    assert curve(tracking_uri(tmp_path)) == CURVE
+    assert not list(tmp_path.glob(".mlflow.db.*"))
 
 
 def test_a_stage_that_is_killed_before_it_is_published_tracks_nothing_twice(

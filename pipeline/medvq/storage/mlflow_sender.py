@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
@@ -50,11 +51,14 @@ _BATCH, _LONGEST_NAME = 100, 250
 
 def tracking_uri(artifacts: Path) -> str:
     """Return where runs are tracked: MLFLOW_TRACKING_URI, else ``artifacts/mlflow.db``."""
-    if address := os.environ.get("MLFLOW_TRACKING_URI"):
-        return address
+    return os.environ.get("MLFLOW_TRACKING_URI") or _address(store_file(artifacts))
+
+
+def _address(file: Path) -> str:
+    """Return the address of a store in a file."""
     # SQLAlchemy decodes both. The driver is named because MLflow makes the folder of what follows a
     # plain "sqlite:///", which it does not decode.
-    path = str(store_file(artifacts)).replace("%", "%25").replace("?", "%3F")
+    path = str(file).replace("%", "%25").replace("?", "%3F")
     return f"sqlite+pysqlite:///{path}"
 
 
@@ -244,6 +248,7 @@ class Sender:
             if self.is_local:
                 # MLflow tries a minute and a half to open a file that is locked or damaged.
                 relocate(self.artifacts)
+                _create(store_file(self.artifacts))
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         return client
@@ -285,6 +290,20 @@ class Sender:
             if (found := client.get_experiment_by_name(name)) is None:
                 raise
             return str(found.experiment_id)
+
+
+def _create(file: Path) -> None:
+    """Make the tables of a new store aside: where MLflow is killed meanwhile it cannot go on."""
+    from mlflow.tracking import MlflowClient
+
+    if file.exists() and file.stat().st_size:
+        return
+    for unfinished in file.parent.glob(f".{file.name}.*"):
+        unfinished.unlink()
+    # A new name every time, since MLflow remembers which stores of a process have their tables.
+    aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    MlflowClient(_address(aside)).search_experiments(max_results=1)
+    aside.replace(file)
 
 
 def relocate(artifacts: Path) -> None:
