@@ -155,9 +155,9 @@ evaluate-prior: setup ## likelihood, samples, anomalies and typicality of the mo
 	$(call STUDY,prior)
 
 # SlipCover counts by instrumented bytecode: a tracer, such as coverage.py's on Python 3.11, makes
-# Python code half as slow again. Its warning is that it does not count the tests' own branches.
+# Python code half as slow again. Its warning is that it does not count the tests' own branches. Without
+# the threshold it rewrites functions meanwhile, and trips over imports in threads.
 test: setup ## all tests, doctests included, and the share of the code that they cover
-	# Without the threshold slipcover rewrites functions meanwhile, and trips over imports in threads.
 	$(BIN)/python -W ignore::RuntimeWarning:slipcover.importer -m slipcover --branch \
 		--threshold 1000000000 --source pipeline/medvq --skip-covered -m pytest
 
