@@ -93,3 +93,10 @@ def test_too_little_memory_is_one_line(error: Exception) -> None:
     assert message is not None
     assert "smaller batch_size" in message
     assert out_of_memory(RuntimeError("shapes do not fit")) is None
+
+
+def test_without_any_memory_every_error_is_one_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = SystemError("error return without exception set")
+    assert out_of_memory(error) is None
+    monkeypatch.setattr("medvq.errors._LITTLE_MEMORY", 1 << 60)
+    assert out_of_memory(error) is not None

@@ -13,6 +13,9 @@ _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_SPACE = 1 << 20
 """Free bytes below which a failed write is put down to a full disk."""
 
+_LITTLE_MEMORY = 32 << 20
+"""Bytes without which any error is put down to a lack of memory."""
+
 
 class UserError(Exception):
     """Something outside the program is wrong; the message names it and the mend, in one line."""
@@ -32,21 +35,31 @@ class Notice(UserWarning):
 
 def out_of_memory(error: BaseException) -> str | None:
     """Return the line for an error that comes of too little memory, None for any other."""
-    for cause in _causes(error):
-        of_system = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
-        of_torch = type(cause).__name__ == "OutOfMemoryError"
-        if isinstance(cause, MemoryError) or of_system or of_torch or _tells_of_memory(cause):
-            return (
-                "there is too little memory for it; end other programs, or set a smaller "
-                "batch_size (pretrain, extract, prior), then run again: what was finished is kept"
-            )
+    if any(map(_tells_of_memory, _causes(error))) or not _has_memory():
+        return (
+            "there is too little memory for it; end other programs, or set a smaller batch_size "
+            "(pretrain, extract, prior), then run again: what was finished is kept"
+        )
     return None
 
 
 def _tells_of_memory(error: BaseException) -> bool:
-    """Say whether an error of Python's threads, of torch or of oneDNN is one of memory."""
+    """Say whether an error of Python, of torch or of oneDNN is one of memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     texts = ("can't start new thread", "can't allocate memory", "could not create a primitive")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def _has_memory() -> bool:
+    """Say whether a little memory is left: without it libraries fail in ways of their own."""
+    try:
+        bytearray(_LITTLE_MEMORY)
+    except MemoryError:
+        return False
+    return True
 
 
 def refused_by_disk(error: BaseException, *folders: Path) -> str | None:
