@@ -191,6 +191,6 @@ def fresh_process(arguments: Sequence[str]) -> Callable[[], int]:
     """Return a call that becomes ``python -m medvq``, start-up and imports included."""
 
     def call() -> int:
-        os.execv(sys.executable, [sys.executable, "-m", "medvq", *arguments])  # noqa: S606  # itself
+        os.execv(sys.executable, [sys.executable, "-m", "medvq", *arguments])  # noqa: S606  # this interpreter
 
     return call

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import random
 import re
 import resource
 import shutil
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import NoReturn
 
@@ -154,10 +154,10 @@ def failing_rename(scene: Scene) -> Iterator[Meant]:
 def _damaged_input(scene: Scene, damage: Callable[[Path], None]) -> Iterator[Meant]:
     if not _READS[scene.stage]:
         raise Skipped("it reads no artifact")
-    rng = random.Random(scene.stage)  # noqa: S311  # no secret
-    home = artifact_folder(scene.folder, rng.choice(_READS[scene.stage]))
-    files = sorted(p for p in home.rglob("*") if p.is_file() and p.name != "stage.json")
-    file = rng.choice(files)
+    homes = [artifact_folder(scene.folder, read) for read in _READS[scene.stage]]
+    files = [file for home in homes for file in sorted(home.rglob("*")) if file.is_file()]
+    inputs = [file for file in files if file.name != "stage.json"]
+    file = inputs[len(inputs) // 2]
     content = file.read_bytes()
     damage(file)
     yield Meant(refuses=True)
@@ -217,8 +217,13 @@ def newer_store(scene: Scene) -> AbstractContextManager[Meant]:
 
     def runs(file: Path) -> object:
         with closing(sqlite3.connect(file)) as store:
-            tables = ("alembic_version", "metrics", "params", "tags")
-            return [store.execute(f"SELECT * FROM {t}").fetchall() for t in tables]  # noqa: S608
+            queries = (
+                "SELECT * FROM alembic_version",
+                "SELECT * FROM metrics",
+                "SELECT * FROM params",
+                "SELECT * FROM tags",
+            )
+            return [store.execute(query).fetchall() for query in queries]
 
     return _other_store(scene, change, runs)
 
@@ -254,9 +259,10 @@ def jumping_clock(scene: Scene) -> Iterator[Meant]:
     """Let every look at the clock be a day early or late."""
 
     def inject() -> None:
-        seconds, nanoseconds, rng = time.time, time.time_ns, random.Random(0)  # noqa: S311
-        time.time = lambda: seconds() + rng.choice((-86_400, 0, 86_400))
-        time.time_ns = lambda: nanoseconds() + rng.choice((-86_400, 0, 86_400)) * 10**9
+        seconds, nanoseconds = time.time, time.time_ns
+        jumps = cycle((0, 86_400, -86_400, -86_400, 0, 86_400, 0))
+        time.time = lambda: seconds() + next(jumps)
+        time.time_ns = lambda: nanoseconds() + next(jumps) * 10**9
 
     yield Meant(inject, succeeds=True)
 

@@ -111,8 +111,12 @@ def _write_archives(folder: Path, file: Path) -> None:
     with zipfile.ZipFile(folder / "x.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for number in range(3):
             packed.write(file, f"images/{number}.png")
-    for mode, suffix in (("w:gz", "tgz"), ("w:xz", "txz"), ("w:bz2", "tbz")):
-        with tarfile.open(folder / f"x.{suffix}", mode) as tar:  # type: ignore[call-overload]
+    with (
+        tarfile.open(folder / "x.tgz", "w:gz") as tgz,
+        tarfile.open(folder / "x.txz", "w:xz") as txz,
+        tarfile.open(folder / "x.tbz", "w:bz2") as tbz,
+    ):
+        for tar in (tgz, txz, tbz):
             tar.add(file, "images/0.png")
 
 

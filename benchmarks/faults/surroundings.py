@@ -10,10 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
 
@@ -282,20 +281,18 @@ def user_interface(lab: Lab) -> str:
 
 
 def _need_answer(port: int, host: str, status: int) -> None:
-    request = urllib.request.Request(  # of this machine
-        f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/search?max_results=1",
-        headers={"Host": f"{host}:{port}"},
-    )
+    page = "/ajax-api/2.0/mlflow/experiments/search?max_results=1"
     answer = 0
     for _ in range(240):
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
         try:
-            with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
-                answer = response.status
-        except urllib.error.HTTPError as error:
-            answer = error.code
+            connection.request("GET", page, headers={"Host": f"{host}:{port}"})
+            answer = connection.getresponse().status
         except OSError:
             time.sleep(0.25)
             continue
+        finally:
+            connection.close()
         break
     if answer != status:
         raise Broken(f"a request for {host} is answered with {answer}")
