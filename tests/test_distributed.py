@@ -183,8 +183,9 @@ def is_running(process: int) -> bool:
 )
 def test_no_process_outlives_the_one_that_started_it(number: signal.Signals, code: int) -> None:
     script = (
-        "import time\nfrom medvq.distributed import process_group\n"
-        "with process_group('cpu'):\n    print('there', flush=True); time.sleep(300)"
+        "import os, time\nfrom medvq.distributed import process_group\n"
+        # One write: a pipe that two processes share mixes what print writes in two.
+        "with process_group('cpu'):\n    os.write(1, b'there\\n'); time.sleep(300)"
     )
     process = subprocess.Popen(
         [*LAUNCH, "--no-python", sys.executable, "-c", script],
