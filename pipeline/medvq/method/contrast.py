@@ -47,7 +47,7 @@ def no_negatives(subjects: Tensor) -> Tensor:
     -------
     Shape (2 B, 2 B of every process), bool; each process has its first views and then its second.
     """
-    stratum = torch.floor(torch.log2(subjects[:, 1].float())).long()
+    stratum = torch.frexp(subjects[:, 1].float()).exponent  # the number of binary digits
     own = torch.stack([subjects[:, 0], stratum], 1).repeat(2, 1)
     every = all_gather(own)
     return (own[:, None, 0] == every[None, :, 0]) | (own[:, None, 1] != every[None, :, 1])

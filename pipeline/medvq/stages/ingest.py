@@ -59,7 +59,6 @@ REFERENCE = "reference"
 def run(context: StageContext) -> IngestSummary:
     """Read, prepare and audit the images, and write the artifact."""
     from medvq.audit.accounting import ingest_summary
-    from medvq.datasets import sources
     from medvq.datasets.dataset import SPLITS
     from medvq.datasets.manifest import check_manifest
     from medvq.datasets.split_checks import check_splits_for_probe

@@ -60,13 +60,13 @@ class SubjectImages:
         self._start = np.cumsum(self._number) - self._number
         self._place = np.argsort(self._order) - self._start[self._subject]
 
-    def one_of_each(self, unit: NDArray[np.float32]) -> Rows:
-        """Return one image of each subject; ``unit`` in [0, 1), one per subject, choose."""
-        chosen: Rows = self._order[self._start + (unit * self._number).astype(np.intp)]
-        return chosen
-
     def __len__(self) -> int:
         return len(self._number)
+
+    def one_of_each(self, unit: NDArray[np.float32]) -> Rows:
+        """Return one image of each subject; random numbers in [0, 1), one per subject, choose."""
+        chosen: Rows = self._order[self._start + (unit * self._number).astype(np.intp)]
+        return chosen
 
     def of(self, images: Rows) -> NDArray[np.int64]:
         """Return (B, 2): of each image the index of its subject, and how many images that has."""
