@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from medvq.config import Config
-from medvq.datasets.manifest import images_per_subject
+from medvq.datasets.manifest import images_per_subject, read_manifest
 from medvq.errors import UserError
 from medvq.evaluation.probe_data import ProbeData
 from medvq.evaluation.probing import ProbeJudge
@@ -57,12 +57,12 @@ EQUAL = 0.003
 _LABELS, _DRAWS = 40, 50  # of the probe of multiplicity
 _C = 0.01
 _INTRODUCTION = """\
-Does pretraining learn how many images a patient has? In this set that number goes with the label, so
-an encoder that knows it looks better than it is. The rows say what the second view of the contrastive
+Does pretraining learn how many images a patient has? Where that number goes with the label, an
+encoder that knows it looks better than it is. The rows say what the second view of the contrastive
 loss shows, and which images of the batch are its negatives: all, or those of patients with about as
-many images. All kinds are trained on the same prepared images with the same {seeds} seeds, and judged
-by the same probe on the same label subsets. Brackets hold 95% intervals over the seeds; differences
-are paired by seed."""
+many images. All kinds are trained on the same prepared images with the same {seeds} seeds, and
+judged by the same probe on the same label subsets. Brackets hold the difference to second views of
+the image itself, paired by seed, with its 95% interval over the seeds (Student's t)."""
 
 
 def variance_explained(features: Floats, groups: Bools) -> float:
@@ -130,49 +130,58 @@ class Columns:
 COLUMNS = Columns(tuple(f"{share:.0%} of the labels" for share in FRACTIONS))
 
 
-def measure(extracted: Artifact, config: Config) -> dict[str, float]:
-    """Judge the features of a training, and how much they know of multiplicity.
+def check(manifest: pd.DataFrame) -> None:
+    """Refuse a data set whose multiplicity cannot be measured, before anything is trained.
 
     Raises
     ------
     UserError
-        The set is not one of two classes.
+        It is not one of two classes, or too few subjects of a class have several images, or one.
     """
-    store, seed = FeatureStore(extracted.folder), config.seed
-    data = ProbeData.from_keys(store.keys)
-    if data.task.headline != "auroc":
+    if manifest["label"].nunique() != 2:
         raise UserError("benchmark-multiplicity is for data sets of two classes")
-    _, encoded = store.encode(config.probe.features, config.probe, seed, data.unlabelled_train)
+    for label, several in _training_subjects(manifest).groupby("label")["several"]:
+        if min(several.sum(), (~several).sum()) <= _LABELS // 2:
+            raise UserError(
+                f"benchmark-multiplicity: {several.sum()} of {len(several)} training subjects of "
+                f"label {label} have several images; more than {_LABELS // 2} with several and "
+                "with one are needed"
+            )
+
+
+def measure(extracted: Artifact, config: Config) -> dict[str, float]:
+    """Judge the features of a training, and how much they know of multiplicity."""
+    store, seed = FeatureStore(extracted.folder), config.seed
+    train = ProbeData.from_keys(store.keys).unlabelled_train
+    _, encoded = store.encode(config.probe.features, config.probe, seed, train)
     values: dict[str, float] = {}
     for share, name in zip(FRACTIONS, COLUMNS.aurocs, strict=True):
         # No interval over test subjects is asked for, so hardly any resample.
         probe = config.probe.model_copy(update={"label_fraction": share, "bootstrap": 100})
-        result = ProbeJudge(store.keys, store.metadata.classes, probe, seed).judge(
-            "medvq", encoded, probe
-        )
+        judge = ProbeJudge(store.keys, store.metadata.classes, probe, seed)
+        result = judge.judge("medvq", encoded, probe)
         values[name] = float(np.mean(result.metrics["auroc"].of_subset))
     return values | _multiplicity(store.keys, np.asarray(encoded.images, np.float64))
 
 
 def _multiplicity(keys: pd.DataFrame, features: Floats) -> dict[str, float]:
-    """Measure multiplicity within each label on one image of each subject of train, mean."""
-    table = keys.assign(several=images_per_subject(keys) > 0).reset_index(drop=True)
-    table = table[(table["split"] != "test") & table["label"].notna()].drop_duplicates("subject_id")
+    """Measure what features know of multiplicity within each label, and return the means."""
     measured = []
-    for name, part in table.groupby("label"):
-        several, rows = part["several"].to_numpy(bool), part.index.to_numpy()
-        if min(several.sum(), (~several).sum()) <= _LABELS // 2:
-            raise UserError(
-                f"benchmark-multiplicity: of label {name}, {several.sum()} of {len(part)} subjects "
-                f"have several images; more than {_LABELS // 2} with and without are needed"
-            )
-        measured.append(
-            (
-                variance_explained(features[rows], several),
-                few_label_auroc(features[rows], several, _LABELS, _DRAWS),
-            )
-        )
+    for _, several in _training_subjects(keys).groupby("label")["several"]:
+        part, groups = features[several.index], several.to_numpy(bool)
+        few = few_label_auroc(part, groups, _LABELS, _DRAWS)
+        measured.append((variance_explained(part, groups), few))
     return dict(zip(COLUMNS.multiplicity, np.mean(measured, axis=0).tolist(), strict=True))
+
+
+def _training_subjects(keys: pd.DataFrame) -> pd.DataFrame:
+    """Return the first image of each labelled subject that is not of the test split.
+
+    The index is the row of the image; ``several`` says whether the subject has several.
+    """
+    table = keys.reset_index(drop=True).assign(several=images_per_subject(keys).to_numpy() > 0)
+    known = table["label"].notna() & (table["split"] != "test")
+    return table[known].drop_duplicates("subject_id")
 
 
 def train(study: Study, settings: tuple[str, ...], seed: int, ingest: Artifact) -> Artifact:
@@ -185,6 +194,7 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     """Train every kind of second view with every seed, and compare them."""
     config = study.config()
     ingest = study.run("ingest", config)
+    check(read_manifest(ingest.folder / "manifest.csv"))
     rows = [
         {"second view": arm, "seed": seed, **measure(train(study, own, seed, ingest), config)}
         for seed in range(SEEDS)
