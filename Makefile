@@ -52,7 +52,8 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
 	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-faults \
-	benchmark-multiplicity benchmark-speed benchmark-supervised test test-cuda lint format docs lock licences audit clean
+	benchmark-multiplicity benchmark-speed benchmark-supervised test test-cuda lint format docs lock \
+	licences audit clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."

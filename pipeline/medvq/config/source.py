@@ -8,6 +8,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from medvq.config.base import StrictModel
 
+FOLDS = 5
+"""Into which the images of a published data set may be divided; see :class:`PublishedSource`."""
 Window = tuple[float, Annotated[float, Field(gt=0)]]
 
 
@@ -129,6 +131,21 @@ class PublishedSource(StrictModel):
 
     kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """The module of :mod:`medvq.datasets.published` and the file in ``data_manifests/``."""
+    split: Literal["official", "patients", "blocks"] = "official"
+    """Which images are held back for the test: those that the publisher says; or those of one of
+    five folds of all images, by patients at random, or by contiguous blocks of their numbers."""
+    fold: Annotated[int, Field(ge=0, lt=FOLDS)] | None = None
+    """Which of the folds is the test split; with the official split there is none."""
+
+    @model_validator(mode="after")
+    def _fold_of_a_split(self) -> Self:
+        if self.split == "official" and self.fold is not None:
+            raise ValueError(
+                "fold is of split=patients or split=blocks; the official split has none"
+            )
+        if self.split != "official" and self.fold is None:
+            raise ValueError(f"split={self.split} needs the fold to test on: fold=0 to {FOLDS - 1}")
+        return self
 
 
 SOURCES: dict[str, type[StrictModel]] = {
