@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def test_each_image_is_tested_in_the_fold_of_its_patient(folder: Path, split: str) -> None:
     assert DATASET.folds is not None
     fold_of = read_folds(DATASET.folds)[split]
-    tested = {}
+    tested: dict[str, int] = {}
     for fold in range(5):
         config = load_config("kermany", (f"source.split={split}", f"source.fold={fold}"))
         images = list_images(config, folder)

@@ -124,6 +124,9 @@ class PhantomSource(StrictModel):
     test_subjects: Annotated[int, Field(ge=10)] = 160
     size: Annotated[int, Field(ge=64, le=1024)] = 192
     """Nominal rows and columns of a picture, in pixels."""
+    multiplicity: Literal["independent", "by_label"] = "independent"
+    """Whether the number of a subject's pictures says nothing of the label, or goes with it: the
+    ill are imaged again, as in many hospitals."""
 
 
 class PublishedSource(StrictModel):

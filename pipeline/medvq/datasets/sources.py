@@ -144,7 +144,8 @@ def read_cache(folder: Path | None) -> ReadCache:
 
 def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
     size = f"{source.train_subjects}-{source.test_subjects}-{source.size}"
-    folder = data_root / f"phantom-{size}-{seed}"
+    tied = "" if source.multiplicity == "independent" else f"-{source.multiplicity}"
+    folder = data_root / f"phantom-{size}-{seed}{tied}"
     if not (folder / "labels.csv").is_file():
         from medvq.datasets.phantom import write_phantom
 
@@ -156,6 +157,7 @@ def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
                     test_subjects=source.test_subjects,
                     size=source.size,
                     seed=seed,
+                    multiplicity=source.multiplicity,
                 )
     return folder
 

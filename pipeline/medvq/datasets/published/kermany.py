@@ -4,7 +4,7 @@ Kermany, Zhang, Goldbaum: Labeled Optical Coherence Tomography (OCT) and Chest X
 Classification, Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0; Cell 172 (2018) 1122.
 
 By series and number no patient is in both train and test of the official split. Its test patients
-have the first numbers of most series, so that it also tests a shift of the acquisition.
+are a block of each series' numbers (of ``virus`` two), so it also tests a shift of acquisition.
 ``kermany_folds.csv`` holds five folds of all images; it is made by ``benchmarks.kermany_folds``.
 """
 
