@@ -217,7 +217,7 @@ def long_manifest(lab: Lab) -> str:
         table["image_id"] = [f"{number:08d}" for number in numbers]
         table["subject_id"] = [f"s{number // 10}" for number in numbers]
         table["split"] = np.array(["train", "validation", "test"])[numbers // 10 % 3]
-        check_manifest(table, official_crossing=False).to_csv(file, index=False)
+        check_manifest(table).to_csv(file, index=False)
         return int(len(read_manifest(file)) != _ROWS)
 
     try:

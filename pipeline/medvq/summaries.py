@@ -128,7 +128,6 @@ class IngestSummary(Summary):
     quarantined: int
     skipped: dict[str, int]
     duplicates: int
-    subjects_in_train_and_test: int
     not_aligned: int
     unlabelled: int
     labelled_subjects: int

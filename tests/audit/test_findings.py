@@ -9,12 +9,10 @@ import pytest
 from factories.audited import audited, manifest, pictures, shift_aurocs, shortcut_aurocs
 from medvq.audit.acquisition import describe
 from medvq.audit.duplicates import NEAR
-from medvq.audit.findings import SubjectRule
 from medvq.audit.outliers import image_statistics
 from medvq.config import Config
 from medvq.datasets import sources
 from medvq.datasets.dataset import SourceImage
-from medvq.datasets.published import kermany
 from medvq.images.formats import read_image
 from medvq.images.frame import grey_planes
 from medvq.images.resizing import fit_to_shape
@@ -22,17 +20,23 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 
 
-def test_subjects_are_counted_under_every_rule() -> None:
-    table = manifest(30)  # the last ten are of the test
-    coarse = ["one", "one", *table["subject_id"][2:25], *["s2"] * 5]
-    rules = {"coarse": coarse, "fine": table["subject_id"].tolist()}
-    result, _ = audited(table, pictures(30), groupings=rules)
-    assert result.groupings == [
-        SubjectRule("coarse", 24, in_train_and_test=1, their_test_images=5, with_two_labels=2),
-        SubjectRule("fine", 30, in_train_and_test=0, their_test_images=0, with_two_labels=0),
-    ]
-    assert result.subjects_in_train_and_test == 1
-    assert result.subjects_with_two_labels == 2
+def test_subjects_under_two_labels_are_counted() -> None:
+    table = manifest(30)
+    table.loc[[0, 1], "subject_id"] = "one"
+    result, _ = audited(table, pictures(30))
+    assert (result.subjects, result.subjects_with_two_labels) == (29, 1)
+
+
+def test_a_number_of_images_that_goes_with_the_label_is_measured_and_warned_of() -> None:
+    table = manifest(200)
+    ill = np.flatnonzero((table["label_name"] == "ill") & (table["split"] == "train"))
+    table.loc[ill, "subject_id"] = [f"ill {place // 2}" for place in range(len(ill))]
+    result, _ = audited(table, pictures(200))
+    shortcut = {one.name: one for one in result.shortcuts}["images_per_subject"]
+    assert shortcut.auroc is not None
+    assert shortcut.auroc > 0.95
+    assert shortcut.warning
+    assert "the number of images of the subject alone" in shortcut.meaning
 
 
 def test_a_frame_that_goes_with_the_label_is_measured_and_warned_of() -> None:
@@ -145,11 +149,10 @@ def test_the_facts_of_kermany_are_found(real_data: Path, kermany_images: Kermany
         table,
         images,
         acquisition=describe([item.path for item in listed]),
-        groupings=kermany.subject_rules(table["path"].tolist()),
     )
     assert (result.duplicate_files, result.duplicate_groups) == (62, 30)
     assert result.duplicates_across_train_and_test == result.near_duplicate_groups == 0
-    assert [rule.in_train_and_test for rule in result.groupings] == [264, 0]
+    assert 0.65 < shortcut_aurocs(result)["images_per_subject"] < 0.75
     assert shortcut_aurocs(result)["frame"] > 0.97
     assert shortcut_aurocs(result)["file_size"] > 0.8
     assert shift_aurocs(result)["NORMAL"] > 0.9

@@ -46,10 +46,7 @@ def audited(
     """Audit images whose position and acquisition are not known."""
     frame = frame_features(grey_planes(images), torch.zeros(len(images), 4))
     unknown = pd.DataFrame(index=range(len(images)))
-    rules = {"subject": table["subject_id"].tolist()}
-    return audit(
-        "tiny", table, images, frame, **{"acquisition": unknown, "groupings": rules} | changes
-    )
+    return audit("tiny", table, images, frame, **{"acquisition": unknown} | changes)
 
 
 def shortcut_aurocs(result: Audit) -> dict[str, float]:

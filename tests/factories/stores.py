@@ -26,7 +26,7 @@ SUBJECTS = {"train": 60, "validation": 16, "test": 40}
 SIZE, SHAPE = 6, (4, 4)
 METADATA = FeatureStoreMetadata("model", "data", [CodeLevel(SIZE, [*SHAPE])], 2, ["0", "1"], "")
 WIDTHS = {
-    "raw_pixels": 8, "hog": 8, "untrained_encoder": 8, "border_only": 8,
+    "raw_pixels": 8, "hog": 8, "untrained_encoder": 8, "border_only": 8, "images_per_subject": 1,
     "embedding": 8, "embedding_fine": 8, "latent": 4, "quantized": 4,
 }  # fmt: skip
 Features = dict[str, NDArray[Any]]

@@ -31,7 +31,6 @@ INGEST = IngestSummary(
     quarantined=0,
     skipped={},
     duplicates=0,
-    subjects_in_train_and_test=0,
     not_aligned=0,
     unlabelled=0,
     labelled_subjects=9,

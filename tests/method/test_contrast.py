@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
-from medvq.method.contrast import ContrastiveLoss, nt_xent
+from medvq.method.contrast import ContrastiveLoss, no_negatives, nt_xent
 from torch import Tensor, nn
+
+Subjects = Sequence[tuple[int, int]]
 
 
 @pytest.fixture
@@ -16,15 +19,66 @@ def views() -> tuple[Tensor, Tensor]:
     return torch.randn(3, 5, 4), torch.randn(3, 5, 4)
 
 
-def slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> float:
-    """Equation 1 of the paper for one group (B, D), a pair at a time."""
+def slow_nt_xent(
+    first: Tensor, second: Tensor, temperature: float, subjects: Subjects = ()
+) -> float:
+    """Equation 1 of the paper for one group (B, D), a pair at a time.
+
+    Where ``subjects`` are given as (index, number of images), the negatives of a view are those of
+    other subjects with a number of images of as many binary digits.
+    """
     views = [view / math.sqrt(view @ view) for view in torch.cat([first, second]).double()]
     losses = []
     for i, anchor in enumerate(views):
         scores = [math.exp(float(anchor @ view) / temperature) for view in views]
-        positive = scores[(i + len(first)) % len(views)]
-        losses.append(-math.log(positive / (sum(scores) - scores[i])))
+        positive = (i + len(first)) % len(views)
+        among = set(range(len(views))) - {i, positive}
+        if subjects:
+            (one, number), others = subjects[i % len(first)], [*subjects, *subjects]
+            digits = number.bit_length()
+            among = {j for j in among if others[j][0] != one}
+            among = {j for j in among if others[j][1].bit_length() == digits}
+        negatives = sum(scores[j] for j in among)
+        losses.append(-math.log(scores[positive] / (scores[positive] + negatives)))
     return sum(losses) / len(losses)
+
+
+SUBJECTS = ((0, 1), (1, 2), (1, 2), (2, 3), (3, 1))
+"""Of five images, two of one subject; the last but one has three, of which two are elsewhere."""
+
+
+def test_negatives_are_of_other_subjects_with_about_as_many_images(
+    views: tuple[Tensor, Tensor],
+) -> None:
+    left_out = no_negatives(torch.tensor(SUBJECTS))
+    expected = sum(slow_nt_xent(a, b, 0.3, SUBJECTS) for a, b in zip(*views, strict=True)) / 3
+    assert nt_xent(*views, 0.3, left_out=left_out).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_view_without_negatives_has_no_loss_and_no_gradient() -> None:
+    first, second = torch.randn(1, 2, 4, requires_grad=True), torch.randn(1, 2, 4)
+    loss = nt_xent(first, second, 0.2, left_out=no_negatives(torch.tensor([[0, 1], [1, 2]])))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert first.grad is not None
+    assert first.grad.eq(0).all()
+
+
+def test_who_has_another_number_of_images_pushes_nothing_away(views: tuple[Tensor, Tensor]) -> None:
+    left_out = no_negatives(torch.tensor(SUBJECTS))
+    first, second = (view.clone().requires_grad_() for view in views)
+    nt_xent(first, second, 0.3, left_out=left_out).backward()
+    moved = torch.randn(3, 4)
+    changed = [view.clone() for view in views]
+    for view in changed:  # the fourth image, of a subject of three
+        view[:, 3] = moved
+    one, two = (view.requires_grad_() for view in changed)
+    nt_xent(one, two, 0.3, left_out=left_out).backward()
+    assert first.grad is not None
+    assert one.grad is not None
+    # The images of subjects with a single one do not feel it; those with two or three do.
+    torch.testing.assert_close(one.grad[:, [0, 4]], first.grad[:, [0, 4]])
+    assert not torch.allclose(one.grad[:, 1], first.grad[:, 1])
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.2, 1.0])

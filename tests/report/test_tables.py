@@ -27,7 +27,7 @@ from medvq.summaries import (
 COLUMNS = ["auroc", "balanced_accuracy", "sensitivity", "specificity", "ece"]
 
 
-def ingested(crossing: int = 0) -> list[str]:
+def ingested() -> list[str]:
     return ingest_table(
         IngestSummary(
             images=100,
@@ -40,7 +40,6 @@ def ingested(crossing: int = 0) -> list[str]:
             quarantined=3,
             skipped={"no image (.txt)": 2},
             duplicates=5,
-            subjects_in_train_and_test=crossing,
             not_aligned=7,
             unlabelled=4,
             labelled_subjects=52,
@@ -64,10 +63,6 @@ def test_ingest_counts_images_subjects_and_labels() -> None:
         "16 of them in test: an accuracy of 80% would have a 95% interval of about +-20 points; "
         "SET=probe.evaluate=cross_validation judges on all labelled images instead"
     )
-
-
-def test_subjects_in_train_and_test_are_counted() -> None:
-    assert ingested(2)[-1].startswith("  2 subjects stand in train and test")
 
 
 def test_every_table_ends_with_the_audit() -> None:

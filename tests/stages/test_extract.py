@@ -122,6 +122,14 @@ def test_feature_sets_are_those_of_one_large_batch(
     np.testing.assert_array_equal(read_feature(store / FEATURES, "border_only"), inputs.frame)
 
 
+def test_number_of_images_of_the_subject_is_a_baseline(store: Path) -> None:
+    # Its binary logarithm: subject 03 has four images, the others one.
+    for table in (FEATURES, VERSIONS):
+        keys = read_keys(store / table)
+        read = read_feature(store / table, "images_per_subject")[:, 0]
+        assert read.tolist() == [2.0 * (subject == "03") for subject in keys["subject_id"]]
+
+
 def test_metadata_names_the_making(store: Path) -> None:
     assert read_metadata(store / FEATURES) == FeatureStoreMetadata(
         model="pretrain",

@@ -49,7 +49,7 @@ def batches(
     return ViewBatches(
         images,
         np.arange(number),
-        np.arange(number) // 3,
+        options.pop("subjects", np.arange(number) // 3),
         swapped,
         config,
         **{"seed": 3, "epoch": 1} | options,
@@ -67,8 +67,8 @@ def greys(view: Tensor) -> list[int]:
 
 
 @pytest.mark.usefixtures("_without_photometric")
-def test_an_epoch_covers_every_image_at_most_once() -> None:
-    epoch = batches()
+def test_subjects_of_one_image_are_covered_at_most_once_in_an_epoch() -> None:
+    epoch = batches(subjects=np.arange(22))
     seen = [grey for batch in epoch for grey in greys(batch["first"])]
     assert len(seen) == len(set(seen)) == 4 * len(epoch) == 20
     assert set(seen) <= set(range(5, 27))
@@ -77,8 +77,29 @@ def test_an_epoch_covers_every_image_at_most_once() -> None:
 
 
 @pytest.mark.usefixtures("_without_photometric")
+def test_subjects_are_sampled_as_often_as_each_other_and_their_images_too() -> None:
+    subjects = np.array([0] * 12 + [1] * 4 + list(range(2, 8)))
+    epoch, seen = batches(subjects=subjects), []
+    for epoch.epoch in range(80):
+        seen += [grey - 5 for batch in epoch for grey in greys(batch["first"])]
+    of_subject = np.bincount(subjects[seen], minlength=8)
+    assert of_subject / len(seen) == pytest.approx(1 / 8, rel=0.05)
+    of_image = np.bincount(seen, minlength=22)[:12]
+    # Four standard deviations of the number of times that an image of the first subject is drawn.
+    assert of_image == pytest.approx(len(seen) / 8 / 12, abs=4 * (len(seen) / 8 / 12) ** 0.5)
+
+
+@pytest.mark.usefixtures("_without_photometric")
+def test_a_batch_says_whose_images_it_holds_and_how_many_they_have() -> None:
+    for batch in batches():
+        images = [grey - 5 for grey in greys(batch["first"])]
+        expected = [[image // 3, 3 if image < 21 else 1] for image in images]
+        assert batch["subjects"].tolist() == expected
+
+
+@pytest.mark.usefixtures("_without_photometric")
 def test_fewer_images_than_a_batch_are_one_batch() -> None:
-    (batch,) = batches(number=3)
+    (batch,) = batches(number=3, subjects=np.arange(3))
     assert sorted(greys(batch["first"])) == [5, 6, 7]
 
 

@@ -48,7 +48,6 @@ def ingest_summary(
         set_aside=dict(Counter(set_aside).most_common()),
         skipped=skipped,
         duplicates=audit.duplicate_files,
-        subjects_in_train_and_test=audit.subjects_in_train_and_test,
         not_aligned=not_aligned,
         audit=audit.headline(),
     )

@@ -1,13 +1,13 @@
 """What may be wrong with a data set, found before anything is trained on it.
 
-Duplicates, subjects in both train and test, class balance, outliers, shortcuts, the shift from
+Duplicates, class balance, outliers, shortcuts, the shift from
 training to test images, and clusters of acquisition. Labels of the test split serve to describe the
 set; nothing that is trained or chosen later depends on what they show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from medvq.audit.duplicates import DuplicateGroup, find_duplicates
 from medvq.audit.outliers import find_outliers, image_statistics
 from medvq.audit.shortcuts import WARNING, ShortcutResult, measure_shortcuts
 from medvq.datasets.dataset import SPLITS
-from medvq.datasets.manifest import crossing_subjects
+from medvq.datasets.manifest import images_per_subject
 from medvq.summaries import AuditHeadline, Shortcut
 
 Balance = dict[str, dict[str, int]]
@@ -38,18 +38,8 @@ _SHORTCUTS = {
     "settings": "the settings of the acquisition in the header (bit depth, exposure, view)",
     "moment": "the day and hour of the study (days since the set's first)",
     "person": "age and sex in the header",
+    "images_per_subject": "the number of images of the subject",
 }
-
-
-@dataclass(frozen=True)
-class SubjectRule:
-    """How the splits look under one rule that says which images are of one subject."""
-
-    rule: str
-    subjects: int
-    in_train_and_test: int
-    their_test_images: int
-    with_two_labels: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,6 @@ class Audit:
     Attributes
     ----------
     images_published : how many there should be; None where nobody says.
-    subjects_in_train_and_test, subjects_with_two_labels : under the first rule of ``groupings``.
     shortcuts : strongest first.
     clusters : the balance of each cluster of acquisition, largest first.
     outliers : identities of images by kind, farthest first.
@@ -97,9 +86,8 @@ class Audit:
     duplicates_across_train_and_test: int
     near_duplicate_groups: int | None
     near_duplicates_across_train_and_test: int | None
-    subjects_in_train_and_test: int
+    subjects: int
     subjects_with_two_labels: int
-    groupings: list[SubjectRule]
     balance: Balance
     shortcuts: list[ShortcutFinding]
     shift: list[ShiftFinding]
@@ -114,7 +102,6 @@ class Audit:
         counts = (
             *(finding.warning for finding in self.shortcuts),
             *(finding.warning for finding in self.shift),
-            *(rule.in_train_and_test > 0 for rule in self.groupings),
             self.subjects_with_two_labels > 0,
             self.duplicates_across_train_and_test > 0,
             (self.near_duplicates_across_train_and_test or 0) > 0,
@@ -139,7 +126,6 @@ def audit(
     images: NDArray[np.uint8],
     frame: NDArray[np.float32],
     acquisition: pd.DataFrame,
-    groupings: Mapping[str, Sequence[str]],
     published: int | None = None,
     seed: int = 0,
 ) -> tuple[Audit, NDArray[np.intp]]:
@@ -150,14 +136,12 @@ def audit(
     images : uint8, as read; see :func:`medvq.images.frame.grey_planes`.
     frame : (N, F), see :func:`medvq.images.frame.frame_features`.
     acquisition : one row per image, see :func:`medvq.audit.acquisition.describe`.
-    groupings : by rule of the source, a subject per image; the splits keep to the first rule.
     seed : of clusters, and of samples of large sets.
     """
     statistics = image_statistics(images)
     # Validation images are a part of train that this package has chosen.
     outer = manifest.assign(split=manifest["split"].replace("validation", "train"))
     exact, near, reason = find_duplicates(manifest, statistics.thumbnails)
-    rules = [_subject_rule(rule, outer, list(names)) for rule, names in groupings.items()]
     clusters = acquisition_clusters(frame, seed)
     tables = _tables(manifest, frame, acquisition)
     result = Audit(
@@ -169,9 +153,8 @@ def audit(
         duplicates_across_train_and_test=_crossing(outer, exact),
         near_duplicate_groups=None if reason else len(near),
         near_duplicates_across_train_and_test=None if reason else _crossing(outer, near),
-        subjects_in_train_and_test=rules[0].in_train_and_test,
-        subjects_with_two_labels=rules[0].with_two_labels,
-        groupings=rules,
+        subjects=int(manifest["subject_id"].nunique()),
+        subjects_with_two_labels=_with_two_labels(manifest),
         balance=balance(manifest),
         shortcuts=_shortcuts(outer, tables, seed),
         shift=_shift(outer, tables["frame_and_position"], seed),
@@ -203,19 +186,10 @@ def _crossing(outer: pd.DataFrame, groups: list[list[int]]) -> int:
     return sum(outer["split"].iloc[group].nunique() > 1 for group in groups)
 
 
-def _subject_rule(rule: str, outer: pd.DataFrame, subjects: list[str]) -> SubjectRule:
-    table = outer.assign(subject_id=subjects)
-    crossing = crossing_subjects(table)
-    inside = table[table["subject_id"].isin(crossing)]
-    labelled = table[table["label_name"] != ""]
-    two = labelled.groupby("subject_id")["label_name"].nunique() > 1
-    return SubjectRule(
-        rule,
-        subjects=int(table["subject_id"].nunique()),
-        in_train_and_test=len(crossing),
-        their_test_images=int((inside["split"] == "test").sum()),
-        with_two_labels=int(two.sum()),
-    )
+def _with_two_labels(manifest: pd.DataFrame) -> int:
+    """Return how many subjects have images under more than one label."""
+    labelled = manifest[manifest["label_name"] != ""]
+    return int((labelled.groupby("subject_id")["label_name"].nunique() > 1).sum())
 
 
 def _tables(
@@ -231,6 +205,7 @@ def _tables(
         "frame": both.iloc[:, :-4],
         "position": both.iloc[:, -4:],
         "image_size": sizes,
+        "images_per_subject": images_per_subject(manifest).to_frame(),
     }
     for group in GROUPS:
         columns = [c for c in acquisition if str(c).partition(".")[0] == group]

@@ -49,6 +49,10 @@ class ContrastConfig(StrictModel):
     same_subject_share: Share = 1.0
     """How many second views are of another image of the same subject, where there is one. Less
     where a subject's images show different things, such as frontal and lateral views."""
+    negatives: Literal["same_multiplicity", "all"] = "same_multiplicity"
+    """Which images of a batch an image is contrasted with: those of other subjects with about as
+    many images as its own, so that the number of images cannot be learnt; or all, which is weak
+    supervision by the number of images wherever that number goes with the label."""
     strangers: bool = False
     """Whether the other image is of a stranger who also has several images: a control that tells
     what is learnt from whose images they are from what is learnt from who has several."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -73,11 +73,6 @@ class Listing:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-def no_subject_rules(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Return no rule: the subjects of the manifest are all that is known."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Dataset:
     """What generic code asks of a data set.
@@ -87,13 +82,6 @@ class Dataset:
     list_images : from the folder with the data set to its images, in an order that does not depend
         on the file system; or a :class:`Listing` of them. Raises UserError where the folder does
         not hold the data set.
-    subject_rules : from the paths in the manifest to the rules that may say which images are of one
-        subject, the safe one first: for each, a subject per image. Empty where the manifest's
-        subjects are in no doubt. The audit counts what crosses the splits under each rule.
-    allows_crossing : whether the published split itself puts subjects into both train and test;
-        otherwise such a manifest is refused.
     """
 
     list_images: Callable[[Path], Iterable[SourceImage] | Listing]
-    subject_rules: Callable[[Sequence[str]], dict[str, list[str]]] = no_subject_rules
-    allows_crossing: bool = False

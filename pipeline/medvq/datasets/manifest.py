@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from medvq.datasets.dataset import SPLITS
@@ -39,22 +40,24 @@ COLUMNS = (
 )
 
 
-def crossing_subjects(table: pd.DataFrame) -> list[str]:
+def _crossing_subjects(table: pd.DataFrame) -> list[str]:
     """Return the subjects that stand in more than one of ``table``'s splits, sorted."""
     splits = table.groupby("subject_id")["split"].nunique()
     return sorted(splits.index[splits > 1])
 
 
-def check_manifest(
-    table: pd.DataFrame, *, official_crossing: bool, splits: tuple[str, ...] = SPLITS
-) -> pd.DataFrame:
+def images_per_subject(table: pd.DataFrame) -> pd.Series[float]:
+    """Return of each row the binary logarithm of the number of images that its subject has."""
+    number = table.groupby("subject_id")["subject_id"].transform("size")
+    return pd.Series(np.log2(number.to_numpy(float)), table.index, name="images_per_subject")
+
+
+def check_manifest(table: pd.DataFrame, splits: tuple[str, ...] = SPLITS) -> pd.DataFrame:
     """Return ``table`` with the manifest's columns, in order, or refuse it.
 
     Parameters
     ----------
     table : one row per image.
-    official_crossing : the published split itself puts subjects into both train and test: then
-        those are let through (and counted by the audit), but none in both train and validation.
     splits : those that must have an image.
 
     Raises
@@ -70,9 +73,7 @@ def check_manifest(
             f"no image is left for the split(s): {', '.join(missing)}; more subjects are needed, "
             "or labels with a column 'split'"
         )
-    if crossing := crossing_subjects(
-        table[table["split"] != "test"] if official_crossing else table
-    ):
+    if crossing := _crossing_subjects(table):
         raise UserError(
             f"{len(crossing)} subject(s) stand in two splits, e.g. {crossing[0]}; "
             "every subject's images must all be in one"

@@ -7,6 +7,11 @@ an untrained encoder; the contrastive loss makes them semantic. Where a subject 
 the other view is of another of them [2]_: from one radiograph of a patient to the next anatomy and
 disease stay the same, and the acquisition changes.
 
+In many data sets the number of a subject's images tells the label (the ill are imaged again), and
+pairs would teach it: whose second view is another radiograph differs from whose is not. So the
+negatives of a view are only views of subjects with about as many images, never of its own subject:
+then the number of images tells a positive from no negative.
+
 References
 ----------
 .. [1] Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
@@ -28,15 +33,41 @@ from medvq.method.collectives import all_gather, rank
 _HIDDEN, _EMBEDDING = 128, 64  # channels of the projection heads; one hidden layer as in [1]_
 
 
+def no_negatives(subjects: Tensor) -> Tensor:
+    """Return which views of all processes are no negatives of a view of this one.
+
+    These are those of its own subject, and those of subjects whose number of images is of another
+    order: 1, 2 to 3, 4 to 7, and so on.
+
+    Parameters
+    ----------
+    subjects : int64 (B, 2), of each image the index of its subject and how many images that has.
+
+    Returns
+    -------
+    Shape (2 B, 2 B of every process), bool; each process has its first views and then its second.
+    """
+    stratum = torch.frexp(subjects[:, 1].float()).exponent  # the number of binary digits
+    own = torch.stack([subjects[:, 0], stratum], 1).repeat(2, 1)
+    every = all_gather(own)
+    return (own[:, None, 0] == every[None, :, 0]) | (own[:, None, 1] != every[None, :, 1])
+
+
 def nt_xent(
-    first: Tensor, second: Tensor, temperature: float, *, all_processes: bool = True
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    *,
+    left_out: Tensor | None = None,
+    all_processes: bool = True,
 ) -> Tensor:
     """Compute the normalised temperature-scaled cross-entropy, averaged over groups and views.
 
     Parameters
     ----------
-    first, second : shape (G, B, D): in each of G groups, the two views of B images. All other views
-        of a group are a view's negatives.
+    first, second : shape (G, B, D): in each of G groups, the two views of B images.
+    left_out : the other views that are no negatives of a view, see :func:`no_negatives`; None: all
+        views of a group but the view itself and its positive are its negatives.
     all_processes : whether the views of the other processes are negatives too.
     """
     views = F.normalize(torch.cat([first, second], dim=1), dim=-1)
@@ -45,9 +76,13 @@ def nt_xent(
     others = all_gather(views.transpose(0, 1)).transpose(0, 1) if all_processes else views
     similarity = views @ others.transpose(1, 2) / temperature
     own = torch.arange(number, device=views.device) + (rank() * number if all_processes else 0)
+    positive = own.roll(number // 2)
     places = torch.arange(others.shape[1], device=views.device)
-    similarity = similarity.masked_fill(places == own[:, None], float("-inf"))
-    return F.cross_entropy(similarity.flatten(0, 1), own.roll(number // 2).repeat(groups))
+    hidden = places == own[:, None]
+    if left_out is not None:
+        hidden = hidden | (left_out & (places != positive[:, None]))
+    similarity = similarity.masked_fill(hidden, float("-inf"))
+    return F.cross_entropy(similarity.flatten(0, 1), positive.repeat(groups))
 
 
 class ContrastiveLoss(nn.Module):
@@ -66,12 +101,20 @@ class ContrastiveLoss(nn.Module):
         self.heads = nn.ModuleList(_projection_head(width) for width in widths)
         self.whole = _projection_head(widths[-1])
 
-    def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        """Return the loss of two views, each a list of maps (B, widths[i], *spatial)."""
+    def forward(
+        self, first: Sequence[Tensor], second: Sequence[Tensor], subjects: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of two views, each a list of maps (B, widths[i], *spatial).
+
+        ``subjects``, see :func:`no_negatives`, choose the negatives; without them all other images
+        are negatives.
+        """
+        left_out = None if subjects is None else no_negatives(subjects)
 
         def loss(one: Tensor, two: Tensor) -> Tensor:
             # In validation every process sees all images.
-            return nt_xent(one, two, self.temperature, all_processes=self.training)
+            everywhere = self.training
+            return nt_xent(one, two, self.temperature, left_out=left_out, all_processes=everywhere)
 
         losses = [
             loss(head(self._cells(a)), head(self._cells(b)))

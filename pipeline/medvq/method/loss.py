@@ -13,8 +13,9 @@ from medvq.method.contrast import ContrastiveLoss
 from medvq.method.scaling import from_network
 from medvq.method.vqvae import VQVAE, Architecture, EncoderOutput
 
-# How many of the deepest trained levels the contrastive loss sees, besides the latent: contrast before the
-# codebook makes its codes semantic; shallower features lose by any training (docs/method.md).
+# How many of the deepest trained levels the contrastive loss sees, besides the latent: contrast
+# before the codebook makes its codes semantic; shallower features lose by any training
+# (docs/method.md).
 _CONTRASTED_LEVELS = 2
 
 
@@ -46,8 +47,14 @@ class PretrainingLoss(nn.Module):
         widths = [*trained[len(trained) - self.contrasted :], config.codebook_dim]
         self.contrast = ContrastiveLoss(widths, config.contrast.grid, config.contrast.temperature)
 
-    def forward(self, first: Tensor, second: Tensor, target: Tensor) -> PretrainingOutput:
-        """Compute the losses of two views in the network's range; ``target`` is in [0, 1]."""
+    def forward(
+        self, first: Tensor, second: Tensor, target: Tensor, subjects: Tensor | None = None
+    ) -> PretrainingOutput:
+        """Compute the losses of two views in the network's range; ``target`` is in [0, 1].
+
+        ``subjects``, see :func:`~medvq.method.contrast.no_negatives`, choose the negatives of the
+        contrastive loss where the configuration says so.
+        """
         out = self.network(first)
         images = from_network(out.images)
         mse = F.mse_loss(images.float(), target) / self.variance
@@ -55,7 +62,8 @@ class PretrainingLoss(nn.Module):
         contrast = torch.zeros((), device=first.device)
         if self.config.contrast.weight > 0:
             other = self.network.features(second)
-            contrast = self.contrast(self._contrasted(out.encoded), self._contrasted(other))
+            chosen = subjects if self.config.contrast.negatives == "same_multiplicity" else None
+            contrast = self.contrast(self._contrasted(out.encoded), self._contrasted(other), chosen)
             loss = loss + self.config.contrast.weight * contrast
         return PretrainingOutput(loss, mse, contrast, out.loss, images, out.codes)
 

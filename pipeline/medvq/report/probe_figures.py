@@ -41,6 +41,7 @@ _STYLES = {
     "hog": _Style("HOG", plots.GREEN, "--", "^"),
     "untrained_encoder": _Style("untrained encoder", plots.RED, "-.", "D"),
     "border_only": _Style("border only", plots.PINK, ":", "v"),
+    "images_per_subject": _Style("images per subject", plots.GREY, ":", "1"),
     "quantized": _Style("codes alone: their vectors", plots.BLACK, "-", "X"),
     "histogram": _Style("codes alone: one histogram", plots.SKY, "-", "P"),
     "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, "--", "*"),

@@ -56,8 +56,6 @@ def ingest_table(summary: IngestSummary) -> list[str]:
         )
     if all(split.subjects == split.images for split in summary.splits.values()):
         lines.append("  no two images are known to be of one subject")
-    if crossing := summary.subjects_in_train_and_test:
-        lines.append(f"  {crossing} subjects stand in train and test by the safe grouping")
     return lines + _audit_lines(summary.audit)
 
 

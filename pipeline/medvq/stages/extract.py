@@ -125,11 +125,13 @@ def _write(
     import numpy as np
     from tqdm import tqdm
 
+    from medvq.datasets.manifest import images_per_subject
     from medvq.distributed import rank
     from medvq.storage.feature_store import KEYS, OPTIONAL_KEYS
 
     used = manifest[list(OPTIONAL_KEYS)].replace("", None).notna().any()
     keys = manifest[[*KEYS, *(name for name in OPTIONAL_KEYS if used[name])]]
+    multiplicity = images_per_subject(manifest).to_numpy(np.float32)[:, None]
     number = len(part.rows)
     progress = tqdm(range(0, number, size), unit=" images", unit_scale=size, disable=rank() > 0)
     progress.set_description(f"extracting {part.version}".rstrip())
@@ -139,6 +141,8 @@ def _write(
         index = np.arange(start, min(start + size, number))
         frame = None if part.frame is None else part.frame[index]
         sets = extractor.features(part.images(index), frame)
+        if multiplicity.any():
+            sets["images_per_subject"] = multiplicity[part.rows[index]]
         rows = keys.iloc[part.rows[index]]
         if part.version:
             rows = rows.assign(version=part.version)

@@ -59,7 +59,6 @@ REFERENCE = "reference"
 def run(context: StageContext) -> IngestSummary:
     """Read, prepare and audit the images, and write the artifact."""
     from medvq.audit.accounting import ingest_summary
-    from medvq.datasets import sources
     from medvq.datasets.dataset import SPLITS
     from medvq.datasets.manifest import check_manifest
     from medvq.datasets.split_checks import check_splits_for_probe
@@ -73,11 +72,7 @@ def run(context: StageContext) -> IngestSummary:
     data.check_share_broken(settings.max_quarantined, folder / "quarantine.csv")
     if not is_elsewhere:
         check_splits_for_probe(data.manifest, config.probe.folds)
-    manifest = check_manifest(
-        data.manifest,
-        official_crossing=sources.dataset(config.source).allows_crossing,
-        splits=("test",) if is_elsewhere else SPLITS,
-    )
+    manifest = check_manifest(data.manifest, splits=("test",) if is_elsewhere else SPLITS)
     if not is_elsewhere:
         warn_of_label_fraction(manifest, config.probe)
     preparation, prepared = _prepare(context, manifest, data.originals)
@@ -195,14 +190,12 @@ def _audit(
     from medvq.audit.findings import audit
     from medvq.datasets import sources
 
-    rules = sources.dataset(config.source).subject_rules(manifest["path"].tolist())
     result, clusters = audit(
         config.name,
         manifest,
         data.originals,
         frame,
         acquisition,
-        rules or {"subject": manifest["subject_id"].tolist()},
         sources.published_images(config.source),
         config.seed,
     )

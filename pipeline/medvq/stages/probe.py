@@ -14,8 +14,8 @@ Writes into its artifact:
 
 A number is predicted where the data set has one (rows are compared by R^2), else the label (two
 classes: by AUROC; more: by accuracy). Images without either take no part. A baseline that means
-nothing for a data set (``border_only`` where acquisitions are not swapped, HOG of volumes) is not
-in the feature store and has no row.
+nothing for a data set (``border_only`` where acquisitions are not swapped, HOG of volumes,
+``images_per_subject`` where each has one) is not in the feature store and has no row.
 
 Images held back are those of the test split. With ``probe.evaluate=cross_validation`` they are all
 labelled images, each judged by a probe that was not fitted on its subject: ``predictions.parquet``
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 MEDVQ = "medvq"
 """The row of the feature sets that the configuration chooses."""
-BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only")
+BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only", "images_per_subject")
 SINGLE_SETS = ("histogram", "pyramid", "quantized", "latent", "embedding")
 """Feature sets of the trained network that have a row each, after the baselines."""
 

@@ -39,11 +39,12 @@ Group = tuple[Rows, Tensor, Tensor]  # some images, their random numbers, the no
 
 
 class Views(TypedDict):
-    """A batch for training, each of shape (B, C, *spatial)."""
+    """A batch for training; views have the shape (B, C, *spatial)."""
 
     first: Tensor  # the network's input, in its range
     second: Tensor  # the other view; without a contrastive loss the same
     target: Tensor  # ``first`` before photometric augmentation, in [0, 1]: to be reconstructed
+    subjects: Tensor  # int64 (B, 2): of each image the index of its subject, and how many it has
 
 
 class SubjectImages:
@@ -58,6 +59,18 @@ class SubjectImages:
         self._order = np.argsort(self._subject, kind="stable")
         self._start = np.cumsum(self._number) - self._number
         self._place = np.argsort(self._order) - self._start[self._subject]
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def one_of_each(self, unit: NDArray[np.float32]) -> Rows:
+        """Return one image of each subject; random numbers in [0, 1), one per subject, choose."""
+        chosen: Rows = self._order[self._start + (unit * self._number).astype(np.intp)]
+        return chosen
+
+    def of(self, images: Rows) -> NDArray[np.int64]:
+        """Return (B, 2): of each image the index of its subject, and how many images that has."""
+        return np.stack([self._subject[images], self._number[self._subject[images]]], 1)
 
     def other(self, images: Rows, unit: NDArray[np.float32]) -> Rows:
         """Return for each image another of its subject, or itself if it is the only one.
@@ -111,7 +124,7 @@ class ViewBatches:
 
     def __iter__(self) -> Iterator[Views]:
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order = torch.randperm(len(self.rows), generator=generator).numpy()
+        order = self._epoch_order(generator)
         size, own = self.batch_size, self.batch_size // self.world
         for number in range(self.first, len(self)):
             # Sorted, since a memory map is read faster in order, and a batch has no order.
@@ -127,7 +140,28 @@ class ViewBatches:
                 for start in range(0, len(groups), several)
             ]
             first, second, target = map(torch.cat, zip(*views, strict=True))
-            yield {"first": to_network(first), "second": to_network(second), "target": target}
+            own_rows = np.concatenate([rows for rows, *_ in groups])
+            subjects = send(torch.from_numpy(self._subject_images.of(own_rows)), self.device)
+            yield {
+                "first": to_network(first),
+                "second": to_network(second),
+                "target": target,
+                "subjects": subjects,
+            }
+
+    def _epoch_order(self, generator: torch.Generator) -> Rows:
+        """Return as many images as there are, at random, each subject as often as the others.
+
+        Subjects come in one random order after another, with one of their images each time: who has
+        many images is not seen more often, and hardly meets another of them in a batch.
+        """
+        number, subjects = len(self.rows), self._subject_images
+        rounds = []
+        for _ in range(-(-number // len(subjects))):
+            unit = torch.rand(len(subjects), generator=generator).numpy()
+            order = torch.randperm(len(subjects), generator=generator).numpy()
+            rounds.append(subjects.one_of_each(unit)[order])
+        return np.concatenate(rounds)[:number]
 
     @property
     def _shape(self) -> tuple[int, tuple[int, ...]]:
@@ -231,8 +265,8 @@ def prefetch(batches: Iterable[Views], device: torch.device) -> Iterator[Views]:
             if event is not None:
                 current = torch.cuda.current_stream(device)
                 current.wait_event(event)
-                for view in (batch["first"], batch["second"], batch["target"]):
-                    view.record_stream(current)
+                for name in ("first", "second", "target", "subjects"):
+                    batch[name].record_stream(current)
             yield batch
 
 

@@ -123,8 +123,7 @@ class Pretraining(TrainingLoop):
         self.use = self._unused("cpu")
         mse, ssim = MSEMetric(), SSIMMetric(spatial_dims=self.axes, data_range=1.0)
         sums = dict.fromkeys(("loss", "reconstruction", "contrast"), 0.0)
-        for batch in self._validation_batches():
-            views = (batch["first"], batch["second"], batch["target"])
+        for views in self._validation_batches():
             first, second, target = (view.to(self.run.device) for view in views)
             out: PretrainingOutput = self.objective(first, second, target)
             for metric in (mse, ssim):
@@ -191,8 +190,8 @@ class Pretraining(TrainingLoop):
             for quantizer in self.objective.network.quantizers
         ]
 
-    def _validation_batches(self) -> Iterator[Views]:
-        """Yield each validation image as it is, with its swapped copy.
+    def _validation_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield each validation image as it is, with its swapped copy, and in [0, 1].
 
         Where acquisitions are not swapped, with a random version, the same in every epoch.
         """
@@ -205,7 +204,7 @@ class Pretraining(TrainingLoop):
                 other = to_unit(data.swapped_validation[data.swapped_rows[rows]])
             else:
                 other = random_versions(target, config.augment, config.augment_strength, generator)
-            yield {"first": to_network(target), "second": to_network(other), "target": target}
+            yield to_network(target), to_network(other), target
 
 
 def _check_parts(size: int) -> None:

@@ -47,13 +47,10 @@ def test_names_of_both_editions(name: str, expected: FileName | None) -> None:
     assert parse_name(name) == expected
 
 
-def test_one_person_has_one_name_under_the_safe_grouping() -> None:
-    bacteria, virus = parse_name("person1_bacteria_1.jpeg"), parse_name("person1_virus_6.jpeg")
-    assert bacteria is not None
-    assert virus is not None
-    assert bacteria.subject == virus.subject == "pneumonia-1"
-    assert bacteria.subject_by_series == "bacteria-1"
-    assert virus.subject_by_series == "virus-1"
+def test_a_person_is_a_number_of_a_series() -> None:
+    names = ("person1_bacteria_1.jpeg", "person1_bacteria_2.jpeg", "person1_virus_6.jpeg")
+    parsed = [parse_name(name) for name in names]
+    assert [name.subject for name in parsed if name] == ["bacteria-1", "bacteria-1", "virus-1"]
 
 
 @pytest.mark.parametrize("inside", ["", "chest_xray", "chest_xray/chest_xray", "v2/chest_xray"])
@@ -64,13 +61,13 @@ def test_every_layout(tmp_path: Path, inside: str) -> None:
     told = {(image.shown_path, image.subject, image.split, image.label) for image in listed}
     prefix = f"{inside}/" if inside else ""
     assert told == {
-        (prefix + FILES[0], "normal-115", "train", "NORMAL"),
-        (prefix + FILES[1], "normal-381", "train", "NORMAL"),
-        (prefix + FILES[2], "pneumonia-1", "train", "PNEUMONIA"),
-        (prefix + FILES[3], "pneumonia-1", "train", "PNEUMONIA"),
-        (prefix + FILES[4], "pneumonia-1008087", "train", "PNEUMONIA"),
+        (prefix + FILES[0], "im-115", "train", "NORMAL"),
+        (prefix + FILES[1], "normal2-im-381", "train", "NORMAL"),
+        (prefix + FILES[2], "bacteria-1", "train", "PNEUMONIA"),
+        (prefix + FILES[3], "virus-1", "train", "PNEUMONIA"),
+        (prefix + FILES[4], "bacteria-1008087", "train", "PNEUMONIA"),
         (prefix + FILES[5], "normal-1049278", "test", "NORMAL"),
-        (prefix + FILES[6], "pneumonia-1680950", "test", "PNEUMONIA"),
+        (prefix + FILES[6], "virus-1680950", "test", "PNEUMONIA"),
     }
 
 
@@ -87,14 +84,6 @@ def test_another_layout_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not hold the Kermany layout") as caught:
         find_root(tmp_path)
     assert str(tmp_path) in str(caught.value)
-
-
-def test_one_person_beyond_doubt_is_of_one_series(tmp_path: Path) -> None:
-    lay_out(tmp_path)
-    (tmp_path / "train" / "PNEUMONIA" / "person1_bacteria_2.jpeg").touch()
-    certain = {image.path.name: image.certain_subject for image in list_images(tmp_path)}
-    assert certain["person1_bacteria_1.jpeg"] == certain["person1_bacteria_2.jpeg"]
-    assert len(set(certain.values())) == len(certain) - 1
 
 
 @pytest.fixture
@@ -118,15 +107,6 @@ def test_the_real_set_has_the_published_counts(real: list[SourceImage]) -> None:
     assert all(parse_name(image.path.name) for image in real)
 
 
-def test_shared_numbers_depend_on_the_grouping(real: list[SourceImage]) -> None:
-    subjects: dict[tuple[str, str], set[str]] = {}
-    for image in real:
-        parsed = parse_name(image.path.name)
-        assert parsed is not None
-        assert parsed.label == image.label
-        if image.label == "PNEUMONIA":
-            subjects.setdefault(("number", image.split), set()).add(parsed.subject)
-            subjects.setdefault(("series", image.split), set()).add(parsed.subject_by_series)
-    assert len(subjects["number", "test"]) == 202
-    assert len(subjects["number", "test"] & subjects["number", "train"]) == 170
-    assert not subjects["series", "test"] & subjects["series", "train"]
+def test_no_patient_of_the_real_set_is_in_train_and_test(real: list[SourceImage]) -> None:
+    of_split = {split: {i.subject for i in real if i.split == split} for split in ("train", "test")}
+    assert not of_split["train"] & of_split["test"]

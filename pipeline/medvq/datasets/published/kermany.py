@@ -7,7 +7,7 @@ Classification, Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0; Cell 172 (2
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -34,14 +34,10 @@ class FileName(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """The bare number within the class: the safe rule, since numbering may not restart."""
-        return f"{self.label.lower()}-{self.number}"
+        """The number within its series (subtype or prefix), since every series counts anew.
 
-    @property
-    def subject_by_series(self) -> str:
-        """The number within its series (subtype or prefix): certainly of one patient.
-
-        That holds whether or not the numbering of a series starts anew.
+        Aligned images of one series and number are alike (AUROC .81 of telling such pairs from
+        random ones by their similarity); those of one number in two series are not (.49).
         """
         return f"{self.series.lower()}-{self.number}"
 
@@ -50,8 +46,8 @@ def parse_name(name: str) -> FileName | None:
     """Read a file name of either published edition, None for any other.
 
     >>> parse_name("person1000_virus_1681.jpeg").subject
-    'pneumonia-1000'
-    >>> parse_name("NORMAL2-IM-0381-0001.jpeg").subject_by_series
+    'virus-1000'
+    >>> parse_name("NORMAL2-IM-0381-0001.jpeg").subject
     'normal2-im-381'
     """
     for pattern in _NAMES:
@@ -60,18 +56,6 @@ def parse_name(name: str) -> FileName | None:
             label = "PNEUMONIA" if series.lower() in {"bacteria", "virus"} else "NORMAL"
             return FileName(label, int(match["number"]), series)
     return None
-
-
-def subject_rules(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Name the subject of each image by two rules; by none where a file name is not of this set."""
-    names = [parse_name(Path(path).name) for path in paths]
-    parsed = [name for name in names if name is not None]
-    if len(parsed) < len(names):
-        return {}
-    return {
-        "bare number": [name.subject for name in parsed],
-        "number and series": [name.subject_by_series for name in parsed],
-    }
 
 
 def find_root(folder: Path) -> Path:
@@ -104,9 +88,7 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
                 parsed = parse_name(path.name)
                 subject = parsed.subject if parsed else f"{label.lower()}-{path.stem}"
                 shown = path.relative_to(folder).as_posix()
-                certain = parsed.subject_by_series if parsed else ""
-                yield SourceImage(path, shown, subject, split, label, certain_subject=certain)
+                yield SourceImage(path, shown, subject, split, label)
 
 
-# The published split itself has patients on both sides of train and test.
-DATASET = Dataset(list_images, subject_rules, allows_crossing=True)
+DATASET = Dataset(list_images)
