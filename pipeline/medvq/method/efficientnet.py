@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from medvq.method.collectives import BatchNorm2d
 from medvq.method.scaling import from_network
@@ -111,8 +112,8 @@ class InvertedResidual(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         out = F.relu6(self.norm_expanded(self.expand(features))) if self.expands else features
         out = F.relu6(self.norm_depthwise(self.depthwise(out)))
-        out = self.norm_projected(self.project(out))
-        return out + features if self.adds else out
+        projected: Tensor = self.norm_projected(self.project(out))
+        return projected + features if self.adds else projected
 
 
 class _SameConvolution(nn.Conv2d):
@@ -157,7 +158,7 @@ class _Depthwise5(torch.autograd.Function):
         for i, j in product((0, 2), (0, 2)):
             window = padded[:, :, i : i + height + 2, j : j + width + 2]
             window = window.contiguous(memory_format=torch.channels_last)
-            of_weight[:, :, i : i + 3, j : j + 3] = torch.nn.grad.conv2d_weight(
+            of_weight[:, :, i : i + 3, j : j + 3] = conv2d_weight(
                 window, (groups, 1, 3, 3), gradient, groups=groups
             )
         return of_features, of_weight

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,7 +54,8 @@ def load_start(network: VQVAE, start_from: str) -> None:
         network.encoder.load_state_dict(_imagenet(network.shape.channels))
         return
     other = load_model(_file(start_from))
-    if other.shape == network.shape:
+    # As JSON, in which lists and tuples are alike.
+    if json.dumps(asdict(other.shape)) == json.dumps(asdict(network.shape)):
         network.load_state_dict(other.state_dict())
         return
     try:
