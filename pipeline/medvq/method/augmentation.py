@@ -94,8 +94,11 @@ def sample_affine(
     return affine_parameters(unit, config, strength, spatial_dims)
 
 
-def apply_affine(images: Tensor, parameters: Tensor) -> Tensor:
-    """Apply :func:`affine_parameters` to images (B, C, *spatial) in [0, 1], on black."""
+def apply_affine(images: Tensor, parameters: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """Apply :func:`affine_parameters` to images (B, C, *spatial) in [0, 1], on black.
+
+    What is returned has the spatial sides ``size``; without it those of ``images``.
+    """
     n = images.ndim - 2
     angles, log_scales, shifts, log_gamma, mirror = parameters.split(
         [1 if n == 2 else 3, n, n, 1, 1], dim=1
@@ -103,7 +106,7 @@ def apply_affine(images: Tensor, parameters: Tensor) -> Tensor:
     scales = log_scales.exp()
     scales = torch.cat([scales[:, :1] * mirror, scales[:, 1:]], 1)
     theta = torch.cat([_rotations(angles) * scales[:, None], shifts[..., None]], 2)
-    grid = _affine_grid(theta, images.shape[2:])
+    grid = _affine_grid(theta, size or images.shape[2:])
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
     return torch.pow(moved.clamp(0.0, 1.0), log_gamma.exp().reshape(-1, *[1] * (n + 1)))
 

@@ -24,6 +24,7 @@ from medvq.method.vqvae import VQVAE, Architecture
 Floats = NDArray[np.float32]
 FeatureSets = dict[str, NDArray[Any]]
 """Arrays (B, width) by the name of the feature set."""
+_UNTRAINED_SIDE = 128  # of the pictures that the untrained encoder gets, at most
 _PIXELS = {2: 16, 3: 8}  # side of the raw pixels in 2-D and 3-D; 16 did better than 28
 _HOG_CELLS, _HOG_DIRECTIONS = 8, 9  # along each axis, and in each; as Dalal and Triggs, CVPR 2005
 # Images that a core encodes at once: their feature maps stay in its cache, which is more than twice
@@ -80,7 +81,7 @@ class FeatureExtractor:
         scaled = to_network(images).to(self.device)
         encoded = self.model.features(scaled)
         latents, codes = self.model.quantize(encoded)
-        untrained = self.untrained.encoder(scaled)
+        untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
         maps = {
             "embedding": encoded.levels[-1],
             "embedding_fine": encoded.levels[-2],
@@ -100,10 +101,22 @@ class FeatureExtractor:
 
 
 def untrained_network(shape: Architecture) -> VQVAE:
-    """Return a network as it is before training, the same one every time."""
+    """Return a network as it is before training, the same one every time.
+
+    A convolutional one, whatever ``shape`` says: random filters of many layers tell little.
+    """
+    if shape.encoder != "convolutional":
+        shape = Architecture(channels=shape.channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return VQVAE(shape).eval()
+
+
+def _at_most(images: Tensor, side: int) -> Tensor:
+    """Reduce pictures (B, C, S, S) that are larger than ``side``; volumes stay as they are."""
+    if images.ndim == 5 or images.shape[-1] <= side:
+        return images
+    return F.interpolate(images, (side, side), mode="area")
 
 
 def pool_to_grid(features: Tensor, grid: int) -> Floats:

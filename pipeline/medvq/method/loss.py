@@ -13,8 +13,9 @@ from medvq.method.contrast import ContrastiveLoss
 from medvq.method.scaling import from_network
 from medvq.method.vqvae import VQVAE, Architecture, EncoderOutput
 
-# How many of the deepest levels the contrastive loss sees, besides the latent: contrast before the
-# codebook makes its codes semantic; shallower features lose by any training (docs/method.md).
+# How many of the deepest trained levels the contrastive loss sees, besides the latent: contrast
+# before the codebook makes its codes semantic; shallower features lose by any training
+# (docs/method.md).
 _CONTRASTED_LEVELS = 2
 
 
@@ -41,7 +42,9 @@ class PretrainingLoss(nn.Module):
         super().__init__()
         self.network = VQVAE(Architecture.from_config(config, channels, spatial_dims))
         self.config, self.variance = config, variance
-        widths = [*config.widths[-_CONTRASTED_LEVELS:], config.codebook_dim]
+        trained = config.level_widths[config.frozen_levels :]
+        self.contrasted = min(_CONTRASTED_LEVELS, len(trained))
+        widths = [*trained[len(trained) - self.contrasted :], config.codebook_dim]
         self.contrast = ContrastiveLoss(widths, config.contrast.grid, config.contrast.temperature)
 
     def forward(
@@ -60,11 +63,10 @@ class PretrainingLoss(nn.Module):
         if self.config.contrast.weight > 0:
             other = self.network.features(second)
             chosen = subjects if self.config.contrast.negatives == "same_multiplicity" else None
-            contrast = self.contrast(_contrasted(out.encoded), _contrasted(other), chosen)
+            contrast = self.contrast(self._contrasted(out.encoded), self._contrasted(other), chosen)
             loss = loss + self.config.contrast.weight * contrast
         return PretrainingOutput(loss, mse, contrast, out.loss, images, out.codes)
 
-
-def _contrasted(encoded: EncoderOutput) -> list[Tensor]:
-    levels = encoded.levels[-_CONTRASTED_LEVELS:]
-    return [level.float() for level in (*levels, encoded.latent)]
+    def _contrasted(self, encoded: EncoderOutput) -> list[Tensor]:
+        levels = encoded.levels[len(encoded.levels) - self.contrasted :]
+        return [level.float() for level in (*levels, encoded.latent)]

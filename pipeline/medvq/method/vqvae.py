@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from medvq.config import PretrainConfig
 from medvq.method.collectives import BatchNorm2d, BatchNorm3d
+from medvq.method.efficientnet import EfficientNetLite0
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -43,6 +44,7 @@ class Architecture:
 
     spatial_dims: int = 2
     channels: int = 1  # of the images
+    encoder: str = "convolutional"  # or "efficientnet_lite0"
     widths: Sequence[int] = (32, 64, 128, 256)  # channels of each level
     residual_levels: int = 2  # how many of the deepest levels carry residual blocks
     residual_blocks: int = 1  # of each of them, and wherever codes are decoded
@@ -58,11 +60,12 @@ class Architecture:
     @classmethod
     def from_config(cls, config: PretrainConfig, channels: int = 1, spatial_dims: int = 2) -> Self:
         """Return the architecture that ``config`` asks for, for such images."""
-        names = {field.name for field in fields(cls)} - {"decoder_widths", "finer"}
+        names = {field.name for field in fields(cls)} - {"widths", "decoder_widths", "finer"}
         return cls(
             spatial_dims=spatial_dims,
             channels=channels,
-            decoder_widths=config.decoder_widths or config.widths,
+            widths=config.level_widths,
+            decoder_widths=config.decoder_widths or config.level_widths,
             bypass=config.bypass_codebook,
             finer=[(codes.halvings, codes.codebook_size) for codes in config.finer],
             **config.model_dump(include=names),
@@ -148,6 +151,10 @@ class Encoder(nn.Module):
                 level += layers.residual(width)
             self.levels.append(nn.Sequential(*level))
 
+    def shallowest(self, levels: int) -> list[nn.Module]:
+        """Return the modules that the first ``levels`` maps are made by."""
+        return [*self.levels[:levels]]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one map per level, each half as large as the one before."""
         maps = []
@@ -155,6 +162,12 @@ class Encoder(nn.Module):
             images = level(images)
             maps.append(images)
         return maps
+
+
+def _encoder(shape: Architecture, layers: _Layers) -> Encoder | EfficientNetLite0:
+    if shape.encoder == "efficientnet_lite0":
+        return EfficientNetLite0(shape.channels)
+    return Encoder(layers, shape.channels, shape.widths, shape.residual_levels)
 
 
 class CodeLevel(nn.Module):
@@ -218,6 +231,7 @@ class VQVAE(nn.Module):
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
         self.shape = shape
+        self._frozen: list[nn.Module] = []
         if shape.spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims={shape.spatial_dims} must be 2 or 3")
         widths = shape.widths
@@ -226,7 +240,7 @@ class VQVAE(nn.Module):
         if any(fine >= coarse for coarse, fine in pairwise(ends)):
             raise ValueError(f"halvings {self.halvings} must fall, and stay above 0")
         layers = _Layers(shape.spatial_dims, shape.batch_norm, shape.residual_blocks)
-        self.encoder = Encoder(layers, shape.channels, widths, shape.residual_levels)
+        self.encoder = _encoder(shape, layers)
         decoded = [shape.channels, *(shape.decoder_widths or widths)]
         sizes = [shape.codebook_size, *(size for _, size in shape.finer)]
         self.code_levels = nn.ModuleList(
@@ -242,6 +256,18 @@ class VQVAE(nn.Module):
         )
         # Convolutions and quantizers then read the channels of a place side by side.
         self.to(memory_format=_LAYOUT[shape.spatial_dims])  # type: ignore[call-overload]  # torch's stubs lack it
+
+    def freeze(self, levels: int) -> None:
+        """Keep the weights and the statistics of the encoder's shallowest levels as they are."""
+        self._frozen = self.encoder.shallowest(levels)
+        for module in self._frozen:
+            module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @property
     def quantizers(self) -> list[VectorQuantizer]:

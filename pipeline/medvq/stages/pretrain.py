@@ -22,6 +22,10 @@ from medvq.storage.artifacts import StageContext
 from medvq.summaries import PretrainSummary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from medvq.config import Config
+    from medvq.stages.stage import RunOptions
     from medvq.training.pretraining import PretrainingData
 
 
@@ -92,6 +96,15 @@ def table(summary: PretrainSummary) -> list[str]:
     return pretrain_table(summary)
 
 
+def fingerprint_start(config: Config, options: RunOptions) -> Mapping[str, str]:
+    """Return the fingerprint of the weights that training starts from."""
+    if config.pretrain.start_from == "none":
+        return {}
+    from medvq.storage.start import fingerprint
+
+    return fingerprint(config.pretrain.start_from)
+
+
 PRETRAIN = Stage(
     name="pretrain",
     help="train the VQ-VAE on the training images, without labels",
@@ -102,4 +115,5 @@ PRETRAIN = Stage(
     reads=(INGEST,),
     draw=draw,
     distributed=True,
+    outside=fingerprint_start,
 )

@@ -165,9 +165,11 @@ class ViewBatches:
 
     @property
     def _shape(self) -> tuple[int, tuple[int, ...]]:
-        """Channels and spatial sides of an image."""
+        """Channels and spatial sides of a view."""
         shape = self.images.shape[1:]
-        return (1, shape) if len(shape) == 2 else (shape[0], shape[1:])
+        channels, sides = (1, shape) if len(shape) == 2 else (shape[0], shape[1:])
+        side = self.config.view_size
+        return channels, sides if side is None else (side,) * len(sides)
 
     def _groups_at_once(self, number: int) -> int:
         """Return how many groups are made at once: on a processor as many as stay in cache."""
@@ -203,7 +205,7 @@ class ViewBatches:
         affine = affine_parameters(
             unit[:, :numbers], config, self.config.augment_strength, len(spatial)
         )
-        moved = apply_affine(to_unit(images, self.device), send(affine, self.device))
+        moved = apply_affine(to_unit(images, self.device), send(affine, self.device), spatial)
         if not self.config.photometric:
             return moved, moved
         photometric = photometric_parameters(unit[:, numbers:], config, channels, spatial)

@@ -44,7 +44,7 @@ _STEPS_UNCHECKED = 50  # on a GPU between looks at the loss, since each waits fo
 
 def epoch_count(config: TrainingConfig, batches: int) -> int:
     """Return the number of epochs, of so many batches, that a training has at most."""
-    return config.epochs or max(_EPOCHS, -(-_FEWEST_STEPS // batches))
+    return max(_EPOCHS, -(-_FEWEST_STEPS // batches)) if config.epochs is None else config.epochs
 
 
 def patience(config: TrainingConfig, batches: int) -> int:
@@ -158,6 +158,8 @@ class TrainingLoop(ABC):
     def fit(self) -> None:
         """Train, from where an interrupted run in the same folder stopped."""
         self._resume()
+        if self.epochs == 0 and not self.history:
+            self._end_epoch(0, self._begin(0))
         images = len(self.batches) * self.batches.batch_size
         most = patience(self.training, len(self.batches))
         with tqdm(
@@ -277,10 +279,12 @@ class TrainingLoop(ABC):
         check_finite(validation["val_loss"], epoch, self._rate)
         row = {"epoch": float(epoch)} | self._mean(trained.sums / len(self.batches))
         before = self.history or [{"epoch": 0.0} | self._mean(self.first_losses)]
-        check_divergence(row, before, self.terms[1:], self._rate)
-        self.check_epoch(epoch)
+        if trained.step:
+            check_divergence(row, before, self.terms[1:], self._rate)
+            self.check_epoch(epoch)
         rate = self.optimizer.param_groups[0]["lr"]
-        speed = len(self.batches) * self.batches.batch_size / trained.seconds
+        images = trained.step * self.batches.batch_size
+        speed = images / trained.seconds if trained.step else 0.0
         row |= validation | {"learning_rate": rate, "images_per_second": speed}
         best = self.best["val_loss"] if self.history else math.inf
         self.history.append(row)

@@ -23,6 +23,7 @@ from medvq.method.augmentation import random_versions
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.method.loss import PretrainingLoss, PretrainingOutput
 from medvq.method.scaling import to_bytes, to_network, to_unit
+from medvq.storage.start import load_start
 from medvq.storage.weights import FILE, save_model
 from medvq.summaries import PretrainSummary
 from medvq.training.batches import GROUP, Rows, ViewBatches, Views, epoch_seed, prefetch
@@ -76,12 +77,31 @@ class Pretraining(TrainingLoop):
         self.axes = len(spatial)
         torch.manual_seed(run.seed)
         objective = PretrainingLoss(config, max(variance, 1e-6), channels, self.axes)
+        load_start(objective.network, config.start_from)
+        objective.network.freeze(config.frozen_levels)
         super().__init__(
             run, config, objective.to(run.device), batches, unused=config.contrast.weight == 0
         )
 
     def load(self) -> Iterable[Views]:
         return prefetch(self.batches, self.run.device)
+
+    def fit(self) -> None:
+        """Train; without epochs, fit codebooks that do not come with the weights."""
+        quantizers = self.objective.network.quantizers
+        if self.epochs == 0 and not all(quantizer.initialised for quantizer in quantizers):
+            self._fit_codebooks()
+        super().fit()
+
+    @torch.no_grad()
+    def _fit_codebooks(self) -> None:
+        """Let the codebooks follow one epoch of images through a network that does not change."""
+        network = self.objective.network.eval()
+        for quantizer in network.quantizers:
+            quantizer.train()
+        torch.manual_seed(epoch_seed(self.run.seed + 1, 0))
+        for batch in self.load():
+            network(batch["first"])
 
     def begin_epoch(self) -> None:
         self.use_in_training = self._unused(self.run.device)

