@@ -140,7 +140,7 @@ def table_of(gains: dict[str, float]) -> pd.DataFrame:
 def test_differences_are_paired_by_seed() -> None:
     runs = table_of({MASKED: 0.01}).sample(frac=1, random_state=0)
     np.testing.assert_allclose(differences(runs, MASKED, COLUMNS.aurocs[0]), [0.01, 0.02])
-    compared = compare(runs, COLUMNS.aurocs, "{:.3f}".format).set_index("second view")
+    compared = compare(runs, COLUMNS.aurocs).set_index("second view")
     assert compared.loc[SELF].tolist() == ["0.905"] * 3
     # The t quantile of one degree of freedom, 12.7, times .005.
     assert compared.loc[MASKED].tolist() == ["0.920 (+0.015 [-0.049, +0.079])"] * 3
