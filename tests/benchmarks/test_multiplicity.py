@@ -13,6 +13,7 @@ from factories.flow import SMALLEST
 from medvq.errors import UserError
 from medvq.method.contrast import no_negatives, nt_xent
 from medvq.stages.stage import RunOptions
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from benchmarks import multiplicity
@@ -61,8 +62,9 @@ def test_chance_explains_no_variance_and_tells_no_group() -> None:
 def test_a_probe_of_few_labels_tells_a_shift() -> None:
     rng = np.random.default_rng(3)
     features = rng.normal(size=(400, 4)) + 2 * GROUPS[:, None] * np.eye(4)[0]
-    # The shift is two standard deviations of one column, which ranks at Phi(sqrt 2) = .921.
-    assert 0.82 < few_label_auroc(features, GROUPS, 40, 20) < 0.921
+    # No more than the one column that shifts, and not much less: forty labels find it.
+    best = float(roc_auc_score(GROUPS, features[:, 0]))
+    assert best - 0.1 < few_label_auroc(features, GROUPS, 40, 20) < best + 0.005
     assert few_label_auroc(-features, GROUPS, 40, 20) == pytest.approx(
         few_label_auroc(features, GROUPS, 40, 20)
     )
