@@ -257,10 +257,9 @@ def main() -> None:
     preload()
     own_mounts()
     home = (parsed.artifacts / "faults").absolute()
-    if full := parsed.number >= FULL:
-        flow = STAGES
-    else:
-        flow = FLOW
+    full = parsed.number >= FULL
+    flow = STAGES if full else FLOW
+    if not full:
         _draw_nothing()
     states = home / f"states-{_code()}-{len(flow)}"
     lab = Lab(states, home / f"scratch-{os.getpid()}", flow)

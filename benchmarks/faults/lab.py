@@ -51,7 +51,7 @@ class Lab:
         return self.states / [*self.stages, "done"][self.stages.index(stage) + 1]
 
     def prepare(self) -> dict[str, float]:
-        """Run the flow undisturbed where that is not done; return the work of every stage, in seconds."""
+        """Run the flow undisturbed where that is not done; return each stage's seconds of work."""
         times = self.states / "work.json"
         if not times.exists():
             shutil.rmtree(self.states, ignore_errors=True)

@@ -32,8 +32,8 @@ SMALLEST = (
     "probe.bootstrap=100",
 )
 SMALLEST_PRIOR = ("prior.channels=8", "prior.depth=1", "prior.epochs=2", "sample.number=5")
-STAGES = ("ingest", "pretrain", "extract", "probe", "prior", "sample", "evaluate")
-FLOW = STAGES[:4]
+STAGES: tuple[str, ...] = ("ingest", "pretrain", "extract", "probe", "prior", "sample", "evaluate")
+FLOW: tuple[str, ...] = STAGES[:4]
 """The others read what these write, in the same ways."""
 
 
