@@ -51,7 +51,8 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-coverage benchmark-faults \
+	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-codes benchmark-coverage \
+	benchmark-faults \
 	benchmark-speed benchmark-supervised test test-cuda lint format docs lock licences audit clean
 
 help: ## this text
@@ -134,7 +135,7 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
 	$(call STUDY,label_efficiency)
 
-benchmark-supervised: setup ## a ResNet-18 from scratch on the same label subsets (hours)
+benchmark-supervised: setup ## networks trained on the same label subsets (a day; needs medvq[imagenet])
 	$(call STUDY,supervised)
 
 benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained)
@@ -142,6 +143,10 @@ benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, al
 
 benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)
 	$(BIN)/python -m benchmarks.coverage $(if $(N),--number $(N)) $(if $(JSON),--json)
+
+benchmark-codes: setup ## AUROC against bytes of an image: codes, product quantization, PCA (ONLY=kermany)
+	$(BIN)/python -m benchmarks.codes --device "$(DEVICE)" $(OVERRIDES) \
+		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	@mkdir -p build

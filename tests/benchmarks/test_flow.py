@@ -15,11 +15,11 @@ from medvq.stages.stage import RunOptions
 from medvq.storage.feature_store import FEATURES, read_feature, read_keys
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import ablation, label_efficiency, supervised, trust
+from benchmarks import ablation, codes, label_efficiency, supervised, trust
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import samples
 from benchmarks.prior.inputs import Inputs, likelihood
-from benchmarks.resnet import Recipe
+from benchmarks.rivals import Recipe, resnet
 from benchmarks.study import Study
 
 SMALL_PRIOR = ("extract.versions=0", "prior.channels=8", "prior.depth=1", "prior.epochs=1")
@@ -116,12 +116,13 @@ def test_a_supervised_network_is_trained_on_the_label_subsets_of_the_probe(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised, "FRACTIONS", (0.5, 1.0))
-    monkeypatch.setattr(supervised, "Recipe", lambda: Recipe(epochs=1, size=16))
+    rival = supervised.Rival(resnet, Recipe(epochs=1, size=16))
+    monkeypatch.setattr(supervised, "RIVALS", {"resnet18_scratch": rival})
     study = study_of(folder, "supervised")
     supervised.main(study, NOTHING)
     file = folder / "results" / "supervised-tiny.md"
     assert headings(file)[0] == "AUROC"
-    assert file.read_text().count(supervised.ROW) == 4
+    assert file.read_text().count("resnet18_scratch") == 4
     config = study.config()
     ingest, extract = (study.run(stage, config).folder for stage in ("ingest", "extract"))
     cache = supervised.Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True)
@@ -138,6 +139,21 @@ def test_the_study_of_priors_judges_all_that_the_data_set_allows(
     monkeypatch.setattr(prior, "PIXELCNN", ("prior.model=pixelcnn",))
     prior.main(study_of(folder, "prior", *SMALL_PRIOR), NOTHING)
     assert headings(folder / "results" / "prior-tiny.md") == list(prior.ABOUT)
+
+
+def test_codes_are_compared_with_as_many_bytes_of_the_embedding(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(codes, "FRACTIONS", (0.5, 1.0))
+    codes.main(
+        study_of(folder, "codes", *SMALL_PRIOR, json=True), argparse.Namespace(only="phantom")
+    )
+    file = folder / "results" / "codes.md"
+    assert headings(file) == ["At equal bytes", "tiny", "tiny: ways to decode MedVQ's codes"]
+    assert file.with_suffix(".png").exists()
+    *_, line = capsys.readouterr().out.splitlines()
+    for row in json.loads(line)["rows"]:
+        assert f"| {row['figure']} | {row['value']:+.4f} | at least 0 |" in file.read_text()
 
 
 def test_bits_per_pixel_are_those_of_all_levels_of_codes(folder: Path) -> None:

@@ -127,14 +127,10 @@ class FeatureStore:
         The encoding, whose first step picks the columns that it needs, and what it returned.
         """
         columns = ["codes_0" if name in FROM_CODES else name for name in names]
-        blocks = [read_feature(self.folder / FEATURES, name) for name in columns]
-        version_blocks = [block[:0] for block in blocks]
-        if len(self._version):
-            version_blocks = [read_feature(self.folder / VERSIONS, name) for name in columns]
-        images = np.concatenate(blocks, axis=1)
-        versions = np.concatenate(version_blocks, axis=1)
+        tables = [self._read(name) for name in columns]
+        images, versions = (np.concatenate(part, axis=1) for part in zip(*tables, strict=True))
         table = np.concatenate([images[train], versions[self._version == augmented(0)]])
-        widths = [block.shape[1] for block in blocks]
+        widths = [of_images.shape[1] for of_images, _ in tables]
         # A small data set has fewer training images than components.
         rank = min(len(train), len(images) // 2)
         encoding = make_pipeline(
@@ -143,6 +139,17 @@ class FeatureStore:
         # Evenly spaced rows, since images lie in the order of the manifest.
         encoding.fit(table[:: -(-len(table) // _BATCH)])
         return encoding, self._encoded(encoding, images, versions)
+
+    def read(self, name: str) -> ProbeFeatures:
+        """Return a feature set or codes as they are stored."""
+        return self._encoded(FeatureColumns([name]), *self._read(name))
+
+    def _read(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return a column of images, and of versions, of which there may be none."""
+        images = read_feature(self.folder / FEATURES, name)
+        if not len(self._version):
+            return images, images[:0]
+        return images, read_feature(self.folder / VERSIONS, name)
 
     def _steps(
         self, names: Sequence[str], widths: list[int], rank: int, components: int, seed: int
@@ -160,7 +167,7 @@ class FeatureStore:
         return [histogram, TruncatedSVD(components, random_state=seed), NormScaler()]
 
     def _encoded(
-        self, encoding: Pipeline, images: NDArray[Any], versions: NDArray[Any]
+        self, encoding: Pipeline | FeatureColumns, images: NDArray[Any], versions: NDArray[Any]
     ) -> ProbeFeatures:
         """Encode images, and versions in the rows of their images."""
         encoded = _transform(encoding, images)
@@ -177,6 +184,6 @@ class FeatureStore:
         return ProbeFeatures(encoded, [version(n) for n in names if n != SWAPPED], swapped)
 
 
-def _transform(encoding: Pipeline, table: NDArray[Any]) -> NDArray[np.float64]:
+def _transform(encoding: Pipeline | FeatureColumns, table: NDArray[Any]) -> NDArray[np.float64]:
     batches = [table[at : at + _BATCH] for at in range(0, len(table), _BATCH)]
     return np.concatenate([np.asarray(encoding.transform(b), np.float64) for b in batches])
