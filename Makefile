@@ -51,9 +51,9 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-codes benchmark-coverage \
-	benchmark-faults \
-	benchmark-speed benchmark-supervised test test-cuda lint format docs lock licences audit clean
+	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-codes \
+	benchmark-coverage benchmark-faults benchmark-multiplicity benchmark-speed \
+	benchmark-supervised test test-cuda lint format docs lock licences audit clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -147,6 +147,9 @@ benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (
 benchmark-codes: setup ## AUROC against bytes of an image: codes, product quantization, PCA (ONLY=kermany)
 	$(BIN)/python -m benchmarks.codes --device "$(DEVICE)" $(OVERRIDES) \
 		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
+
+benchmark-multiplicity: setup ## what is learnt from who has several images, 20 trainings (hours)
+	$(call STUDY,multiplicity)
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	@mkdir -p build

@@ -9,7 +9,15 @@ import pandas as pd
 import pydicom
 import pytest
 from medvq.config_file import load_config
-from medvq.datasets.phantom import SCANNERS, assign, write_phantom
+from medvq.datasets.phantom import (
+    SCANNERS,
+    SEVERAL,
+    Label,
+    Multiplicity,
+    assign,
+    number_of_pictures,
+    write_phantom,
+)
 from medvq.datasets.sources import locate
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
@@ -116,6 +124,32 @@ def test_the_scanner_goes_with_the_class_in_train_only(
 
 def test_class_and_scanner_do_not_depend_on_how_many_subjects_there_are() -> None:
     assert list(assign(0, "train", 30, 1)) == list(assign(0, "train", 70, 1))[:30]
+
+
+@pytest.mark.parametrize(
+    ("multiplicity", "shares"),
+    [("independent", {"NORMAL": 2 / 3, "OPACITY": 2 / 3}), ("by_label", SEVERAL)],
+)
+def test_the_number_of_pictures_goes_with_the_class_only_where_it_is_asked_to(
+    multiplicity: Multiplicity, shares: dict[Label, float]
+) -> None:
+    subjects = list(assign(0, "train", 2000, 1))
+    number = np.array([number_of_pictures(subject, multiplicity) for subject in subjects])
+    label = np.array([subject.label for subject in subjects])
+    assert set(number) == {1, 2, 3}
+    for name, share in shares.items():
+        # Three standard deviations of 1,000 subjects.
+        assert (number[label == name] > 1).mean() == pytest.approx(share, abs=0.05)
+
+
+def test_sets_of_either_multiplicity_lie_apart(tmp_path: Path) -> None:
+    size = ("source.train_subjects=20", "source.test_subjects=10", "source.size=64")
+    settings = ((*size, *more) for more in ((), ("source.multiplicity=by_label",)))
+    folders = [locate(load_config("phantom", one), tmp_path, None) for one in settings]
+    tables = [pd.read_csv(folder / "labels.csv") for folder in folders]
+    numbers = [table.groupby("subject").size().to_dict() for table in tables]
+    assert numbers[0].keys() == numbers[1].keys()
+    assert numbers[0] != numbers[1]
 
 
 def test_headers_say_synthetic_and_are_complete(headers: list[FileDataset]) -> None:

@@ -8,6 +8,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from medvq.config.base import StrictModel
 
+FOLDS = 5
+"""Into which the images of a published data set may be divided; see :class:`PublishedSource`."""
 Window = tuple[float, Annotated[float, Field(gt=0)]]
 
 
@@ -122,6 +124,9 @@ class PhantomSource(StrictModel):
     test_subjects: Annotated[int, Field(ge=10)] = 160
     size: Annotated[int, Field(ge=64, le=1024)] = 192
     """Nominal rows and columns of a picture, in pixels."""
+    multiplicity: Literal["independent", "by_label"] = "independent"
+    """Whether the number of a subject's pictures says nothing of the label, or goes with it: the
+    ill are imaged again, as in many hospitals."""
 
 
 class PublishedSource(StrictModel):
@@ -129,6 +134,21 @@ class PublishedSource(StrictModel):
 
     kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """The module of :mod:`medvq.datasets.published` and the file in ``data_manifests/``."""
+    split: Literal["official", "patients", "blocks"] = "official"
+    """Which images are held back for the test: those that the publisher says; or those of one of
+    five folds of all images, by patients at random, or by contiguous blocks of their numbers."""
+    fold: Annotated[int, Field(ge=0, lt=FOLDS)] | None = None
+    """Which of the folds is the test split; with the official split there is none."""
+
+    @model_validator(mode="after")
+    def _fold_of_a_split(self) -> Self:
+        if self.split == "official" and self.fold is not None:
+            raise ValueError(
+                "fold is of split=patients or split=blocks; the official split has none"
+            )
+        if self.split != "official" and self.fold is None:
+            raise ValueError(f"split={self.split} needs the fold to test on: fold=0 to {FOLDS - 1}")
+        return self
 
 
 SOURCES: dict[str, type[StrictModel]] = {

@@ -82,6 +82,9 @@ class Dataset:
     list_images : from the folder with the data set to its images, in an order that does not depend
         on the file system; or a :class:`Listing` of them. Raises UserError where the folder does
         not hold the data set.
+    folds : the table of the folds of all images, see :mod:`medvq.datasets.folds`; None: there is
+        none.
     """
 
     list_images: Callable[[Path], Iterable[SourceImage] | Listing]
+    folds: Path | None = None

@@ -35,14 +35,16 @@ from pydicom.uid import (
 Grey = NDArray[np.floating]  # float32 in fact: the stubs of numpy lose the width in arithmetic
 Split = Literal["train", "test"]
 Label = Literal["NORMAL", "OPACITY"]
+Multiplicity = Literal["independent", "by_label"]
 
-# Greatest stored value: 12 bits.
-MAX_STORED = 4095
+MAX_STORED = 4095  # 12 bits
 # Subjects get their class and scanner in blocks of this many: the shares are exact in every block,
 # and those of a subject do not depend on how many others there are.
 BLOCK = 20
-# Of the ten subjects of a class in a block, how many come from the other class's scanner.
+# How many of the ten subjects of a class in a block come from the other class's scanner.
 SWAPPED: dict[Split, int] = {"train": 1, "test": 5}
+# Share of a class with several pictures where their number goes with it, about as in Kermany's set.
+SEVERAL: dict[Label, float] = {"NORMAL": 0.15, "OPACITY": 0.6}
 
 
 @dataclass(frozen=True)
@@ -399,10 +401,18 @@ def encode(subject: Subject, take: int, stored: NDArray[np.uint16]) -> FileDatas
     return data
 
 
-def pictures(subject: Subject, size: int) -> Iterator[FileDataset]:
+def number_of_pictures(subject: Subject, multiplicity: Multiplicity) -> int:
+    """Draw one to three pictures; ``by_label`` several are as frequent as :data:`SEVERAL` says."""
+    rng = subject.rng(3)
+    if multiplicity == "independent":
+        return int(rng.integers(1, 4))
+    return int(rng.integers(2, 4)) if rng.random() < SEVERAL[subject.label] else 1
+
+
+def pictures(subject: Subject, size: int, multiplicity: Multiplicity) -> Iterator[FileDataset]:
     """Generate the one to three pictures of a subject."""
     anatomy = grow(subject.rng(2), subject.label)
-    for take in range(subject.rng(3).integers(1, 4)):
+    for take in range(number_of_pictures(subject, multiplicity)):
         rng = subject.rng(4 + take)
         picture = draw(subject, anatomy, pose(subject.scanner, size, rng), rng)
         yield encode(subject, take, expose(picture, subject.scanner, rng))
@@ -415,6 +425,7 @@ def write_phantom(
     test_subjects: int = 160,
     size: int = 192,
     seed: int = 0,
+    multiplicity: Multiplicity = "independent",
 ) -> None:
     """Write ``images/phantom-*.dcm`` and ``labels.csv`` (file, subject, split, label).
 
@@ -432,7 +443,7 @@ def write_phantom(
     ]
     rows: list[tuple[str, str, str, str]] = []
     for subject in subjects:
-        for data in pictures(subject, size):
+        for data in pictures(subject, size, multiplicity):
             name = f"images/phantom-{len(rows) + 1:05d}.dcm"
             data.save_as(draft / name, enforce_file_format=True)
             rows.append((name, str(data.PatientID), subject.split, subject.label))

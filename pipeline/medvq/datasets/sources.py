@@ -19,6 +19,7 @@ from medvq.datasets.archives import UNPACKED, finish_unpacking, unpack
 from medvq.datasets.data_manifest import DataManifest, PublishedFile, data_manifest
 from medvq.datasets.dataset import Dataset, Listing, SourceImage
 from medvq.datasets.download import DownloadError, download
+from medvq.datasets.folds import with_fold
 from medvq.datasets.pseudonyms import subject_key
 from medvq.datasets.published import published_dataset
 from medvq.errors import UserError
@@ -36,13 +37,15 @@ def dataset(source: Source) -> Dataset:
     Raises
     ------
     UserError
-        It is neither a folder of the user's own nor a published data set that is known.
+        It is neither a folder of the user's own nor a published data set that is known, or has
+        not the folds that are asked for.
     """
     if isinstance(source, FolderSource):
         return Dataset(partial(image_folder.list_images, source=source))
     if isinstance(source, PhantomSource):
         return Dataset(partial(image_folder.list_images, source=_PHANTOM_FOLDER, key=_PHANTOM_KEY))
-    return published_dataset(source.kind)
+    published = published_dataset(source.kind)
+    return published if source.fold is None else with_fold(published, source)
 
 
 def published_images(source: Source) -> int | None:
@@ -141,7 +144,8 @@ def read_cache(folder: Path | None) -> ReadCache:
 
 def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
     size = f"{source.train_subjects}-{source.test_subjects}-{source.size}"
-    folder = data_root / f"phantom-{size}-{seed}"
+    tied = "" if source.multiplicity == "independent" else f"-{source.multiplicity}"
+    folder = data_root / f"phantom-{size}-{seed}{tied}"
     if not (folder / "labels.csv").is_file():
         from medvq.datasets.phantom import write_phantom
 
@@ -153,6 +157,7 @@ def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
                     test_subjects=source.test_subjects,
                     size=source.size,
                     seed=seed,
+                    multiplicity=source.multiplicity,
                 )
     return folder
 

@@ -2,6 +2,10 @@
 
 Kermany, Zhang, Goldbaum: Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for
 Classification, Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0; Cell 172 (2018) 1122.
+
+By series and number no patient is in both train and test of the official split. Its test patients
+are a block of each series' numbers (of ``virus`` two), so it also tests a shift of acquisition.
+``kermany_folds.csv`` holds five folds of all images; it is made by ``benchmarks.kermany_folds``.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from medvq.datasets.data_manifest import FOLDER
 from medvq.datasets.dataset import Dataset, SourceImage
 from medvq.errors import UserError
 
@@ -91,4 +96,4 @@ def list_images(folder: Path) -> Iterator[SourceImage]:
                 yield SourceImage(path, shown, subject, split, label)
 
 
-DATASET = Dataset(list_images)
+DATASET = Dataset(list_images, folds=FOLDER / "kermany_folds.csv")
