@@ -82,6 +82,9 @@ class Dataset:
     list_images : from the folder with the data set to its images, in an order that does not depend
         on the file system; or a :class:`Listing` of them. Raises UserError where the folder does
         not hold the data set.
+    test_fraction : share of the labelled subjects that is drawn for the test, where the source has
+        no test split.
     """
 
     list_images: Callable[[Path], Iterable[SourceImage] | Listing]
+    test_fraction: float = 0.0
