@@ -1,0 +1,134 @@
+"""``make benchmark-suite``: every row on every data set, or their validation figures alone.
+
+Writes ``docs/results/suite.md`` and a picture; with ``--only`` a page of those data sets. What is
+up to date is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from medvq.cli import add_options, status
+from medvq.flow import commit
+from medvq.stages.stage import RunOptions
+from medvq.summaries import JsonObject
+
+from benchmarks.page import RESULTS
+from benchmarks.study import Probed, Study
+from benchmarks.suite.arms import ARMS, DATA_SETS, DataSet
+from benchmarks.suite.cells import Cell, Row, mean_interval, score
+from benchmarks.suite.page import show_validation, write
+from benchmarks.suite.validation import validate
+
+TRAININGS = 3
+
+
+def judge(study: Study, data_set: DataSet, fraction: float, arms: Sequence[str], n: int) -> Cell:
+    """Return the rows of a data set at a share of its labels, of ``n`` trainings each."""
+    suitable = [arm for arm in map(ARMS.__getitem__, arms) if arm.suits(study.config())]
+    probes_of_arms = [arm.probes(study, fraction, n) for arm in suitable]
+    summary = probes_of_arms[0][0].summary
+    rows = [
+        _row(study, data_set.config, name, features, probes)
+        for arm, probes in zip(suitable, probes_of_arms, strict=True)
+        for name, features in arm.rows.items()
+        if features in {row.features for row in probes[0].summary.rows}
+    ]
+    return Cell(data_set.config, fraction, summary.labels, summary.headline, rows)
+
+
+def _row(study: Study, dataset: str, name: str, features: str, probes: Sequence[Probed]) -> Row:
+    predictions = [probe.label_subsets(features) for probe in probes]
+    headline, resamples = probes[0].summary.headline, probes[0].config.probe.bootstrap
+    judged = score(predictions, headline, dataset, resamples)
+    return Row(name, len(probes), validate(probes, features, study.folder), judged)
+
+
+def as_rows(cells: Sequence[Cell], validation_only: bool) -> Iterator[JsonObject]:
+    """Yield the rows of the JSON object that ``--json`` prints."""
+    for cell in cells:
+        for row in cell.rows:
+            about = {
+                "dataset": cell.dataset,
+                "label_fraction": cell.label_fraction,
+                "features": row.features,
+            }
+            validation = {"validation": asdict(row.validation) if row.validation else None}
+            if not validation_only:
+                found = row.score.interval()
+                about |= {"mean": found.mean, "ci95": found.ci95}
+            yield about | {"seeds": row.trainings} | validation
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Judge MedVQ and its rivals on the data sets of the suite."""
+    places = (parsed.data_root, parsed.data_mirror, parsed.artifacts)
+    options = RunOptions(*places, device=parsed.device, accept_code=parsed.accept_code)
+    code = commit()
+    chosen = [DATA_SETS[name] for name in parsed.only or DATA_SETS]
+    studies = [
+        Study("suite", "benchmark-suite", s.config, (*s.settings, *parsed.set), options)
+        for s in chosen
+    ]
+    # A data set that is missing is told of before any training.
+    for study in studies:
+        study.run("ingest", study.config())
+    cells = [
+        judge(study, data_set, fraction, parsed.arms or list(ARMS), parsed.seeds)
+        for study, data_set in zip(studies, chosen, strict=True)
+        for fraction in data_set.fractions
+    ]
+    if parsed.validation:
+        print(show_validation(cells))
+    else:
+        print(write(parsed.results, cells, command_of(parsed), code, parsed.only or ()))
+    if parsed.json:
+        leads = [cell.lead for cell in cells if cell.lead]
+        mean = asdict(mean_interval(leads)) if leads and not parsed.validation else None
+        rows = list(as_rows(cells, parsed.validation))
+        print(json.dumps({"rows": rows, "medvq_minus_best_baseline": mean}, allow_nan=False))
+    return 0
+
+
+def command_of(parsed: argparse.Namespace) -> str:
+    """Return the command that makes the page."""
+    lists = {"ONLY": ",".join(parsed.only or ()), "ARMS": ",".join(parsed.arms or ())}
+    values = {**lists, "SEEDS": str(parsed.seeds), "SET": " ".join(parsed.set)}
+    given = [f"{name}={shlex.quote(value)}" for name, value in values.items() if value]
+    return " ".join(["make benchmark-suite", *given])
+
+
+def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a parser of a list of names, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.suite", description=main.__doc__)
+    add_options(parser)
+    parser.add_argument("--only", type=names_of([*DATA_SETS]), help="data sets: a,b")
+    parser.add_argument("--arms", type=names_of([*ARMS]), help="groups of rows: a,b")
+    parser.add_argument("--seeds", type=int, default=TRAININGS, help="trainings of each row")
+    parser.add_argument("--validation", action="store_true", help="validation figures alone")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
+    parser.add_argument("--json", action="store_true", help="rows as JSON on the last line")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    options = parse()
+    sys.exit(status(lambda: main(options), options.artifacts))

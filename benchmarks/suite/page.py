@@ -1,0 +1,166 @@
+"""The page, the picture and the table of validation figures of the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from medvq.report import plots
+from medvq.report.tables import METRIC_NAMES
+
+from benchmarks.page import Section, interval, table, write_page
+from benchmarks.suite.cells import Cell, Row, mean_interval
+from benchmarks.suite.validation import ENOUGH, FOLDS, REPEATS
+
+_COLOURS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK)
+_MARKERS = ("o", "s", "^", "D")
+_COLUMNS = 4
+
+INTRODUCTION = f"""\
+Test split of each data set: mean over label subsets and trainings, with the 95% interval of a
+bootstrap over test subjects, label subsets and trainings, crossed. All rows have the same label
+subsets, random versions, search of C (larger values, too, for all but MedVQ's) and test subjects.
+
+- `medvq`: the configuration of the data set, trained anew from each seed.
+- `raw_pixels`, `hog`, `untrained_encoder`, `border_only`, `images_per_subject`: what needs no
+  training. `border_only` has no look at what the image is of, and says how far a shortcut leads.
+
+`validation` is what defaults are chosen by, and reads no test image: the score on the validation
+split, 3/4 on images as they are and 1/4 on acquisition-swapped copies where there are any. Where
+that split has fewer than {ENOUGH} images it is cross-validation inside the training split ({FOLDS}
+parts by subject, {REPEATS} times; the encoder has seen the images held out, without labels).
+"""
+
+
+def write(
+    results: Path, cells: Sequence[Cell], command: str, commit: str | None, only: Sequence[str]
+) -> Path:
+    """Write the page and its picture; return the page."""
+    results.mkdir(parents=True, exist_ok=True)
+    page = results / f"{'-'.join(['suite', *only])}.md"
+    picture = page.with_suffix(".png")
+    draw(cells, picture)
+    write_page(
+        page,
+        title="The suite: MedVQ and what a user would use instead",
+        command=command,
+        commit=commit,
+        introduction=INTRODUCTION,
+        sections=[*_leads(cells), *(_data_set(name, part) for name, part in by_data_set(cells))],
+        picture=picture.name,
+    )
+    return page
+
+
+def by_data_set(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
+    """Return the cells of each data set."""
+    return [(name, list(part)) for name, part in groupby(cells, lambda cell: cell.dataset)]
+
+
+def show_validation(cells: Sequence[Cell]) -> str:
+    """Return a table of the validation figures, which are all that choices are made by."""
+    lines = [
+        {
+            "data set": cell.dataset,
+            "labels": f"{cell.label_fraction:.0%}",
+            "features": row.features,
+            "seeds": row.trainings,
+            **{k: f"{v:.3f}" for k, v in vars(row.validation).items() if v is not None},
+        }
+        for cell in cells
+        for row in cell.rows
+        if row.validation
+    ]
+    return pd.DataFrame(lines).fillna("").to_string(index=False)
+
+
+def _leads(cells: Sequence[Cell]) -> Iterator[Section]:
+    """Yield how far MedVQ is above the best baseline of each cell, and on average."""
+    judged = [(cell, lead) for cell in cells if (lead := cell.lead)]
+    if not judged:
+        return
+    rows = [
+        [
+            cell.dataset,
+            f"{cell.label_fraction:.0%} ({cell.labels})",
+            METRIC_NAMES[cell.headline],
+            cell.best_baseline.features if cell.best_baseline else "",
+            interval(lead.interval(), "+"),
+        ]
+        for cell, lead in judged
+    ]
+    mean = mean_interval([lead for _, lead in judged])
+    rows.append([f"mean of {len(judged)} cells", "", "", "", interval(mean, "+")])
+    yield Section(
+        "MedVQ less the best baseline",
+        table(["data set", "labels (images)", "metric", "best baseline", "difference"], rows),
+        "Paired. The best baseline of a cell is chosen on the test split, which flatters it.",
+    )
+
+
+def _data_set(name: str, cells: Sequence[Cell]) -> Section:
+    """Return the rows of a data set, with a column for each share of the labels."""
+    names = list(dict.fromkeys(row.features for cell in cells for row in cell.rows))
+    columns = [f"{cell.label_fraction:.0%} ({cell.labels} images)" for cell in cells]
+    validation = [f"validation {cell.label_fraction:.0%}" for cell in cells]
+    rows = []
+    for features in names:
+        found = [next((r for r in cell.rows if r.features == features), None) for cell in cells]
+        trainings = max(row.trainings for row in found if row)
+        scores = [interval(row.score.interval()) if row else "" for row in found]
+        rows.append([features, trainings, *scores, *map(_validation, found)])
+    title = f"{name}: {METRIC_NAMES[cells[0].headline]}"
+    return Section(title, table(["features", "seeds", *columns, *validation], rows))
+
+
+def _validation(row: Row | None) -> str:
+    return f"{row.validation.score:.3f}" if row and row.validation else ""
+
+
+def draw(cells: Sequence[Cell], file: Path) -> None:
+    """Draw the rows of each data set as dots with their intervals, a panel for each."""
+    sets = by_data_set(cells)
+    names = list(dict.fromkeys(row.features for cell in cells for row in cell.rows))
+    columns = min(_COLUMNS, len(sets))
+    lines = -(-len(sets) // columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(1.6 + 2.9 * columns, lines * (1.2 + 0.34 * len(names))),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, (name, part) in zip(axes.flat, sets, strict=False):
+        _draw_data_set(axis, name, part, names)
+    for axis in axes.flat[len(sets) :]:
+        axis.set_visible(False)
+    axes[0, 0].invert_yaxis()
+    plots.save(figure, file)
+
+
+def _draw_data_set(axis: Axes, name: str, cells: Sequence[Cell], names: Sequence[str]) -> None:
+    for number, cell in enumerate(cells):
+        at = (number - (len(cells) - 1) / 2) * 0.7 / len(cells)
+        found = [(names.index(row.features), row.score.interval()) for row in cell.rows]
+        means = [value.mean for _, value in found]
+        low = [max(value.mean - value.ci95[0], 0) for _, value in found]
+        high = [max(value.ci95[1] - value.mean, 0) for _, value in found]
+        axis.errorbar(
+            means,
+            [place + at for place, _ in found],
+            xerr=[low, high],
+            ls="",
+            marker=_MARKERS[number],
+            ms=4,
+            color=_COLOURS[number],
+            label=f"{cell.label_fraction:.0%} of the labels",
+        )
+    axis.set_yticks(range(len(names)), [text.replace("_", " ") for text in names])
+    axis.set(title=name, xlabel=f"{METRIC_NAMES[cells[0].headline]} on test")
+    axis.grid(axis="x", color="0.9")
+    plots.add_legend(axis)
