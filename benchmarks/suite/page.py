@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from medvq.report import plots
 from medvq.report.tables import METRIC_NAMES
@@ -16,8 +17,8 @@ from benchmarks.page import Section, interval, table, write_page
 from benchmarks.suite.cells import Cell, Row, mean_interval
 from benchmarks.suite.validation import ENOUGH, FOLDS, REPEATS
 
-_COLOURS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK)
-_MARKERS = ("o", "s", "^", "D")
+_STYLES = ((plots.ORANGE, "s"), (plots.GREEN, "^"), (plots.PINK, "D"), (plots.BLUE, "o"))
+"""Colour and marker of each share of the labels."""
 _COLUMNS = 4
 
 INTRODUCTION = f"""\
@@ -125,42 +126,43 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
     """Draw the rows of each data set as dots with their intervals, a panel for each."""
     sets = by_data_set(cells)
     names = list(dict.fromkeys(row.features for cell in cells for row in cell.rows))
+    shares = sorted({cell.label_fraction for cell in cells})
     columns = min(_COLUMNS, len(sets))
     lines = -(-len(sets) // columns)
     figure, axes = plt.subplots(
         lines,
         columns,
-        figsize=(1.6 + 2.9 * columns, lines * (1.2 + 0.34 * len(names))),
+        figsize=(1.6 + 2.9 * columns, 0.4 + lines * (1.0 + 0.34 * len(names))),
         layout="constrained",
         squeeze=False,
         sharey=True,
     )
+    legend: dict[str, Artist] = {}
     for axis, (name, part) in zip(axes.flat, sets, strict=False):
-        _draw_data_set(axis, name, part, names)
+        for cell in part:
+            legend[f"{cell.label_fraction:.0%} of the labels"] = _draw_cell(
+                axis, cell, names, shares.index(cell.label_fraction), len(shares)
+            )
+        axis.set_yticks(range(len(names)), [text.replace("_", " ") for text in names])
+        axis.set(title=name, xlabel=f"{METRIC_NAMES[part[0].headline]} on test")
+        axis.grid(axis="x", color="0.9")
     for axis in axes.flat[len(sets) :]:
         axis.set_visible(False)
     axes[0, 0].invert_yaxis()
+    figure.legend(
+        list(legend.values()), list(legend), loc="outside lower center", ncols=4, frameon=False
+    )
     plots.save(figure, file)
 
 
-def _draw_data_set(axis: Axes, name: str, cells: Sequence[Cell], names: Sequence[str]) -> None:
-    for number, cell in enumerate(cells):
-        at = (number - (len(cells) - 1) / 2) * 0.7 / len(cells)
-        found = [(names.index(row.features), row.score.interval()) for row in cell.rows]
-        means = [value.mean for _, value in found]
-        low = [max(value.mean - value.ci95[0], 0) for _, value in found]
-        high = [max(value.ci95[1] - value.mean, 0) for _, value in found]
-        axis.errorbar(
-            means,
-            [place + at for place, _ in found],
-            xerr=[low, high],
-            ls="",
-            marker=_MARKERS[number],
-            ms=4,
-            color=_COLOURS[number],
-            label=f"{cell.label_fraction:.0%} of the labels",
-        )
-    axis.set_yticks(range(len(names)), [text.replace("_", " ") for text in names])
-    axis.set(title=name, xlabel=f"{METRIC_NAMES[cells[0].headline]} on test")
-    axis.grid(axis="x", color="0.9")
-    plots.add_legend(axis)
+def _draw_cell(axis: Axes, cell: Cell, names: Sequence[str], number: int, of: int) -> Artist:
+    """Draw the rows of a cell, the ``number``-th of so many shares of the labels."""
+    found = [(names.index(row.features), row.score.interval()) for row in cell.rows]
+    means = [value.mean for _, value in found]
+    low = [max(value.mean - value.ci95[0], 0) for _, value in found]
+    high = [max(value.ci95[1] - value.mean, 0) for _, value in found]
+    places = [place + (number - (of - 1) / 2) * 0.7 / of for place, _ in found]
+    colour, marker = _STYLES[number % len(_STYLES)]
+    spread = [low, high]
+    bars = axis.errorbar(means, places, xerr=spread, ls="", marker=marker, ms=4, color=colour)
+    return bars.lines[0]
