@@ -21,7 +21,7 @@ from medvq.summaries import JsonObject
 
 from benchmarks.page import RESULTS
 from benchmarks.study import Probed, Study
-from benchmarks.suite.arms import ARMS, DATA_SETS, DataSet
+from benchmarks.suite.arms import ARMS, DATA_SETS, Arm
 from benchmarks.suite.cells import Cell, Row, mean_interval, score
 from benchmarks.suite.page import show_validation, write
 from benchmarks.suite.validation import validate
@@ -29,18 +29,19 @@ from benchmarks.suite.validation import validate
 TRAININGS = 3
 
 
-def judge(study: Study, data_set: DataSet, fraction: float, arms: Sequence[str], n: int) -> Cell:
-    """Return the rows of a data set at a share of its labels, of ``n`` trainings each."""
-    suitable = [arm for arm in map(ARMS.__getitem__, arms) if arm.suits(study.config())]
-    probes_of_arms = [arm.probes(study, fraction, n) for arm in suitable]
-    summary = probes_of_arms[0][0].summary
+def judge(study: Study, name: str, fraction: float, arms: Sequence[Arm], trainings: int) -> Cell:
+    """Return the rows of a data set at a share of its labels."""
+    probed = [arm.probes(study, fraction, trainings) for arm in arms]
+    judged = {frozenset(probe.predictions["image_id"]) for probes in probed for probe in probes}
+    assert len(judged) == 1, f"arms are judged on different images of {name}"
     rows = [
-        _row(study, data_set.config, name, features, probes)
-        for arm, probes in zip(suitable, probes_of_arms, strict=True)
-        for name, features in arm.rows.items()
-        if features in {row.features for row in probes[0].summary.rows}
+        _row(study, name, row, features, probes)
+        for arm, probes in zip(arms, probed, strict=True)
+        for row, features in arm.rows.items()
+        if features in {known.features for known in probes[0].summary.rows}
     ]
-    return Cell(data_set.config, fraction, summary.labels, summary.headline, rows)
+    summary = probed[0][0].summary
+    return Cell(name, fraction, summary.labels, summary.headline, rows)
 
 
 def _row(study: Study, dataset: str, name: str, features: str, probes: Sequence[Probed]) -> Row:
@@ -66,23 +67,28 @@ def as_rows(cells: Sequence[Cell], validation_only: bool) -> Iterator[JsonObject
             yield about | {"seeds": row.trainings} | validation
 
 
-def main(parsed: argparse.Namespace) -> int:
-    """Judge MedVQ and its rivals on the data sets of the suite."""
+def study_of(name: str, parsed: argparse.Namespace) -> Study:
+    """Return the study of a data set, with the user's settings over its own."""
     places = (parsed.data_root, parsed.data_mirror, parsed.artifacts)
     options = RunOptions(*places, device=parsed.device, accept_code=parsed.accept_code)
+    data_set = DATA_SETS[name]
+    settings = (*data_set.settings, *parsed.set)
+    return Study("suite", "benchmark-suite", data_set.config, settings, options)
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Judge MedVQ and its rivals on the data sets of the suite."""
     code = commit()
-    chosen = [DATA_SETS[name] for name in parsed.only or DATA_SETS]
-    studies = [
-        Study("suite", "benchmark-suite", s.config, (*s.settings, *parsed.set), options)
-        for s in chosen
-    ]
+    studies = {name: study_of(name, parsed) for name in parsed.only or DATA_SETS}
     # A data set that is missing is told of before any training.
-    for study in studies:
+    for study in studies.values():
         study.run("ingest", study.config())
+    chosen = [ARMS[name] for name in parsed.arms or ARMS]
     cells = [
-        judge(study, data_set, fraction, parsed.arms or list(ARMS), parsed.seeds)
-        for study, data_set in zip(studies, chosen, strict=True)
-        for fraction in data_set.fractions
+        judge(study, name, fraction, arms, parsed.seeds)
+        for name, study in studies.items()
+        if (arms := [arm for arm in chosen if arm.suits(study.config())])
+        for fraction in DATA_SETS[name].fractions
     ]
     if parsed.validation:
         print(show_validation(cells))

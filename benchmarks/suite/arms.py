@@ -27,17 +27,16 @@ class DataSet:
     settings: tuple[str, ...] = ()
 
 
-_SETS = (
-    DataSet("kermany", (0.01, 0.05, 0.1, 1.0)),
-    DataSet("pneumoniamnist"),
-    DataSet("tuberculosis"),
-    DataSet("brain-tumour"),
+DATA_SETS = {
+    "kermany": DataSet("kermany", (0.01, 0.05, 0.1, 1.0)),
+    "pneumoniamnist": DataSet("pneumoniamnist"),
+    "tuberculosis": DataSet("tuberculosis"),
+    "brain-tumour": DataSet("brain-tumour"),
     # The official label subsets are of a fifth of the labels.
-    DataSet("stl10", settings=("probe.label_subsets=random",)),
-    DataSet("hippocampus"),
-    DataSet("phantom"),
-)
-DATA_SETS = {data_set.config: data_set for data_set in _SETS}
+    "stl10": DataSet("stl10", settings=("probe.label_subsets=random",)),
+    "hippocampus": DataSet("hippocampus"),
+    "phantom": DataSet("phantom"),
+}
 
 
 @dataclass(frozen=True)
