@@ -77,8 +77,31 @@ class Arm:
         return [study.probe_of_training(config, seed) for seed in seeds]
 
 
+_FROZEN = (
+    "pretrain.encoder=efficientnet_lite0",
+    "pretrain.start_from=imagenet",
+    "pretrain.epochs=0",
+    "pretrain.frozen_levels=0",
+    "pretrain.widths=null",
+    "pretrain.decoder_widths=null",
+    "pretrain.finer=[]",
+    "pretrain.view_size=null",
+    "ingest.image_size=224",
+    "extract.grid=4",
+    "probe.features=[embedding]",
+)
+_AS_THEY_ARE = (
+    "ingest.equalise=null",
+    "ingest.alignment.enabled=false",
+    "ingest.swap.enabled=false",
+)
 ARMS = {
     "medvq": Arm({MEDVQ: MEDVQ}, is_trained=True),
     # Of the same probes, which search the larger values of C by themselves.
     "baselines": Arm({name: name for name in BASELINES}),
+    "frozen_imagenet": Arm({"frozen_imagenet": MEDVQ}, _FROZEN, of_pictures=True),
+    "frozen_imagenet_whole": Arm(
+        {"frozen_imagenet_whole": MEDVQ}, (*_FROZEN, *_AS_THEY_ARE), of_pictures=True
+    ),
 }
+"""Groups of rows by name; what the rows are is said on the page (:mod:`benchmarks.suite.page`)."""

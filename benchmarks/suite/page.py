@@ -29,6 +29,9 @@ subsets, random versions, search of C (larger values, too, for all but MedVQ's) 
 - `medvq`: the configuration of the data set, trained anew from each seed.
 - `raw_pixels`, `hog`, `untrained_encoder`, `border_only`, `images_per_subject`: what needs no
   training. `border_only` has no look at what the image is of, and says how far a shortcut leads.
+- `frozen_imagenet`: EfficientNet-Lite0 as trained on ImageNet, its eleventh block averaged over 4x4
+  cells, at 224 pixels, on images that are prepared as MedVQ's; `frozen_imagenet_whole`: on images
+  as they are, where the frame that alignment cuts away may tell the label, too.
 
 `validation` is what defaults are chosen by, and reads no test image: the score on the validation
 split, 3/4 on images as they are and 1/4 on acquisition-swapped copies where there are any. Where

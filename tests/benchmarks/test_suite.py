@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from medvq.config_file import config_file, load_config
+from medvq.stages.stage import RunOptions
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
+from benchmarks.study import Study
 from benchmarks.suite.arms import ARMS, DATA_SETS
 from benchmarks.suite.cells import HEADLINES, Cell, Row, Score, mean_interval, score
 
@@ -102,6 +104,16 @@ def test_the_best_baseline_is_that_of_the_highest_mean_and_the_lead_is_over_it()
     lead = cell.rows[0].score.mean - cell.rows[2].score.mean
     assert cell.lead.mean == pytest.approx(lead)
     assert lead > 0
+
+
+def test_a_rival_encoder_may_choose_the_larger_c_of_baselines_and_medvq_may_not() -> None:
+    study = Study("suite", "benchmark-suite", "phantom", (), RunOptions())
+    usual = study.config().probe
+    largest = {name: max(arm.config(study, 0.1).probe.regularisation) for name, arm in ARMS.items()}
+    larger = max(usual.regularisation) * max(usual.larger_for_baselines)
+    # The probe lets its own baselines search them.
+    own = dict.fromkeys(("medvq", "baselines"), max(usual.regularisation))
+    assert largest == dict.fromkeys(ARMS, larger) | own
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
