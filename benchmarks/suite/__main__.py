@@ -20,35 +20,36 @@ from medvq.stages.stage import RunOptions
 from medvq.summaries import JsonObject
 
 from benchmarks.page import RESULTS
-from benchmarks.study import Probed, Study
+from benchmarks.study import Study
 from benchmarks.suite.arms import ARMS, DATA_SETS, Arm
 from benchmarks.suite.cells import Cell, Row, mean_interval, score
 from benchmarks.suite.page import show_validation, write
-from benchmarks.suite.validation import validate
 
 TRAININGS = 3
 
 
 def judge(study: Study, name: str, fraction: float, arms: Sequence[Arm], trainings: int) -> Cell:
     """Return the rows of a data set at a share of its labels."""
-    probed = [arm.probes(study, fraction, trainings) for arm in arms]
-    judged = {frozenset(probe.predictions["image_id"]) for probes in probed for probe in probes}
-    assert len(judged) == 1, f"arms are judged on different images of {name}"
-    rows = [
-        _row(study, name, row, features, probes)
-        for arm, probes in zip(arms, probed, strict=True)
-        for row, features in arm.rows.items()
-        if features in {known.features for known in probes[0].summary.rows}
-    ]
-    summary = probed[0][0].summary
-    return Cell(name, fraction, summary.labels, summary.headline, rows)
-
-
-def _row(study: Study, dataset: str, name: str, features: str, probes: Sequence[Probed]) -> Row:
-    predictions = [probe.label_subsets(features) for probe in probes]
-    headline, resamples = probes[0].summary.headline, probes[0].config.probe.bootstrap
-    judged = score(predictions, headline, dataset, resamples)
-    return Row(name, len(probes), validate(probes, features, study.folder), judged)
+    predicted = [arm.predict(study, fraction, trainings) for arm in arms]
+    summary, rows = predicted[0][0], [row for _, rows in predicted for row in rows]
+    tables = [table for row in rows for subsets in row.trainings for table in subsets]
+    judged = {tuple(table["image_id"]) for table in tables}
+    assert len(judged) == 1, f"rows of {name} are judged on different images"
+    return Cell(
+        name,
+        fraction,
+        summary.labels,
+        summary.headline,
+        [
+            Row(
+                row.features,
+                len(row.trainings),
+                row.validation,
+                score(row.trainings, summary.headline, name, study.config().probe.bootstrap),
+            )
+            for row in rows
+        ],
+    )
 
 
 def as_rows(cells: Sequence[Cell], validation_only: bool) -> Iterator[JsonObject]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+import pandas as pd
 from medvq.config import Config
 from medvq.stages.probe import BASELINES, MEDVQ, with_larger_c
+from medvq.summaries import ProbeSummary, Validation
 
-from benchmarks.study import Probed, Study
+from benchmarks.study import Study
+from benchmarks.suite.validation import validate
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,40 @@ DATA_SETS = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class Predicted:
+    """What one row predicts.
+
+    Attributes
+    ----------
+    trainings : of each, for each label subset, the test images in the order of their identity.
+    validation : the score that choices are made by; None where the row has none.
+    """
+
+    features: str
+    trainings: list[list[pd.DataFrame]]
+    validation: Validation | None
+
+
+class Arm(Protocol):
+    """Rows that are made together."""
+
+    def suits(self, config: Config) -> bool:
+        """Return whether the rows mean something for a data set."""
+
+    def predict(
+        self, study: Study, fraction: float, trainings: int
+    ) -> tuple[ProbeSummary, list[Predicted]]:
+        """Return the summary of a probe of the cell, and the predictions of the rows.
+
+        Parameters
+        ----------
+        fraction : of the labels.
+        trainings : of each row that would not be the same each time.
+        """
+
+
+@dataclass(frozen=True)
+class ProbeArm(Arm):
     """A configuration of the product, and the rows that its probes give.
 
     Attributes
@@ -57,7 +94,6 @@ class Arm:
     of_pictures: bool = False
 
     def suits(self, config: Config) -> bool:
-        """Return whether the rows mean something for a data set."""
         return len(config.ingest.image_shape) == 2 or not self.of_pictures
 
     def config(self, study: Study, fraction: float) -> Config:
@@ -70,11 +106,23 @@ class Arm:
             return config
         return config.model_copy(update={"probe": with_larger_c(config.probe)})
 
-    def probes(self, study: Study, fraction: float, trainings: int) -> list[Probed]:
-        """Return the probe of each training; of one where all would be the same."""
+    def predict(
+        self, study: Study, fraction: float, trainings: int
+    ) -> tuple[ProbeSummary, list[Predicted]]:
         config = self.config(study, fraction)
         seeds = range(config.seed, config.seed + (trainings if self.is_trained else 1))
-        return [study.probe_of_training(config, seed) for seed in seeds]
+        probes = [study.probe_of_training(config, seed) for seed in seeds]
+        present = {row.features for row in probes[0].summary.rows}
+        rows = [
+            Predicted(
+                name,
+                [probe.label_subsets(features) for probe in probes],
+                validate(probes, features, study.folder),
+            )
+            for name, features in self.rows.items()
+            if features in present
+        ]
+        return probes[0].summary, rows
 
 
 _FROZEN = (
@@ -95,12 +143,12 @@ _AS_THEY_ARE = (
     "ingest.alignment.enabled=false",
     "ingest.swap.enabled=false",
 )
-ARMS = {
-    "medvq": Arm({MEDVQ: MEDVQ}, is_trained=True),
+ARMS: dict[str, Arm] = {
+    "medvq": ProbeArm({MEDVQ: MEDVQ}, is_trained=True),
     # Of the same probes, which search the larger values of C by themselves.
-    "baselines": Arm({name: name for name in BASELINES}),
-    "frozen_imagenet": Arm({"frozen_imagenet": MEDVQ}, _FROZEN, of_pictures=True),
-    "frozen_imagenet_whole": Arm(
+    "baselines": ProbeArm({name: name for name in BASELINES}),
+    "frozen_imagenet": ProbeArm({"frozen_imagenet": MEDVQ}, _FROZEN, of_pictures=True),
+    "frozen_imagenet_whole": ProbeArm(
         {"frozen_imagenet_whole": MEDVQ}, (*_FROZEN, *_AS_THEY_ARE), of_pictures=True
     ),
 }
