@@ -54,8 +54,9 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-faults benchmark-speed \
-	benchmark-suite benchmark-supervised test test-cuda lint format docs lock licences audit clean
+	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-coverage benchmark-faults \
+	benchmark-speed benchmark-suite benchmark-supervised test test-cuda lint format docs lock licences \
+	audit clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -150,6 +151,9 @@ benchmark-supervised: setup ## a ResNet-18 from scratch on the same label subset
 
 benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained)
 	$(call STUDY,ablation)
+
+benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)
+	$(BIN)/python -m benchmarks.coverage $(if $(N),--number $(N)) $(if $(JSON),--json)
 
 benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fewer rounds)
 	@mkdir -p build

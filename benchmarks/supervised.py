@@ -23,11 +23,12 @@ from medvq.device import choose_device
 from medvq.errors import UserError
 from medvq.evaluation.label_subsets import draw_subsets
 from medvq.report.probe_figures import draw_label_efficiency
+from medvq.report.tables import metric_name
 from medvq.storage.artifacts import fingerprint, source
 from medvq.summaries import ProbeRow, ProbeSummary
 from medvq.training.batches import epoch_seed
 
-from benchmarks.label_efficiency import FRACTIONS, percent
+from benchmarks.label_efficiency import FRACTIONS, counted_labels, percent
 from benchmarks.page import Figure, Section, interval, table
 from benchmarks.paired import Judged, judge
 from benchmarks.resnet import Classifier, LabelledImages, Recipe, Rows, Training
@@ -129,8 +130,13 @@ def main(study: Study, _: argparse.Namespace) -> None:
         _introduction(recipe),
         [
             Section("AUROC", by_fraction(summaries, [lead[1] for lead in leads])),
-            Section(f"All metrics of {ROW}", table(["labels", *METRICS], networks)),
-            Section(f"All metrics of medvq less {ROW}", table(["labels", *METRICS], leads)),
+            Section(
+                f"All metrics of {ROW}", table(["labels", *map(metric_name, METRICS)], networks)
+            ),
+            Section(
+                f"All metrics of medvq less {ROW}",
+                table(["labels", *map(metric_name, METRICS)], leads),
+            ),
         ],
         [Figure(f"auroc at {percent(s)}", s.rows[-1].metrics["auroc"].mean) for s in summaries],
     )
@@ -164,7 +170,7 @@ def beside(summary: ProbeSummary, network: Judged) -> ProbeSummary:
 
 def by_fraction(summaries: Sequence[ProbeSummary], leads: Sequence[str]) -> pd.DataFrame:
     """Return the AUROC of every row, and MedVQ's lead, one column per share of labels."""
-    counted = [f"{percent(summary)} ({summary.labels} images)" for summary in summaries]
+    counted = [counted_labels(summary) for summary in summaries]
     columns = [[row.features for row in summaries[0].rows]]
     columns += [[interval(row.metrics["auroc"]) for row in s.rows] for s in summaries]
     lead = [f"medvq less {ROW}", *leads]
@@ -173,8 +179,8 @@ def by_fraction(summaries: Sequence[ProbeSummary], leads: Sequence[str]) -> pd.D
 
 def _introduction(recipe: Recipe) -> str:
     return (
-        "The same label subsets for all rows; test split, mean and 95% interval of a bootstrap "
-        "over test subjects crossed with label subsets.\n\n"
+        "The same label subsets for all rows; test split, mean and 95% interval over test subjects "
+        "crossed with label subsets, given one training of MedVQ.\n\n"
         f"The network: MONAI's `resnet18` (stem of stride 2) on images averaged to {recipe.size} "
         f"pixels, AdamW at {recipe.learning_rate:g} (weight decay {recipe.weight_decay:g}), "
         f"batches of {recipe.batch_size}, a cosine after {recipe.warmup_steps} steps of warm-up, "

@@ -63,7 +63,8 @@ def draw_probe(folder: Path, summary: ProbeSummary, figures: Path) -> None:
     if summary.task == "binary":
         title = (
             f"{where}, {100 * summary.label_fraction:g}% of the labels,\n"
-            f"mean over {summary.repeats} {repeats}{'s' * (summary.repeats > 1)}"
+            f"mean over {summary.repeats} {repeats}{'s' * (summary.repeats > 1)}, "
+            f"given {' and '.join(summary.intervals_given)}"
         )
         _draw_roc(predictions, summary.rows, title, figures)
         _draw_decisions(predictions, figures)
@@ -125,7 +126,7 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
             xscale="log",
             xlabel="labels (% of training subjects)",
             ylabel=f"{METRIC_NAMES[headline]} {where}",
-            title="Label efficiency, mean and 95% interval",
+            title="Label efficiency, mean and 95% interval given this training",
         )
         axis.set_xticks(percent, [f"{value:g}" for value in percent])
         axis.minorticks_off()

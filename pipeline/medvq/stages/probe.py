@@ -77,7 +77,7 @@ def run(context: StageContext) -> ProbeSummary:
     results = _judge_all(context, store, judge)
     medvq, data, subsets = results[MEDVQ], judge.data, judge.subsets
     for number in range(judge.repeats):
-        values = {name: float(metric.of_subset[number]) for name, metric in medvq.metrics.items()}
+        values = {name: float(metric.cells[0, number]) for name, metric in medvq.metrics.items()}
         context.report(values, number)
     summary = ProbeSummary(
         label_fraction=config.label_fraction,
