@@ -22,7 +22,7 @@ from medvq.summaries import JsonObject
 from benchmarks.page import RESULTS
 from benchmarks.study import Study
 from benchmarks.suite.arms import ARMS, DATA_SETS, Arm
-from benchmarks.suite.cells import Cell, Row, mean_interval, score
+from benchmarks.suite.cells import Cell, Row, mean_lead, score
 from benchmarks.suite.page import show_validation, write
 
 TRAININGS = 3
@@ -45,7 +45,7 @@ def judge(study: Study, name: str, fraction: float, arms: Sequence[Arm], trainin
                 row.features,
                 len(row.trainings),
                 row.validation,
-                score(row.trainings, summary.headline, name, study.config().probe.bootstrap),
+                score(row.trainings, summary.headline, study.config()),
             )
             for row in rows
         ],
@@ -63,7 +63,7 @@ def as_rows(cells: Sequence[Cell], validation_only: bool) -> Iterator[JsonObject
             }
             validation = {"validation": asdict(row.validation) if row.validation else None}
             if not validation_only:
-                found = row.score.interval()
+                found = row.interval(cell.headline)
                 about |= {"mean": found.mean, "ci95": found.ci95}
             yield about | {"seeds": row.trainings} | validation
 
@@ -96,10 +96,10 @@ def main(parsed: argparse.Namespace) -> int:
     else:
         print(write(parsed.results, cells, command_of(parsed), code, parsed.only or ()))
     if parsed.json:
-        leads = [cell.lead for cell in cells if cell.lead]
-        mean = asdict(mean_interval(leads)) if leads and not parsed.validation else None
+        mean = None if parsed.validation else mean_lead(cells)
+        lead = {"medvq_minus_best_baseline": asdict(mean) if mean else None}
         rows = list(as_rows(cells, parsed.validation))
-        print(json.dumps({"rows": rows, "medvq_minus_best_baseline": mean}, allow_nan=False))
+        print(json.dumps({"rows": rows, **lead}, allow_nan=False))
     return 0
 
 

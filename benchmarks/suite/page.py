@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from medvq.evaluation.intervals import interval as summarise
 from medvq.report import plots
 from medvq.report.tables import METRIC_NAMES
 
 from benchmarks.page import Section, interval, table, write_page
-from benchmarks.suite.cells import Cell, Row, mean_interval
+from benchmarks.suite.cells import Cell, Row, by_data_set, mean_lead
 from benchmarks.suite.validation import ENOUGH, FOLDS, REPEATS
 
 _STYLES = ((plots.ORANGE, "s"), (plots.GREEN, "^"), (plots.PINK, "D"), (plots.BLUE, "o"))
@@ -22,9 +22,10 @@ _STYLES = ((plots.ORANGE, "s"), (plots.GREEN, "^"), (plots.PINK, "D"), (plots.BL
 _COLUMNS = 4
 
 INTRODUCTION = f"""\
-Test split of each data set: mean over label subsets and trainings, with the 95% interval of a
-bootstrap over test subjects, label subsets and trainings, crossed. All rows have the same label
-subsets, random versions, search of C (larger values, too, for all but MedVQ's) and test subjects.
+Test split of each data set: mean over label subsets and trainings, with the 95% interval over test
+subjects, label subsets and trainings, crossed; at 100% of the labels there is one subset, and the
+interval is given this training set. All rows have the same label subsets, random versions, search
+of C (larger values, too, for all but MedVQ's) and test subjects.
 
 - `medvq`: the configuration of the data set, trained anew from each seed.
 - `raw_pixels`, `hog`, `untrained_encoder`, `border_only`, `images_per_subject`: what needs no
@@ -60,11 +61,6 @@ def write(
     return page
 
 
-def by_data_set(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
-    """Return the cells of each data set."""
-    return [(name, list(part)) for name, part in groupby(cells, lambda cell: cell.dataset)]
-
-
 def show_validation(cells: Sequence[Cell]) -> str:
     """Return a table of the validation figures, which are all that choices are made by."""
     lines = [
@@ -84,8 +80,8 @@ def show_validation(cells: Sequence[Cell]) -> str:
 
 def _leads(cells: Sequence[Cell]) -> Iterator[Section]:
     """Yield how far MedVQ is above the best baseline of each cell, and on average."""
-    judged = [(cell, lead) for cell in cells if (lead := cell.lead)]
-    if not judged:
+    judged, mean = [(cell, lead) for cell in cells if (lead := cell.lead)], mean_lead(cells)
+    if mean is None:
         return
     rows = [
         [
@@ -93,16 +89,16 @@ def _leads(cells: Sequence[Cell]) -> Iterator[Section]:
             f"{cell.label_fraction:.0%} ({cell.labels})",
             METRIC_NAMES[cell.headline],
             cell.best_baseline.features if cell.best_baseline else "",
-            interval(lead.interval(), "+"),
+            interval(summarise(lead), "+"),
         ]
         for cell, lead in judged
     ]
-    mean = mean_interval([lead for _, lead in judged])
-    rows.append([f"mean of {len(judged)} cells", "", "", "", interval(mean, "+")])
+    rows.append(["mean over data sets", "", "", "", interval(mean, "+")])
     yield Section(
         "MedVQ less the best baseline",
         table(["data set", "labels (images)", "metric", "best baseline", "difference"], rows),
-        "Paired. The best baseline of a cell is chosen on the test split, which flatters it.",
+        "Paired. The best baseline of a cell is chosen on the test split, which flatters it. In "
+        "the mean each data set counts once, by the mean over its shares of labels.",
     )
 
 
@@ -115,7 +111,8 @@ def _data_set(name: str, cells: Sequence[Cell]) -> Section:
     for features in names:
         found = [next((r for r in cell.rows if r.features == features), None) for cell in cells]
         trainings = max(row.trainings for row in found if row)
-        scores = [interval(row.score.interval()) if row else "" for row in found]
+        headline = cells[0].headline
+        scores = [interval(row.interval(headline)) if row else "" for row in found]
         rows.append([features, trainings, *scores, *map(_validation, found)])
     title = f"{name}: {METRIC_NAMES[cells[0].headline]}"
     return Section(title, table(["features", "seeds", *columns, *validation], rows))
@@ -160,7 +157,7 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
 
 def _draw_cell(axis: Axes, cell: Cell, names: Sequence[str], number: int, of: int) -> Artist:
     """Draw the rows of a cell, the ``number``-th of so many shares of the labels."""
-    found = [(names.index(row.features), row.score.interval()) for row in cell.rows]
+    found = [(names.index(row.features), row.interval(cell.headline)) for row in cell.rows]
     means = [value.mean for _, value in found]
     low = [max(value.mean - value.ci95[0], 0) for _, value in found]
     high = [max(value.ci95[1] - value.mean, 0) for _, value in found]

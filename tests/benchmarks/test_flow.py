@@ -195,7 +195,7 @@ def test_two_trainings_on_one_ingest_and_every_row_judged(
     mean, (low, high) = (rows[1.0, "hog"][key] for key in ("mean", "ci95"))
     assert f"| hog | 1 | {mean:.3f} [{low:.3f}, {high:.3f}] |" in page
     mean = result["medvq_minus_best_baseline"]["mean"]
-    assert f"| mean of 1 cells |  |  |  | {mean:+.3f} " in page
+    assert f"| mean over data sets |  |  |  | {mean:+.3f} " in page
     _show_validation_alone(folder, capsys, rows)
     _validation_reads_no_label_of_the_test(extracts[1])
 

@@ -1,4 +1,4 @@
-"""The suite: three factors of chance, paired differences, and configurations that load."""
+"""The suite: metrics, leads, their mean, and configurations that load."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from medvq.config_file import config_file, load_config
+from medvq.evaluation.intervals import Resampled
 from medvq.stages.stage import RunOptions
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -15,7 +16,7 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from benchmarks.study import Study
 from benchmarks.suite.arms import ARMS, DATA_SETS, ProbeArm
-from benchmarks.suite.cells import HEADLINES, Cell, Row, Score, mean_interval, score
+from benchmarks.suite.cells import HEADLINES, Cell, Row, mean_lead, score
 
 Floats = NDArray[np.float64]
 
@@ -24,45 +25,25 @@ def normal(size: tuple[int, ...], seed: int = 0) -> Floats:
     return np.random.default_rng(seed).normal(size=size)
 
 
-def scored(of_subject: float, of_training: float, of_subset: float, trainings: int = 4) -> Score:
-    """A score whose chance is of three factors with these deviations."""
-    shape = (2000, trainings, 5)
-    resampled = 0.8 + of_subject * normal((2000, 1, 1)) + np.zeros(shape)
-    resampled += of_training * normal((1, trainings, 1), 1) + of_subset * normal((1, 1, 5), 2)
-    return Score(resampled.mean(0), resampled, seed=3)
+def cell_of(dataset: str, lead: float, noise: float) -> Cell:
+    """A cell in which MedVQ leads by ``lead``, less certainly the larger ``noise`` is."""
+    scores = {
+        "medvq": Resampled(np.array([[0.8 + lead]]), 0.8 + lead + noise * normal((500,))),
+        "hog": Resampled(np.array([[0.8]]), np.full(500, 0.8)),
+    }
+    rows = [Row(name, 1, None, one) for name, one in scores.items()]
+    return Cell(dataset, 0.1, 3, "auroc", rows)
 
 
-def width(one: Score) -> float:
-    low, high = one.interval().ci95
-    return high - low
-
-
-def test_an_interval_has_the_chance_of_all_three_factors() -> None:
-    factors = [scored(0.02, 0, 0), scored(0, 0.02, 0), scored(0, 0, 0.02)]
-    assert width(factors[0]) == pytest.approx(2 * 1.96 * 0.02, rel=0.1)
-    # A mean over n resampled values varies by their deviation over the root of n.
-    for one, averaged in zip(factors[1:], (1, 0), strict=True):
-        values = one.of_test.mean(axis=averaged)
-        expected = 2 * 1.96 * values.std() / np.sqrt(len(values))
-        assert width(one) == pytest.approx(expected, rel=0.1)
-    together = width(scored(0.02, 0.02, 0.02))
-    assert together == pytest.approx(np.sqrt(sum(width(one) ** 2 for one in factors)), rel=0.1)
-
-
-def test_a_difference_is_paired_and_a_row_of_one_training_is_compared_with_each() -> None:
-    trained, fixed = scored(0.05, 0.01, 0.03), scored(0.05, 0, 0.03, trainings=1)
-    difference = trained - fixed
-    assert difference.of_test.shape == trained.of_test.shape
-    assert width(difference) == pytest.approx(width(scored(0, 0.01, 0)), rel=0.05)
-    assert (trained - trained).interval().ci95 == (0.0, 0.0)
-
-
-def test_the_mean_over_cells_is_narrower_where_data_sets_are_independent() -> None:
-    one = scored(0.05, 0, 0)
-    other = Score(one.of_test, one.resampled[::-1], one.seed)
-    low, high = mean_interval([one, other]).ci95
-    assert high - low == pytest.approx(width(one) / np.sqrt(2), rel=0.1)
-    assert mean_interval([one, one]).ci95 == one.interval().ci95
+def test_each_data_set_counts_once_and_narrows_the_mean() -> None:
+    alone = mean_lead([cell_of("a", 0.1, 0.02)])
+    both = mean_lead([cell_of("a", 0.1, 0.02), cell_of("a", 0.3, 0.02), cell_of("b", 0.0, 0.02)])
+    assert alone is not None
+    assert both is not None
+    assert (alone.mean, both.mean) == pytest.approx((0.1, 0.1))
+    widths = [high - low for low, high in (alone.ci95, both.ci95)]
+    assert widths[1] == pytest.approx(widths[0] / np.sqrt(2), rel=1e-6)
+    assert mean_lead([Cell("a", 0.1, 3, "auroc", cell_of("a", 0.1, 0.02).rows[:1])]) is None
 
 
 @pytest.mark.parametrize(
@@ -91,18 +72,18 @@ def test_weights_count_images_as_often_as_they_were_drawn(headline: str, slow: A
 
 def test_the_best_baseline_is_that_of_the_highest_mean_and_the_lead_is_over_it() -> None:
     subjects = [f"s{n}" for n in range(30)]
-    truth = np.arange(30) % 2
+    truth, config = np.arange(30) % 2, load_config(config_file("phantom"))
     keys = pd.DataFrame({"subject_id": subjects, "label": truth})
 
     def row(name: str, noise: float) -> Row:
         table = keys.assign(probability=expit(truth + noise * normal((30,))))
-        return Row(name, 1, None, score([[table]], "auroc", "some", 100))
+        return Row(name, 1, None, score([[table]], "auroc", config))
 
     cell = Cell("some", 0.1, 3, "auroc", [row("medvq", 0.5), row("hog", 2), row("raw_pixels", 1)])
     assert cell.best_baseline == cell.rows[2]
     assert cell.lead is not None
-    lead = cell.rows[0].score.mean - cell.rows[2].score.mean
-    assert cell.lead.mean == pytest.approx(lead)
+    lead = cell.rows[0].mean - cell.rows[2].mean
+    assert cell.lead.cells.mean() == pytest.approx(lead)
     assert lead > 0
 
 
