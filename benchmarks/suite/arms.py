@@ -135,6 +135,7 @@ _FROZEN = (
     "pretrain.finer=[]",
     "pretrain.view_size=null",
     "ingest.image_size=224",
+    "ingest.swap.training_copies=0",  # nothing is trained
     "extract.grid=4",
     "probe.features=[embedding]",
 )
