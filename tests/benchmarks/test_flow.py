@@ -23,7 +23,7 @@ from benchmarks import ablation, label_efficiency, supervised, trust
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import samples
 from benchmarks.prior.inputs import Inputs, likelihood
-from benchmarks.resnet import Recipe
+from benchmarks.rivals import Recipe, resnet
 from benchmarks.study import Study
 from benchmarks.suite import __main__ as suite
 from benchmarks.suite.arms import DATA_SETS, DataSet
@@ -123,12 +123,13 @@ def test_a_supervised_network_is_trained_on_the_label_subsets_of_the_probe(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised, "FRACTIONS", (0.5, 1.0))
-    monkeypatch.setattr(supervised, "Recipe", lambda: Recipe(epochs=1, size=16))
+    rival = supervised.Rival(resnet, Recipe(epochs=1, size=16))
+    monkeypatch.setattr(supervised, "RIVALS", {"resnet18_scratch": rival})
     study = study_of(folder, "supervised")
     supervised.main(study, NOTHING)
     file = folder / "results" / "supervised-tiny.md"
     assert headings(file)[0] == "AUROC"
-    assert file.read_text().count(supervised.ROW) == 4
+    assert file.read_text().count("resnet18_scratch") == 4
     config = study.config()
     ingest, extract = (study.run(stage, config).folder for stage in ("ingest", "extract"))
     cache = supervised.Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True)

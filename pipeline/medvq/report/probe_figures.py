@@ -45,6 +45,7 @@ _STYLES = {
     "quantized": _Style("codes alone: their vectors", plots.BLACK, "-", "X"),
     "histogram": _Style("codes alone: one histogram", plots.SKY, "-", "P"),
     "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, "--", "*"),
+    "efficientnet_imagenet": _Style("EfficientNet-Lite0 from ImageNet", plots.GREY, "-", "p"),
 }
 # Feature sets whose calibration and decisions are shown; all of them would hide each other.
 _COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
