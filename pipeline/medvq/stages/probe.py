@@ -118,7 +118,7 @@ def _judge_all(
     for name in bar:
         bar.set_postfix_str(name)
         features = config.features if name == MEDVQ else (name,)
-        search = _with_larger_c(config) if name in BASELINES else config
+        search = with_larger_c(config) if name in BASELINES else config
         if name != MEDVQ and (features, search) == (config.features, config):
             results[name] = results[MEDVQ].renamed(name)
             continue
@@ -131,7 +131,7 @@ def _judge_all(
     return results
 
 
-def _with_larger_c(config: ProbeConfig) -> ProbeConfig:
+def with_larger_c(config: ProbeConfig) -> ProbeConfig:
     """Return ``config`` with the larger values of C that baselines may choose besides."""
     largest = max(config.regularisation)
     larger = tuple(largest * factor for factor in config.larger_for_baselines)
