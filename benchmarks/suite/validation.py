@@ -17,7 +17,7 @@ from medvq.config import Config, ProbeConfig
 from medvq.evaluation.label_subsets import draw_subset, partition_subjects
 from medvq.evaluation.probe_data import ProbeData
 from medvq.method.probe import CLEAN_WEIGHT, fit_probe
-from medvq.stages.probe import BASELINES, MEDVQ, with_larger_c
+from medvq.stages.probe import BASELINES, MEDVQ, of_baselines
 from medvq.storage.artifacts import Artifact, source
 from medvq.storage.encoded_features import FeatureStore
 from medvq.summaries import Validation
@@ -66,7 +66,7 @@ def _validate(probe: Probed, features: str, folder: Path) -> Validation:
 
 def _cross_validate(extract: Artifact, features: str, config: Config) -> Validation:
     names = config.probe.features if features == MEDVQ else (features,)
-    search = with_larger_c(config.probe) if features in BASELINES else config.probe
+    search = of_baselines(config.probe) if features in BASELINES else config.probe
     return cross_validate(FeatureStore(extract.folder), names, search, config.seed)
 
 

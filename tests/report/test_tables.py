@@ -1,5 +1,7 @@
 """The short tables for people: each number stands where it belongs."""
 
+from typing import Any
+
 import pytest
 from medvq.report.tables import (
     evaluate_table,
@@ -154,7 +156,7 @@ def test_columns_of_the_probe_stand_under_their_heads(probed: list[str]) -> None
 
 def test_of_one_label_subset_intervals_are_given_the_training_set() -> None:
     metrics = {name: Interval(0.8, 0.0, (0.7, 0.9)) for name in COLUMNS}
-    shared = (48, 24, 1, ["normal", "ill"], 0.5, {}, "binary", "auroc")
+    shared: Any = (48, 24, 1, ["normal", "ill"], 0.5, {}, "binary", "auroc")
     summary = ProbeSummary([ProbeRow("medvq", metrics)], 1.0, *shared)
     assert probe_table(summary)[0].endswith(
         "1 label subset; mean [95% interval, given this training and this training set] on test"

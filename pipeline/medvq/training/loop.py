@@ -165,8 +165,11 @@ class TrainingLoop(ABC):
     def fit(self) -> None:
         """Train, from where an interrupted run in the same folder stopped."""
         self._resume()
-        if self.epochs == 0 and not self.history:
-            self._end_epoch(0, self._begin(0))
+        if self.epochs == 0:
+            self._announce("no epochs; the network stays as it starts")
+            if not self.history:
+                self._end_epoch(0, self._begin(0))
+            return
         images = len(self.batches) * self.batches.batch_size
         most = patience(self.training, len(self.batches))
         with tqdm(

@@ -189,7 +189,7 @@ class Pretraining(TrainingLoop):
         )
         speed = float(np.median([row["images_per_second"] for row in self.history]))
         return PretrainSummary(
-            epochs=len(self.history),
+            epochs=int(self.history[-1]["epoch"]),
             best_epoch=int(best["epoch"]),
             images_per_second=round(speed, 1),
             val_mse=best["val_mse"],
