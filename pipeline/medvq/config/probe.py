@@ -55,10 +55,10 @@ class ProbeConfig(StrictModel):
     components: Positive = 256
     """Principal components that features are reduced to."""
     whitening: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
-    """Whether components are scaled down in directions in which an image differs from its own random
-    versions (``extract.versions``), and with which shrinkage: 1 is a good value; see
-    :class:`~medvq.method.encodings.WithinImageWhitening`. null: not. For MedVQ's row and its single
-    feature sets; baselines go without."""
+    """Shrinkage with which components are scaled down in directions in which an image differs from
+    its own random versions (``extract.versions``), see
+    :class:`~medvq.method.encodings.WithinImageWhitening`; 1 is a good value. null: they are not.
+    Baselines go without."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Resamples behind every 95% interval."""
 
