@@ -334,7 +334,7 @@ def test_an_image_that_is_not_finite_is_named(
     third, fourth = training_ids(cache)[[3, 4]]
     assert str(refused.value).startswith(
         "training diverged in epoch 1, batch 1 (the loss is nan): of its images "
-        f"{third} is not finite once augmented, {fourth} is constant (image_id in manifest.csv)"
+        f"{fourth} is constant, {third} is not finite once augmented (image_id in manifest.csv)"
     )
 
 
