@@ -115,16 +115,20 @@ class Cache:
 
 
 def predict_all(
-    cache: Cache, config: Config, rival: Rival, folder: Path, device: str
+    cache: Cache, config: Config, rival: Rival, folder: Path, device: str, training: int = 0
 ) -> list[pd.DataFrame]:
-    """Return the predictions of the networks of all label subsets, kept in ``folder``."""
+    """Return the predictions of the networks of all label subsets, kept in ``folder``.
+
+    ``training`` is the number of the training, where there are several on the same subsets.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tables = []
     for number, subset in enumerate(cache.label_subsets(config)):
         file = folder / f"subset-{number:02d}.parquet"
         if not file.exists():
             started = time.perf_counter()
-            seed, aside = epoch_seed(config.seed, number), file.with_name(f".{file.name}")
+            seed = epoch_seed(config.seed + training, number)
+            aside = file.with_name(f".{file.name}")
             labelled = cache.labelled(subset)
             how = (rival.new_network, labelled, rival.recipe, config.pretrain)
             classifier = Training(*how, seed, device).fit()
@@ -146,7 +150,7 @@ def main(study: Study, _: argparse.Namespace) -> None:
     probes = [study.probe(study.config(f"probe.label_fraction={share}")) for share in FRACTIONS]
     medvq = [judge(probe.label_subsets("medvq"), probe.config) for probe in probes]
     judged = {
-        name: [judge(_predictions(study, probe, name), probe.config) for probe in probes]
+        name: [judge(network_predictions(study, probe, name), probe.config) for probe in probes]
         for name in RIVALS
     }
     summaries = [
@@ -188,7 +192,9 @@ def _by_label(
     )
 
 
-def _predictions(study: Study, probe: Probed, name: str) -> list[pd.DataFrame]:
+def network_predictions(
+    study: Study, probe: Probed, name: str, training: int = 0
+) -> list[pd.DataFrame]:
     """Return the predictions of the networks of all label subsets of a probe."""
     config, rival = probe.config, RIVALS[name]
     if probe.summary.headline != "auroc" or config.probe.label_subsets == "official":
@@ -197,7 +203,7 @@ def _predictions(study: Study, probe: Probed, name: str) -> list[pd.DataFrame]:
     manifest = read_manifest(ingest.folder / "manifest.csv")
     cache = Cache(ingest.folder, manifest, config.ingest.swap.enabled)
     settings = {
-        "seed": config.seed,
+        "seed": config.seed + training,
         "network": name,
         "recipe": rival.recipe.model_dump(mode="json"),
         "views": config.pretrain.model_dump(mode="json", include={"augment", "photometric"}),
@@ -205,7 +211,8 @@ def _predictions(study: Study, probe: Probed, name: str) -> list[pd.DataFrame]:
         "label_fraction": config.probe.label_fraction,
     }
     folder = study.folder / fingerprint("supervised", settings, {"ingest": ingest.fingerprint}, {})
-    return predict_all(cache, config, rival, folder, choose_device(study.options.device))
+    device = choose_device(study.options.device)
+    return predict_all(cache, config, rival, folder, device, training)
 
 
 def beside(summary: ProbeSummary, networks: Mapping[str, Judged]) -> ProbeSummary:

@@ -13,6 +13,7 @@ from medvq.summaries import ProbeSummary, Validation
 
 from benchmarks.study import Study
 from benchmarks.suite.validation import validate
+from benchmarks.supervised import RIVALS, network_predictions
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,35 @@ class ProbeArm(Arm):
         return probes[0].summary, rows
 
 
+@dataclass(frozen=True)
+class NetworkArm(Arm):
+    """Networks that are trained on the labels, one for each label subset.
+
+    Attributes
+    ----------
+    networks : names of their rows, see :data:`benchmarks.supervised.RIVALS`.
+    """
+
+    networks: tuple[str, ...]
+
+    def suits(self, config: Config) -> bool:
+        return len(config.ingest.image_shape) == 2 and config.ingest.channels == 1
+
+    def predict(
+        self, study: Study, fraction: float, trainings: int
+    ) -> tuple[ProbeSummary, list[Predicted]]:
+        probe = study.probe(study.config(f"probe.label_fraction={fraction}"))
+        rows = [
+            Predicted(
+                name,
+                [network_predictions(study, probe, name, number) for number in range(trainings)],
+                validation=None,
+            )
+            for name in self.networks
+        ]
+        return probe.summary, rows
+
+
 _FROZEN = (
     "pretrain.encoder=efficientnet_lite0",
     "pretrain.start_from=imagenet",
@@ -152,5 +182,6 @@ ARMS: dict[str, Arm] = {
     "frozen_imagenet_whole": ProbeArm(
         {"frozen_imagenet_whole": MEDVQ}, (*_FROZEN, *_AS_THEY_ARE), of_pictures=True
     ),
+    "networks": NetworkArm(tuple(RIVALS)),
 }
 """Groups of rows by name; what the rows are is said on the page (:mod:`benchmarks.suite.page`)."""

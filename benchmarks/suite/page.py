@@ -33,6 +33,8 @@ of C (larger values, too, for all but MedVQ's) and test subjects.
 - `frozen_imagenet`: EfficientNet-Lite0 as trained on ImageNet, its eleventh block averaged over 4x4
   cells, at 224 pixels, on images that are prepared as MedVQ's; `frozen_imagenet_whole`: on images
   as they are, where the frame that alignment cuts away may tell the label, too.
+- `resnet18_scratch`, `efficientnet_imagenet`: networks trained on the very labels, at 128 pixels,
+  one for each label subset (`make benchmark-supervised` says how), without a validation score.
 
 `validation` is what defaults are chosen by, and reads no test image: the score on the validation
 split, 3/4 on images as they are and 1/4 on acquisition-swapped copies where there are any. Where

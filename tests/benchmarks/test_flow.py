@@ -26,7 +26,7 @@ from benchmarks.prior.inputs import Inputs, likelihood
 from benchmarks.rivals import Recipe, resnet
 from benchmarks.study import Study
 from benchmarks.suite import __main__ as suite
-from benchmarks.suite.arms import DATA_SETS, DataSet
+from benchmarks.suite.arms import ARMS, DATA_SETS, DataSet, NetworkArm
 from benchmarks.suite.validation import cross_validate
 
 SMALL_PRIOR = ("extract.versions=0", "prior.channels=8", "prior.depth=1", "prior.epochs=1")
@@ -189,9 +189,13 @@ def test_two_trainings_on_one_ingest_and_every_row_judged(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(DATA_SETS, "phantom", DataSet("phantom", (1.0,)))
-    _, result = run_suite(folder, capsys)
+    rival = supervised.Rival(resnet, Recipe(epochs=1, size=16))
+    monkeypatch.setitem(supervised.RIVALS, "resnet18_scratch", rival)
+    monkeypatch.setitem(ARMS, "networks", NetworkArm(("resnet18_scratch",)))
+    _, result = run_suite(folder, capsys, "--arms=medvq,baselines,networks")
     rows = {(row["label_fraction"], row["features"]): row for row in result["rows"]}
     names = {"medvq", "raw_pixels", "hog", "untrained_encoder", "border_only"}
+    names |= {"images_per_subject", "resnet18_scratch"}
     assert set(rows) == {(1.0, name) for name in names}
     study = study_of(folder, "suite", "probe.label_fraction=1.0")
     probes = [study.probe(study.config()), study.probe_of_training(study.config(), 1)]
@@ -205,6 +209,7 @@ def test_two_trainings_on_one_ingest_and_every_row_judged(
     assert reached[0] != reached[1]
     assert rows[1.0, "medvq"]["seeds"] == 2
     assert rows[1.0, "hog"]["seeds"] == 1
+    assert rows[1.0, "resnet18_scratch"]["seeds"] == 2
     assert rows[1.0, "raw_pixels"]["mean"] == pytest.approx(pixels[0]) == pytest.approx(pixels[1])
     page = (folder / "results/suite-phantom.md").read_text()
     assert (folder / "results/suite-phantom.png").exists()
