@@ -72,8 +72,9 @@ def pretrain_table(summary: PretrainSummary) -> list[str]:
         f"{book.used} of {book.size} codes (perplexity {book.perplexity:.0f})"
         for book in summary.codebook
     )
+    trained = f"{summary.epochs} epochs, {summary.images_per_second:g} images/s"
     line = (
-        f"  {summary.epochs} epochs, {summary.images_per_second:g} images/s; validation: "
+        f"  {trained if summary.epochs else 'not trained (pretrain.epochs=0)'}; validation: "
         f"MSE {summary.val_mse:.3f} of the variance, PSNR {summary.val_psnr_db:.1f} dB, "
         f"SSIM {summary.val_ssim:.3f}, {books}"
     )
