@@ -13,6 +13,9 @@ ACCEPT_CODE ?=
 JSON ?=
 QUICK ?=
 ONLY ?=
+ARMS ?=
+SEEDS ?=
+VALIDATION ?=
 NPROC ?= 1
 PROBE ?=
 IN ?=
@@ -51,9 +54,9 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-faults \
-	benchmark-multiplicity benchmark-speed benchmark-supervised test test-cuda lint format docs lock \
-	licences audit clean
+	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-codes \
+	benchmark-coverage benchmark-faults benchmark-multiplicity benchmark-speed benchmark-suite \
+	benchmark-supervised test test-cuda lint format docs lock licences audit clean
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -135,11 +138,24 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
 	$(call STUDY,label_efficiency)
 
-benchmark-supervised: setup ## a ResNet-18 from scratch on the same label subsets (hours)
+benchmark-suite: setup ## MedVQ and its rivals on all data sets (a day; ONLY=a,b ARMS=a,b SEEDS=3 VALIDATION=1)
+	$(BIN)/python -m benchmarks.suite --device "$(DEVICE)" $(OVERRIDES) \
+		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(VALIDATION),--validation)
+
+benchmark-supervised: setup ## networks trained on the same label subsets (a day)
 	$(call STUDY,supervised)
 
 benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained)
 	$(call STUDY,ablation)
+
+benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)
+	$(BIN)/python -m benchmarks.coverage $(if $(N),--number $(N)) $(if $(JSON),--json)
+
+benchmark-codes: setup ## AUROC against bytes of an image: codes, product quantization, PCA (ONLY=kermany)
+	$(BIN)/python -m benchmarks.codes --device "$(DEVICE)" $(OVERRIDES) \
+		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 benchmark-multiplicity: setup ## what is learnt from who has several images, 20 trainings (hours)
 	$(call STUDY,multiplicity)

@@ -161,7 +161,8 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
         "AUROC on the test split, mean over the same label subsets. In brackets what the full "
         "method gains over the row, paired over label subsets and test subjects, with its 95% "
         "interval: where that holds zero, nothing was gained that could be told from chance. There "
-        "is one training of each, so chance in the training itself is in no interval."
+        "is one training of each, and intervals are given these trainings: chance in training "
+        "is in none."
     )
     if parsed.only:
         study = replace(study, name=f"{study.name}-{parsed.only}")

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from medvq.report.probe_figures import draw_label_efficiency
+from medvq.report.tables import metric_name
 from medvq.storage.artifacts import source
 from medvq.summaries import ProbeRow, ProbeSummary
 
@@ -54,8 +55,9 @@ def main(study: Study, _: argparse.Namespace) -> None:
         "Label efficiency",
         f"The model was trained in {trained.seconds / 60:.1f} min on {trained.device} "
         f"({trained.machine}), commit `{trained.commit}`.\n\nTest split, read once per row; mean "
-        f"over label subsets ({summaries[0].repeats}; at 100% there is only one) with the 95% "
-        "interval of a bootstrap over test subjects crossed with label subsets.",
+        f"over label subsets ({summaries[0].repeats}) with the 95% interval over test subjects "
+        "crossed with label subsets, given this training. At 100% of the labels there is one "
+        "subset: the interval is then given this training set, too.",
         sections,
         [
             Figure(f"{headline} at {percent(s)}", s.rows[0].metrics[headline].mean)
@@ -69,6 +71,12 @@ def percent(summary: ProbeSummary) -> str:
     return f"{100 * summary.label_fraction:g}%"
 
 
+def counted_labels(summary: ProbeSummary) -> str:
+    """Return the share of labels, how many images have them, and what intervals are given."""
+    note = ", given this training set" if "this training set" in summary.intervals_given else ""
+    return f"{percent(summary)} ({summary.labels} images{note})"
+
+
 def row_of(summary: ProbeSummary, features: str) -> ProbeRow:
     """Return the row of a feature set."""
     return next(row for row in summary.rows if row.features == features)
@@ -77,7 +85,7 @@ def row_of(summary: ProbeSummary, features: str) -> ProbeRow:
 def by_fraction(summaries: Sequence[ProbeSummary]) -> list[Section]:
     """Return the headline metric of every feature set, and MedVQ's lead, by share of labels."""
     headline, first = summaries[0].headline, summaries[0]
-    counted = [f"{percent(summary)} ({summary.labels} images)" for summary in summaries]
+    counted = [counted_labels(summary) for summary in summaries]
     names = [row.features for row in first.rows]
     values = [
         [name, *(interval(row_of(s, name).metrics[headline]) for s in summaries)] for name in names
@@ -103,7 +111,7 @@ def _at_fraction(summary: ProbeSummary) -> Section:
         known = (scores.clean, scores.swapped, scores.score) if scores else (None,) * 3
         validation = ["" if score is None else f"{score:.3f}" for score in known]
         rows.append([row.features, *(interval(row.metrics[m]) for m in metrics), *validation])
-    columns = ["features", *metrics, "validation clean", "swapped", "score"]
+    columns = ["features", *map(metric_name, metrics), "validation clean", "swapped", "score"]
     return Section(f"At {percent(summary)} of the labels", table(columns, rows))
 
 

@@ -157,7 +157,7 @@ def measure(extracted: Artifact, config: Config) -> dict[str, float]:
         probe = config.probe.model_copy(update={"label_fraction": share, "bootstrap": 100})
         judge = ProbeJudge(store.keys, store.metadata.classes, probe, seed)
         result = judge.judge("medvq", encoded, probe)
-        values[name] = float(np.mean(result.metrics["auroc"].of_subset))
+        values[name] = float(np.mean(result.metrics["auroc"].cells))
     return values | _multiplicity(store.keys, np.asarray(encoded.images, np.float64))
 
 

@@ -12,14 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from medvq.config import Config
-from medvq.evaluation.intervals import (
-    Resampled,
-    interval,
-    resample,
-    subject_weights,
-    subset_weights,
-)
-from medvq.evaluation.metrics import binary_metrics
+from medvq.evaluation.intervals import Resampled, cross, interval, resample, subject_weights
+from medvq.evaluation.metrics import binary_metrics, range_of
 from medvq.summaries import Interval
 from numpy.typing import NDArray
 
@@ -28,30 +22,43 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """The metrics of a probe of two classes.
+    """The metrics of probes of two classes.
 
     Attributes
     ----------
-    metrics : by name, of every label subset.
-    weights : (B, S), of the label subsets in each resample.
+    metrics : by name, of every training and label subset.
     """
 
     metrics: dict[str, Resampled]
-    weights: Floats
 
     def interval(self, metric: str) -> Interval:
         """Return the mean of a metric and its 95% interval."""
-        return interval(self.metrics[metric], self.weights)
+        return interval(self.metrics[metric], *range_of(metric))
 
     def minus(self, other: Judged, metric: str) -> Interval:
         """Return the difference of a metric to that of another probe."""
-        return interval(self.metrics[metric] - other.metrics[metric], self.weights)
+        return interval(self.metrics[metric] - other.metrics[metric])
+
+
+def judge_trainings(
+    trainings: Sequence[Sequence[pd.DataFrame]],
+    config: Config,
+    rows: NDArray[np.bool_] | None = None,
+) -> Judged:
+    """Judge the predictions of probes of several trainings, each as :func:`judge` takes them.
+
+    Parameters
+    ----------
+    config : of all, so that they are judged on the same resampled subjects.
+    """
+    judged = [judge(subsets, config, rows).metrics for subsets in trainings]
+    return Judged({name: cross([one[name] for one in judged]) for name in judged[0]})
 
 
 def judge(
     subsets: Sequence[pd.DataFrame], config: Config, rows: NDArray[np.bool_] | None = None
 ) -> Judged:
-    """Judge the predictions of a probe.
+    """Judge the predictions of the probes of one training.
 
     Parameters
     ----------
@@ -70,5 +77,4 @@ def judge(
         threshold = float(subset["threshold"].iloc[0])
         return binary_metrics(truth, subset["probability"].to_numpy()[chosen], threshold, weights)
 
-    metrics = resample(evaluate, len(subsets), subjects[:, chosen])
-    return Judged(metrics, subset_weights(len(subsets), resamples, seed))
+    return Judged(resample(evaluate, len(subsets), subjects[:, chosen]))

@@ -78,6 +78,19 @@ class Study:
         predictions = pd.read_parquet(artifact.folder / "predictions.parquet")
         return Probed(config, artifact, artifact.summary(ProbeSummary), predictions)
 
+    def probe_of_training(self, config: Config, seed: int) -> Probed:
+        """Probe the features of a training from another seed, and read its predictions.
+
+        Splits, random versions and label subsets stay those of ``config.seed``, so that trainings
+        are crossed with label subsets and test subjects.
+        """
+        ingest = self.run("ingest", config)
+        training = config.model_copy(update={"seed": seed})
+        pretrain = self.run("pretrain", training, {"pretrain": {"ingest": ingest}})
+        inputs = {"extract": {"ingest": ingest, "pretrain": pretrain}}
+        extract = self.run("extract", config, inputs)
+        return self.probe(config, {"probe": {"extract": extract}})
+
     def file(self, suffix: str) -> Path:
         """Return the page (``.md``) or the picture (``.png``) of the study."""
         self.results.mkdir(parents=True, exist_ok=True)

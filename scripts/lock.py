@@ -25,9 +25,11 @@ TORCH = re.compile(r"^torch==(\S+) \\\n(?:    --hash=\S+(?: \\)?\n)+", re.MULTIL
 
 def compile_lock(uv: str, *more: str) -> None:
     """Let uv write the lock; ``more`` are options of its own."""
-    options = "--universal --python-version 3.11 --extra dev --extra docs --generate-hashes"
+    options = "--universal --python-version 3.11 --generate-hashes"
+    extras = "--extra dev --extra docs --extra imagenet"
     quiet = "--quiet --no-header --no-annotate"
-    command = [uv, "pip", "compile", *options.split(), *quiet.split(), "-o", str(LOCK), *more]
+    words = f"{options} {extras} {quiet}".split()
+    command = [uv, "pip", "compile", *words, "-o", str(LOCK), *more]
     subprocess.run([*command, "pyproject.toml"], cwd=ROOT, check=True)
 
 

@@ -93,6 +93,9 @@ def test_the_last_override_wins(file: Path) -> None:
         ("name=../up", ("name='../up'",)),
         ("ingest.image_size=100", ("ingest.image_size=100", "multiple of 16", "pretrain.widths")),
         ("extract.grid=9", ("extract.grid=9", "latent grid of 8")),
+        ("pretrain.view_size=72", ("pretrain.view_size=72", "multiple of 16")),
+        ("pretrain.view_size=256", ("pretrain.view_size=256", "at most the side of the images")),
+        ("probe.whitening=0", ("probe.whitening=0", "greater than 0")),
         ("ingest.image_size=[64, 64]", ("ingest.image_size=[64, 64]", "integer")),
         ("ingest.image_size=[64, 64, 64]", ("read_size and image_size must both",)),
         ("ingest.channels=3", ("colour images and volumes need equalise: null, alignment",)),
@@ -244,6 +247,25 @@ def test_a_configuration_extends_another(file: Path) -> None:
     assert (config.pretrain.contrast.weight, config.pretrain.contrast.grid) == (0.5, 2)
     mine.write_text("extends: phantom\nname: mine\n")
     assert load_config(mine).ingest == load_config(shipped("configs") / "phantom.yaml").ingest
+
+
+@pytest.mark.parametrize("path", sorted(shipped("configs").glob("*/*.yaml")), ids=lambda p: p.stem)
+def test_what_is_there_to_be_extended_is_valid(file: Path, path: Path) -> None:
+    file.write_text(f"{MINIMAL}extends: {path.parent.name}/{path.stem}\n")
+    config = load_config(file)
+    assert config.ingest.image_size == 224
+    assert (config.pretrain.start_from, config.pretrain.epochs) == (path.stem, 0)
+
+
+@pytest.mark.parametrize(
+    "encoder", ["pretrain.widths=[8, 8, 8, 8]", "ingest.image_size=[64, 64, 64]"]
+)
+def test_what_the_encoder_cannot_be_is_refused(file: Path, encoder: str) -> None:
+    volumes = ["ingest.read_size=[64, 64, 64]", "ingest.equalise=null"]
+    volumes += ["ingest.alignment.enabled=false", "ingest.swap.enabled=false"]
+    others = volumes if "image_size" in encoder else []
+    with pytest.raises(UserError, match="encoder=efficientnet_lite0"):
+        load_config(file, ("pretrain.encoder=efficientnet_lite0", encoder, *others))
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ from medvq.stages import STAGES
 from medvq.storage.code import code_of
 
 _LIBRARIES = (
-    "monai.networks.nets", "monai.optimizers", "mlflow.tracking", "mlflow.store.db.utils",
-    "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot",
+    "monai.networks.nets", "monai.optimizers", "torch._dynamo", "mlflow.tracking",
+    "mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "alembic.command",
+    "sqlalchemy.dialects.sqlite", "pyarrow.dataset", "matplotlib.pyplot",
 )  # fmt: skip
 _LONGEST = 300.0
 """Seconds after which a command counts as one that hangs."""
@@ -62,6 +63,7 @@ class Ended:
     Attributes
     ----------
     status : its exit status; the negative number of a signal that ended it.
+    work : seconds that processors worked for it.
     peak : the most memory that it held, in MiB.
     """
 
@@ -69,6 +71,7 @@ class Ended:
     out: str
     err: str
     seconds: float
+    work: float
     peak: int
 
     @property
@@ -128,6 +131,17 @@ class Child:
             time.sleep(0.005)
         return True
 
+    def ends_within_work(self, seconds: float) -> bool:
+        """Say whether the command ends before its processor has worked for so many seconds."""
+        stat, ticks = Path(f"/proc/{self.pid}/stat"), seconds * os.sysconf("SC_CLK_TCK")
+        while not self.ends_within(0.0):
+            # Of the fields of proc_pid_stat(5) after the command's name the 12th to 15th: its own
+            # time and that of its processes that have ended.
+            if sum(map(int, stat.read_text().rpartition(")")[2].split()[11:15])) > ticks:
+                return False
+            time.sleep(0.005)
+        return True
+
     def wait(self, longest: float = _LONGEST) -> Ended:
         """Return what the command came to.
 
@@ -145,8 +159,8 @@ class Child:
             raise Broken(f"hangs for more than {longest:g} s")
         self._need_nobody_left()
         out, err = (self.log.with_suffix(end).read_text(errors="replace") for end in _ENDS)
-        peak = usage.ru_maxrss // 1024
-        return Ended(os.waitstatus_to_exitcode(status), out, err, seconds, peak)
+        work, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
+        return Ended(os.waitstatus_to_exitcode(status), out, err, seconds, work, peak)
 
     def _need_nobody_left(self) -> None:
         until = time.monotonic() + _FAREWELL

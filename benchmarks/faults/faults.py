@@ -52,8 +52,7 @@ class Scene:
     @property
     def written(self) -> list[int]:
         """Sizes of the files that the stage writes undisturbed."""
-        following = [*STAGES, "done"][STAGES.index(self.stage) + 1]
-        home = artifact_folder(self.lab.states / following, self.stage)
+        home = artifact_folder(self.lab.after(self.stage), self.stage)
         return [path.stat().st_size for path in home.rglob("*") if path.is_file()]
 
 

@@ -39,26 +39,32 @@ class Lab:
     ----------
     states : the folder with the flow before each stage, and ``done``; see :meth:`prepare`.
     scratch : a folder for copies; a small file system of its own where mounting is permitted.
+    stages : of the flow.
     """
 
     states: Path
     scratch: Path
+    stages: tuple[str, ...] = STAGES
+
+    def after(self, stage: str) -> Path:
+        """Return the folder with the undisturbed flow after a stage."""
+        return self.states / [*self.stages, "done"][self.stages.index(stage) + 1]
 
     def prepare(self) -> dict[str, float]:
-        """Run the flow undisturbed where that is not done; return the seconds of every stage."""
-        times = self.states / "seconds.json"
+        """Run the flow undisturbed where that is not done; return each stage's seconds of work."""
+        times = self.states / "work.json"
         if not times.exists():
             shutil.rmtree(self.states, ignore_errors=True)
-            seconds, folder = dict[str, float](), self.states / STAGES[0]
+            work, folder = dict[str, float](), self.states / self.stages[0]
             (folder / "artifacts").mkdir(parents=True)
             Child(lambda: _create_store(folder / "artifacts"), folder / "log").wait()
-            for stage, following in zip(STAGES, [*STAGES[1:], "done"], strict=True):
-                after = self.states / following
+            for stage in self.stages:
+                after = self.after(stage)
                 shutil.copytree(self.states / stage, after, symlinks=True)
                 ended = self.run(after, stage)
                 ended.need_success()
-                seconds[stage] = ended.seconds
-            times.write_text(json.dumps(seconds))
+                work[stage] = ended.work
+            times.write_text(json.dumps(work))
         known: dict[str, float] = json.loads(times.read_text())
         return known
 
@@ -114,9 +120,8 @@ class Lab:
         if any((folder / "artifacts" / KEPT).glob("*.jsonl")):
             arguments = ["mlflow-sync", "--artifacts", str(folder / "artifacts")]
             Child(lambda: main(arguments), self.scratch / "logs" / "sync").wait().need_success()
-        following = [*STAGES, "done"][STAGES.index(stage) + 1]
-        undisturbed = self.states / following
-        for made in STAGES[: STAGES.index(stage) + 1]:
+        undisturbed = self.after(stage)
+        for made in self.stages[: self.stages.index(stage) + 1]:
             expected, found = result(undisturbed, made), result(folder, made)
             names = expected.keys() | found.keys()
             if differing := sorted(n for n in names if expected.get(n) != found.get(n)):

@@ -7,8 +7,8 @@ from pathlib import Path
 NAME = "tiny"
 SMALLEST = (
     f"name={NAME}",
-    "source.train_subjects=60",
-    "source.test_subjects=20",
+    "source.train_subjects=28",
+    "source.test_subjects=10",
     "source.size=64",
     "ingest.read_size=64",
     "ingest.image_size=32",
@@ -32,7 +32,9 @@ SMALLEST = (
     "probe.bootstrap=100",
 )
 SMALLEST_PRIOR = ("prior.channels=8", "prior.depth=1", "prior.epochs=2", "sample.number=5")
-STAGES = ("ingest", "pretrain", "extract", "probe", "prior", "sample", "evaluate")
+STAGES: tuple[str, ...] = ("ingest", "pretrain", "extract", "probe", "prior", "sample", "evaluate")
+FLOW: tuple[str, ...] = STAGES[:4]
+"""The others read what these write, in the same ways."""
 
 
 def command(folder: Path, stage: str = "probe", *more: str) -> list[str]:

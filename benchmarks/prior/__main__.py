@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.page import Section, demand, table
-from benchmarks.prior import samples
+from benchmarks.prior import anomalies, samples
 from benchmarks.prior.inputs import Inputs, likelihood
-from benchmarks.prior.unusual import NORMAL, anomalies, typicality
+from benchmarks.prior.untypical import typicality
 from benchmarks.study import Study, run_study
 
 PIXELCNN = (
@@ -23,8 +23,7 @@ ABOUT = {
     "Likelihood": "Bits per pixel are those of all codes of an image over its pixels. No label is "
     "used.",
     "Samples": samples.ABOUT,
-    "Anomalies": "Normal images against all others; the first score was chosen on validation "
-    "images, as they are and acquisition-swapped.",
+    "Anomalies": anomalies.ABOUT,
     "Typicality": "Test images against the same images inverted and upside down.",
 }
 
@@ -39,8 +38,8 @@ def main(study: Study, _: argparse.Namespace) -> None:
     groups = {"Likelihood": likelihood(inputs, trainings)}
     if len(inputs.maps.classes) > 1:
         groups["Samples"] = samples.judge_samples(inputs, priors.levels)
-    if NORMAL in inputs.maps.classes:
-        groups["Anomalies"] = anomalies(inputs)
+    if anomalies.NORMAL in inputs.maps.classes:
+        groups["Anomalies"] = anomalies.anomalies(inputs)
     if inputs.config.ingest.alignment.enabled:
         groups["Typicality"] = typicality(inputs, priors.levels[0])
     sections = [

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # The numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_BLAS_BUFFER = 128 << 20  # bytes, the largest of OpenBLAS's builds; most take 32 MiB
 
 
 def choose_device(wanted: str) -> str:
@@ -60,6 +61,25 @@ def keep_freed_memory(keep: bool = True) -> None:
         return
     set_option(_MMAP_THRESHOLD, (1 << 30) if keep else (32 << 20))
     set_option(_TRIM_THRESHOLD, (1 << 31) - 1 if keep else (64 << 20))
+
+
+def reserve_blas_memory() -> None:
+    """Let the OpenBLAS of NumPy and that of SciPy each take its buffer, which it then keeps.
+
+    Each takes it in the first call that needs one; without the memory it would try again for ever
+    or end the process.
+
+    Raises
+    ------
+    MemoryError
+        There is too little memory for it.
+    """
+    import numpy as np
+    import scipy.linalg
+
+    for cholesky in (np.linalg.cholesky, scipy.linalg.cholesky):
+        np.empty(_BLAS_BUFFER, np.uint8)
+        cholesky(np.eye(2))
 
 
 @contextmanager

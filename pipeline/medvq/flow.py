@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvq import distributed
 from medvq.config import Config
-from medvq.device import choose_device
+from medvq.device import choose_device, reserve_blas_memory
 from medvq.modes import artifact_modes, folder_mode
 from medvq.stages import STAGES
 from medvq.stages.stage import InputArtifacts, RunOptions, Stage
@@ -214,6 +214,7 @@ class _Flow:
 
     def _make(self, plan: _Plan) -> Artifact:
         """Run the stage in every process, or in the first one alone; the first one publishes."""
+        reserve_blas_memory()
         with artifact_modes():
             if distributed.rank() == 0:
                 with artifacts.writing(plan.folder) as folder:

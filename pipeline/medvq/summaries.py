@@ -228,11 +228,21 @@ class SampleSummary(Summary):
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric over label subsets: mean, standard deviation, and 95% interval."""
+    """A metric over trainings and label subsets: mean, standard deviation, and 95% interval."""
 
     mean: float
     std: float
     ci95: tuple[float, float]
+
+
+def given(trainings: int, training_sets: int) -> list[str]:
+    """Return what 95% intervals take as it is, since there is only one of it.
+
+    >>> given(trainings=1, training_sets=10)
+    ['this training']
+    """
+    one_each = {"this training": trainings, "this training set": training_sets}
+    return [what for what, number in one_each.items() if number == 1]
 
 
 @dataclass(frozen=True)
@@ -345,6 +355,15 @@ class ProbeSummary(_WithRows):
     evaluate: Literal["test", "cross_validation"] = "test"
     outer_folds: int | None = None
 
+    @property
+    def intervals_given(self) -> list[str]:
+        """What the intervals take as it is: all labels make one training set."""
+        return given(1, 1 if self.label_fraction == 1 else self.repeats)
+
+    def to_json(self) -> JsonObject:
+        """Return the summary with what its intervals take as it is."""
+        return super().to_json() | {"intervals_given": self.intervals_given}
+
     def runs(self) -> list[TrackedRun]:
         """Return one run per feature set, MedVQ's first."""
         audit = {} if self.audit is None else dict(numbers({"audit": asdict(self.audit)}))
@@ -389,6 +408,10 @@ class EvaluateSummary(_WithRows):
     label_fraction: float
     headline: str
     typicality: TypicalityFigures
+
+    def to_json(self) -> JsonObject:
+        """Return the summary with what its intervals take as it is: there is one probe."""
+        return super().to_json() | {"intervals_given": given(1, 1)}
 
     def runs(self) -> list[TrackedRun]:
         """Return the stage's run, with the metrics of its row where there is one."""

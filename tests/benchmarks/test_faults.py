@@ -19,10 +19,10 @@ Figures = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """Twenty kills, two cells of the matrix and 100 bits, in a process without threads."""
+    """Ten kills, a cell of the matrix and 50 bits, in a process without threads."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "benchmarks.faults", "--json", "--number", "20",
+            sys.executable, "-m", "benchmarks.faults", "--json", "--number", "10",
             "--artifacts", str(tmp_path_factory.mktemp("faults")),
             "--only", "kills", "faults", "flips",
         ],
@@ -39,9 +39,9 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Figures:
 @pytest.mark.parametrize(
     ("figure", "value"),
     [
-        ("kills survived with an identical result", 20),
+        ("kills survived with an identical result", 10),
         ("cells that break a promise", 0),
-        ("flipped bits in artifacts found", 100),
+        ("flipped bits in artifacts found", 50),
     ],
 )
 def test_promises_are_kept_under_force(tried: Figures, figure: str, value: float) -> None:
@@ -70,7 +70,7 @@ REFUSED = "tqdm 3%\nmedvq: no space left\n"
 def test_the_harness_tells_a_kept_promise_from_a_broken_one(
     status: int, err: str, meant: Meant, kept: bool
 ) -> None:
-    ended = Ended(status, "", err, seconds=1.0, peak=1)
+    ended = Ended(status, "", err, seconds=1.0, work=1.0, peak=1)
     if kept:
         meant.judge(ended)
     else:

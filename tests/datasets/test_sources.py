@@ -112,6 +112,16 @@ def test_a_complete_copy_comes_first_and_a_mirror_is_read_in_place(
     assert (held(mirror), server.seen) == (before, [])
 
 
+def test_a_folder_under_the_other_name_of_the_set_is_found(
+    tmp_path: Path, server: Server, manifest: Path
+) -> None:
+    manifest.write_text(manifest.read_text() + "folder: paediatric-cxr\n")
+    mirror = put(tmp_path / "mirror" / "paediatric-cxr").parent
+    assert located(tmp_path, mirror) == mirror / "paediatric-cxr"
+    assert located(tmp_path) == tmp_path / "data" / "kermany"
+    assert asked(server) == ["/official/set.zip"]
+
+
 def test_a_part_is_enough_to_go_on_with_and_told_once(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,7 +294,10 @@ def test_of_two_runs_one_fetches_and_the_other_waits(
     assert held(tmp_path / "data" / "kermany") == sorted(NAMES)
 
 
-KINDS = ("hippocampus", "kermany", "mnist", "phantom", "pneumoniamnist", "stl10")
+KINDS = (
+    "brain_tumour", "hippocampus", "kermany", "mnist", "phantom", "pneumoniamnist", "stl10",
+    "tuberculosis",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -331,8 +344,9 @@ def test_a_manifest_is_closed(manifest: Path) -> None:
 def test_the_real_sets_are_known_as_complete(
     real_data: Path, shipped: dict[str, DataManifest]
 ) -> None:
-    for kind in ("kermany", "pneumoniamnist", "mnist"):
-        assert shipped[kind].lacking(real_data / kind) == ([], [])
+    for kind in ("kermany", "pneumoniamnist", "mnist", "tuberculosis", "brain_tumour"):
+        folder = real_data / (shipped[kind].folder or kind)
+        assert shipped[kind].lacking(folder) == ([], [])
     for kind in ("pneumoniamnist", "mnist"):
         for file in shipped[kind].files:
             assert file.complaint(real_data / kind / file.file) is None

@@ -1,19 +1,36 @@
-"""Bootstrap intervals by hand, and how often they cover a truth that is known."""
+"""Intervals by hand and by their properties; how often they hold the truth: test_coverage.py."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from medvq.evaluation.intervals import (
     Resampled,
+    average,
+    cross,
     interval,
+    mean_interval,
     resample,
     subject_weights,
-    subset_weights,
 )
-from medvq.evaluation.metrics import binary_metrics
 from medvq.summaries import Interval
 from numpy.typing import NDArray
+from scipy.stats import ttest_1samp
 
 Floats = NDArray[np.float64]
+
+
+@st.composite
+def metrics(draw: st.DrawFn) -> Resampled:
+    """A metric of one to five trainings by one to five label subsets, biased and skewed."""
+    seed, *shape = (draw(st.integers(*ends)) for ends in ((0, 10_000), (1, 5), (1, 5)))
+    rng = np.random.default_rng(seed)
+    return Resampled(rng.normal(size=shape), rng.normal(3) + rng.exponential(size=50) ** 2)
+
+
+def width(metric: Resampled) -> float:
+    low, high = interval(metric).ci95
+    return high - low
 
 
 def test_images_of_a_subject_are_drawn_together() -> None:
@@ -28,28 +45,6 @@ def test_images_of_a_subject_are_drawn_together() -> None:
     np.testing.assert_allclose(one_each.var(0), 0.75, atol=0.08)
 
 
-def test_weights_of_label_subsets_are_shares() -> None:
-    weights = subset_weights(5, 4000, seed=0)
-    np.testing.assert_allclose(weights.sum(1), 1)
-    np.testing.assert_array_equal((weights * 5).round(9) % 1, 0)
-    np.testing.assert_allclose(weights.mean(0), 0.2, atol=0.015)
-    assert np.all(subset_weights(1, 10, seed=0) == 1)
-
-
-def test_interval_and_paired_difference_by_hand() -> None:
-    resampled = np.stack([np.arange(101.0), np.arange(101.0) + 10], axis=1)
-    metric, evenly = Resampled(np.array([4.0, 6.0]), resampled), np.full((101, 2), 0.5)
-    both = interval(metric, evenly)
-    assert both.mean == 5
-    assert both.std == pytest.approx(2**0.5)
-    assert both.ci95 == pytest.approx((7.5, 102.5))
-    one = interval(Resampled(np.array([4.0]), resampled[:, :1]), np.ones((101, 1)))
-    assert one.std == 0
-    assert one.ci95 == pytest.approx((2.5, 97.5))
-    lower = Resampled(metric.of_subset - 1, resampled - 1)
-    assert interval(metric - lower, evenly) == Interval(1.0, 0.0, (1.0, 1.0))
-
-
 def test_a_metric_is_computed_on_the_test_set_and_on_its_resamples() -> None:
     weights = np.array([[2.0, 0], [0, 3]])
 
@@ -57,26 +52,104 @@ def test_a_metric_is_computed_on_the_test_set_and_on_its_resamples() -> None:
         return {"total": (subset + 1) * image_weights.sum(1)}
 
     total = resample(compute, 3, weights)["total"]
-    assert total.of_subset.tolist() == [2, 4, 6]
-    assert total.resampled.tolist() == [[2, 4, 6], [3, 6, 9]]
+    assert total.cells.tolist() == [[2, 4, 6]]
+    assert total.resampled.tolist() == [4, 6]
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    # Scores of the classes are N(0, 1) and N(1, 1): AUROC is Phi(1 / sqrt 2).
-    expected, covered, trials = 0.7602, 0, 60
-    rng = np.random.default_rng(0)
-    truth = np.repeat([0, 1], 60)
-    subjects = np.arange(120).astype(str)
-    for trial in range(trials):
-        probability = rng.normal(truth, 1) / 20 + 0.5
+def test_of_one_cell_the_quantiles_of_the_bootstrap_lie_about_the_mean() -> None:
+    one = interval(Resampled(np.array([[4.0]]), np.arange(101.0) ** 2))
+    assert (one.mean, one.std) == (4, 0)
+    assert one.ci95 == pytest.approx((4 - (50**2 - 2.5 * 2.5 - 0.25), 4 + 97.5**2 + 0.25 - 50**2))
 
-        def compute(
-            _subset: int, weights: Floats, probability: Floats = probability
-        ) -> dict[str, Floats]:
-            return binary_metrics(truth, probability, 0.5, weights)
 
-        auroc = resample(compute, 1, subject_weights(subjects, 200, trial))["auroc"]
-        low, high = interval(auroc, np.ones((200, 1))).ci95
-        covered += low <= expected <= high
-    # Binomial with n = 60 and p = 0.95 stays above 51 in 999 of 1000 cases.
-    assert covered >= 51
+@pytest.mark.parametrize("axis", [0, 1])
+def test_where_only_label_subsets_or_trainings_vary_the_interval_is_students(axis: int) -> None:
+    values = np.array([0.9, 0.94, 0.91, 0.97])
+    metric = interval(Resampled(np.expand_dims(values, axis), np.full(100, 0.3)))
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert metric.ci95 == pytest.approx(tuple(expected))
+    assert metric.std == pytest.approx(values.std(ddof=1))
+
+
+def test_the_three_parts_add_up_as_squares() -> None:
+    subsets, trainings = np.array([[-1.0, 0, 1]]), np.array([[-2.0], [2]])
+    subjects = np.linspace(-3, 3, 101)
+    alone = [
+        width(Resampled(np.zeros((1, 1)), subjects)),
+        width(Resampled(subsets, np.zeros(9))),
+        width(Resampled(trainings, np.zeros(9))),
+    ]
+    assert min(alone) > 0
+    assert width(Resampled(subsets + trainings, subjects)) == pytest.approx(np.linalg.norm(alone))
+
+
+@given(metrics())
+@settings(deadline=None, max_examples=60)
+def test_the_mean_lies_inside_whatever_the_bias_of_the_bootstrap(metric: Resampled) -> None:
+    value = interval(metric)
+    assert value.mean == pytest.approx(metric.cells.mean())
+    assert value.ci95[0] <= value.mean <= value.ci95[1]
+    shifted = interval(Resampled(metric.cells, metric.resampled + 10))
+    assert shifted.ci95 == pytest.approx(value.ci95)
+
+
+@given(metrics(), st.floats(-2, 2), st.floats(0.1, 3))
+@settings(deadline=None, max_examples=30)
+def test_an_interval_moves_and_grows_with_its_metric(
+    metric: Resampled, offset: float, factor: float
+) -> None:
+    changed = Resampled(factor * metric.cells + offset, factor * metric.resampled + offset)
+    value, other = interval(metric), interval(changed)
+    assert other.ci95 == pytest.approx([factor * end + offset for end in value.ci95])
+    low, high = interval(Resampled(-metric.cells, -metric.resampled)).ci95
+    assert (-high, -low) == pytest.approx(value.ci95)
+
+
+@given(metrics())
+@settings(deadline=None, max_examples=30)
+def test_a_difference_is_paired(metric: Resampled) -> None:
+    assert interval(metric - metric) == Interval(0.0, 0.0, (0.0, 0.0))
+    lower = Resampled(metric.cells - 0.1, metric.resampled - 0.1)
+    gap = interval(metric - lower)
+    assert (gap.mean, gap.std, *gap.ci95) == pytest.approx((0.1, 0, 0.1, 0.1))
+
+
+def test_a_row_without_chance_in_training_is_compared_with_every_training() -> None:
+    trained = Resampled(np.array([[0.9, 0.8], [0.8, 0.7]]), np.array([0.7, 0.9]))
+    fixed = Resampled(np.array([[0.6, 0.5]]), np.array([0.5, 0.6]))
+    difference = trained - fixed
+    np.testing.assert_allclose(difference.cells, [[0.3, 0.3], [0.2, 0.2]])
+    np.testing.assert_allclose(difference.resampled, [0.2, 0.3])
+
+
+def test_trainings_are_crossed_and_shares_of_labels_averaged() -> None:
+    one = Resampled(np.array([[1.0, 2]]), np.array([1.0, 2, 3]))
+    other = Resampled(np.array([[5.0, 6]]), np.array([5.0, 6, 7]))
+    crossed = cross([one, other])
+    assert crossed.cells.tolist() == [[1, 2], [5, 6]]
+    assert crossed.resampled.tolist() == [3, 4, 5]
+    all_labels = Resampled(np.array([[3.0], [3]]), np.array([3.0, 3, 3]))
+    mean = average([crossed, all_labels])
+    assert mean.cells.tolist() == [[2, 2.5], [4, 4.5]]
+    assert mean.resampled.tolist() == [3, 3.5, 4]
+
+
+def test_the_mean_over_independent_data_sets_is_as_narrow_as_normal_theory_has_it() -> None:
+    one, other = Interval(0.8, 0.0, (0.74, 0.83)), Interval(0.6, 0.0, (0.52, 0.64))
+    mean = mean_interval([one, other])
+    assert mean.mean == pytest.approx(0.7)
+    assert mean.ci95 == pytest.approx((0.7 - 0.05, 0.7 + 0.025))
+    assert mean_interval([one]) == Interval(0.8, 0.0, pytest.approx(one.ci95))
+
+
+def test_an_interval_is_cut_to_the_range_of_its_metric() -> None:
+    metric = Resampled(np.array([[0.99, 0.95, 1.0]]), np.linspace(0.9, 1, 50))
+    low, high = interval(metric).ci95
+    assert high > 1
+    assert interval(metric, 0.0, 1.0).ci95 == (low, 1.0)
+
+
+def test_resamples_without_a_class_are_left_out() -> None:
+    resampled = np.r_[np.linspace(0.6, 0.8, 101), [np.nan] * 9]
+    value = interval(Resampled(np.array([[0.7]]), resampled))
+    assert value.ci95 == pytest.approx((0.605, 0.795))

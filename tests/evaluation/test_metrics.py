@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, slow loops and closed forms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,9 @@ from medvq.evaluation.metrics import (
     regression_metrics,
 )
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.integrate import quad
+from scipy.special import expit, softmax
+from scipy.stats import norm
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -38,12 +42,34 @@ def cases(draw: st.DrawFn) -> tuple[Labels, Floats, float, Floats]:
     return np.array(truth), np.array(probability), draw(chance), np.array([1.0, 1.0, *weights])
 
 
+def bins(probability: Floats) -> list[NDArray[np.bool_]]:
+    return [
+        (probability >= number / 10) & ((probability < (number + 1) / 10) | (number == 9))
+        for number in range(10)
+    ]
+
+
 def slow_calibration_error(truth: Labels, probability: Floats, weights: Floats) -> float:
+    """Integrate over the gap of a random half, which gives the sign to that of the other half."""
     total = 0.0
-    for number in range(10):
-        inside = (probability >= number / 10) & ((probability < (number + 1) / 10) | (number == 9))
-        total += abs((weights * (truth - probability))[inside].sum())
+    for inside in bins(probability):
+        residual = (truth - probability)[inside]
+        gap = (weights[inside] * residual).sum()
+        deviation = np.sqrt((weights[inside] * residual**2).sum()) / 2
+        if deviation == 0:
+            continue
+        half, reach = norm(gap / 2, deviation), abs(gap) + 10 * deviation
+
+        def moment(low: float, high: float, half: Any = half, gap: float = gap) -> float:
+            return float(quad(lambda x: half.pdf(x) * (gap - x), low, high)[0])
+
+        total += 2 * (moment(0, reach) - moment(-reach, 0))
     return float(total / weights.sum())
+
+
+def plain_calibration_error(truth: Labels, probability: Floats) -> float:
+    gaps = [(truth - probability)[inside].sum() for inside in bins(probability)]
+    return float(np.abs(gaps).sum() / len(truth))
 
 
 def slow_sensitivity_at(
@@ -89,7 +115,8 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn(
     assert set(metrics) == set(reference(*case))
     for row, row_weights in enumerate((unit, weights)):
         for name, value in reference(truth, probability, threshold, row_weights).items():
-            assert metrics[name][row] == pytest.approx(value, abs=1e-12), name
+            close = 1e-7 if name == "ece" else 1e-12
+            assert metrics[name][row] == pytest.approx(value, abs=close), name
     repeats = weights.astype(int)
     repeated = np.repeat(truth, repeats), np.repeat(probability, repeats)
     plain = binary_metrics(*repeated, threshold, np.ones((1, repeats.sum())))
@@ -104,6 +131,43 @@ def test_a_threshold_that_just_reaches_a_specificity_counts() -> None:
     metrics = binary_metrics(truth, probability, 0.5, np.ones((1, 12)))
     assert metrics["sensitivity_at_90_specificity"][0] == 1
     assert metrics["sensitivity_at_95_specificity"][0] == 0.5
+
+
+def calibration_error(truth: Labels, probability: Floats) -> float:
+    one_each = np.ones((1, len(truth)))
+    return float(binary_metrics(truth, probability, 0.5, one_each)["ece"][0])
+
+
+@pytest.mark.parametrize("images", [100, 624])
+def test_of_a_calibrated_classifier_the_calibration_error_is_nothing(images: int) -> None:
+    rng, errors, plain = np.random.default_rng(images), [], []
+    for _ in range(300):
+        probability = expit(rng.normal(0.5, 2, images))
+        truth = (rng.random(images) < probability).astype(int)
+        errors.append(calibration_error(truth, probability))
+        plain.append(plain_calibration_error(truth, probability))
+    # Three standard errors; few images in a bin are not quite normal.
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / 300**0.5 + 0.2 / images
+    assert np.mean(plain) > 0.03
+
+
+@given(st.integers(0, 10_000), st.floats(0.3, 3), st.floats(-1, 1))
+@settings(deadline=None, max_examples=30)
+def test_a_calibration_error_far_above_chance_is_the_plain_one(
+    seed: int, slope: float, offset: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, 200)
+    truth = (rng.random(200) < expit(slope * logits + offset)).astype(int)
+    probability = expit(logits)
+    error, plain = (
+        calibration_error(truth, probability),
+        plain_calibration_error(truth, probability),
+    )
+    assert error <= plain
+    # Of the same images a million times over there is less chance by the root of a million.
+    often = binary_metrics(truth, probability, 0.5, np.full((1, 200), 1e6))["ece"][0]
+    assert often == pytest.approx(plain, abs=2e-3)
 
 
 def test_a_perfect_and_a_constant_prediction() -> None:
@@ -122,7 +186,7 @@ def test_a_perfect_and_a_constant_prediction() -> None:
             "sensitivity": 1,
             "specificity": 0,
             "brier": (0.65**2 + 3 * 0.35**2) / 4,
-            "ece": 0.1,
+            "ece": slow_calibration_error(np.array([1, 0, 0, 0]), np.full(4, 0.35), np.ones(4)),
             "sensitivity_at_90_specificity": 0,
             "sensitivity_at_95_specificity": 0,
         }

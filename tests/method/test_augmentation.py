@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from medvq.config import AugmentConfig
 from medvq.method.augmentation import (
     PhotometricParameters,
@@ -89,6 +90,16 @@ def test_a_quarter_turn_about_the_long_axis_of_a_volume() -> None:
     turned = apply_affine(volume, parameters)
     expected = [torch.rot90(volume, k, (-2, -1)) for k in (1, 3)]
     assert any(torch.allclose(turned, e, atol=1e-4) for e in expected)
+
+
+@pytest.mark.parametrize("spatial", [(8, 8), (8, 8, 8)])
+def test_a_smaller_version_shows_the_whole_image(spatial: tuple[int, ...]) -> None:
+    # Bilinear sampling at the centres of 2x2 cells is their mean.
+    images, axes = pictures(3, 2, *spatial), len(spatial)
+    parameters = sample_affine(3, NOTHING, 1.0, generator(), axes)
+    half = apply_affine(images, parameters, [side // 2 for side in spatial])
+    expected = F.interpolate(images, scale_factor=0.5, mode="area")
+    torch.testing.assert_close(half, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_grey_stays_grey_and_luminance_stays_where_colours_change() -> None:

@@ -4,7 +4,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from medvq.method.encodings import BlockScaler, CodeHistogram, NormScaler
+from medvq.method.encodings import (
+    BlockScaler,
+    CodeHistogram,
+    NormScaler,
+    WithinImageWhitening,
+)
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -144,3 +149,50 @@ def test_norms_are_scaled_by_one_number() -> None:
     scaled = NormScaler().fit(table).transform(table)
     np.testing.assert_allclose(scaled / table, (scaled / table)[0, 0])
     assert ((scaled - scaled.mean(0)) ** 2).sum(1).mean() == pytest.approx(1000)
+
+
+def versions_of_images(number: int = 40, each: int = 6) -> tuple[Floats, NDArray[np.int64]]:
+    """Return rows of images that differ in a few directions far more within than others do."""
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.arange(number), each)
+    mixing = rng.normal(size=(5, 5)) * [10.0, 3.0, 1.0, 0.3, 0.1]
+    return rng.normal(size=(number, 5))[image] + rng.normal(size=(len(image), 5)) @ mixing, image
+
+
+def within(table: Floats, image: NDArray[np.int64]) -> Floats:
+    """Return the covariance within images by a slow loop."""
+    parts = [table[image == one] - table[image == one].mean(0) for one in np.unique(image)]
+    residuals = np.concatenate(parts)
+    return residuals.T @ residuals / (len(table) - len(parts))
+
+
+def test_whitening_makes_the_covariance_within_images_the_identity() -> None:
+    table, image = versions_of_images()
+    whitened = WithinImageWhitening(shrinkage=1e-12).fit(table, image).transform(table)
+    covariance = within(whitened, image)
+    np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(5), atol=1e-6)
+
+
+@pytest.mark.parametrize("shrinkage", [0.1, 1.0, 10.0])
+def test_whitening_shrinks_as_the_closed_form_says(shrinkage: float) -> None:
+    table, image = versions_of_images()
+    covariance = within(table, image)
+    shrunk = covariance / (np.trace(covariance) / 5) + shrinkage * np.eye(5)
+    whitened = WithinImageWhitening(shrinkage).fit(table, image).transform(table)
+    # Inner products are all that a linear probe with a ridge sees.
+    np.testing.assert_allclose(
+        whitened @ whitened.T, table @ np.linalg.solve(shrunk, table.T), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_whitening_asks_only_which_rows_are_of_one_image() -> None:
+    table, image = versions_of_images()
+    order = np.random.default_rng(1).permutation(len(table))
+    one = WithinImageWhitening().fit(table, image).transform(table)
+    other = WithinImageWhitening().fit(table[order], 1000 - image[order]).transform(table)
+    np.testing.assert_allclose(one @ one.T, other @ other.T, rtol=1e-6)
+
+
+def test_whitening_needs_versions() -> None:
+    with pytest.raises(ValueError, match="no image has versions"):
+        WithinImageWhitening().fit(np.eye(3), [0, 1, 2])

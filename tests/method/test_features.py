@@ -1,15 +1,19 @@
 """The trivial features: block means, gradients that brightness leaves alone, a fixed network."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from medvq.method.features import (
+    FeatureExtractor,
     histogram_of_oriented_gradients,
     pool_to_grid,
     raw_pixels,
     untrained_network,
 )
-from medvq.method.vqvae import Architecture
+from medvq.method.vqvae import VQVAE, Architecture
+from numpy.typing import NDArray
 from torch import Tensor
 
 SHAPE = Architecture(widths=(8, 8), codebook_size=4)
@@ -80,6 +84,21 @@ def test_the_untrained_network_is_the_same_every_time() -> None:
     assert first.state_dict().keys() == second.state_dict().keys()
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_the_untrained_network_is_convolutional_and_sees_at_most_128_pixels() -> None:
+    shape = Architecture(encoder="efficientnet_lite0", widths=(16, 24, 40, 112), codebook_size=4)
+    images = torch.rand(2, 1, 128, 128).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    with ThreadPoolExecutor(1) as threads:
+
+        def untrained(of: Architecture, images: Tensor) -> NDArray[np.float32]:
+            latent = [side // 2 ** len(of.widths) for side in images.shape[2:]]
+            extractor = FeatureExtractor(VQVAE(of), latent, 4, torch.device("cpu"), threads)
+            return extractor.features(images, None)["untrained_encoder"]
+
+        # The mean of 2x2 equal pixels is any of them.
+        expected = untrained(Architecture(codebook_size=4), images[:, :, ::2, ::2])
+        np.testing.assert_allclose(untrained(shape, images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_untrained_network_leaves_the_global_random_state() -> None:

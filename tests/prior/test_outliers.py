@@ -1,13 +1,12 @@
-"""Scores of images by a model and a prior, and distances of features."""
+"""Scores of images by a model and a prior."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from factories.priors import frequency_prior
 from medvq.method.vqvae import VQVAE, Architecture
-from medvq.prior.outliers import FeatureDistance, score_images
+from medvq.prior.outliers import score_images
 
 
 def test_scores_are_those_of_model_and_prior() -> None:
@@ -16,7 +15,7 @@ def test_scores_are_those_of_model_and_prior() -> None:
     model = VQVAE(shape).eval()
     prior = frequency_prior(torch.randint(4, (20, 2, 2)), 4)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
-    scores = score_images(model, prior, images, grid=1, batch=2)
+    scores = score_images(model, prior, images, batch=2)
     unit = torch.from_numpy(images).float()[:, None] / 255
     with torch.inference_mode():
         out = model((unit - 0.5) / 0.25)
@@ -25,15 +24,3 @@ def test_scores_are_those_of_model_and_prior() -> None:
     np.testing.assert_allclose(2**-scores.negative_log_likelihood, likelihood.numpy(), rtol=1e-4)
     error = ((out.images * 0.25 + 0.5).clamp(0, 1) - unit).square().mean((1, 2, 3))
     np.testing.assert_allclose(scores.reconstruction, error.numpy(), rtol=1e-4)
-    features = out.encoded.levels[-1].mean((2, 3)).numpy()
-    np.testing.assert_allclose(scores.features, features, rtol=1e-3, atol=1e-5)
-
-
-def test_distances_to_features_are_the_textbooks() -> None:
-    rng = np.random.default_rng(0)
-    reference = rng.normal(size=(4000, 3)) * [1.0, 2.0, 3.0]
-    distance = FeatureDistance(reference, neighbours=1)
-    point = np.array([[2.0, 2.0, 3.0]])
-    assert distance.mahalanobis(point)[0] == pytest.approx(6.0, rel=0.1)
-    expected = np.linalg.norm(reference - point, axis=1).min()
-    assert distance.to_neighbours(point)[0] == pytest.approx(expected)

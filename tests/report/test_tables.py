@@ -1,5 +1,7 @@
 """The short tables for people: each number stands where it belongs."""
 
+from typing import Any
+
 import pytest
 from medvq.report.tables import (
     evaluate_table,
@@ -117,7 +119,10 @@ def probed() -> list[str]:
 
 def test_probe_shows_means_intervals_and_differences(probed: list[str]) -> None:
     labels, head, medvq, hog, gap = probed
-    assert "5% of the labels: 48 images of 24 subjects, 10 label subsets" in labels
+    assert labels == (
+        "  5% of the labels: 48 images of 24 subjects, 10 label subsets; mean [95% interval, given "
+        "this training] on test"
+    )
     assert head.split() == ["features", *COLUMNS, "validation"]
     for line, name, first in ((medvq, "medvq", 0.8), (hog, "hog", 0.6)):
         interval = f"[{first - 0.1:.2f},{first + 0.09:.2f}]"
@@ -135,8 +140,8 @@ def test_cross_validation_is_named_and_has_no_validation_score() -> None:
     )  # fmt: skip
     labels, head, row = probe_table(summary)
     assert labels.endswith(
-        "48 images of 24 subjects in a fit; mean [95% interval] over 10 x 5-fold cross-validation "
-        "of all labelled images by subject"
+        "48 images of 24 subjects in a fit; mean [95% interval, given this training and this "
+        "training set] over 10 x 5-fold cross-validation of all labelled images by subject"
     )
     assert head.split() == ["features", *COLUMNS]
     assert len(head) == len(row)
@@ -147,6 +152,18 @@ def test_columns_of_the_probe_stand_under_their_heads(probed: list[str]) -> None
     assert len(head) == len(medvq)
     start = head.index("auroc") + len("auroc")
     assert medvq[:start].endswith("0.810 [0.70,0.89]")
+
+
+def test_of_one_label_subset_intervals_are_given_the_training_set() -> None:
+    metrics = {name: Interval(0.8, 0.0, (0.7, 0.9)) for name in COLUMNS}
+    shared: Any = (48, 24, 1, ["normal", "ill"], 0.5, {}, "binary", "auroc")
+    summary = ProbeSummary([ProbeRow("medvq", metrics)], 1.0, *shared)
+    assert probe_table(summary)[0].endswith(
+        "1 label subset; mean [95% interval, given this training and this training set] on test"
+    )
+    one_subset = ProbeSummary([ProbeRow("medvq", metrics)], 0.05, *shared)
+    assert one_subset.to_json()["intervals_given"] == ["this training", "this training set"]
+    assert ProbeSummary.from_json(one_subset.to_json()) == one_subset
 
 
 def test_untypical_images_of_another_set_are_counted_in_one_line() -> None:
@@ -165,3 +182,17 @@ def test_untypical_images_of_another_set_are_counted_in_one_line() -> None:
         "  17 of 300 images (5.7%) are unlike the training images; of 612 held back from those, "
         "1.0% are (median score 5.21 against 4.87 bits per code)"
     )
+
+
+def test_a_threshold_read_off_the_judged_images_is_named_so() -> None:
+    names = ("sensitivity", "sensitivity_at_90_specificity")
+    row = ProbeRow("medvq", {name: Interval(0.8, 0.0, (0.7, 0.9)) for name in names})
+    typicality = TypicalityFigures(30, 0, 0.0, 5.0, 7.0, 60, 0.0, 5.0)
+    summary = EvaluateSummary([row], "0123", 30, 30, 0, 0.05, "auroc", typicality)
+    _, called, best, note, _ = evaluate_table(summary)
+    assert called.split() == ["sensitivity", "0.800", "[0.700,", "0.900]"]
+    assert best.startswith(
+        "  sensitivity_at_90_specificity (threshold read off the test images)  0.800 ["
+    )
+    assert note == "  95% intervals given this training and this training set"
+    assert EvaluateSummary.from_json(summary.to_json()) == summary

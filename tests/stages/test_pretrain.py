@@ -24,9 +24,11 @@ from medvq.errors import UserError
 from medvq.method.loss import PretrainingLoss, PretrainingOutput
 from medvq.method.scaling import from_network, to_network, to_unit
 from medvq.storage.weights import FILE, load_model
+from medvq.training.batches import ViewBatches
 from medvq.training.checkpoint import load_checkpoint
 from medvq.training.loop import CHECKPOINT
 from medvq.training.pretraining import Pretraining, share_of_subjects
+from numpy.typing import NDArray
 
 
 @pytest.fixture
@@ -278,6 +280,62 @@ def test_divergence_is_refused_in_one_line(
         train(tmp_path, cache, **options)
     assert "\n" not in str(refused.value)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def training_ids(cache: Cache) -> NDArray[np.str_]:
+    return cache.manifest["image_id"][cache.manifest["split"] == "train"].to_numpy(str)
+
+
+@pytest.mark.parametrize("steps", [1, 50])
+def test_a_loss_that_overflows_names_the_images_of_its_batch(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    batches: list[NDArray[np.intp]] = []
+    views, forward = ViewBatches._views, PretrainingLoss.forward
+    training_steps = iter(range(1, 100))
+
+    def recorded(self: ViewBatches, rows: NDArray[np.intp], *numbers: torch.Tensor) -> Any:
+        batches.append(rows)
+        return views(self, rows, *numbers)
+
+    def overflow(self: PretrainingLoss, *views: torch.Tensor, **named: Any) -> PretrainingOutput:
+        out = forward(self, *views, **named)
+        return out._replace(loss=out.loss * torch.inf) if next(training_steps) == 4 else out
+
+    monkeypatch.setattr(ViewBatches, "_views", recorded)
+    monkeypatch.setattr(PretrainingLoss, "forward", overflow)
+    monkeypatch.setattr(Pretraining, "validate", lambda _: {"val_loss": 1.0})
+    monkeypatch.setattr(Pretraining, "save_best", lambda _: None)
+    monkeypatch.setattr(Pretraining, "_steps_unchecked", steps)
+    with pytest.raises(UserError, match=r"epoch 2, batch 2 \(the loss is inf\); lower") as refused:
+        train(tmp_path, cache)
+    # Each epoch has two batches, of one group each.
+    expected = training_ids(cache)[batches[3]].tolist()
+    assert str(refused.value).endswith(f"manifest.csv: {', '.join(expected)}")
+
+
+@pytest.mark.parametrize("steps", [1, 50])
+def test_an_image_that_is_not_finite_is_named(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    train_rows = np.flatnonzero(cache.manifest["split"] == "train")
+    cache.images[train_rows[3]], cache.images[train_rows[4]] = 77, 78
+    view = ViewBatches._view
+
+    def spoilt(self: ViewBatches, images: NDArray[np.uint8], *numbers: torch.Tensor) -> Any:
+        changed, moved = view(self, images, *numbers)
+        changed[(images == 77).all((1, 2))] = torch.nan
+        return changed, moved
+
+    monkeypatch.setattr(ViewBatches, "_view", spoilt)
+    monkeypatch.setattr(Pretraining, "_steps_unchecked", steps)
+    with pytest.raises(UserError) as refused:
+        train(tmp_path, cache, batch_size=20)
+    third, fourth = training_ids(cache)[[3, 4]]
+    assert str(refused.value).startswith(
+        "training diverged in epoch 1, batch 1 (the loss is nan): of its images "
+        f"{fourth} is constant, {third} is not finite once augmented (image_id in manifest.csv)"
+    )
 
 
 def test_a_huge_finite_loss_is_refused_within_its_epoch(cache: Cache, tmp_path: Path) -> None:

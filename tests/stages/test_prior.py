@@ -19,7 +19,7 @@ from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.code_prior import UNKNOWN, Conditions
 from medvq.prior.codes import CodeBatch, bits_per_code, read_codes
 from medvq.prior.samples import SAMPLES, decode_codes, sample_codes
-from medvq.prior.training import CodeBatches
+from medvq.prior.training import CodeBatches, PriorLoss, PriorOutput
 from medvq.prior.typicality import TypicalityCheck
 from medvq.prior.weights import FILE, load_prior, load_priors
 from medvq.stages.prior import PRIOR
@@ -111,6 +111,29 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert PRIOR.run(broken) == whole
     for file in (FILE, f"level_1/{FILE}"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "broken" / file).read_bytes()
+
+
+def test_a_loss_that_is_no_number_names_the_images_of_its_batch(
+    tmp_path: Path, extract: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selected: list[torch.Tensor] = []
+    select = CodeBatch.select
+
+    def recorded(self: CodeBatch, rows: torch.Tensor, device: torch.device) -> CodeBatch:
+        selected.append(rows)
+        return select(self, rows, device)
+
+    def fail(_: PriorLoss, codes: torch.Tensor, **__: Any) -> PriorOutput:
+        loss = torch.tensor(torch.nan if len(selected) == 2 else 1.0, requires_grad=True)
+        return PriorOutput(loss, loss)
+
+    monkeypatch.setattr(CodeBatch, "select", recorded)
+    monkeypatch.setattr(PriorLoss, "forward", fail)
+    with pytest.raises(UserError, match=r"epoch 1, batch 2 .*lower prior\.learning") as refused:
+        train(tmp_path / "run", extract)
+    keys = read_codes(extract).keys
+    expected = keys["image_id"][keys["split"] == "train"].to_numpy(str)[selected[1].numpy()]
+    assert str(refused.value).endswith(f"manifest.csv: {', '.join(expected)}")
 
 
 def test_neither_test_codes_nor_other_classes_are_read(tmp_path: Path, extract: Artifact) -> None:

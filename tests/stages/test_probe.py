@@ -264,6 +264,26 @@ def test_components_are_no_more_than_the_training_images_can_have(tmp_path: Path
     assert probed.summary.labels == 24
 
 
+def test_whitening_is_of_medvqs_features_and_not_of_baselines(
+    store: Artifact, probed: Probed, tmp_path: Path
+) -> None:
+    whitened = run(store, tmp_path, whitening=1.0)
+    for name in BASELINES:
+        assert whitened.row(name) == probed.row(name)
+    for name in (MEDVQ, "embedding", "pyramid"):
+        assert whitened.row(name).metrics["brier"] != probed.row(name).metrics["brier"]
+    # What the classes differ in stays; the versions of this store are noise in all directions.
+    assert whitened.mean("auroc") == pytest.approx(probed.mean("auroc"), abs=0.03)
+
+
+def test_whitening_needs_random_versions(tmp_path: Path) -> None:
+    keys = store_keys()
+    signal = np.zeros((len(keys), 1))
+    store = write_features(tmp_path, keys, random_features(signal, np.random.default_rng(0)))
+    with pytest.raises(UserError, match=r"set extract\.versions above 0"):
+        run(store, tmp_path, whitening=1.0)
+
+
 @pytest.mark.parametrize(
     ("features", "message"),
     [(("nothing",), "it holds: codes_0, "), (("pyramid", "latent"), "cannot be joined")],

@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from medvq.errors import UserError
-from medvq.method.encodings import BlockScaler, CodeHistogram, NormScaler
+from medvq.method.encodings import (
+    BlockScaler,
+    CodeHistogram,
+    NormScaler,
+    WithinImageWhitening,
+)
 from medvq.method.targets import Binary, Multiclass, Regression, Target
 from medvq.storage import probe_file
 from medvq.storage.encoded_features import FeatureColumns
@@ -38,11 +43,12 @@ def table() -> pd.DataFrame:
     )
 
 
-def fitted(model: Any, classes: int = 2, codes: bool = False) -> Pipeline:
+def fitted(model: Any, classes: int = 2, codes: bool = False, whitened: bool = False) -> Pipeline:
     columns = ["codes_0"] if codes else ["latent", "embedding"]
     steps: list[Any] = [BlockScaler([2, 3]), PCA(2, random_state=0)]
     if codes:
         steps = [CodeHistogram(5, (4, 4), (1, 2)), TruncatedSVD(2, random_state=0)]
+    steps += [WithinImageWhitening()] * whitened
     pipeline = make_pipeline(FeatureColumns(columns), *steps, NormScaler(), model)
     return pipeline.fit(table(), np.arange(N) % classes)
 
@@ -53,6 +59,8 @@ def fitted(model: Any, classes: int = 2, codes: bool = False) -> Pipeline:
         fitted(LogisticRegression()),
         fitted(LogisticRegression(), classes=3),
         fitted(LogisticRegression(), codes=True),
+        fitted(LogisticRegression(), whitened=True),
+        fitted(LogisticRegression(), codes=True, whitened=True),
         fitted(Ridge()),
     ],
 )

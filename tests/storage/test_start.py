@@ -37,7 +37,7 @@ def test_without_epochs_the_network_is_the_one_it_starts_from(
     before, after = (load_model(file / FILE).state_dict() for file in (finished, run.folder))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert run.summary is not None
-    assert run.summary.epochs == 1
+    assert run.summary.epochs == 0
     assert run.summary.best_epoch == 0
     assert run.history["val_mse"][0] == pytest.approx(run.summary.val_mse)
 

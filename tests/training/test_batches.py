@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from medvq.config import ContrastConfig, PretrainConfig
+from medvq.config import AugmentConfig, ContrastConfig, PretrainConfig
 from medvq.method.scaling import to_network
 from medvq.training.batches import SubjectImages, ViewBatches, Views, epoch_seed, prefetch
 from numpy.typing import NDArray
@@ -244,3 +244,15 @@ def test_photometric_augmentation_alone_can_be_left_out() -> None:
         assert torch.equal(batch["first"], to_network(batch["target"]))
         # Image i is grey 5 + i, its copy 100 + i.
         assert greys(batch["second"]) == [grey + 95 for grey in greys(batch["first"])]
+
+
+def test_smaller_views_are_of_the_same_images() -> None:
+    epoch = batches(copies=0)
+    options = {"photometric": False, "augment": AugmentConfig(log_gamma=0)}
+    epoch.config = epoch.config.model_copy(update=options)
+    whole = list(epoch)
+    epoch.config = epoch.config.model_copy(update={"view_size": 4})
+    for smaller, larger in zip(epoch, whole, strict=True):
+        for view in ("first", "second", "target"):
+            assert to_dict(smaller)[view].shape == (4, 1, 4, 4)
+        assert greys(smaller["first"]) == greys(larger["first"])

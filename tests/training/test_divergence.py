@@ -8,7 +8,12 @@ import pytest
 import torch
 from medvq.config import ContrastConfig, PretrainConfig
 from medvq.errors import UserError
-from medvq.training.divergence import check_collapse, check_divergence, check_finite
+from medvq.training.divergence import (
+    check_collapse,
+    check_divergence,
+    check_finite,
+    refuse_batch,
+)
 
 CONFIG = PretrainConfig(learning_rate=0.5)
 RATE = "pretrain.learning_rate=0.5"
@@ -25,6 +30,27 @@ def test_a_loss_that_is_no_number_is_refused(loss: float) -> None:
     with pytest.raises(UserError, match=r"epoch 3 \(the loss is .*learning_rate=0\.5"):
         check_finite(loss, 3, RATE)
     check_finite(1e30, 3, RATE)
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        (
+            {"a1": "", "b2": ""},
+            f"; lower {RATE}, since no image of it is at fault. The epochs before are kept. They "
+            "are, by image_id in manifest.csv: a1, b2",
+        ),
+        (
+            {"a1": "constant", "b2": "", "c3": "not finite once augmented"},
+            ": of its images a1 is constant, c3 is not finite once augmented (image_id in "
+            f"manifest.csv); leave such images out, or lower {RATE}. The epochs before are kept",
+        ),
+    ],
+)
+def test_a_batch_names_its_images_and_those_at_fault(faults: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        refuse_batch(math.inf, 7, faults, 3, RATE)
+    assert str(refused.value) == f"training diverged in epoch 3, batch 7 (the loss is inf){message}"
 
 
 def test_a_loss_of_ten_times_the_best_is_refused() -> None:

@@ -54,6 +54,11 @@ class ProbeConfig(StrictModel):
     less regularisation, and are not to be held back by what suits MedVQ's features."""
     components: Positive = 256
     """Principal components that features are reduced to."""
+    whitening: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    """Shrinkage with which components are scaled down in directions in which an image differs from
+    its own random versions (``extract.versions``), see
+    :class:`~medvq.method.encodings.WithinImageWhitening`; 1 is a good value. null: they are not.
+    Baselines go without."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Resamples behind every 95% interval."""
 

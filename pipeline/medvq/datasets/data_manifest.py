@@ -91,6 +91,8 @@ class DataManifest(StrictModel):
     licence: str
     citation: str
     images: Positive | None = None
+    folder: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] | None = None
+    """Another name that the folder of the set may have."""
     files: tuple[PublishedFile, ...] = ()
     parts: tuple[Part, ...] = ()
 

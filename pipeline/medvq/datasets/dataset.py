@@ -84,7 +84,10 @@ class Dataset:
         not hold the data set.
     folds : the table of the folds of all images, see :mod:`medvq.datasets.folds`; None: there is
         none.
+    test_fraction : share of the labelled subjects that is drawn for the test, where the source has
+        no test split.
     """
 
     list_images: Callable[[Path], Iterable[SourceImage] | Listing]
     folds: Path | None = None
+    test_fraction: float = 0.0

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from medvq.config import Config, FolderSource, IngestConfig
 from medvq.datasets.array_files import ArrayImage, read_array_images
 from medvq.datasets.dataset import SourceImage
+from medvq.datasets.sources import dataset
 from medvq.datasets.splits import draw_splits, join_equal_images
 from medvq.errors import Notice, UserError
 from medvq.images.cache import ReadCache
@@ -204,10 +205,9 @@ def _with_splits(
             )
             warnings.warn(Notice(text), stacklevel=2)
         images = joined
-    source = config.source
     return draw_splits(
         images,
-        test_fraction=source.test_fraction if isinstance(source, FolderSource) else 0.0,
+        test_fraction=dataset(config.source).test_fraction,
         validation_fraction=config.ingest.validation_fraction,
         seed=config.seed,
     )

@@ -41,7 +41,8 @@ def dataset(source: Source) -> Dataset:
         not the folds that are asked for.
     """
     if isinstance(source, FolderSource):
-        return Dataset(partial(image_folder.list_images, source=source))
+        listing = partial(image_folder.list_images, source=source)
+        return Dataset(listing, test_fraction=source.test_fraction)
     if isinstance(source, PhantomSource):
         return Dataset(partial(image_folder.list_images, source=_PHANTOM_FOLDER, key=_PHANTOM_KEY))
     published = published_dataset(source.kind)
@@ -59,7 +60,8 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
     A user's own; else ``DATA_ROOT/<name>`` or ``DATA_MIRROR/<name>``, whichever holds all that was
     published; else either with a part of it, saying so; else ``DATA_ROOT/<name>``, filled from an
     archive that the user has put into one of them, from the mirror's address, or from the official
-    source. The phantom set is written on first use. Nothing is ever written to a mirror.
+    source. Where ``data_manifests/`` names the folder of a set, that name is looked for, too. The
+    phantom set is written on first use. Nothing is ever written to a mirror.
 
     Raises
     ------
@@ -91,6 +93,8 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
                 return folder
         raise UserError(f"no data: {_missing(folders)}; put the images into {home}")
     manifest = data_manifest(source.kind)
+    if manifest.folder:
+        folders += [folder.with_name(manifest.folder) for folder in folders]
     if (home / UNPACKED).exists():
         with _lock(home):
             finish_unpacking(home)

@@ -12,6 +12,7 @@ from medvq.config import ProbeConfig
 from medvq.errors import UserError
 from medvq.evaluation.intervals import Floats, interval, resample
 from medvq.evaluation.label_subsets import draw_subset, partition_subjects
+from medvq.evaluation.metrics import range_of
 from medvq.evaluation.probe_data import ProbeData, Rows
 from medvq.evaluation.probing import FeatureSetResult, ProbeJudge
 from medvq.method.probe import FittedProbe, ProbeFeatures, fit_probe
@@ -82,7 +83,7 @@ class CrossValidationJudge(ProbeJudge):
         metrics = resample(evaluate, self.repeats, self._subject_weights)
         row = ProbeRow(
             features=name,
-            metrics={metric: interval(metrics[metric], self._subset_weights) for metric in metrics},
+            metrics={metric: interval(metrics[metric], *range_of(metric)) for metric in metrics},
             recall=task.recall(truth, [predicted for predicted, _ in judged], self.classes),
         )
         tables = [

@@ -15,8 +15,8 @@ from medvq.evaluation.intervals import (
     interval,
     resample,
     subject_weights,
-    subset_weights,
 )
+from medvq.evaluation.metrics import range_of
 from medvq.evaluation.probe_data import ProbeData, Rows
 from medvq.method.probe import CLEAN_WEIGHT, FittedProbe, ProbeFeatures, fit_probe
 from medvq.method.targets import Truth
@@ -79,7 +79,6 @@ class ProbeJudge:
             self.data.task.truth_column: self.data.truth[rows],
         }
         self._subject_weights = subject_weights(self.data.subjects[rows], resamples, seed)
-        self._subset_weights = subset_weights(self.repeats, resamples, seed)
 
     def judge(self, name: str, features: ProbeFeatures, config: ProbeConfig) -> FeatureSetResult:
         """Fit a probe on each label subset and judge them, as the feature set ``name``."""
@@ -97,7 +96,7 @@ class ProbeJudge:
         metrics = resample(evaluate, len(probes), self._subject_weights)
         row = ProbeRow(
             features=name,
-            metrics={metric: interval(metrics[metric], self._subset_weights) for metric in metrics},
+            metrics={metric: interval(metrics[metric], *range_of(metric)) for metric in metrics},
             validation=self._validate(features, probes),
             recall=task.recall(truth, predicted, self.classes),
         )
@@ -110,7 +109,7 @@ class ProbeJudge:
     def difference(self, first: FeatureSetResult, second: FeatureSetResult) -> Interval:
         """Return by how much the headline metric of one feature set exceeds that of another."""
         headline = self.data.task.headline
-        return interval(first.metrics[headline] - second.metrics[headline], self._subset_weights)
+        return interval(first.metrics[headline] - second.metrics[headline])
 
     def _validate(self, features: ProbeFeatures, probes: list[FittedProbe]) -> Validation:
         """Return the validation score on validation images, mean over label subsets.

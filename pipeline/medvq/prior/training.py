@@ -80,15 +80,27 @@ class CodeBatches:
         return self.images // self.batch_size
 
     def __iter__(self) -> Iterator[CodeBatch]:
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order = torch.randperm(self.images, generator=generator)
+        generator = self._generator()
+        batches = self._own_rows(generator)
         withheld = torch.rand(self.images, generator=generator) < self.withheld
         conditions = self.codes.conditions
         assert conditions.labels is not None
         labels = torch.where(withheld, UNKNOWN, conditions.labels)
         codes = self.codes._replace(conditions=conditions._replace(labels=labels))
-        for batch in order.split(self.batch_size)[self.first : len(self)]:
-            yield codes.select(batch[rank() :: world_size()], self.device)
+        for rows in batches[self.first :]:
+            yield codes.select(rows, self.device)
+
+    def rows_of(self, number: int) -> Tensor:
+        """Return which of the training images a batch has in this process."""
+        return self._own_rows(self._generator())[number]
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+
+    def _own_rows(self, generator: torch.Generator) -> list[Tensor]:
+        order = torch.randperm(self.images, generator=generator)
+        batches = order.split(self.batch_size)[: len(self)]
+        return [batch[rank() :: world_size()] for batch in batches]
 
 
 class PriorTraining(TrainingLoop):
@@ -107,10 +119,9 @@ class PriorTraining(TrainingLoop):
 
     def __init__(self, maps: CodeMaps, level: int, config: PriorConfig, run: Run) -> None:
         self.codebook, self.size = maps.codebook, maps.sizes[level]
-        train, self.validation = (
-            maps.of_level(level, maps.rows(split, config.only_class))
-            for split in ("train", "validation")
-        )
+        rows, validation = (maps.rows(s, config.only_class) for s in ("train", "validation"))
+        self.image_ids = maps.keys["image_id"].to_numpy(str)[rows]
+        train, self.validation = (maps.of_level(level, part) for part in (rows, validation))
         batches = CodeBatches(
             train, config.batch_size, config.withheld_labels, run.seed, run.device
         )
@@ -128,6 +139,10 @@ class PriorTraining(TrainingLoop):
     def load(self) -> Iterable[Mapping[str, object]]:
         """Yield the training batches of an epoch."""
         return (batch._asdict() for batch in self.batches)
+
+    def image_faults(self, batch: int) -> dict[str, str]:
+        """Name the images; codes are always fit to be learnt from."""
+        return dict.fromkeys(self.image_ids[self.batches.rows_of(batch).numpy()].tolist(), "")
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:

@@ -49,7 +49,8 @@ def draw_ingest(folder: Path, figures: Path) -> None:
 
 def draw_pretrain(folder: Path, summary: PretrainSummary, figures: Path) -> None:
     """Draw loss curves, reconstructions with their errors, and how often each code is used."""
-    _draw_training(pd.read_csv(folder / "history.csv"), len(summary.codebook), figures)
+    if summary.epochs:
+        _draw_training(pd.read_csv(folder / "history.csv"), len(summary.codebook), figures)
     with np.load(folder / "reconstructions.npz") as arrays:
         originals, decoded = arrays["original"][:_SHOWN], arrays["reconstruction"][:_SHOWN]
     error = np.abs(originals.astype(float) - decoded)

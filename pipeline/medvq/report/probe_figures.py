@@ -45,6 +45,7 @@ _STYLES = {
     "quantized": _Style("codes alone: their vectors", plots.BLACK, "-", "X"),
     "histogram": _Style("codes alone: one histogram", plots.SKY, "-", "P"),
     "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, "--", "*"),
+    "efficientnet_imagenet": _Style("EfficientNet-Lite0 from ImageNet", plots.GREY, "-", "p"),
 }
 # Feature sets whose calibration and decisions are shown; all of them would hide each other.
 _COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
@@ -63,7 +64,8 @@ def draw_probe(folder: Path, summary: ProbeSummary, figures: Path) -> None:
     if summary.task == "binary":
         title = (
             f"{where}, {100 * summary.label_fraction:g}% of the labels,\n"
-            f"mean over {summary.repeats} {repeats}{'s' * (summary.repeats > 1)}"
+            f"mean over {summary.repeats} {repeats}{'s' * (summary.repeats > 1)}, "
+            f"given {' and '.join(summary.intervals_given)}"
         )
         _draw_roc(predictions, summary.rows, title, figures)
         _draw_decisions(predictions, figures)
@@ -125,7 +127,7 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
             xscale="log",
             xlabel="labels (% of training subjects)",
             ylabel=f"{METRIC_NAMES[headline]} {where}",
-            title="Label efficiency, mean and 95% interval",
+            title="Label efficiency, mean and 95% interval given this training",
         )
         axis.set_xticks(percent, [f"{value:g}" for value in percent])
         axis.minorticks_off()

@@ -14,6 +14,7 @@ from medvq.summaries import (
     PriorSummary,
     ProbeSummary,
     SampleSummary,
+    given,
 )
 
 _FEW_SUBJECTS = 100
@@ -27,6 +28,12 @@ _COLUMNS = {
     "accuracy": ("accuracy", "balanced_accuracy", "auroc", "ece"),
     "r2": ("r2", "mae"),
 }
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name for a table, which says where its threshold is read off the test."""
+    note = " (threshold read off the test images)" if "_at_" in metric else ""
+    return metric + note
 
 
 def ingest_table(summary: IngestSummary) -> list[str]:
@@ -65,8 +72,9 @@ def pretrain_table(summary: PretrainSummary) -> list[str]:
         f"{book.used} of {book.size} codes (perplexity {book.perplexity:.0f})"
         for book in summary.codebook
     )
+    trained = f"{summary.epochs} epochs, {summary.images_per_second:g} images/s"
     line = (
-        f"  {summary.epochs} epochs, {summary.images_per_second:g} images/s; validation: "
+        f"  {trained if summary.epochs else 'not trained (pretrain.epochs=0)'}; validation: "
         f"MSE {summary.val_mse:.3f} of the variance, PSNR {summary.val_psnr_db:.1f} dB, "
         f"SSIM {summary.val_ssim:.3f}, {books}"
     )
@@ -105,10 +113,12 @@ def sample_table(summary: SampleSummary) -> list[str]:
 def probe_table(summary: ProbeSummary) -> list[str]:
     """Return the metrics of every feature set, and MedVQ's lead over each baseline."""
     columns = _COLUMNS[summary.headline]
-    where = f", {summary.repeats} label subsets; mean [95% interval] on test"
+    figures = f"mean [95% interval, given {' and '.join(summary.intervals_given)}]"
+    plural = "s" * (summary.repeats > 1)
+    where = f", {summary.repeats} label subset{plural}; {figures} on test"
     if summary.evaluate == "cross_validation":
         where = (
-            f" in a fit; mean [95% interval] over {summary.repeats} x {summary.outer_folds}-fold "
+            f" in a fit; {figures} over {summary.repeats} x {summary.outer_folds}-fold "
             "cross-validation of all labelled images by subject"
         )
     validation = "   validation" if any(row.validation for row in summary.rows) else ""
@@ -137,10 +147,12 @@ def evaluate_table(summary: EvaluateSummary) -> list[str]:
         *(
             f"  {name:<19}{value.mean:>7.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}]"
             for row in summary.rows
-            for name, value in row.metrics.items()
+            for name, value in zip(map(metric_name, row.metrics), row.metrics.values(), strict=True)
         ),
     ]
-    if not summary.rows:
+    if summary.rows:
+        lines.append(f"  95% intervals given {' and '.join(given(1, 1))}")
+    else:
         lines.append("  nothing to judge by: the truth of these images is not known in two classes")
     check = summary.typicality
     lines.append(

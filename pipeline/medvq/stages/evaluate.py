@@ -146,7 +146,8 @@ def _rows(
     """Return the metrics of the predictions, with intervals over subjects alone."""
     import numpy as np
 
-    from medvq.evaluation.intervals import interval, resample, subject_weights, subset_weights
+    from medvq.evaluation.intervals import interval, resample, subject_weights
+    from medvq.evaluation.metrics import range_of
     from medvq.evaluation.tasks import TASKS
 
     task = TASKS[trained.headline]
@@ -160,8 +161,8 @@ def _rows(
         1,
         subject_weights(subjects[known], resamples, seed),
     )
-    one_probe = subset_weights(1, resamples, seed)
-    return [ProbeRow(MEDVQ, {name: interval(value, one_probe) for name, value in metrics.items()})]
+    intervals = {name: interval(value, *range_of(name)) for name, value in metrics.items()}
+    return [ProbeRow(MEDVQ, intervals)]
 
 
 def _scores(context: StageContext, rows: NDArray[np.bool_]) -> Floats:

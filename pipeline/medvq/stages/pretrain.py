@@ -78,7 +78,14 @@ def read_data(context: StageContext) -> PretrainingData:
         subjects = shuffle_among_subjects(subjects, seed)
     swapped_rows = np.flatnonzero(split != "test").searchsorted(validation)
     return PretrainingData(
-        images, train, validation, subjects, swapped_training, swapped_validation, swapped_rows
+        images,
+        manifest["image_id"].to_numpy(str),
+        train,
+        validation,
+        subjects,
+        swapped_training,
+        swapped_validation,
+        swapped_rows,
     )
 
 

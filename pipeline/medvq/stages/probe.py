@@ -77,7 +77,7 @@ def run(context: StageContext) -> ProbeSummary:
     results = _judge_all(context, store, judge)
     medvq, data, subsets = results[MEDVQ], judge.data, judge.subsets
     for number in range(judge.repeats):
-        values = {name: float(metric.of_subset[number]) for name, metric in medvq.metrics.items()}
+        values = {name: float(metric.cells[0, number]) for name, metric in medvq.metrics.items()}
         context.report(values, number)
     summary = ProbeSummary(
         label_fraction=config.label_fraction,
@@ -118,11 +118,11 @@ def _judge_all(
     for name in bar:
         bar.set_postfix_str(name)
         features = config.features if name == MEDVQ else (name,)
-        search = _with_larger_c(config) if name in BASELINES else config
+        search = of_baselines(config) if name in BASELINES else config
         if name != MEDVQ and (features, search) == (config.features, config):
             results[name] = results[MEDVQ].renamed(name)
             continue
-        encoding, encoded = store.encode(features, config, seed, judge.data.unlabelled_train)
+        encoding, encoded = store.encode(features, search, seed, judge.data.unlabelled_train)
         results[name] = judge.judge(name, encoded, search)
         if name == MEDVQ:
             steps = [step for _, step in encoding.steps]
@@ -131,11 +131,12 @@ def _judge_all(
     return results
 
 
-def _with_larger_c(config: ProbeConfig) -> ProbeConfig:
-    """Return ``config`` with the larger values of C that baselines may choose besides."""
+def of_baselines(config: ProbeConfig) -> ProbeConfig:
+    """Return the settings of baselines: larger values of C to choose besides, and no whitening."""
     largest = max(config.regularisation)
     larger = tuple(largest * factor for factor in config.larger_for_baselines)
-    return config.model_copy(update={"regularisation": (*config.regularisation, *larger)})
+    regularisation = (*config.regularisation, *larger)
+    return config.model_copy(update={"regularisation": regularisation, "whitening": None})
 
 
 def draw(context: StageContext, summary: ProbeSummary) -> None:

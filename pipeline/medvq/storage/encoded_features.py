@@ -20,6 +20,7 @@ from medvq.method.encodings import (
     CodeHistogram,
     Encoding,
     NormScaler,
+    WithinImageWhitening,
     pyramid_grids,
 )
 from medvq.method.probe import ProbeFeatures
@@ -120,47 +121,77 @@ class FeatureStore:
         ----------
         names : feature sets, which are joined.
         train : rows of the training images. The encoding is fitted on them and on their first
-            random versions.
+            random versions, or on all of these for ``config.whitening``.
+
+        Raises
+        ------
+        UserError
+            There are no random versions to whiten by.
 
         Returns
         -------
         The encoding, whose first step picks the columns that it needs, and what it returned.
         """
         columns = ["codes_0" if name in FROM_CODES else name for name in names]
-        blocks = [read_feature(self.folder / FEATURES, name) for name in columns]
-        version_blocks = [block[:0] for block in blocks]
-        if len(self._version):
-            version_blocks = [read_feature(self.folder / VERSIONS, name) for name in columns]
-        images = np.concatenate(blocks, axis=1)
-        versions = np.concatenate(version_blocks, axis=1)
-        table = np.concatenate([images[train], versions[self._version == augmented(0)]])
-        widths = [block.shape[1] for block in blocks]
+        tables = [self._read(name) for name in columns]
+        images, versions = (np.concatenate(part, axis=1) for part in zip(*tables, strict=True))
+        widths = [of_images.shape[1] for of_images, _ in tables]
         # A small data set has fewer training images than components.
         rank = min(len(train), len(images) // 2)
         encoding = make_pipeline(
-            FeatureColumns(columns), *self._steps(names, widths, rank, config.components, seed)
+            FeatureColumns(columns), *self._steps(names, widths, rank, config, seed)
         )
-        # Evenly spaced rows, since images lie in the order of the manifest.
-        encoding.fit(table[:: -(-len(table) // _BATCH)])
+        if config.whitening is None:
+            table = np.concatenate([images[train], versions[self._version == augmented(0)]])
+            # Evenly spaced rows, since images lie in the order of the manifest.
+            encoding.fit(table[:: -(-len(table) // _BATCH)])
+        else:
+            rows, of_versions = self._with_versions(train)
+            owner = np.concatenate([rows, self._row_of_version[of_versions]])
+            encoding.fit(np.concatenate([images[rows], versions[of_versions]]), owner)
         return encoding, self._encoded(encoding, images, versions)
 
+    def _with_versions(self, train: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return evenly spaced training images, and the rows of their random versions."""
+        random = self._version != SWAPPED
+        known = np.intersect1d(train, self._row_of_version[random])
+        if not len(known):
+            raise UserError("probe.whitening needs random versions; set extract.versions above 0")
+        number = 1 + np.count_nonzero(random & np.isin(self._row_of_version, known)) // len(known)
+        rows = known[:: -(-len(known) * number // _BATCH)]
+        return rows, np.flatnonzero(random & np.isin(self._row_of_version, rows))
+
+    def read(self, name: str) -> ProbeFeatures:
+        """Return a feature set or codes as they are stored."""
+        return self._encoded(FeatureColumns([name]), *self._read(name))
+
+    def _read(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return a column of images, and of versions, of which there may be none."""
+        images = read_feature(self.folder / FEATURES, name)
+        if not len(self._version):
+            return images, images[:0]
+        return images, read_feature(self.folder / VERSIONS, name)
+
     def _steps(
-        self, names: Sequence[str], widths: list[int], rank: int, components: int, seed: int
+        self, names: Sequence[str], widths: list[int], rank: int, config: ProbeConfig, seed: int
     ) -> list[BaseEstimator]:
         """Return the steps after the choice of columns; at most ``rank`` components are kept."""
+        components, last = config.components, [NormScaler()]
+        if config.whitening is not None:
+            last = [WithinImageWhitening(config.whitening), *last]
         if names[0] not in FROM_CODES:
             components = min(components, sum(widths), rank)
             pca = PCA(components, svd_solver="randomized", random_state=seed)
-            return [BlockScaler(widths), pca, NormScaler()]
+            return [BlockScaler(widths), pca, *last]
         level = self.metadata.levels[0]
         grids = (1,) if names[0] == "histogram" else pyramid_grids(self.metadata.grid)
         histogram = CodeHistogram(level.codebook_size, tuple(level.latent_shape), grids)
         cells = sum(grid ** len(level.latent_shape) for grid in grids)
         components = min(components, level.codebook_size * cells - 1, rank)
-        return [histogram, TruncatedSVD(components, random_state=seed), NormScaler()]
+        return [histogram, TruncatedSVD(components, random_state=seed), *last]
 
     def _encoded(
-        self, encoding: Pipeline, images: NDArray[Any], versions: NDArray[Any]
+        self, encoding: Pipeline | FeatureColumns, images: NDArray[Any], versions: NDArray[Any]
     ) -> ProbeFeatures:
         """Encode images, and versions in the rows of their images."""
         encoded = _transform(encoding, images)
@@ -177,6 +208,6 @@ class FeatureStore:
         return ProbeFeatures(encoded, [version(n) for n in names if n != SWAPPED], swapped)
 
 
-def _transform(encoding: Pipeline, table: NDArray[Any]) -> NDArray[np.float64]:
+def _transform(encoding: Pipeline | FeatureColumns, table: NDArray[Any]) -> NDArray[np.float64]:
     batches = [table[at : at + _BATCH] for at in range(0, len(table), _BATCH)]
     return np.concatenate([np.asarray(encoding.transform(b), np.float64) for b in batches])

@@ -24,7 +24,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from medvq.config.base import StrictModel
 from medvq.errors import UserError
-from medvq.method.encodings import BlockScaler, CodeHistogram, NormScaler
+from medvq.method.encodings import (
+    BlockScaler,
+    CodeHistogram,
+    NormScaler,
+    WithinImageWhitening,
+)
 from medvq.storage.encoded_features import FeatureColumns
 
 FILE = "probe.safetensors"
@@ -90,6 +95,7 @@ _STEPS = {
             },
         ),
         _Step(TruncatedSVD, (), {"components_": _COMPONENTS}),
+        _Step(WithinImageWhitening, (), {"directions_": _Array(("out", "in"))}),
         _Step(NormScaler, (), {"factor_": _Array((), 1e-20, 1e8)}),
         _Step(
             LogisticRegression,
@@ -105,7 +111,8 @@ _STEPS = {
 }
 _ORDERS = {
     ("FeatureColumns", *encoding, "NormScaler", model)
-    for encoding in (("BlockScaler", "PCA"), ("CodeHistogram", "TruncatedSVD"))
+    for components in (("BlockScaler", "PCA"), ("CodeHistogram", "TruncatedSVD"))
+    for encoding in (components, (*components, "WithinImageWhitening"))
     for model in ("LogisticRegression", "Ridge")
 }
 _Name = Annotated[str, Field(pattern="^[a-z0-9_]{1,100}$")]

@@ -123,16 +123,14 @@ class ViewBatches:
         return len(self.rows) // self.batch_size
 
     def __iter__(self) -> Iterator[Views]:
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order = self._epoch_order(generator)
-        size, own = self.batch_size, self.batch_size // self.world
+        generator, order = torch.Generator(), self._epoch_order()
         for number in range(self.first, len(self)):
-            # Sorted, since a memory map is read faster in order, and a batch has no order.
-            batch = np.sort(order[number * size : (number + 1) * size])
+            own = self._own_rows(order, number)
             groups: list[Group] = []
-            for start in range(self.rank * own, (self.rank + 1) * own, GROUP):
-                generator.manual_seed(epoch_seed(self.seed, self.epoch, number, start))
-                rows = batch[start : start + GROUP]
+            for start in range(0, len(own), GROUP):
+                parts = (self.epoch, number, self.rank * len(own) + start)
+                generator.manual_seed(epoch_seed(self.seed, *parts))
+                rows = own[start : start + GROUP]
                 groups.append((rows, *self._random_numbers(len(rows), generator)))
             several = self._groups_at_once(len(groups))
             views = [
@@ -140,8 +138,7 @@ class ViewBatches:
                 for start in range(0, len(groups), several)
             ]
             first, second, target = map(torch.cat, zip(*views, strict=True))
-            own_rows = np.concatenate([rows for rows, *_ in groups])
-            subjects = send(torch.from_numpy(self._subject_images.of(own_rows)), self.device)
+            subjects = send(torch.from_numpy(self._subject_images.of(own)), self.device)
             yield {
                 "first": to_network(first),
                 "second": to_network(second),
@@ -149,12 +146,13 @@ class ViewBatches:
                 "subjects": subjects,
             }
 
-    def _epoch_order(self, generator: torch.Generator) -> Rows:
+    def _epoch_order(self) -> Rows:
         """Return as many images as there are, at random, each subject as often as the others.
 
         Subjects come in one random order after another, with one of their images each time: who has
         many images is not seen more often, and hardly meets another of them in a batch.
         """
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         number, subjects = len(self.rows), self._subject_images
         rounds = []
         for _ in range(-(-number // len(subjects))):
@@ -162,6 +160,16 @@ class ViewBatches:
             order = torch.randperm(len(subjects), generator=generator).numpy()
             rounds.append(subjects.one_of_each(unit)[order])
         return np.concatenate(rounds)[:number]
+
+    def rows_of(self, number: int) -> Rows:
+        """Return the places in ``rows`` of the images of a batch that are made here."""
+        return self._own_rows(self._epoch_order(), number)
+
+    def _own_rows(self, order: Rows, number: int) -> Rows:
+        size, own = self.batch_size, self.batch_size // self.world
+        # Sorted, since a memory map is read faster in order, and a batch has no order.
+        batch = np.sort(order[number * size : (number + 1) * size])
+        return batch[self.rank * own : (self.rank + 1) * own]
 
     @property
     def _shape(self) -> tuple[int, tuple[int, ...]]:

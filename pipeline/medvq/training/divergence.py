@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from torch import Tensor
 
@@ -27,6 +28,28 @@ def check_finite(loss: float, epoch: int, rate: str) -> None:
         raise UserError(
             f"training diverged in epoch {epoch} (the loss is {loss}); lower {rate}{_kept(epoch)}"
         )
+
+
+def refuse_batch(
+    loss: float, number: int, faults: Mapping[str, str], epoch: int, rate: str
+) -> NoReturn:
+    """Raise a :class:`UserError` about a batch whose loss is not finite.
+
+    Parameters
+    ----------
+    number : of the batch in its epoch, from 1.
+    faults : what is wrong with each image of the batch, by ``image_id``; empty where nothing is.
+    """
+    when = f"training diverged in epoch {epoch}, batch {number} (the loss is {loss})"
+    if faulty := [f"{image} is {fault}" for image, fault in faults.items() if fault]:
+        raise UserError(
+            f"{when}: of its images {', '.join(faulty)} (image_id in manifest.csv); leave such "
+            f"images out, or lower {rate}{_kept(epoch)}"
+        )
+    raise UserError(
+        f"{when}; lower {rate}, since no image of it is at fault{_kept(epoch)}. They are, by "
+        f"image_id in manifest.csv: {', '.join(faults)}"
+    )
 
 
 def check_divergence(

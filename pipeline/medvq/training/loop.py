@@ -30,7 +30,7 @@ from medvq.errors import UserError
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.training.batches import epoch_seed
 from medvq.training.checkpoint import DeferredInterruption, load_checkpoint, save_checkpoint
-from medvq.training.divergence import check_divergence, check_finite
+from medvq.training.divergence import check_divergence, check_finite, refuse_batch
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
 # Where the configuration sets no epochs: eighteen, as for the default data set, and for a small set
@@ -39,7 +39,7 @@ _EPOCHS, _FEWEST_STEPS = 18, 600
 _STATE = ("objective", "optimizer", "schedule")  # attributes that a checkpoint holds
 _CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch: the most that a kill costs
 _STEPS_TIMED = 10  # after the first, which is slower, until the duration of the training is told
-_STEPS_UNCHECKED = 50  # on a GPU between looks at the loss, since each waits for the device
+_STEPS_UNCHECKED = 50  # on a GPU between looks at the losses, since each waits for the device
 
 
 def epoch_count(config: TrainingConfig, batches: int) -> int:
@@ -142,6 +142,13 @@ class TrainingLoop(ABC):
     def save_best(self) -> None:
         """Write the weights, and whatever shows them, after the best epoch so far."""
 
+    @abstractmethod
+    def image_faults(self, batch: int) -> dict[str, str]:
+        """Return what is wrong with the images of a batch of this epoch, see refuse_batch.
+
+        ``batch`` is its number from 0; images are those of this process.
+        """
+
     def begin_epoch(self) -> None:  # noqa: B027  # optional for subclasses
         """Prepare for an epoch's calls of :meth:`count`."""
 
@@ -158,8 +165,11 @@ class TrainingLoop(ABC):
     def fit(self) -> None:
         """Train, from where an interrupted run in the same folder stopped."""
         self._resume()
-        if self.epochs == 0 and not self.history:
-            self._end_epoch(0, self._begin(0))
+        if self.epochs == 0:
+            self._announce("no epochs; the network stays as it starts")
+            if not self.history:
+                self._end_epoch(0, self._begin(0))
+            return
         images = len(self.batches) * self.batches.batch_size
         most = patience(self.training, len(self.batches))
         with tqdm(
@@ -202,6 +212,11 @@ class TrainingLoop(ABC):
         """Batches of the next epoch that an interrupted run has done."""
         return self._position.step if self._position else 0
 
+    @property
+    def _steps_unchecked(self) -> int:
+        """Steps from one look at the losses to the next."""
+        return 1 if self.run.device.type == "cpu" else _STEPS_UNCHECKED
+
     def _zeros(self) -> Tensor:
         return torch.zeros(len(self.terms), dtype=torch.float64, device=self.run.device)
 
@@ -227,11 +242,13 @@ class TrainingLoop(ABC):
         position = self._begin(epoch)
         started = time.perf_counter() - position.seconds
         first = 1 + (epoch - 1) * len(self.batches) + position.step
+        unchecked: list[Tensor] = []
         for number, batch in enumerate(self.load(), first):
             with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.autocast):
                 out = self.forward(**batch)
-            if self.run.device.type == "cpu" or number % _STEPS_UNCHECKED == 0:
-                check_finite(out.loss.item(), epoch, self._rate)
+            unchecked.append(out.loss.detach())
+            if len(unchecked) == self._steps_unchecked or position.step + 1 == len(self.batches):
+                self._check_losses(epoch, position.step + 1, unchecked)
             self.optimizer.zero_grad(set_to_none=True)
             out.loss.backward()
             self.optimizer.step()
@@ -248,6 +265,13 @@ class TrainingLoop(ABC):
             self._estimate_duration(progress)
             self._save_within_epoch(position, interruption)
         return position
+
+    def _check_losses(self, epoch: int, steps: int, losses: list[Tensor]) -> None:
+        """Look at the last ``losses`` of the ``steps`` of an epoch, and empty the list."""
+        for number, loss in enumerate(torch.stack(losses).tolist(), 1 + steps - len(losses)):
+            if not math.isfinite(loss):
+                refuse_batch(loss, number, self.image_faults(number - 1), epoch, self._rate)
+        losses.clear()
 
     def _estimate_duration(self, progress: tqdm[Any]) -> None:
         """Announce the duration of the training once a few steps have been timed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class PretrainingData:
     """The images of pretraining, as they lie in the cache."""
 
     images: NDArray[np.uint8]  # the cache
+    image_ids: NDArray[np.str_]  # of each image in it
     train: Rows  # the training images in it
     validation: Rows
     subjects: NDArray[np.str_]  # of each training image, beyond doubt
@@ -102,6 +103,21 @@ class Pretraining(TrainingLoop):
         torch.manual_seed(epoch_seed(self.run.seed + 1, 0))
         for batch in self.load():
             network(batch["first"])
+
+    def image_faults(self, batch: int) -> dict[str, str]:
+        """Make the views of the batch again, and look at them and at the images themselves."""
+        views = next(iter(replace(self.batches, first=batch)))
+        finite = [views[name].isfinite().flatten(1).all(1).cpu() for name in ("first", "second")]
+        rows = self.data.train[self.batches.rows_of(batch)]
+        images = self.data.images[rows].reshape(len(rows), -1)
+        faults = np.select(
+            [~torch.stack(finite).all(0).numpy(), images.min(1) == images.max(1)],
+            ["not finite once augmented", "constant"],
+            "",
+        )
+        pairs = zip(self.data.image_ids[rows].tolist(), faults.tolist(), strict=True)
+        # An image may be there twice, and be at fault once.
+        return dict(sorted(pairs, key=lambda pair: pair[1]))
 
     def begin_epoch(self) -> None:
         self.use_in_training = self._unused(self.run.device)
@@ -173,7 +189,7 @@ class Pretraining(TrainingLoop):
         )
         speed = float(np.median([row["images_per_second"] for row in self.history]))
         return PretrainSummary(
-            epochs=len(self.history),
+            epochs=int(self.history[-1]["epoch"]),
             best_epoch=int(best["epoch"]),
             images_per_second=round(speed, 1),
             val_mse=best["val_mse"],

@@ -1,15 +1,16 @@
-"""A ResNet-18 trained from scratch on labelled images, by the best recipe that we found for it.
+"""Networks trained on labelled images, by the best recipes that we found for them.
 
-It sees affine and photometric augmentation as pretraining does, and acquisition-swapped copies as
-often as pretraining's second views are. A part of the labelled subjects is held out for early
-stopping, by the score that chooses the probe's C (three parts on images as they are, one part on
-swapped ones), and for calibration.
+They see affine and photometric augmentation as pretraining does, and acquisition-swapped copies as
+often as pretraining's second views are. A part of the labelled subjects is held out for the number
+of epochs, by the score that chooses the probe's C (three parts on images as they are, one part on
+swapped ones), and for calibration. Then a new network is trained as long on all labels, as the
+probe is.
 """
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from medvq.method.augmentation import (
 from medvq.method.probe import calibrate, grouped_folds, selection_score
 from medvq.method.scaling import to_network, to_unit
 from medvq.method.targets import Binary
+from medvq.method.vqvae import VQVAE, Architecture
+from medvq.storage.start import load_start
 from medvq.training.batches import epoch_seed
 from medvq.training.loop import epoch_count, patience
 from monai.networks.nets import resnet18
@@ -43,14 +46,14 @@ _BATCH = 256
 
 
 class Recipe(TrainingConfig):
-    """How the network is trained: AdamW, a cosine after a warm-up, the best epoch kept.
+    """How a network is trained: AdamW, a cosine after a warm-up, as many epochs as are best.
 
     There are at least 18 epochs and as many as make 600 steps; training stops once half of them
     bring nothing better.
     """
 
-    size: int = 64
-    """Side that images are averaged down to, in pixels."""
+    size: int = 128
+    """Side that images are averaged down to, in pixels; that of MedVQ's images."""
     folds: int = 5
     """One of so many parts of the labelled subjects is held out."""
     batch_size: int = 32
@@ -83,7 +86,7 @@ class LabelledImages(NamedTuple):
 class Classifier(NamedTuple):
     """A trained network, a calibrated line from logits to probabilities, and a threshold.
 
-    ``epochs`` says how many were trained, ``best`` which one was kept.
+    ``epochs`` says how many were tried on held-out images, ``best`` how many it was trained for.
     """
 
     network: nn.Module
@@ -99,10 +102,45 @@ class Classifier(NamedTuple):
         return np.asarray(self.calibration.predict_proba(logits[:, None])[:, 1])
 
 
+def resnet() -> nn.Module:
+    """Return MONAI's ResNet-18, with a stem of stride 2, as it is before training."""
+    network: nn.Module = resnet18(
+        spatial_dims=2, n_input_channels=1, num_classes=2, conv1_t_stride=2
+    )
+    return network
+
+
+class PretrainedClassifier(nn.Module):
+    """An encoder of the product with weights to start from, averaged over places, and a layer."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        network = VQVAE(Architecture.from_config(config))
+        load_start(network, config.start_from)
+        self.encoder = network.encoder
+        self.head = nn.Linear(config.level_widths[-1], 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, 2) of images in the network's range."""
+        logits: Tensor = self.head(self.encoder(images)[-1].mean((2, 3)))
+        return logits
+
+
+def efficientnet() -> nn.Module:
+    """Return the first half of EfficientNet-Lite0 with the weights of ImageNet."""
+    return PretrainedClassifier(PretrainConfig(encoder="efficientnet_lite0", start_from="imagenet"))
+
+
 @dataclass
 class Training:
-    """The training of a ResNet-18 on labelled images, augmented as pretraining's ``views`` are."""
+    """The training of a network on labelled images, augmented as pretraining's ``views`` are.
 
+    Attributes
+    ----------
+    new_network : returns the network as it is before training.
+    """
+
+    new_network: Callable[[], nn.Module]
     labelled: LabelledImages
     recipe: Recipe
     views: PretrainConfig
@@ -110,42 +148,53 @@ class Training:
     device: str = "cpu"
 
     def fit(self) -> Classifier:
-        """Train on a part of the images; stop and calibrate by the rest."""
+        """Find the number of epochs on images held out, and train as long on all."""
         recipe, truth = self.recipe, self.labelled.truth
         fitted_on, held_out = grouped_folds(truth, self.labelled.subjects, recipe.folds)[0]
-        torch.manual_seed(self.seed)
-        network = resnet18(spatial_dims=2, n_input_channels=1, num_classes=2, conv1_t_stride=2)
-        network = network.to(self.device, memory_format=torch.channels_last)
-        size = min(recipe.batch_size, len(fitted_on))
-        batches = len(fitted_on) // size
+        batches = max(1, len(fitted_on) // recipe.batch_size)
         epochs = epoch_count(recipe, batches)
+        highest, best, logits = -math.inf, 0, None
+        for epoch, network in self.epochs(fitted_on, epochs):
+            judged = self.judge(network, held_out)
+            score = selection_score(_TARGET, truth[held_out], *judged)
+            if score > highest:
+                highest, best, logits = score, epoch, judged
+            elif epoch - best >= patience(recipe, batches):
+                break
+        assert logits is not None
+        tried = epoch
+        for epoch, network in self.epochs(np.arange(len(truth)), epochs):  # noqa: B007  # the last
+            if epoch == best:
+                break
+        calibration = self._calibrate(truth[held_out], *logits)
+        return Classifier(network, recipe.size, calibration, _TARGET.threshold(truth), tried, best)
+
+    def epochs(self, rows: Rows, number: int) -> Iterator[tuple[int, nn.Module]]:
+        """Train a new network on some images; yield it after each epoch, counted from 1."""
+        recipe = self.recipe
+        torch.manual_seed(self.seed)
+        network = self.new_network().to(self.device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        size = min(recipe.batch_size, len(rows))
+        batches = len(rows) // size
         optimizer = torch.optim.AdamW(
             network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        steps = epochs * batches
+        steps = number * batches
         warmup = min(recipe.warmup_steps, steps // 2)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, warmup, steps)
         )
-        highest, weights, best = -math.inf, network.state_dict(), 0
-        for epoch in range(epochs):
+        for epoch in range(number):
             network.train()
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-            order = torch.randperm(len(fitted_on), generator=generator).numpy()
-            for number in range(batches):
-                rows = order[number * size : (number + 1) * size]
-                images = self.augment(fitted_on[rows], generator).to(self.device)
-                self._step(network, optimizer, fitted_on[rows], images)
+            order = torch.randperm(len(rows), generator=generator).numpy()
+            for batch in range(batches):
+                chosen = rows[order[batch * size : (batch + 1) * size]]
+                images = self.augment(chosen, generator).to(self.device)
+                self._step(network, optimizer, chosen, images)
                 schedule.step()
-            score = selection_score(_TARGET, truth[held_out], *self.judge(network, held_out))
-            if score > highest:
-                highest, weights, best = score, copy.deepcopy(network.state_dict()), epoch
-            elif epoch - best >= patience(recipe, batches):
-                break
-        network.load_state_dict(weights)
-        calibration = self._calibrate(network, held_out)
-        threshold = _TARGET.threshold(truth)
-        return Classifier(network, recipe.size, calibration, threshold, epoch + 1, best + 1)
+            yield epoch + 1, network
 
     def _step(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, rows: Rows, images: Tensor
@@ -184,12 +233,14 @@ class Training:
             return clean, None
         return clean, _logits(network, self.labelled.swapped[rows], self.recipe.size)
 
-    def _calibrate(self, network: nn.Module, rows: Rows) -> LogisticRegression:
+    def _calibrate(
+        self, truth: NDArray[np.int64], clean: Floats, swapped: Floats | None
+    ) -> LogisticRegression:
         """Return the probe's own calibration, of a logit that is as yet the network's."""
         calibration = LogisticRegression()
         calibration.classes_ = np.array([0, 1])
         calibration.coef_, calibration.intercept_ = np.ones((1, 1)), np.zeros(1)
-        calibrate(_TARGET, calibration, self.labelled.truth[rows], *self.judge(network, rows))
+        calibrate(_TARGET, calibration, truth, clean, swapped)
         return calibration
 
 
