@@ -344,7 +344,7 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     assert json.loads(prior.read_text())["inputs"] == probe["inputs"]
     typicality = result["typicality"]
     assert typicality["images"] == result["images"]
-    assert typicality["flagged"] == told["untypical"].sum() < 0.3 * len(told)
+    assert typicality["flagged"] == told["untypical"].sum() < 0.5 * len(told)
     beyond = told["out_of_distribution_score"] > typicality["threshold"]
     assert (told["untypical"] == beyond).all()
     assert (Path(result["artifact"]) / "figures/typicality.png").exists()
