@@ -85,6 +85,8 @@ def main(parsed: argparse.Namespace) -> int:
     for study in studies.values():
         study.run("ingest", study.config())
     chosen = [ARMS[name] for name in parsed.arms or ARMS]
+    if parsed.validation:
+        chosen = [arm for arm in chosen if arm.is_validated]
     cells = [
         judge(study, name, fraction, arms, parsed.seeds)
         for name, study in studies.items()

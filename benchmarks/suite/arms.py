@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import pandas as pd
 from medvq.config import Config
@@ -60,7 +60,14 @@ class Predicted:
 
 
 class Arm(Protocol):
-    """Rows that are made together."""
+    """Rows that are made together.
+
+    Attributes
+    ----------
+    is_validated : whether the rows have a validation score.
+    """
+
+    is_validated: ClassVar[bool] = True
 
     def suits(self, config: Config) -> bool:
         """Return whether the rows mean something for a data set."""
@@ -135,6 +142,7 @@ class NetworkArm(Arm):
     networks : names of their rows, see :data:`benchmarks.supervised.RIVALS`.
     """
 
+    is_validated: ClassVar[bool] = False
     networks: tuple[str, ...]
 
     def suits(self, config: Config) -> bool:

@@ -64,20 +64,15 @@ def write(
 
 
 def show_validation(cells: Sequence[Cell]) -> str:
-    """Return a table of the validation figures, which are all that choices are made by."""
+    """Return a table of the validation scores, which are all that choices are made by."""
     lines = [
-        {
-            "data set": cell.dataset,
-            "labels": f"{cell.label_fraction:.0%}",
-            "features": row.features,
-            "seeds": row.trainings,
-            **{k: f"{v:.3f}" for k, v in vars(row.validation).items() if v is not None},
-        }
+        {"data set": cell.dataset, "labels": f"{cell.label_fraction:.0%}"}
+        | {row.features: row.validation.score for row in cell.rows if row.validation}
         for cell in cells
-        for row in cell.rows
-        if row.validation
     ]
-    return pd.DataFrame(lines).fillna("").to_string(index=False)
+    scores = pd.DataFrame(lines).set_index(["data set", "labels"])
+    scores.loc[("mean over data sets", ""), :] = scores.groupby("data set").mean().mean()
+    return scores.to_string(float_format="{:.3f}".format, na_rep="", sparsify=False)
 
 
 def _leads(cells: Sequence[Cell]) -> Iterator[Section]:

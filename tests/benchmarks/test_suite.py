@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from medvq.config_file import config_file, load_config
 from medvq.evaluation.intervals import Resampled
 from medvq.stages.stage import RunOptions
+from medvq.summaries import Validation
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
@@ -17,6 +19,7 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from benchmarks.study import Study
 from benchmarks.suite.arms import ARMS, DATA_SETS, ProbeArm
 from benchmarks.suite.cells import HEADLINES, Cell, Row, mean_lead, score
+from benchmarks.suite.page import show_validation
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +47,16 @@ def test_each_data_set_counts_once_and_narrows_the_mean() -> None:
     widths = [high - low for low, high in (alone.ci95, both.ci95)]
     assert widths[1] == pytest.approx(widths[0] / np.sqrt(2), rel=1e-6)
     assert mean_lead([Cell("a", 0.1, 3, "auroc", cell_of("a", 0.1, 0.02).rows[:1])]) is None
+
+
+def test_validation_scores_alone_are_shown_and_each_data_set_counts_once() -> None:
+    cells = [cell_of("a", 0.1, 0.02), cell_of("a", 0.1, 0.02), cell_of("b", 0.1, 0.02)]
+    for cell, reached in zip(cells, (0.5, 0.7, 0.8), strict=True):
+        validation = Validation(reached, None, reached)
+        cell.rows[:] = [replace(cell.rows[0], validation=validation), cell.rows[1]]
+    *_, last = show_validation(cells).splitlines()
+    assert last.split() == ["mean", "over", "data", "sets", "0.700"]
+    assert "hog" not in show_validation(cells)
 
 
 @pytest.mark.parametrize(
