@@ -233,7 +233,7 @@ def main() -> None:
     write_page(
         page,
         "Coverage of the 95% intervals",
-        "make benchmark-coverage",
+        f"make benchmark-coverage{f' N={trials}' if trials != TRIALS else ''}",
         version,
         f"{WORLD}\n\n{trials} test sets of each case, of "
         f"{_PATIENTS} patients with {_PATIENTS * 3 // 2} images (two thirds of them positive): a "
