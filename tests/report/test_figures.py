@@ -99,6 +99,13 @@ def test_images_without_labels_have_no_class_means(tmp_path: Path, figures: Path
     assert names_of(figures) == {"images.png"}
 
 
+def test_a_network_that_is_not_trained_shows_its_codes_alone(tmp_path: Path, figures: Path) -> None:
+    np.save(tmp_path / "codebook_use.npy", np.array([1, 6, 0, 3]))
+    summary = PretrainSummary(0, 0, 0, 1, 1, 1, 1, 1, [CodebookUse(4, 3, 2.4)])
+    draw_pretrain(tmp_path, summary, figures, with_images=False)
+    assert names_of(figures) == {"codebook_use.png"}
+
+
 def test_pretrain_shows_curves_reconstructions_and_codes(
     tmp_path: Path, figures: Path, saved: dict[str, Any]
 ) -> None:

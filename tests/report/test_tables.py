@@ -85,6 +85,9 @@ def test_pretrain_shows_errors_and_codes() -> None:
         "  14 epochs, 210.5 images/s; validation: MSE 0.123 of the variance, PSNR 27.0 dB, "
         "SSIM 0.876, 12 of 16 codes (perplexity 10)"
     ]
+    untrained = PretrainSummary(0, 0, 0.0, 0.1234, 27.04, 0.8765, 0.1, 0.1, [book])
+    (line,) = pretrain_table(untrained)
+    assert line.startswith("  not trained (pretrain.epochs=0); validation: MSE 0.123 of the")
 
 
 def test_extract_shows_widths() -> None:

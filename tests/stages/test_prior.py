@@ -12,7 +12,7 @@ import pytest
 import torch
 from factories.artifacts import artifact
 from factories.priors import MODEL, SIDE, SIZE, write_codes
-from medvq.config import Config, PhantomSource, PriorConfig, SampleConfig
+from medvq.config import Config, PhantomSource, PretrainConfig, PriorConfig, SampleConfig
 from medvq.config_file import config_file, load_config
 from medvq.errors import UserError
 from medvq.method.vqvae import VQVAE, Architecture
@@ -218,6 +218,16 @@ def test_samples_come_with_their_images_and_do_not_depend_on_their_number(
     assert many["samples"].shape == many["histogram"].shape == many["real"].shape == (9, 8, 8)
     with pytest.raises(UserError, match="no class 'COVID'"):
         sampler.draw(class_name="COVID")
+
+
+def test_nothing_is_sampled_without_a_trained_decoder(tmp_path: Path, extract: Artifact) -> None:
+    pretrain = PretrainConfig(encoder="efficientnet_lite0", start_from="imagenet", epochs=0)
+    task = context(tmp_path, extract)
+    config = task.config.model_copy(update={"pretrain": pretrain})
+    with pytest.raises(UserError, match="no decoder is trained"):
+        SAMPLE.run(replace(task, config=config))
+    assert SAMPLE.check is not None
+    SAMPLE.check(task.config, {})
 
 
 def test_samples_of_several_levels_are_decoded_from_all(

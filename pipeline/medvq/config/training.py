@@ -144,6 +144,11 @@ class PretrainConfig(TrainingConfig):
         """Channels of each level of the encoder."""
         return self.widths or _WIDTHS[self.encoder]
 
+    @property
+    def has_trained_decoder(self) -> bool:
+        """Whether reconstructions mean anything: weights of ImageNet are of an encoder alone."""
+        return self.start_from != "imagenet" or self.epochs != 0
+
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
         levels = len(self.level_widths)

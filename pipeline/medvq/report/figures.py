@@ -47,17 +47,14 @@ def draw_ingest(folder: Path, figures: Path) -> None:
         plots.image_sheet(means, figures / "class_means.png", title, titles)
 
 
-def draw_pretrain(folder: Path, summary: PretrainSummary, figures: Path) -> None:
+def draw_pretrain(
+    folder: Path, summary: PretrainSummary, figures: Path, *, with_images: bool = True
+) -> None:
     """Draw loss curves, reconstructions with their errors, and how often each code is used."""
     if summary.epochs:
         _draw_training(pd.read_csv(folder / "history.csv"), len(summary.codebook), figures)
-    with np.load(folder / "reconstructions.npz") as arrays:
-        originals, decoded = arrays["original"][:_SHOWN], arrays["reconstruction"][:_SHOWN]
-    error = np.abs(originals.astype(float) - decoded)
-    rows = {"original": originals, "reconstruction": decoded, "|error|": error}
-    plots.image_sheet(
-        rows, figures / "reconstructions.png", "Validation images and their reconstructions"
-    )
+    if with_images:
+        _draw_reconstructions(folder, figures)
     with plots.panels(figures / "codebook_use.png", len(summary.codebook), 6, 3.4) as axes:
         for level, (axis, book) in enumerate(zip(axes, summary.codebook, strict=True)):
             suffix = f"_{level}" if level else ""
@@ -69,6 +66,16 @@ def draw_pretrain(folder: Path, summary: PretrainSummary, figures: Path) -> None
                 ylabel="share of positions (%)",
                 title=f"{book.used} of {book.size} codes in use, perplexity {book.perplexity:.0f}",
             )
+
+
+def _draw_reconstructions(folder: Path, figures: Path) -> None:
+    with np.load(folder / "reconstructions.npz") as arrays:
+        originals, decoded = arrays["original"][:_SHOWN], arrays["reconstruction"][:_SHOWN]
+    error = np.abs(originals.astype(float) - decoded)
+    rows = {"original": originals, "reconstruction": decoded, "|error|": error}
+    plots.image_sheet(
+        rows, figures / "reconstructions.png", "Validation images and their reconstructions"
+    )
 
 
 def _draw_training(history: pd.DataFrame, levels: int, figures: Path) -> None:

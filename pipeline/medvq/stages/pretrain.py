@@ -93,7 +93,8 @@ def draw(context: StageContext, summary: PretrainSummary) -> None:
     """Draw loss curves, reconstructions with their errors, and how often each code is used."""
     from medvq.report.figures import draw_pretrain
 
-    draw_pretrain(context.folder, summary, context.figures)
+    with_images = context.config.pretrain.has_trained_decoder
+    draw_pretrain(context.folder, summary, context.figures, with_images=with_images)
 
 
 def table(summary: PretrainSummary) -> list[str]:

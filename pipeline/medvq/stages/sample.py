@@ -8,8 +8,9 @@ class, as cached).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from medvq.errors import UserError
 from medvq.stages.extract import EXTRACT
 from medvq.stages.ingest import INGEST
 from medvq.stages.pretrain import PRETRAIN
@@ -18,9 +19,25 @@ from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import SampleSummary
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from medvq.config import Config
+    from medvq.storage.artifacts import Artifact
+
+
+def check(config: Config, inputs: Mapping[str, Artifact]) -> None:
+    """Refuse to decode codes by a decoder that has learnt nothing."""
+    if not config.pretrain.has_trained_decoder:
+        raise UserError(
+            "no decoder is trained with pretrain.start_from=imagenet and pretrain.epochs=0, and "
+            "samples would mean nothing; set pretrain.epochs"
+        )
+
 
 def run(context: StageContext) -> SampleSummary:
     """Draw samples; return how likely the prior finds them."""
+    check(context.config, context.inputs)
     import numpy as np
     import torch
 
@@ -80,5 +97,6 @@ SAMPLE = Stage(
     summary=SampleSummary,
     table=table,
     reads=(INGEST, PRETRAIN, EXTRACT, PRIOR),
+    check=check,
     draw=draw,
 )
