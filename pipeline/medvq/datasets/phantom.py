@@ -27,8 +27,10 @@ from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
-    DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid,
-)  # fmt: skip
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 Grey = NDArray[np.floating]  # float32 in fact: the stubs of numpy lose the width in arithmetic
 Split = Literal["train", "test"]
