@@ -200,7 +200,8 @@ def test_the_wheel_holds_what_it_needs_to_run(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    shipped = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "data_manifests").glob("*.yaml")]
+    folders = (ROOT / "configs", ROOT / "data_manifests")
+    shipped = [path for folder in folders for path in folder.rglob("*.*")]
     package = [
         path.relative_to(ROOT / "pipeline")
         for path in (ROOT / "pipeline/medvq").rglob("*")
