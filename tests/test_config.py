@@ -249,6 +249,11 @@ def test_a_configuration_extends_another(file: Path) -> None:
     assert load_config(mine).ingest == load_config(shipped("configs") / "phantom.yaml").ingest
 
 
+def test_whitening_needs_random_versions(file: Path) -> None:
+    with pytest.raises(UserError, match="probe.whitening=1 needs random versions"):
+        load_config(file, ("probe.whitening=1.0", "extract.versions=0"))
+
+
 @pytest.mark.parametrize("path", sorted(shipped("configs").glob("*/*.yaml")), ids=lambda p: p.stem)
 def test_what_is_there_to_be_extended_is_valid(file: Path, path: Path) -> None:
     file.write_text(f"{MINIMAL}extends: {path.parent.name}/{path.stem}\n")

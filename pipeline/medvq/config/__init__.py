@@ -114,6 +114,15 @@ class Config(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _whitening_has_versions(self) -> Self:
+        if self.probe.whitening is not None and not self.extract.versions:
+            raise ValueError(
+                f"probe.whitening={self.probe.whitening:g} needs random versions of images, and "
+                "extract.versions=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _guidance_has_both_conditionals(self) -> Self:
         if self.sample.guidance != 1 and not self.prior.withheld_labels:
             raise ValueError(
