@@ -250,7 +250,7 @@ def test_a_configuration_extends_another(file: Path) -> None:
 
 
 def test_whitening_needs_random_versions(file: Path) -> None:
-    with pytest.raises(UserError, match="probe.whitening=1 needs random versions"):
+    with pytest.raises(UserError, match="whitening=1 needs random versions"):
         load_config(file, ("probe.whitening=1.0", "extract.versions=0"))
 
 
