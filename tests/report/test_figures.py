@@ -1,5 +1,9 @@
 """Every figure is drawn from a small artifact made by hand, and shows something."""
 
+import importlib
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +95,25 @@ def test_ingest_shows_images_and_means(
     assert titles == ["train, ill", "train, normal", "test, ill", "test, normal"]
     shown = means[4 + 3].images[0].get_array()
     np.testing.assert_allclose(shown, images[(splits == "test") & (labels == 1)].mean(0))
+
+
+def test_a_figure_is_made_while_another_thread_imports_ipython(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "IPython"
+    slow.mkdir()
+    code = "import time\ntime.sleep(0.3)\nversion_info = (8, 24)\n"
+    (slow / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    thread = threading.Thread(target=importlib.import_module, args=("IPython",))
+    thread.start()
+    while "IPython" not in sys.modules:
+        time.sleep(0.001)
+    with plots.panels(tmp_path / "figure.png"):
+        assert sys.modules["IPython"].version_info == (8, 24)
+    thread.join()
+    assert (tmp_path / "figure.png").exists()
 
 
 def test_images_without_labels_have_no_class_means(tmp_path: Path, figures: Path) -> None:

@@ -5,8 +5,10 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def panels(
 
     Axes with labelled lines and no legend of their own get one.
     """
+    _finish_import_of_ipython()
     figure, axes = plt.subplots(
         1, number, figsize=(width * number, height), layout="constrained", squeeze=False
     )
@@ -45,6 +48,16 @@ def panels(
         if axis.get_legend() is None and axis.get_legend_handles_labels()[0]:
             add_legend(axis)
     save(figure, file)
+
+
+def _finish_import_of_ipython() -> None:
+    """Wait where another thread imports IPython, as MLflow does.
+
+    Matplotlib asks the module for its version whenever it makes a figure, however little of it has
+    been imported.
+    """
+    if "IPython" in sys.modules:
+        import_module("IPython")
 
 
 def add_legend(axis: Axes, **options: Any) -> None:
@@ -87,6 +100,7 @@ def image_sheet(
     columns : names above the images of the first row.
     """
     across = max(len(images) for images in rows.values())
+    _finish_import_of_ipython()
     figure, axes = plt.subplots(
         len(rows),
         across,
