@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -163,9 +164,8 @@ class Training:
                 break
         assert logits is not None
         tried = epoch
-        for epoch, network in self.epochs(np.arange(len(truth)), epochs):  # noqa: B007  # the last
-            if epoch == best:
-                break
+        trained = self.epochs(np.arange(len(truth)), epochs)
+        _, network = next(islice(trained, best - 1, None))
         calibration = self._calibrate(truth[held_out], *logits)
         return Classifier(network, recipe.size, calibration, _TARGET.threshold(truth), tried, best)
 

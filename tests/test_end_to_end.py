@@ -345,7 +345,7 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     assert json.loads(prior.read_text())["inputs"] == probe["inputs"]
     typicality = result["typicality"]
     assert typicality["images"] == result["images"]
-    assert typicality["flagged"] == told["untypical"].sum() < 0.5 * len(told)
+    assert typicality["flagged"] == told["untypical"].sum() < 0.3 * len(told)
     beyond = told["out_of_distribution_score"] > typicality["threshold"]
     assert (told["untypical"] == beyond).all()
     assert (Path(result["artifact"]) / "figures/typicality.png").exists()
@@ -408,7 +408,7 @@ def test_images_unlike_the_training_are_flagged_and_none_is_dropped(
     result = json.loads(out.splitlines()[-1])
     told = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
     assert (len(told), result["labelled"], result["rows"]) == (12, 0, [])
-    assert told["untypical"].mean() == result["typicality"]["share"] > 0.5
+    assert told["untypical"].mean() == result["typicality"]["share"] > 0.7
     assert f"{told['untypical'].sum()} of 12 images" in err
     assert (Path(result["artifact"]) / "figures/untypical.png").exists()
 

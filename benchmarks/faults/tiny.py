@@ -7,8 +7,8 @@ from pathlib import Path
 NAME = "tiny"
 SMALLEST = (
     f"name={NAME}",
-    "source.train_subjects=28",
-    "source.test_subjects=10",
+    "source.train_subjects=60",
+    "source.test_subjects=20",
     "source.size=64",
     "ingest.read_size=64",
     "ingest.image_size=32",

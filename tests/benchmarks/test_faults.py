@@ -19,10 +19,10 @@ Figures = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """Ten kills, a cell of the matrix and 50 bits, in a process without threads."""
+    """Twenty kills, two cells of the matrix and 100 bits, in a process without threads."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "benchmarks.faults", "--json", "--number", "10",
+            sys.executable, "-m", "benchmarks.faults", "--json", "--number", "20",
             "--artifacts", str(tmp_path_factory.mktemp("faults")),
             "--only", "kills", "faults", "flips",
         ],
@@ -39,9 +39,9 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Figures:
 @pytest.mark.parametrize(
     ("figure", "value"),
     [
-        ("kills survived with an identical result", 10),
+        ("kills survived with an identical result", 20),
         ("cells that break a promise", 0),
-        ("flipped bits in artifacts found", 50),
+        ("flipped bits in artifacts found", 100),
     ],
 )
 def test_promises_are_kept_under_force(tried: Figures, figure: str, value: float) -> None:
