@@ -17,10 +17,8 @@ from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank
 from medvq.errors import Notice, UserError, out_of_memory, refused_by_disk
 from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
-from medvq.stages import STAGES
-
-_SYNC = "mlflow-sync"
-_PREVIEW = "preview"
+from medvq.stages import COMMANDS, STAGES
+from medvq.stages.command import add_artifacts_option, add_json_option
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,16 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parsed = _parser().parse_args(arguments)
     # Absolute, since pandas would take a relative path such as "file:x/a.csv" for an address.
-    parsed.artifacts = parsed.artifacts.absolute()
+    if hasattr(parsed, "artifacts"):
+        parsed.artifacts = parsed.artifacts.absolute()
 
-    def command() -> int:
-        if parsed.stage in {_SYNC, _PREVIEW}:
+    def run() -> int:
+        if parsed.command is not None:
             with artifact_modes():
-                return _sync(parsed.artifacts) if parsed.stage == _SYNC else _preview(parsed)
+                return int(parsed.command.run(parsed))
         with process_group(parsed.device):
             return _run(parsed)
 
-    return status(command, parsed.artifacts, *filter(None, [getattr(parsed, "data_root", None)]))
+    if parsed.command is not None:
+        return status(run, *parsed.command.writes(parsed))
+    return status(run, parsed.artifacts, parsed.data_root)
 
 
 def status(command: Callable[[], int], *folders: Path) -> int:
@@ -144,32 +145,6 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _sync(artifacts: Path) -> int:
-    from medvq.storage.mlflow_sender import sync
-
-    try:
-        journals, events = sync(artifacts)
-    except Exception as error:  # MLflow raises types of every library that it uses
-        raise UserError(
-            f"MLflow does not take what is kept in {artifacts} ({type(error).__name__}); "
-            "nothing is lost: try again when it does"
-        ) from error
-    print(f"sent {events} events of {journals} runs that were kept", file=sys.stderr)
-    return 0
-
-
-def _preview(parsed: argparse.Namespace) -> int:
-    from medvq.images.preview import as_line, preview
-
-    previews = []
-    for one in preview(parsed.files, parsed.artifacts):
-        previews.append(one)
-        print(one.line().encode(errors="replace").decode(), flush=True)
-    if parsed.json:
-        print(as_line(previews))
-    return 0
-
-
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others."""
 
@@ -202,26 +177,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--force", action="store_true", help="run this stage although it is up to date"
         )
-        command.add_argument(
-            "--json", action="store_true", help="one JSON object on the last line of the output"
+        add_json_option(command)
+        command.set_defaults(probe=None, command=None)
+    for beside in COMMANDS.values():
+        command = commands.add_parser(
+            beside.name, help=beside.help, description=f"{beside.help.capitalize()}."
         )
-        command.set_defaults(probe=None)
-    about = "send to MLflow what could not be sent when it was reported"
-    command = commands.add_parser(_SYNC, help=about, description=about.capitalize())
-    add_options(command)
-    about = "show files as the pipeline sees them before resizing, and what was done to them"
-    command = commands.add_parser(_PREVIEW, help=about, description=about.capitalize())
-    command.add_argument("files", nargs="+", metavar="FILE")
-    command.add_argument(
-        "--out",
-        type=Path,
-        default=Path("preview"),
-        dest="artifacts",
-        help="folder that the pictures are written to (default: %(default)s)",
-    )
-    command.add_argument(
-        "--json", action="store_true", help="one JSON object on the last line of the output"
-    )
+        beside.add_options(command)
+        command.set_defaults(command=beside)
     return parser
 
 
@@ -251,12 +214,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="folder of data sets, read in place, or an address to download from, "
         "where DATA_ROOT has none",
     )
-    command.add_argument(
-        "--artifacts",
-        type=Path,
-        default=Path(os.environ.get("ARTIFACTS") or "artifacts"),
-        help="folder that stages write to (default: %(default)s)",
-    )
+    add_artifacts_option(command)
     command.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
     )

@@ -1,0 +1,50 @@
+"""What a command beside the stages is: it answers from artifacts and makes none.
+
+Like a stage, a command is one light module in ``stages/``; what computes is imported inside the
+functions that use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line.
+
+    Attributes
+    ----------
+    name : of the command.
+    help : one line for the command line.
+    add_options : adds its options to a parser.
+    run : does the work and returns the exit status.
+    writes : the folders that it writes to, of its parsed options, whose disks may refuse.
+    """
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    writes: Callable[[argparse.Namespace], tuple[Path, ...]]
+
+
+def add_artifacts_option(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of artifacts."""
+    parser.add_argument(
+        "--artifacts",
+        type=Path,
+        default=Path(os.environ.get("ARTIFACTS") or "artifacts"),
+        help="folder that stages write to (default: %(default)s)",
+    )
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for one JSON object on the last line of the output."""
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on the last line of the output"
+    )

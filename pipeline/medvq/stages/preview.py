@@ -1,0 +1,42 @@
+"""The command ``preview``: files as the pipeline sees them before resizing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medvq.stages.command import Command, add_json_option
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the files to show and the folder of their pictures."""
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("preview"),
+        help="folder that the pictures are written to (default: %(default)s)",
+    )
+    add_json_option(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print a line for each file, as soon as it has been read."""
+    from medvq.images.preview import as_line, preview
+
+    previews = []
+    for one in preview(parsed.files, parsed.out):
+        previews.append(one)
+        print(one.line().encode(errors="replace").decode(), flush=True)
+    if parsed.json:
+        print(as_line(previews))
+    return 0
+
+
+PREVIEW = Command(
+    name="preview",
+    help="show files as the pipeline sees them before resizing, and what was done to them",
+    add_options=add_options,
+    run=run,
+    writes=lambda parsed: (parsed.out,),
+)
