@@ -151,11 +151,26 @@ class PublishedSource(StrictModel):
         return self
 
 
+class JoinedSource(StrictModel):
+    """The training images of several published data sets, without labels, to pretrain on."""
+
+    kind: Literal["joined"]
+    members: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Kinds of published data sets, whose folders lie in one folder: DATA_ROOT or DATA_MIRROR."""
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        if len(set(self.members)) < len(self.members):
+            raise ValueError("members names a data set twice")
+        return self
+
+
 SOURCES: dict[str, type[StrictModel]] = {
     "image_folder": ImageFolderSource,
     "nifti_folder": NiftiFolderSource,
     "dicom_folder": DicomFolderSource,
     "phantom": PhantomSource,
+    "joined": JoinedSource,
     "published": PublishedSource,
 }
 """The sections that ``source`` may be, by the name that an error of pydantic gives them."""
@@ -171,6 +186,7 @@ Source = Annotated[
     | Annotated[NiftiFolderSource, Tag("nifti_folder")]
     | Annotated[DicomFolderSource, Tag("dicom_folder")]
     | Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[JoinedSource, Tag("joined")]
     | Annotated[PublishedSource, Tag("published")],
     Discriminator(_tag),
 ]

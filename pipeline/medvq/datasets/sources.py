@@ -13,13 +13,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from medvq.config import Config, FolderSource, ImageFolderSource, Labels, PhantomSource, Source
+from medvq.config import (
+    Config,
+    FolderSource,
+    ImageFolderSource,
+    JoinedSource,
+    Labels,
+    PhantomSource,
+    Source,
+)
 from medvq.datasets import folders as image_folder
 from medvq.datasets.archives import UNPACKED, finish_unpacking, unpack
 from medvq.datasets.data_manifest import DataManifest, PublishedFile, data_manifest
 from medvq.datasets.dataset import Dataset, Listing, SourceImage
 from medvq.datasets.download import DownloadError, download
 from medvq.datasets.folds import with_fold
+from medvq.datasets.joined import list_joined
 from medvq.datasets.pseudonyms import subject_key
 from medvq.datasets.published import published_dataset
 from medvq.errors import UserError
@@ -45,13 +54,18 @@ def dataset(source: Source) -> Dataset:
         return Dataset(listing, test_fraction=source.test_fraction)
     if isinstance(source, PhantomSource):
         return Dataset(partial(image_folder.list_images, source=_PHANTOM_FOLDER, key=_PHANTOM_KEY))
-    published = published_dataset(source.kind)
-    return published if source.fold is None else with_fold(published, source)
+    if isinstance(source, JoinedSource):
+        published = {kind: published_dataset(kind) for kind in source.members}
+        return Dataset(partial(_list_joined, published))
+    dataset = published_dataset(source.kind)
+    return dataset if source.fold is None else with_fold(dataset, source)
 
 
 def published_images(source: Source) -> int | None:
     """Return how many images were published; None for a folder of the user's own and phantoms."""
-    return None if isinstance(source, FolderSource) else data_manifest(source.kind).images
+    if isinstance(source, FolderSource | JoinedSource):
+        return None
+    return data_manifest(source.kind).images
 
 
 def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
@@ -82,28 +96,56 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
         return folder
     if isinstance(source, PhantomSource):
         return _phantom_folder(source, config.seed, data_root)
+    if isinstance(source, JoinedSource):
+        return _joined_folder(source, data_root, data_mirror)
     # Variants of a configuration (kermany-fast) share the folder of their data set.
-    name = config.name if isinstance(source, FolderSource) else source.kind
-    home = data_root / name
+    if not isinstance(source, FolderSource):
+        return _published_folder(source.kind, data_root, data_mirror)
+    mirror, _ = _mirror(data_mirror)
+    folders = [root / config.name for root in (data_root, mirror) if root]
+    for folder in folders:
+        if folder.is_dir() and any(folder.iterdir()):
+            return folder
+    raise UserError(f"no data: {_missing(folders)}; put the images into {folders[0]}")
+
+
+def _published_folder(kind: str, data_root: Path, data_mirror: str | None) -> Path:
+    """Find the folder of a published data set, or fill ``DATA_ROOT/<kind>``."""
     mirror, address = _mirror(data_mirror)
-    folders = [home, mirror / name] if mirror else [home]
-    if isinstance(source, FolderSource):
-        for folder in folders:
-            if folder.is_dir() and any(folder.iterdir()):
-                return folder
-        raise UserError(f"no data: {_missing(folders)}; put the images into {home}")
-    manifest = data_manifest(source.kind)
-    if manifest.folder:
-        folders += [folder.with_name(manifest.folder) for folder in folders]
+    manifest, home = data_manifest(kind), data_root / kind
+    folders = _names_of(kind, manifest, *filter(None, (data_root, mirror)))
     if (home / UNPACKED).exists():
         with _lock(home):
             finish_unpacking(home)
     if (usable := _at_hand(manifest, folders)) is None:
         with _lock(home):
             if (usable := _at_hand(manifest, folders)) is None:
-                _obtain(manifest, folders, f"{address}/{name}" if address else None)
+                _obtain(manifest, folders, f"{address}/{kind}" if address else None)
                 usable = home
     return usable
+
+
+def _names_of(kind: str, manifest: DataManifest, *roots: Path) -> list[Path]:
+    """Return where a published data set may lie, by its kind first."""
+    names = [kind, *([manifest.folder] if manifest.folder else [])]
+    return [root / name for name in names for root in roots]
+
+
+def _joined_folder(source: JoinedSource, data_root: Path, data_mirror: str | None) -> Path:
+    """Return the folder that holds those of all members."""
+    folders = [_published_folder(kind, data_root, data_mirror) for kind in source.members]
+    if apart := next((folder for folder in folders if folder.parent != folders[0].parent), None):
+        raise UserError(
+            f"{folders[0]} and {apart} are joined (source.members) and lie in two folders; put one "
+            "beside the other"
+        )
+    return folders[0].parent
+
+
+def _list_joined(members: dict[str, Dataset], root: Path) -> Listing:
+    homes = {kind: _names_of(kind, data_manifest(kind), root) for kind in members}
+    places = {kind: _at_hand(data_manifest(kind), homes[kind]) or homes[kind][0] for kind in homes}
+    return list_joined({kind: (members[kind], places[kind]) for kind in members}, root)
 
 
 def list_dataset(config: Config, folder: Path) -> Listing:
@@ -229,6 +271,12 @@ def _lock(folder: Path) -> Iterator[None]:
 def _obtain(manifest: DataManifest, folders: list[Path], address: str | None) -> None:
     """Fill the first of ``folders`` with what the manifest says."""
     home = folders[0]
+    if not manifest.files:
+        patterns = ", ".join(part.pattern for part in manifest.parts)
+        raise UserError(
+            f"no data: {_missing(folders)}, and nobody offers the set as a file; put {patterns} of "
+            f"{manifest.address} into {home}"
+        )
     for file in manifest.files:
         archive = _adopt(file, folders)
         fetched = archive is None
