@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from medvq.cli import add_options, status
@@ -22,14 +23,16 @@ from medvq.summaries import JsonObject
 from benchmarks.page import RESULTS
 from benchmarks.study import Study
 from benchmarks.suite.arms import ARMS, DATA_SETS, Arm
-from benchmarks.suite.cells import Cell, Row, mean_lead, score
+from benchmarks.suite.cells import Cell, Row, mean_lead, mean_of_parts, score
 from benchmarks.suite.page import show_validation, write
 
 TRAININGS = 3
 
 
-def judge(study: Study, name: str, fraction: float, arms: Sequence[Arm], trainings: int) -> Cell:
-    """Return the rows of a data set at a share of its labels."""
+def judge(
+    study: Study, name: str, fraction: float, arms: Sequence[Arm], trainings: int, part: int = 0
+) -> Cell:
+    """Return the rows of a part of a data set at a share of its labels."""
     predicted = [arm.predict(study, fraction, trainings) for arm in arms]
     summary, rows = predicted[0][0], [row for _, rows in predicted for row in rows]
     tables = [table for row in rows for subsets in row.trainings for table in subsets]
@@ -45,7 +48,7 @@ def judge(study: Study, name: str, fraction: float, arms: Sequence[Arm], trainin
                 row.features,
                 len(row.trainings),
                 row.validation,
-                score(row.trainings, summary.headline, study.config()),
+                score(row.trainings, summary.headline, study.config(), part),
             )
             for row in rows
         ],
@@ -68,29 +71,39 @@ def as_rows(cells: Sequence[Cell], validation_only: bool) -> Iterator[JsonObject
             yield about | {"seeds": row.trainings} | validation
 
 
-def study_of(name: str, parsed: argparse.Namespace) -> Study:
-    """Return the study of a data set, with the user's settings over its own."""
+def studies_of(name: str, parsed: argparse.Namespace) -> list[Study]:
+    """Return the studies of a data set's parts, with the user's settings over its own."""
     places = (parsed.data_root, parsed.data_mirror, parsed.artifacts)
     options = RunOptions(*places, device=parsed.device, accept_code=parsed.accept_code)
     data_set = DATA_SETS[name]
-    settings = (*data_set.settings, *parsed.set)
-    return Study("suite", "benchmark-suite", data_set.config, settings, options)
+    return [
+        Study(
+            "suite",
+            "benchmark-suite",
+            data_set.config,
+            (*data_set.settings, *part, *parsed.set),
+            options,
+        )
+        for part in data_set.parts
+    ]
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Judge MedVQ and its rivals on the data sets of the suite."""
     code = commit()
-    studies = {name: study_of(name, parsed) for name in parsed.only or DATA_SETS}
+    studies = {name: studies_of(name, parsed) for name in parsed.only or DATA_SETS}
     # A data set that is missing is told of before any training.
-    for study in studies.values():
+    for study in chain.from_iterable(studies.values()):
         study.run("ingest", study.config())
     chosen = [ARMS[name] for name in parsed.arms or ARMS]
     if parsed.validation:
         chosen = [arm for arm in chosen if arm.is_validated]
     cells = [
-        judge(study, name, fraction, arms, parsed.seeds)
-        for name, study in studies.items()
-        if (arms := [arm for arm in chosen if arm.suits(study.config())])
+        mean_of_parts(
+            [judge(part, name, fraction, arms, parsed.seeds, n) for n, part in enumerate(parts)]
+        )
+        for name, parts in studies.items()
+        if (arms := [arm for arm in chosen if arm.suits(parts[0].config())])
         for fraction in DATA_SETS[name].fractions
     ]
     if parsed.validation:

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 import pandas as pd
 from medvq.config import Config
+from medvq.config.source import FOLDS
 from medvq.stages.probe import BASELINES, MEDVQ, of_baselines
 from medvq.summaries import ProbeSummary, Validation
 
@@ -25,15 +26,22 @@ class DataSet:
     config : name of its configuration.
     fractions : shares of the training subjects whose labels the probe may see.
     settings : what differs from the configuration.
+    parts : further settings of each of several runs, whose mean is taken: folds of the images.
     """
 
     config: str
     fractions: tuple[float, ...] = (0.1, 1.0)
     settings: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = ((),)
 
 
 DATA_SETS = {
     "kermany": DataSet("kermany", (0.01, 0.05, 0.1, 1.0)),
+    "kermany-patients": DataSet(
+        "kermany",
+        (0.01, 0.05, 1.0),
+        parts=tuple(("source.split=patients", f"source.fold={fold}") for fold in range(FOLDS)),
+    ),
     "pneumoniamnist": DataSet("pneumoniamnist"),
     "tuberculosis": DataSet("tuberculosis"),
     "brain-tumour": DataSet("brain-tumour"),

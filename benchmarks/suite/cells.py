@@ -7,7 +7,7 @@ difference is taken on the same of each.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -89,16 +89,19 @@ HEADLINES: dict[str, Callable[[pd.DataFrame, Floats], Floats]] = {
 """Headline metrics of predictions under weights (B, N), each (B,)."""
 
 
-def score(trainings: Sequence[Sequence[pd.DataFrame]], headline: str, config: Config) -> Resampled:
+def score(
+    trainings: Sequence[Sequence[pd.DataFrame]], headline: str, config: Config, part: int = 0
+) -> Resampled:
     """Judge the predictions of a row.
 
     Parameters
     ----------
     trainings : of each, for each label subset, the test images in one order.
     config : of the data set, so that its rows share the resamples of test subjects.
+    part : of the data set; the test subjects of each are resampled independently.
     """
     subjects = trainings[0][0]["subject_id"].to_numpy(str)
-    weights = subject_weights(subjects, config.probe.bootstrap, config.seed)
+    weights = subject_weights(subjects, config.probe.bootstrap, config.seed + part)
 
     def of_training(subsets: Sequence[pd.DataFrame]) -> Resampled:
         def compute(number: int, weights: Floats) -> dict[str, Floats]:
@@ -107,6 +110,35 @@ def score(trainings: Sequence[Sequence[pd.DataFrame]], headline: str, config: Co
         return resample(compute, len(subsets), weights)[headline]
 
     return cross([of_training(subsets) for subsets in trainings])
+
+
+def mean_of_parts(parts: Sequence[Cell]) -> Cell:
+    """Return the mean of the cells of a data set's parts, which have the same rows."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    labels = round(np.mean([part.labels for part in parts]))
+    return replace(
+        first, labels=labels, rows=list(map(_mean_row, zip(*(p.rows for p in parts), strict=True)))
+    )
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    names = {(row.features, row.trainings) for row in rows}
+    assert len(names) == 1, f"parts of a data set have other rows: {names}"
+    scores = [row.validation for row in rows if row.validation]
+    validation = mean_validation(scores) if scores else None
+    return replace(rows[0], validation=validation, score=average([row.score for row in rows]))
+
+
+def mean_validation(scores: Sequence[Validation]) -> Validation:
+    """Return the mean of validation scores; ``swapped`` is that of those that have it."""
+    swapped = [score.swapped for score in scores if score.swapped is not None]
+    return Validation(
+        float(np.mean([score.clean for score in scores])),
+        float(np.mean(swapped)) if swapped else None,
+        float(np.mean([score.score for score in scores])),
+    )
 
 
 def by_data_set(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:

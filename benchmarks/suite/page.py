@@ -36,6 +36,9 @@ of C (larger values, too, for all but MedVQ's) and test subjects.
 - `resnet18_scratch`, `efficientnet_imagenet`: networks trained on the very labels, at 128 pixels,
   one for each label subset (`make benchmark-supervised` says how), without a validation score.
 
+`kermany-patients` is the mean over five folds of all Kermany images by patient, each the test of
+models that were trained on the others.
+
 `validation` is what defaults are chosen by, and reads no test image: the score on the validation
 split, 3/4 on images as they are and 1/4 on acquisition-swapped copies where there are any. Where
 that split has fewer than {ENOUGH} images it is cross-validation inside the training split ({FOLDS}

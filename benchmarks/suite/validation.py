@@ -23,6 +23,7 @@ from medvq.storage.encoded_features import FeatureStore
 from medvq.summaries import Validation
 
 from benchmarks.study import Probed
+from benchmarks.suite.cells import mean_validation
 
 ENOUGH = 300
 """Validation images with a truth from which on their score is taken."""
@@ -37,13 +38,7 @@ def validate(probes: Sequence[Probed], features: str, folder: Path) -> Validatio
     ----------
     folder : keeps what cross-validation gave.
     """
-    scores = [_validate(probe, features, folder) for probe in probes]
-    swapped = [score.swapped for score in scores if score.swapped is not None]
-    return Validation(
-        float(np.mean([score.clean for score in scores])),
-        float(np.mean(swapped)) if swapped else None,
-        float(np.mean([score.score for score in scores])),
-    )
+    return mean_validation([_validate(probe, features, folder) for probe in probes])
 
 
 def is_cross_validated(extract: Artifact) -> bool:

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from benchmarks.study import Study
 from benchmarks.suite.arms import ARMS, DATA_SETS, ProbeArm
-from benchmarks.suite.cells import HEADLINES, Cell, Row, mean_lead, score
+from benchmarks.suite.cells import HEADLINES, Cell, Row, mean_lead, mean_of_parts, score
 from benchmarks.suite.page import show_validation
 
 Floats = NDArray[np.float64]
@@ -111,9 +111,40 @@ def test_a_rival_encoder_may_choose_the_larger_c_of_baselines_and_medvq_may_not(
     assert largest == dict.fromkeys(arms, larger) | own
 
 
+def test_folds_count_alike_and_their_chance_is_independent() -> None:
+    parts = [cell_of("a", lead, 0.02) for lead in (0.1, 0.3)]
+    parts[1].rows[0] = replace(
+        parts[1].rows[0],
+        score=Resampled(np.array([[1.1]]), 1.1 + 0.02 * normal((500,), 1)),
+        validation=Validation(0.8, None, 0.8),
+    )
+    mean = mean_of_parts(parts)
+    assert mean.rows[0].mean == pytest.approx(1.0)
+    assert mean.rows[0].validation == Validation(0.8, None, 0.8)
+    assert mean.lead is not None
+    # Two folds halve the variance.
+    assert mean.lead.resampled.std() == pytest.approx(0.02 / np.sqrt(2), rel=0.1)
+    assert mean_of_parts(parts[:1]) is parts[0]
+    with pytest.raises(AssertionError, match="other rows"):
+        mean_of_parts([parts[0], replace(parts[1], rows=parts[1].rows[::-1])])
+
+
+def test_test_subjects_of_each_part_are_resampled_independently() -> None:
+    table = pd.DataFrame(
+        {"subject_id": [f"s{n}" for n in range(40)], "label": np.arange(40) % 2}
+    ).assign(probability=lambda t: expit(t["label"] + normal((40,))))
+    config = load_config(config_file("phantom"))
+    first, again, other = (score([[table]], "auroc", config, part) for part in (0, 0, 1))
+    np.testing.assert_array_equal(first.resampled, again.resampled)
+    assert abs(np.corrcoef(first.resampled, other.resampled)[0, 1]) < 0.1
+    assert first.cells == other.cells
+
+
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_every_cell_is_a_configuration(name: str) -> None:
     data_set = DATA_SETS[name]
     for arm in ARMS.values():
-        if isinstance(arm, ProbeArm) and arm.suits(load_config(config_file(name))):
-            load_config(config_file(name), (*data_set.settings, *arm.settings))
+        if isinstance(arm, ProbeArm) and arm.suits(load_config(config_file(data_set.config))):
+            for part in data_set.parts:
+                settings = (*data_set.settings, *part, *arm.settings)
+                load_config(config_file(data_set.config), settings)
