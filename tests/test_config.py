@@ -271,6 +271,9 @@ def test_what_the_encoder_cannot_be_is_refused(file: Path, encoder: str) -> None
     others = volumes if "image_size" in encoder else []
     with pytest.raises(UserError, match="encoder=efficientnet_lite0"):
         load_config(file, ("pretrain.encoder=efficientnet_lite0", encoder, *others))
+    if others:
+        with pytest.raises(UserError, match=r"extract\.frozen_imagenet is for pictures"):
+            load_config(file, ("extract.frozen_imagenet=true", encoder, *others))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from medvq.method.scaling import to_network, to_unit
 from medvq.method.vqvae import VQVAE
 from medvq.storage import artifacts, probe_file
 from medvq.storage.artifacts import Artifact
+from medvq.storage.start import imagenet_encoder
 from medvq.storage.weights import FILE, load_model
 
 # Files that are read before they are encoded together: it bounds the memory.
@@ -110,6 +111,8 @@ class Encoder:
             artifacts.verify(images, "template.npy")
             template = np.load(images.folder / "template.npy")
             alignment = Alignment(torch.from_numpy(template)[None, None], ingest.alignment)
+        frozen = self.config.extract.frozen_imagenet
+        self._frozen = imagenet_encoder(ingest.channels) if frozen else None
         self._prepare = Preparation(ingest, alignment)
         self._read = Reader(ingest.read_shape, ingest.channels, ingest.fit)
 
@@ -194,7 +197,9 @@ class Encoder:
         latent_shape = [side // halvings for side in images.shape[2:]]
         grid = self.config.extract.grid
         with threads_of_one_core(torch.get_num_threads()) as threads:
-            extractor = FeatureExtractor(self.model, latent_shape, grid, self.device, threads)
+            extractor = FeatureExtractor(
+                self.model, latent_shape, grid, self.device, threads, self._frozen
+            )
             sets = extractor.features(images, frame=None)
         return sets | extractor.histograms(sets["codes_0"])
 

@@ -28,6 +28,7 @@ METADATA = FeatureStoreMetadata("model", "data", [CodeLevel(SIZE, [*SHAPE])], 2,
 WIDTHS = {
     "raw_pixels": 8, "hog": 8, "untrained_encoder": 8, "border_only": 8, "images_per_subject": 1,
     "embedding": 8, "embedding_fine": 8, "latent": 4, "quantized": 4,
+    "frozen_imagenet": 8,
 }  # fmt: skip
 Features = dict[str, NDArray[Any]]
 

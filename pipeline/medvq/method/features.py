@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medvq.method.efficientnet import EfficientNetLite0
 from medvq.method.encodings import CodeHistogram, pyramid_grids
 from medvq.method.scaling import to_network
 from medvq.method.vqvae import VQVAE, Architecture
@@ -25,6 +26,7 @@ Floats = NDArray[np.float32]
 FeatureSets = dict[str, NDArray[Any]]
 """Arrays (B, width) by the name of the feature set."""
 _UNTRAINED_SIDE = 128  # of the pictures that the untrained encoder gets, at most
+_IMAGENET_SIDE = 224  # of the pictures that EfficientNet-Lite0 was trained on
 _PIXELS = {2: 16, 3: 8}  # side of the raw pixels in 2-D and 3-D; 16 did better than 28
 _HOG_CELLS, _HOG_DIRECTIONS = 8, 9  # along each axis, and in each; as Dalal and Triggs, CVPR 2005
 # Images that a core encodes at once: their feature maps stay in its cache, which is more than twice
@@ -41,6 +43,7 @@ class FeatureExtractor:
     latent_shape : the grid of its coarsest codes.
     grid : feature maps are pooled to so many cells along each axis.
     threads : in each of them torch computes on one core.
+    frozen : another encoder of pictures, whose deepest level is the set ``frozen_imagenet``.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class FeatureExtractor:
         grid: int,
         device: torch.device,
         threads: Executor,
+        frozen: EfficientNetLite0 | None = None,
     ) -> None:
         self.grid, self.device, self.threads = grid, device, threads
         self.model = model.to(device).eval()
         self.untrained = untrained_network(model.shape).to(device)
+        self.frozen = frozen.to(device).eval() if frozen else None
         size = model.quantizers[0].size
         self.histogram = CodeHistogram(size, latent_shape).fit([])
         self.pyramid = CodeHistogram(size, latent_shape, pyramid_grids(grid)).fit([])
@@ -89,6 +94,9 @@ class FeatureExtractor:
             "quantized": self.model.quantizers[0].decode(codes[0]),
             **{f"latent_{level}": latents[level] for level in range(1, len(latents))},
         }
+        if self.frozen is not None:
+            pictures = F.interpolate(scaled, (_IMAGENET_SIDE,) * 2, mode="bilinear", antialias=True)
+            maps["frozen_imagenet"] = self.frozen(pictures)[-1]
         shallow = [pool_to_grid(level, self.grid) for level in untrained[-2:]]
         return {
             **{

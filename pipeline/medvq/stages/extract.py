@@ -58,6 +58,7 @@ def run(context: StageContext) -> ExtractSummary:
     from medvq.device import keep_freed_memory, threads_of_one_core
     from medvq.method.features import FeatureExtractor
     from medvq.storage.feature_store import FEATURES, VERSIONS, StoreWriter, feature_names
+    from medvq.storage.start import imagenet_encoder
     from medvq.storage.weights import FILE, load_model
 
     keep_freed_memory()
@@ -65,10 +66,12 @@ def run(context: StageContext) -> ExtractSummary:
     model = load_model(context.inputs["pretrain"].folder / FILE)
     metadata, size = _metadata(context, manifest, model), context.config.extract.batch_size
     shape, device = metadata.levels[0].latent_shape, torch.device(context.device)
+    settings = context.config.extract
+    frozen = imagenet_encoder(model.shape.channels) if settings.frozen_imagenet else None
     originals, *versions = _passes(context, manifest)
     seconds = {}
     with threads_of_one_core(torch.get_num_threads()) as threads:
-        extractor = FeatureExtractor(model, shape, metadata.grid, device, threads)
+        extractor = FeatureExtractor(model, shape, metadata.grid, device, threads, frozen)
         for name, passes in ((FEATURES, [originals]), (VERSIONS, versions)):
             started = time.perf_counter()
             batches = sum(part.batches(size) for part in passes)

@@ -44,7 +44,14 @@ if TYPE_CHECKING:
 
 MEDVQ = "medvq"
 """The row of the feature sets that the configuration chooses."""
-BASELINES = ("raw_pixels", "hog", "untrained_encoder", "border_only", "images_per_subject")
+BASELINES = (
+    "raw_pixels",
+    "hog",
+    "untrained_encoder",
+    "frozen_imagenet",
+    "border_only",
+    "images_per_subject",
+)
 SINGLE_SETS = ("histogram", "pyramid", "quantized", "latent", "embedding")
 """Feature sets of the trained network that have a row each, after the baselines."""
 

@@ -67,6 +67,19 @@ def load_start(network: VQVAE, start_from: str) -> None:
         ) from error
 
 
+def imagenet_encoder(channels: int) -> EfficientNetLite0:
+    """Return EfficientNet-Lite0 as trained on ImageNet, for pictures of 1 or 3 channels.
+
+    Raises
+    ------
+    UserError
+        Its weights are not installed.
+    """
+    encoder = EfficientNetLite0(channels)
+    encoder.load_state_dict(_imagenet(channels))
+    return encoder
+
+
 def _file(start_from: str) -> Path:
     if start_from == IMAGENET:
         return _published_file()
