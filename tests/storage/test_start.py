@@ -42,6 +42,20 @@ def test_without_epochs_the_network_is_the_one_it_starts_from(
     assert run.history["val_mse"][0] == pytest.approx(run.summary.val_mse)
 
 
+def test_adapted_statistics_are_of_the_training_images_and_weights_stay(
+    finished: Path, tmp_path: Path
+) -> None:
+    settings = {"start_from": str(finished), "epochs": 0, "adapt_statistics": True}
+    run = train(tmp_path, **settings)
+    before, after = (load_model(file / FILE).encoder for file in (finished, run.folder))
+    weights = dict(after.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in before.named_parameters())
+    changed = {name for name, value in after.named_buffers() if "running" in name}
+    assert changed
+    of_before = dict(before.named_buffers())
+    assert not any(torch.equal(dict(after.named_buffers())[n], of_before[n]) for n in changed)
+
+
 def test_training_goes_on_from_the_weights_it_starts_from(finished: Path, tmp_path: Path) -> None:
     tiny_steps = {"epochs": 1, "learning_rate": 1e-9}
     continued = train(tmp_path / "continued", start_from=str(finished), **tiny_steps)

@@ -99,6 +99,9 @@ class PretrainConfig(TrainingConfig):
     a pretraining, such as ``artifacts/kermany/pretrain/latest``."""
     frozen_levels: Annotated[int, Field(ge=0)] = 0
     """How many of the encoder's levels, shallowest first, keep the weights they start from."""
+    adapt_statistics: bool = False
+    """Whether the encoder's statistics of batch normalisation are estimated anew on the training
+    images before it is trained or used, see :mod:`medvq.method.statistics`."""
     encoder: Literal["convolutional", "efficientnet_lite0"] = "convolutional"
     """Strided convolutions with residual blocks, of ``widths``; or the first half of
     EfficientNet-Lite0, for pictures: see :mod:`medvq.method.efficientnet`."""
@@ -171,8 +174,12 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(f"widths must be null with encoder={self.encoder}, which has its own")
         if self.start_from == "imagenet" and self.encoder == "convolutional":
             raise ValueError("start_from=imagenet needs encoder=efficientnet_lite0")
-        if self.start_from == "none" and (self.frozen_levels or self.epochs == 0):
-            raise ValueError("frozen_levels and epochs=0 need weights to start from (start_from)")
+        needs = self.frozen_levels or self.adapt_statistics or self.epochs == 0
+        if self.start_from == "none" and needs:
+            raise ValueError(
+                "frozen_levels, adapt_statistics and epochs=0 need weights to start from "
+                "(start_from)"
+            )
         return self
 
 

@@ -23,6 +23,7 @@ from medvq.method.augmentation import random_versions
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.method.loss import PretrainingLoss, PretrainingOutput
 from medvq.method.scaling import to_bytes, to_network, to_unit
+from medvq.method.statistics import adapt_statistics
 from medvq.storage.start import load_start
 from medvq.storage.weights import FILE, save_model
 from medvq.summaries import PretrainSummary
@@ -32,6 +33,7 @@ from medvq.training.loop import Run, TrainingLoop
 
 RECONSTRUCTIONS = "reconstructions.npz"
 _SHOWN = 12  # validation images whose reconstructions are kept for the figure
+_STATISTICS_IMAGES, _STATISTICS_BATCH = 512, 64  # at least, of those with as many
 _VARIANCE_IMAGES = 512  # evenly spaced, for an estimate of the variance of the training images
 
 
@@ -79,10 +81,17 @@ class Pretraining(TrainingLoop):
         torch.manual_seed(run.seed)
         objective = PretrainingLoss(config, max(variance, 1e-6), channels, self.axes)
         load_start(objective.network, config.start_from)
+        objective.to(run.device)
+        if config.adapt_statistics:
+            adapt_statistics(objective.network.encoder, self._statistics_batches(run.device))
         objective.network.freeze(config.frozen_levels)
-        super().__init__(
-            run, config, objective.to(run.device), batches, unused=config.contrast.weight == 0
-        )
+        super().__init__(run, config, objective, batches, unused=config.contrast.weight == 0)
+
+    def _statistics_batches(self, device: torch.device) -> Iterator[Tensor]:
+        """Yield evenly spaced training images as they are, the same in every process."""
+        rows = self.data.train[:: max(1, len(self.data.train) // _STATISTICS_IMAGES)]
+        for part in np.array_split(rows, -(-len(rows) // _STATISTICS_BATCH)):
+            yield to_network(to_unit(self.data.images[part])).to(device)
 
     def load(self) -> Iterable[Views]:
         return prefetch(self.batches, self.run.device)
