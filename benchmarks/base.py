@@ -16,7 +16,7 @@ from benchmarks.study import Study, run_study
 
 
 def main(study: Study, _: argparse.Namespace) -> None:
-    """Pretrain on the images of the configuration ``base``, and put the weights into the package."""
+    """Make the base model, and put its weights into the package."""
     config = study.config()
     images = study.run("ingest", config)
     artifact = study.run("pretrain", config)

@@ -25,7 +25,7 @@ from medvq.config import (
 from medvq.datasets import folders as image_folder
 from medvq.datasets.archives import UNPACKED, finish_unpacking, unpack
 from medvq.datasets.data_manifest import DataManifest, PublishedFile, data_manifest
-from medvq.datasets.dataset import Dataset, Listing, SourceImage
+from medvq.datasets.dataset import SPLITS, Dataset, Listing, SourceImage, Split
 from medvq.datasets.download import DownloadError, download
 from medvq.datasets.folds import with_fold
 from medvq.datasets.joined import list_joined
@@ -66,6 +66,12 @@ def published_images(source: Source) -> int | None:
     if isinstance(source, FolderSource | JoinedSource):
         return None
     return data_manifest(source.kind).images
+
+
+def needed_splits(source: Source) -> tuple[Split, ...]:
+    """Return the splits that must have an image: joined sets hold none for a test."""
+    joined = isinstance(source, JoinedSource)
+    return tuple(split for split in SPLITS if not (joined and split == "test"))
 
 
 def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:

@@ -59,8 +59,8 @@ REFERENCE = "reference"
 def run(context: StageContext) -> IngestSummary:
     """Read, prepare and audit the images, and write the artifact."""
     from medvq.audit.accounting import ingest_summary
-    from medvq.datasets.dataset import SPLITS
     from medvq.datasets.manifest import check_manifest
+    from medvq.datasets.sources import needed_splits
     from medvq.datasets.split_checks import check_splits_for_probe
     from medvq.evaluation.label_check import warn_of_label_fraction
     from medvq.images.frame import frame_features
@@ -72,7 +72,8 @@ def run(context: StageContext) -> IngestSummary:
     data.check_share_broken(settings.max_quarantined, folder / "quarantine.csv")
     if not is_elsewhere:
         check_splits_for_probe(data.manifest, config.probe.folds)
-    manifest = check_manifest(data.manifest, splits=("test",) if is_elsewhere else SPLITS)
+    needed = ("test",) if is_elsewhere else needed_splits(config.source)
+    manifest = check_manifest(data.manifest, needed)
     if not is_elsewhere:
         warn_of_label_fraction(manifest, config.probe)
     preparation, prepared = _prepare(context, manifest, data.originals)
