@@ -23,6 +23,7 @@ from medvq.images.formats.display import Values, check_frame, check_size
 from medvq.images.formats.header import text, transfer_syntax, whole_number
 from medvq.images.formats.messages import captured_messages, is_damage
 from medvq.images.formats.notes import applied, notice
+from medvq.images.formats.overwritten import is_overwritten
 
 # By their letters and digits alone, as dcmtk compares them; and samples per pixel.
 _PHOTOMETRIC = {
@@ -39,6 +40,7 @@ _YBR_OF_OTHERS = frozenset({"YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIA
 _FOREIGN_COLOURS = "a photometric interpretation that pixels of this transfer syntax cannot have"
 _OTHER_COLOURS = "PhotometricInterpretation contradicts the compressed pixels: theirs is used"
 _ALLOCATED = frozenset({1, 8, 16, 32, 64})
+_DAMAGED = "the compressed pixels are damaged"
 _OTHER_SIZE = "the compressed pixels are of another size than the header says"
 # A frame of more samples must have at least one byte for so many of them: a JPEG has one for 256,
 # and no picture is so plain that JPEG 2000 needs less than one for 2,000. Smaller frames may be:
@@ -109,7 +111,7 @@ def _pixel_array(header: Dataset, syntax: uid.UID) -> NDArray[np.integer]:
         raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})") from error
     data = np.frombuffer(header.PixelData, np.uint8)
     if messages and any(is_damage(line, data) for line in messages):
-        raise UnreadableImage("the compressed pixels are damaged")
+        raise UnreadableImage(_DAMAGED)
     return stored
 
 
@@ -208,6 +210,10 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
                 raise UnreadableImage(_OTHER_SIZE)
             if coded.samples != samples:
                 raise UnreadableImage("the compressed pixels have another number of samples")
+            if syntax in uid.JPEGTransferSyntaxes and is_overwritten(
+                np.frombuffer(stream, np.uint8)
+            ):
+                raise UnreadableImage(_DAMAGED)
             _adopt_depth(header, syntax, coded.bits)
             if coded.bits <= header.BitsStored:
                 header.HighBit = header.BitsStored - 1  # the stream holds no lower bits

@@ -112,8 +112,9 @@ def _convert(header: Dataset, name: str, element: RawDataElement) -> object:
 
 
 def _number(value: object) -> float | None:
+    written = str(value).strip(" \0")
     try:
-        found = float(str(value).strip(" \0"))
+        found = math.nan if "_" in written else float(written)  # Python's own way to group digits
     except ValueError:
         return None
     return found if abs(found) <= LARGEST else None  # which NaN is not either

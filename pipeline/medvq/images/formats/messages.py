@@ -15,17 +15,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvq.images.formats.overwritten import is_overwritten
+
 DAMAGED = "not a readable image: its data are damaged or cut off"
 """The reason of a file that is refused because of them."""
 
 # Of jerror.h, the warnings about entropy-coded data; libjpeg has others, which good files cause.
-_DAMAGED_JPEG = (b"Corrupt JPEG data", b"Premature end of JPEG file")
+_DAMAGED_JPEG = (
+    b"Corrupt JPEG data", b"Premature end of JPEG file", b"Inconsistent progression",
+)  # fmt: skip
 # Markers that entropy-coded data may stand before: restarts, the end, the next scan, its tables.
 _AFTER_DATA = frozenset({*range(0xD0, 0xDB), 0xC4})
 # Of libtiff, errors after which it goes on: "LZWDecode: ...", "tempfile.tif: Using code not ...".
 _DAMAGED_TIFF = (b"Decode", b"code not yet in table", b"JPEGLib: ", b"Fax3", b"PackBits")
 # What libjpeg says of headers that it can do with, or that it refuses, which its callers see.
-_OTHER_JPEG = (b"Invalid ", b"Inconsistent progression", b"Unknown Adobe", b"Unsupported ")
+_OTHER_JPEG = (b"Invalid ", b"Unknown Adobe", b"Unsupported ")
 _DECODER_LINES = (*_DAMAGED_JPEG, *_DAMAGED_TIFF, *_OTHER_JPEG)
 _one_at_a_time = threading.Lock()
 
@@ -71,17 +75,21 @@ def decode_jpeg(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | N
     """
     with captured_messages() as messages:
         picture = cv2.imdecode(content, flags)
-    if picture is None or any(is_damage(line, content) for line in messages):
+    if picture is None or is_overwritten(content):
+        return None
+    if any(is_damage(line, content) for line in messages):
         return None
     return np.asarray(picture, np.uint8)
 
 
 def has_damaged_data(content: NDArray[np.uint8]) -> bool:
-    """Say whether libjpeg finds the entropy-coded data of a JPEG damaged.
+    """Say whether the entropy-coded data of a JPEG are damaged, as libjpeg or their bytes tell.
 
     All data are decoded, and the picture at an eighth of its size, which is a third faster. What
     OpenCV cannot read is not called damaged: another decoder may read it.
     """
+    if is_overwritten(content):
+        return True
     with captured_messages() as messages:
         cv2.imdecode(content, cv2.IMREAD_REDUCED_GRAYSCALE_8)
     return any(is_damage(line, content) for line in messages)

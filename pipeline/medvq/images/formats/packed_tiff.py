@@ -42,6 +42,8 @@ def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
         tags = ImageFileDirectory_v2(head)
         stream.seek(tags.next)
         tags.load(stream)
+    if _HEIGHT not in tags or _WIDTH not in tags:
+        raise UnreadableImage(DAMAGED)
     bits = tags.get(_BITS, (1,))
     if (
         bits not in {(10,), (12,), (14,), (16,)}
