@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from factories import misbehaving
 from factories.images import dicom, noise, save_dicom
-from medvq.config import DicomFolderSource
+from medvq.config import DicomFolderSource, ImageFolderSource
 from medvq.datasets import folder_files
 from medvq.datasets.folder_files import COPY, identify_files
+from medvq.datasets.folders import list_images
+from medvq.errors import Notice
 from medvq.images.formats.identity import identify
 
 SOURCE = DicomFolderSource(kind="dicom_folder")
@@ -65,3 +67,23 @@ def test_a_header_is_read_as_without_processes(tmp_path: Path) -> None:
     assert known is not None
     assert (file.subject, file.study, file.series, file.instance) == known[:4]
     assert file.instance
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("scan.JP2", b"any", r"a format that is not read \(\.jp2\)"),
+        ("head.nrrd", b"any", r"a format that is not read \(\.nrrd\)"),
+        ("study", b"PK\3\4any", r"an archive that is not unpacked \(zip\)"),
+        ("set.tar.zst", b"any", r"an archive that is not unpacked \(\.zst\)"),
+        ("brain.nii", b"any", "a NIfTI file, which 'kind: nifti_folder' reads"),
+    ],
+)
+def test_what_may_hold_images_and_is_not_read_is_told(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    for other in ("a.png", "b.png", "c.png"):
+        (tmp_path / other).write_bytes(b"any")
+    (tmp_path / name).write_bytes(content)
+    with pytest.warns(Notice, match=f"1 files are not read as images: 1 x {reason}"):
+        list_images(tmp_path, ImageFolderSource(kind="image_folder", labels=None))

@@ -63,6 +63,8 @@ def test_missing_subjects_splits_and_numbers(folder: Path) -> None:
     [
         ("Normal normal ILLNESS Illness", "Normal Normal ILLNESS ILLNESS", "'Normal' (1) and"),
         ("0 0.0 1 1.0 1.", "0 0 1 1 1", "'0' (1) and '0.0' (1); '1' (1) and '1.' (1)"),
+        ("non-small non_small large", "non-small non-small large", "'non-small' (1) and 'non_"),
+        ("1-2 1_2 a+ a- HER2-neg HER2_neg", "1-2 1_2 a+ a- HER2-neg HER2-neg", "'HER2-neg' (1)"),
         ("ill ILL ILL ill ill 1.5 1.50", "ill ill ill ill ill 1.5 1.50", "'ill' (3) and 'ILL' (2)"),
         ("normal\xa0 normal well", "normal normal well", ""),
     ],
@@ -116,6 +118,8 @@ def test_what_counts_as_a_misspelling(common: str, rare: str, asked: bool) -> No
     if asked:
         with pytest.raises(UserError, match=f"did you mean '{common}'"):
             unify(labels, "table")
+        with pytest.raises(UserError, match=f"'{rare}' occurs 3 times; did you mean '{common}'"):
+            unify([*labels, Label(rare), Label(rare)], "table")
     else:
         assert unify(labels, "table") == labels
     # As many as these are no slip.
@@ -242,6 +246,13 @@ def test_folders_name_splits_and_classes(paths: str, labels: str, splits: str) -
 def test_a_folder_that_looks_like_a_split_is_asked_about(name: str) -> None:
     with pytest.raises(UserError, match=f"the folder '{name}' looks like a split, but is called"):
         labels_of_folders(["train/ill/1.png", f"{name}/ill/2.png"])
+
+
+@pytest.mark.parametrize("names", ["trainA trainB testA testB", "TrainIll TrainWell TestIll"])
+def test_splits_and_classes_in_one_word_are_asked_about(names: str) -> None:
+    with pytest.raises(UserError, match="looks like a split, but is called"):
+        labels_of_folders([f"{name}/1.png" for name in names.split()])
+    assert labels_of_folders(["protestA/1.png", "trainer/2.png"])[0].label == "protestA"
 
 
 def test_one_class_in_two_folders(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ def test_hidden_and_system_files_are_counted(tmp_path: Path) -> None:
     touch(
         tmp_path, "ill/a.png", "ill/.ipynb_checkpoints/a-checkpoint.png", ".DS_Store", "._a.png",
         "ill/@eaDir/a.png/SYNOPHOTO_THUMB_M.png", "ill/@eaDir/b.png", "__MACOSX/ill/._a.png",
-        "Thumbs.db", "ill/desktop.ini", "notes.txt",
+        "Thumbs.db", "ill/desktop.ini", "notes.txt", "ill/@Recycle/a.png", "@tmp/a.png",
     )  # fmt: skip
     found = walk(tmp_path, no_image)
     assert found.files == ["ill/a.png"]
-    assert found.skipped == {HIDDEN: 3, SYSTEM: 5, "no image": 1}
+    assert found.skipped == {HIDDEN: 3, SYSTEM: 7, "no image": 1}
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:

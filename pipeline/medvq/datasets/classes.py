@@ -57,8 +57,12 @@ _TRUTHS = (
     {"positive", "negative"},
 )  # fmt: skip
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*)?")
-# A label is rare where it has one image, or less than this share of those of the other label.
-_RARE = 50
+# A label is rare where it has one image, or at most one for so many of the other label.
+_RARE = 20
+# What people write for a space between letters: non-small, non_small.
+_SPACE = re.compile(
+    r"(?<=[^\W\d_])[\s_\u2010-\u2014-]+(?=[^\W_])|(?<=\d)[\s_\u2010-\u2014-]+(?=[^\W\d_])"
+)
 _SHORTEST_MISSPELT = 4
 # Names at least this long may differ by two letters and still be one.
 _LONG = 6
@@ -94,6 +98,8 @@ def is_missing(text: str) -> bool:
 
 def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> list[Label]:
     """Give one spelling to labels that differ in capitals, spaces or the form of a whole number.
+
+    A hyphen or underscore between words counts as a space.
 
     That is the spelling in ``classes``, else the most frequent one; a notice says which are one.
 
@@ -155,7 +161,7 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def _key(text: str) -> str:
-    plain = " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    plain = _SPACE.sub(" ", " ".join(unicodedata.normalize("NFKC", text).split())).casefold()
     number = _WHOLE_NUMBER.fullmatch(plain)
     return str(int(number[1])) if number and len(plain) < 20 else plain
 

@@ -23,23 +23,39 @@ from medvq.images.formats.magic import begins_as_dicom, begins_as_picture
 from medvq.images.workers import WorkerFailure, map_in_processes, processors, read_headers
 
 COPY = "a second file of the same instance"
+ARCHIVE = "an archive that is not unpacked"
+UNREAD = "a format that is not read"
+OTHER_FOLDER = "a NIfTI file, which 'kind: nifti_folder' reads"
 _FOR_PROCESSING = (
     "for processing, and its study holds images for presentation "
     "(source.presentation_intent chooses)"
 )
 # Seconds after which decoding a copy counts as hung.
 _TIMEOUT = 300.0
-_ARCHIVES = frozenset({".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar"})
+_ZIP = b"PK\3\4"
+_ARCHIVES = frozenset(
+    {
+        ".zip", ".gz", ".tgz", ".tar", ".bz2", ".tbz2", ".xz", ".txz", ".7z", ".rar", ".zst",
+        ".lz4", ".lzma", ".iso",
+    }
+)  # fmt: skip
+# Pictures and volumes of formats that are not read.
+_UNREAD = frozenset(
+    {
+        ".avif", ".czi", ".dng", ".gif", ".hdr", ".heic", ".heif", ".img", ".j2k", ".jp2", ".jpx",
+        ".jxl", ".lsm", ".mgh", ".mgz", ".mha", ".mhd", ".mrxs", ".nd2", ".ndpi", ".nrrd", ".pbm",
+        ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".svs", ".tga", ".vsi",
+    }
+)  # fmt: skip
 _JPEG_SUFFIXES = frozenset({".jfif", ".jpe", ".jif"})
 # Of files that are no images. No other suffix is shown: it may be a part of a name.
 _OTHER_SUFFIXES = frozenset(
     {
-        ".avi", ".bin", ".csv", ".dat", ".db", ".dll", ".doc", ".docx", ".exe", ".gif", ".h5",
-        ".hdf5", ".heic", ".hdr", ".htm", ".html", ".img", ".inf", ".ini", ".ipynb", ".jar", ".js",
-        ".json", ".log", ".mat", ".md", ".mha", ".mhd", ".mov", ".mp4", ".npy", ".npz", ".nrrd",
-        ".parquet", ".pdf", ".pickle", ".pkl", ".ppt", ".pptx", ".ps", ".py", ".raw", ".rtf",
-        ".svg", ".svs", ".ndpi", ".sqlite", ".tsv", ".txt", ".wmv", ".xls", ".xlsx", ".xml",
-        ".yaml", ".yml",
+        ".avi", ".bin", ".csv", ".dat", ".db", ".dll", ".doc", ".docx", ".exe", ".h5", ".hdf5",
+        ".htm", ".html", ".inf", ".ini", ".ipynb", ".jar", ".js", ".json", ".log", ".mat", ".md",
+        ".mov", ".mp4", ".npy", ".npz", ".parquet", ".pdf", ".pickle", ".pkl", ".ppt", ".pptx",
+        ".ps", ".py", ".raw", ".rtf", ".svg", ".sqlite", ".tsv", ".txt", ".wmv", ".xls", ".xlsx",
+        ".xml", ".yaml", ".yml",
     }
 )  # fmt: skip
 
@@ -62,14 +78,14 @@ def why_no_image(path: Path, source: FolderSource) -> str:
     """Say why a file is not looked at as an image of the source; empty for one that is."""
     suffix = path.suffix.lower()
     if isinstance(source, DicomFolderSource):
-        return "" if is_dicom(path) else _other_kind(suffix, "no DICOM file")
+        return "" if is_dicom(path) else _other_kind(path, "no DICOM file")
     if isinstance(source, NiftiFolderSource):
-        return "" if is_nifti(path) else _other_kind(suffix, "no NIfTI file")
+        return "" if is_nifti(path) else _other_kind(path, "no NIfTI file")
     if suffix in IMAGE_SUFFIXES or (suffix not in _OTHER_SUFFIXES and _begins_as_image(path)):
         return ""
     if is_nifti(path):
-        return "a NIfTI file, which 'kind: nifti_folder' reads"
-    return _other_kind(suffix, "no image")
+        return OTHER_FOLDER
+    return _other_kind(path, "no image")
 
 
 def kinds(source: FolderSource) -> str:
@@ -103,13 +119,16 @@ def may_show(file: FolderFile) -> bool:
     return not file.dicom and file.path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
 
 
-def _begins_as_image(path: Path) -> bool:
-    suffix = path.suffix.lower()
+def _begins(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            head = stream.read(132)
+            return stream.read(132)
     except OSError:
-        return False
+        return b""
+
+
+def _begins_as_image(path: Path) -> bool:
+    suffix, head = path.suffix.lower(), _begins(path)
     # A suffix of digits is the end of a UID, by which archives name DICOM files.
     is_bare = suffix[1:].isdigit() or not suffix
     return begins_as_dicom(head) or (
@@ -117,10 +136,15 @@ def _begins_as_image(path: Path) -> bool:
     )
 
 
-def _other_kind(suffix: str, what: str) -> str:
+def _other_kind(path: Path, what: str) -> str:
+    suffix = path.suffix.lower()
     if suffix in _ARCHIVES:
-        return f"an archive that is not unpacked ({suffix})"
+        return f"{ARCHIVE} ({suffix})"
+    if suffix in _UNREAD:
+        return f"{UNREAD} ({suffix})"
     known = suffix in _OTHER_SUFFIXES | IMAGE_SUFFIXES
+    if not known and _begins(path).startswith(_ZIP):
+        return f"{ARCHIVE} (zip)"
     return f"{what} ({suffix})" if known else f"{what} (no suffix that is known)"
 
 

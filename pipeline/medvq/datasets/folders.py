@@ -13,6 +13,9 @@ from medvq.config import DicomFolderSource, FolderSource, Labels
 from medvq.datasets.classes import Label, unify
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
+    ARCHIVE,
+    OTHER_FOLDER,
+    UNREAD,
     FolderFile,
     identify_files,
     kinds,
@@ -28,7 +31,7 @@ from medvq.errors import Notice, UserError
 TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
 # In the reasons of files that may be missed.
-_NAMED = ("archive", "symbolic link", CLOSED)
+_NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, "symbolic link", CLOSED)
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
 

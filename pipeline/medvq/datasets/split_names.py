@@ -29,6 +29,8 @@ _NAMES: dict[str, Split] = {
 _EITHER = frozenset({"eval", "evaluation"})
 # Words and numbers beside which the name of a split still is one: train_1, test-images, fold2.
 _BESIDE = re.compile(r"\d+|set|split|part|partition|subset|data|images?|files?|imgs?|[^a-z]+")
+# Before the second word of trainNormal.
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _NUMBERED = re.compile(r"(fold|cv|split|part|partition|subset)[^a-z]*\d+")
 
 
@@ -76,10 +78,10 @@ def looks_like_split(name: str, *, beside_splits: bool) -> bool:
 def without_split(name: str) -> tuple[str, Split | None]:
     """Return what is left of a name without the word of a split at its end, and that split.
 
-    >>> without_split("normal_train"), without_split("test-ill"), without_split("ward")
+    >>> without_split("normal_train"), without_split("testIll"), without_split("ward")
     (('normal', 'train'), ('ill', 'test'), ('ward', None))
     """
-    words = re.split(r"[\W_]+", name.casefold().strip())
+    words = re.split(r"[\W_]+", _CAPITAL.sub("_", name.strip()).casefold())
     for at in (-1, 0):
         if len(words) > 1 and words[at] in _NAMES:
             rest = words[:-1] if at else words[1:]

@@ -18,6 +18,10 @@ NO_FILE = "neither a file nor a folder"
 _SYSTEM_NAMES = frozenset(
     {
         "@eadir",
+        "@tmp",
+        "@recycle",
+        "@recently-snapshot",
+        "#snapshot",
         "__macosx",
         "#recycle",
         "$recycle.bin",
@@ -25,6 +29,9 @@ _SYSTEM_NAMES = frozenset(
         "lost+found",
         "thumbs.db",
         "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "network trash folder",
+        "temporary items",
         "desktop.ini",
         "icon\r",
     }
