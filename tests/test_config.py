@@ -203,6 +203,15 @@ def test_a_misspelt_key_is_asked_about(file: Path, override: str, question: str)
     assert question in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["image_foldr", "folder", "png"])
+def test_a_misspelt_kind_of_source_is_asked_about(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(f"name: tiny\nsource: {{kind: {kind}, folder: images, labels: folders}}\n")
+    with pytest.raises(UserError, match=r"source\.folder=.*: no such key of a published") as e:
+        load_config(file)
+    assert "is its kind image_folder, nifti_folder, dicom_folder?" in str(e.value)
+
+
 def test_numbers_are_read_as_people_write_them(file: Path) -> None:
     config = load_config(file, ("probe.regularisation=[1e-5, 1.E-4, .5e-3, +1e2]", "seed=010"))
     assert config.probe.regularisation == (1e-5, 1e-4, 5e-4, 100.0)

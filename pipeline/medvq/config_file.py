@@ -146,7 +146,11 @@ def _explain(error: ValidationError | TypeError) -> str:
         if key in RENAMED:
             message = f"this key is called {RENAMED[key]} now"
         elif detail["type"] == "extra_forbidden" and section is not None:
-            guess = _nearest(key.rpartition(".")[2], section.model_fields) or _elsewhere(key)
+            guess = (
+                _other_kinds(key, section)
+                or _nearest(key.rpartition(".")[2], section.model_fields)
+                or _elsewhere(key)
+            )
             message = f"no such key{guess} (allowed: {', '.join(section.model_fields)})"
         reasons.append(f"{key or 'configuration'}{shown}: {message}")
     return "; ".join(reasons)
@@ -192,6 +196,15 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     """Return a question after the one of the known names that a name is a misspelling of."""
     nearest = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def _other_kinds(key: str, section: type[BaseModel]) -> str:
+    """Return a question after the kinds of source that have a key, where a kind is none of ours."""
+    name = key.rpartition(".")[2]
+    kinds = [kind for kind, source in SOURCES.items() if name in source.model_fields]
+    if section is not SOURCES["published"] or not kinds:
+        return ""
+    return f" of a published data set, which any other kind names; is its kind {', '.join(kinds)}?"
 
 
 def _elsewhere(key: str) -> str:
