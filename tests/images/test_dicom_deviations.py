@@ -301,3 +301,11 @@ def test_a_header_without_a_value_that_pydicom_can_convert(tmp_path: Path) -> No
     start = tag.group.to_bytes(2, "little") + tag.elem.to_bytes(2, "little")
     path.write_bytes(content.replace(start + b"US\2\0\7\0", start + b"DS\2\0x "))
     np.testing.assert_allclose(read_image(path)[0], ALL_BITS, atol=1e-6)
+
+
+def test_digits_that_are_grouped_are_no_number(tmp_path: Path) -> None:
+    header = twelve(RescaleSlope=1, RescaleIntercept=0)
+    file = save_dicom(tmp_path / "x.dcm", with_text(header, RescaleSlope="1_0"))
+    with recorded() as notes:
+        np.testing.assert_allclose(read_image(file)[0], STORED / 4095, atol=1e-6)
+    assert "RescaleSlope is no usable number: ignored" in notes.notices

@@ -402,3 +402,12 @@ def test_lines_that_are_no_decoders_are_passed_on(capfd: pytest.CaptureFixture[s
         os.write(2, b"Corrupt JPEG data: bad Huffman code\nsomething else\n")
     assert messages == [b"Corrupt JPEG data: bad Huffman code\n"]
     assert capfd.readouterr().err == "something else\n"
+
+
+def test_a_tiff_of_which_a_part_is_missing_is_called_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "x.tif"
+    Image.fromarray(photograph()).save(file, compression="tiff_lzw")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] + whole[len(whole) // 2 + 100 :])
+    with pytest.raises(UnreadableImage, match="damaged or cut off"):
+        read_grey(file)
