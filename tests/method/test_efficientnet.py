@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from medvq.config import PretrainConfig
-from medvq.method.efficientnet import EfficientNetLite0, _SameConvolution, from_published
+from medvq.method.collectives import BatchNorm2d
+from medvq.method.efficientnet import EfficientNetLite0, _SameConvolution, folded, from_published
 from medvq.method.scaling import to_network
 from medvq.method.vqvae import VQVAE, Architecture
 from torch import Tensor
@@ -156,3 +157,17 @@ def test_frozen_levels_keep_their_weights_and_statistics(encoder_name: str, leve
     for name, value in network.encoder.state_dict().items():
         changed = not torch.equal(value, before[name])
         assert changed != name.startswith(frozen or ("nothing",)), name
+
+
+def test_folded_normalisation_changes_nothing_but_the_rounding() -> None:
+    torch.manual_seed(0)
+    encoder = EfficientNetLite0(channels=1)
+    encoder(torch.randn(8, 1, 64, 64))  # statistics other than those it is made with
+    encoder.eval()
+    images = torch.rand(4, 1, 64, 64) * 2 - 1
+    with torch.inference_mode():
+        expected, levels = encoder(images), folded(encoder)(images)
+    assert not any(isinstance(module, BatchNorm2d) for module in folded(encoder).modules())
+    for one, other in zip(expected, levels, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4 * float(one.std()))
+    assert isinstance(encoder.stem[1], BatchNorm2d)

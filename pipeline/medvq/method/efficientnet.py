@@ -17,6 +17,7 @@ References
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from itertools import pairwise, product
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medvq.method.collectives import BatchNorm2d
 from medvq.method.scaling import from_network
@@ -110,8 +112,10 @@ class InvertedResidual(nn.Module):
         self.expands, self.adds = expansion > 1, stride == 1 and before == after
 
     def forward(self, features: Tensor) -> Tensor:
-        out = F.relu6(self.norm_expanded(self.expand(features))) if self.expands else features
-        out = F.relu6(self.norm_depthwise(self.depthwise(out)))
+        out = features
+        if self.expands:
+            out = F.relu6(self.norm_expanded(self.expand(out)), inplace=True)
+        out = F.relu6(self.norm_depthwise(self.depthwise(out)), inplace=True)
         projected: Tensor = self.norm_projected(self.project(out))
         return projected + features if self.adds else projected
 
@@ -172,6 +176,21 @@ def _missing(side: int, kernel: int, stride: int) -> tuple[int, int]:
 
 def _norm(width: int) -> BatchNorm2d:
     return BatchNorm2d(width, eps=1e-3, momentum=0.01)
+
+
+def folded(encoder: EfficientNetLite0) -> EfficientNetLite0:
+    """Return a copy for inference: its normalisation is part of the convolutions before it.
+
+    It computes the same, but for rounding, in half the time on a processor.
+    """
+    copied = copy.deepcopy(encoder).eval()
+    for module in list(copied.modules()):
+        for (before, convolution), (name, norm) in pairwise(list(module.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNorm2d):
+                setattr(module, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, name, nn.Identity())
+    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return copied
 
 
 def from_published(weights: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
