@@ -64,6 +64,15 @@ class ExplainedImage:
         return float(np.abs(self.evidence).max()) or 1.0
 
 
+@dataclass(frozen=True)
+class CodeRow:
+    """A code to draw: its title, its strongest place in the image, and training patches."""
+
+    title: str
+    place: int
+    patches: Sequence[NDArray[np.uint8]]
+
+
 def directions(explained: ExplainedImage) -> list[tuple[str, Floats]]:
     """Return a title and the evidence (*grid) of every map to draw.
 
@@ -146,6 +155,47 @@ def draw_explanation(file: Path, explained: ExplainedImage, title: str) -> None:
         unit = "logits" if explained.classes else "units of the number"
         bar.set_label(f"evidence of a place ({unit})")
         figure.suptitle(title, fontsize=11)
+
+
+def draw_codes(
+    file: Path,
+    prepared: NDArray[np.uint8],
+    codes: NDArray[np.int64],
+    rows: Sequence[CodeRow],
+) -> None:
+    """Draw codes of an image beside training patches that share them, one row per code.
+
+    Parameters
+    ----------
+    prepared : the image as the network saw it, ([C,] *spatial).
+    codes : (*grid), its coarsest codes.
+    """
+    pictures = {row.title: [patch(prepared, codes.shape, row.place), *row.patches] for row in rows}
+    across = max(map(len, pictures.values()))
+    blank = np.full_like(next(iter(pictures.values()))[0], 255)
+    filled = {name: [*some, *[blank] * (across - len(some))] for name, some in pictures.items()}
+    title = "The codes that mattered most: in this image, and in training images"
+    plots.image_sheet(filled, file, title, ["this image", *["training"] * (across - 1)])
+
+
+def patch(image: NDArray[np.uint8], grid: Sequence[int], place: int) -> NDArray[np.uint8]:
+    """Return a place of a grid with half of its neighbours, of a volume the middle slice.
+
+    Parameters
+    ----------
+    image : as the cache has it, ([C,] *spatial).
+    place : index into the flattened grid.
+    """
+    spatial = image.shape[-len(grid) :]
+    chosen: list[Any] = []
+    for index, cells, side in zip(np.unravel_index(place, grid), grid, spatial, strict=True):
+        reach = min(2 * side // cells, side)
+        start = int(np.clip((index + 0.5) * side / cells - reach / 2, 0, side - reach))
+        chosen.append(slice(start, start + reach))
+    if len(grid) == 3:
+        chosen[0] = (chosen[0].start + chosen[0].stop) // 2
+    cut = image[(..., *chosen)]
+    return np.asarray(cut[0] if len(cut) == 1 and cut.ndim == 3 else cut)
 
 
 def _signed(number: float) -> str:
