@@ -113,6 +113,11 @@ explain: OUT = $(ARTIFACTS)/explain
 explain: setup ## what in IMAGE=file speaks for and against what a linear probe says
 	@$(BIN)/python -m medvq explain $(if $(JSON),--json) --out "$$OUT" -- "$$IMAGE"
 
+similar: OUT = $(ARTIFACTS)/similar
+similar: setup ## training images of other patients that are most like IMAGE=file (N=11)
+	@$(BIN)/python -m medvq similar $(if $(JSON),--json) $(if $(N),--number $(N)) \
+		--out "$$OUT" -- "$$IMAGE"
+
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
 	$(call RUN,prior,$(DATASET))
 

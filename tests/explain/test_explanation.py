@@ -8,31 +8,10 @@ import medvq
 import numpy as np
 import pandas as pd
 import pytest
-from factories.flow import command
 from medvq.cli import main
 from medvq.explain.explanation import Explainer
+from medvq.explain.sources import ProbeSources
 from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data and artifacts of the smallest phantom set, up to the probe and the prior."""
-    path = tmp_path_factory.mktemp("flow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert main(command(path)) == 0
-    return path
-
-
-@pytest.fixture(scope="module")
-def probe(folder: Path) -> Path:
-    return folder / "artifacts/tiny/probe/latest"
-
-
-@pytest.fixture(scope="module")
-def files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("data/phantom-*/images/*.dcm"))[:5]
 
 
 def explain(file: Path, probe: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -80,8 +59,8 @@ def test_no_name_of_a_dicom_file_is_written_or_printed(
 
 
 def test_patches_show_their_code_in_training_images_of_different_patients(probe: Path) -> None:
-    explainer = Explainer(probe, "cpu")
-    table = pd.read_parquet(explainer.store)
+    explainer = Explainer(ProbeSources(probe, "cpu"))
+    table = pd.read_parquet(explainer.sources.store)
     codes = [int(code) for code in np.unique(np.stack(list(table["codes_0"])))][:4]
     found = explainer.patches(codes, 3)
     assert list(found) == codes
@@ -103,7 +82,7 @@ def test_an_image_of_another_size_is_shown_in_its_own(
     rng = np.random.default_rng(0)
     picture = tmp_path / "a.png"
     Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(picture)
-    found = Explainer(probe, "cpu")(picture)
+    found = Explainer(ProbeSources(probe, "cpu"))(picture)
     assert found.image.shape == size
     assert found.misaligned  # noise is no radiograph
     assert "another kind" in found.line()

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from medvq.errors import UserError
 from medvq.evaluation.tasks import TASKS
 from medvq.explain.evidence import Evidence, LinearProbe, extent_in_image, redistribute
-from medvq.images.cache import ReadCache
+from medvq.explain.sources import ProbeSources
 from medvq.images.formats import is_dicom, read_image
 from medvq.images.formats.notes import recorded
-from medvq.images.reading import ImageFiles, ReadResult, read_all
+from medvq.images.preparation import PreparedImages
 from medvq.images.resizing import to_bytes
-from medvq.inference import Encoder, finished, load_probe, without_grey_axis
 from medvq.method.features import FeatureMaps
 from medvq.method.scaling import to_unit
 from medvq.prior.code_prior import negative_log_likelihood
@@ -29,8 +27,7 @@ from medvq.prior.typicality import TypicalityCheck
 from medvq.prior.weights import load_prior
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
-from medvq.storage.feature_store import FEATURES, read_feature, read_keys, read_metadata
-from medvq.summaries import ProbeSummary
+from medvq.storage.feature_store import read_feature, read_keys, read_metadata
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -162,28 +159,17 @@ class Explanation:
 
 
 class Explainer:
-    """A fitted probe with all that it was made from.
-
-    Parameters
-    ----------
-    folder : the artifact of the stage ``probe``.
-    device : ``auto``, ``cpu`` or ``cuda``.
+    """Explains what a fitted probe says of images.
 
     Raises
     ------
     UserError
-        An artifact is missing, or the probe is not linear.
+        The probe is not linear.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
-        artifact = finished(folder, "probe")
-        self.summary = artifact.summary(ProbeSummary)
-        self.pipeline = load_probe(folder)
-        self.extract = artifacts.source(artifact, "extract")
-        self.ingest = artifacts.source(self.extract, "ingest")
-        self.store = self.extract.folder / FEATURES
-        self.encoder = Encoder(artifacts.source(self.extract, "pretrain"), device)
-        self.linear = LinearProbe.of(self.pipeline, self._mean_histogram())
+    def __init__(self, sources: ProbeSources) -> None:
+        self.sources = sources
+        self.linear = LinearProbe.of(sources.pipeline, self._mean_histogram())
 
     def __call__(self, file: Path) -> Explanation:
         """Explain an image file.
@@ -193,13 +179,14 @@ class Explainer:
         UserError
             It cannot be read, or the probe has no evidence map.
         """
-        result, original = self._read(file)
+        encoder = self.sources.encoder
+        result, prepared = self.sources.read(file)
         assert result.image is not None
-        prepared = self.encoder.prepare(without_grey_axis(result.image[None]))
-        maps = self.encoder.maps(to_unit(prepared.images))
+        maps = encoder.maps(to_unit(prepared.images))
         found = self.linear.decompose(maps.codes[0].numpy(), arrays(maps))
-        registration, aligned = prepared.registration, self.encoder.prepare.alignment is not None
-        prediction, called = self._predict(prepared.images)
+        original = _original(file, encoder.config.ingest.channels)
+        registration, aligned = prepared.registration, encoder.prepare.alignment is not None
+        prediction, called = self._predict(prepared)
         return Explanation(
             image_id=result.sha256[:16],
             file="" if is_dicom(file) else str(file),
@@ -208,7 +195,7 @@ class Explainer:
             extent=self._extent(registration.positions, original, result.image),
             correlation=float(registration.correlation[0]) if aligned else None,
             misaligned=aligned and bool(registration.failed[0]),
-            classes=[] if isinstance(self.pipeline[-1], Ridge) else self.summary.classes,
+            classes=self._classes,
             logits=found.logits[0],
             intercept=found.intercept,
             parts=[Evidence(name, values[0]) for name, values in found.parts],
@@ -220,15 +207,19 @@ class Explainer:
             notices=result.notices,
         )
 
+    @property
+    def _classes(self) -> list[str]:
+        return [] if isinstance(self.sources.pipeline[-1], Ridge) else self.sources.summary.classes
+
     def patches(self, codes: list[int], number: int) -> dict[int, list[Patch]]:
         """Return places of codes in training images, of ``number`` subjects each where there are.
 
         Nothing but pixels is to be shown of them.
         """
-        keys = read_keys(self.store)
+        keys = read_keys(self.sources.store)
         train = np.flatnonzero(keys["split"] == "train")
         train = train[:: -(-len(train) // _SEARCHED)]
-        grids = read_feature(self.store, "codes_0")[train]
+        grids = read_feature(self.sources.store, "codes_0")[train]
         subjects = keys["subject_id"].to_numpy(str)[train]
         patches = {}
         for code in codes:
@@ -239,22 +230,13 @@ class Explainer:
             patches[code] = [Patch(int(row), int(place)) for row, place in pairs]
         return patches
 
-    def _read(self, file: Path) -> tuple[ReadResult, Bytes]:
-        """Return a file as the network gets it, and in its own size."""
-        (result,) = read_all([ImageFiles((file,))], self.encoder.read, ReadCache(None))
-        if result.image is None:
-            raise UserError(f"{'the DICOM file' if is_dicom(file) else file}: {result.reason}")
-        with recorded():  # the notices are those of the first reading
-            original = to_bytes(read_image(file, self.encoder.config.ingest.channels))
-        return result, original[0] if len(original) == 1 else original
-
     def _extent(
         self, positions: Tensor, original: Bytes, as_read: Bytes
     ) -> list[tuple[float, float]]:
         axes = as_read.ndim - 1
         sides, read = original.shape[-axes:], as_read.shape[1:]
         position = positions[0].tolist()
-        if self.encoder.config.ingest.fit == "stretch":
+        if self.sources.encoder.config.ingest.fit == "stretch":
             return extent_in_image(position, sides)
         # Padded or cropped evenly: the same pixels, counted from another edge.
         extent = extent_in_image(position, read)
@@ -263,18 +245,18 @@ class Explainer:
 
     def _mean_histogram(self) -> Floats | None:
         """Return the mean histogram of the training images, of a probe that reads codes."""
-        if list(self.pipeline[0].names) != ["codes_0"]:
+        if list(self.sources.pipeline[0].names) != ["codes_0"]:
             return None
-        name = "histogram" if tuple(self.pipeline[1].grids) == (1,) else "pyramid"
-        train = (read_keys(self.store)["split"] == "train").to_numpy()
-        return np.asarray(read_feature(self.store, name)[train].mean(0, dtype=np.float64))
+        name = "histogram" if tuple(self.sources.pipeline[1].grids) == (1,) else "pyramid"
+        train = (read_keys(self.sources.store)["split"] == "train").to_numpy()
+        return np.asarray(read_feature(self.sources.store, name)[train].mean(0, dtype=np.float64))
 
-    def _predict(self, prepared: Bytes) -> tuple[dict[str, float], str]:
+    def _predict(self, prepared: PreparedImages) -> tuple[dict[str, float], str]:
         """Return the columns of a prediction, and the class that it is called or the number."""
-        task, classes = TASKS[self.summary.headline], self.summary.classes
-        sets = self.encoder.features(to_unit(prepared))
-        features = np.concatenate([sets[name] for name in self.pipeline[0].names], axis=1)
-        columns = task.columns(task.predict(self.pipeline, features), self.summary.threshold)
+        summary, classes = self.sources.summary, self.sources.summary.classes
+        task = TASKS[summary.headline]
+        features = self.sources.features(prepared).astype(np.float64)
+        columns = task.columns(task.predict(self.sources.pipeline, features), summary.threshold)
         values = {name: float(np.ravel(value)[0]) for name, value in columns.items()}
         if "threshold" in values:
             return values, classes[int(values["probability"] >= values["threshold"])]
@@ -284,13 +266,20 @@ class Explainer:
         return {"predicted": predicted}, f"{predicted:.3g}"
 
     def _typicality(self, codes: Tensor) -> Typicality | None:
-        prior = find_prior(self.extract)
+        prior = find_prior(self.sources.extract)
         if prior is None:
             return None
-        model = load_prior(prior.folder, read_metadata(self.store).model)
+        model = load_prior(prior.folder, read_metadata(self.sources.store).model)
         bits = negative_log_likelihood(model, codes)
         threshold = TypicalityCheck.read(prior.folder).threshold
         return Typicality(float(TypicalityCheck.score(bits)[0]), threshold)
+
+
+def _original(file: Path, channels: int) -> Bytes:
+    """Return an image in its own size, which worker processes have read without harm."""
+    with recorded():  # the notices are those of the first reading
+        image = to_bytes(read_image(file, channels))
+    return image[0] if len(image) == 1 else image
 
 
 def arrays(maps: FeatureMaps) -> dict[str, list[NDArray[np.float32]]]:

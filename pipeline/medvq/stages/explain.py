@@ -34,9 +34,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Write two pictures and a JSON file; print what the probe says, and what to open."""
     from medvq.explain.explanation import Explainer, write_json
+    from medvq.explain.sources import ProbeSources
     from medvq.report.evidence_figure import ExplainedImage, draw_explanation
 
-    explainer = Explainer(parsed.probe)
+    explainer = Explainer(ProbeSources(parsed.probe))
     explanation = explainer(parsed.image)
     parsed.out.mkdir(parents=True, exist_ok=True)
     name = parsed.out.absolute() / explanation.image_id
@@ -77,7 +78,7 @@ def _draw_codes(file: Path, explainer: Explainer, explanation: Explanation) -> N
 
     from medvq.report.evidence_figure import CodeRow, draw_codes, patch
 
-    images = np.load(explainer.ingest.folder / "images.npy", mmap_mode="r")
+    images = np.load(explainer.sources.ingest.folder / "images.npy", mmap_mode="r")
     most = explanation.codes_by_evidence()[:_CODES]
     shared = explainer.patches([one.code for one in most], _PATCHES)
     grid = explanation.codes.shape
