@@ -56,7 +56,7 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data preview pretrain extract-features linear-probe explain similar prior sample \
 	evaluate-prior mlflow-ui mlflow-sync notebook benchmark benchmark-ablation benchmark-codes \
-	benchmark-coverage benchmark-faults benchmark-multiplicity benchmark-speed benchmark-suite \
+	benchmark-coverage benchmark-evidence benchmark-faults benchmark-multiplicity benchmark-similar benchmark-speed benchmark-suite \
 	benchmark-supervised test test-cuda lint format docs lock licences audit clean
 
 help: ## this text
@@ -178,6 +178,12 @@ benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fe
 	$(BIN)/pip install --quiet --constraint build/pins.txt "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
+
+benchmark-evidence: setup ## whether evidence maps show what the probe looks at, by deletion (minutes)
+	$(call STUDY,evidence_maps)
+
+benchmark-similar: setup ## how often look-alikes share a class (ONLY=million: how fast a million answer)
+	$(call STUDY,look_alikes)
 
 benchmark-faults: setup ## kills, full disks, poisoned files (an hour; N=20: a tenth of it)
 	$(BIN)/python -m benchmarks.faults --artifacts "$(ARTIFACTS)" $(if $(N),--number $(N)) \
