@@ -19,6 +19,7 @@ VALIDATION ?=
 NPROC ?= 1
 PROBE ?=
 IN ?=
+IMAGE ?=
 OUT ?= $(ARTIFACTS)/preview
 PYTHON ?=
 UPGRADE ?=
@@ -28,7 +29,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := build/tools
 # Recipes take them from here ("$$ARTIFACTS"): their names may hold quotes.
-export DATA_ROOT DATA_MIRROR ARTIFACTS OUT PROBE
+export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE OUT PROBE
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
 ifneq ($(filter-out 1,$(NPROC)),)
@@ -53,10 +54,8 @@ RELAXED = --cache-dir .mypy_cache/tests --follow-imports silent --allow-untyped-
 	arg-type call-overload index no-any-return operator type-arg union-attr)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data preview pretrain extract-features linear-probe prior sample evaluate-prior \
-	mlflow-ui mlflow-sync notebook base benchmark benchmark-ablation benchmark-codes \
-	benchmark-coverage benchmark-faults benchmark-multiplicity benchmark-speed benchmark-suite \
-	benchmark-supervised test test-cuda lint format docs lock licences audit clean
+# Every target that `make help` shows.
+.PHONY: $(shell sed -n "s/^\([a-z-]*\):.*\#\#.*/\1/p" $(firstword $(MAKEFILE_LIST)))
 
 help: ## this text
 	@echo "MedVQ: features from unlabelled medical images that need few labels."
@@ -68,7 +67,9 @@ help: ## this text
 	@echo "  DATASET=kermany         a name in configs/, or a path to your own yaml"
 	@echo "  LABEL_FRACTION=0.05     share of the training subjects whose labels the probe may see"
 	@echo "  IN= OUT=                preview: the files to show, and the folder for their pictures"
-	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing"
+	@echo "  IMAGE=                  explain, similar: the file in question"
+	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing;"
+	@echo "                          explain, similar: this one, and not the last one of DATASET"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
 	@echo "  SEED=0                  seed of everything random"
 	@echo "  DEVICE=auto             auto, cpu or cuda"
@@ -105,6 +106,15 @@ extract-features: setup ## codes, histograms and embeddings into the feature sto
 
 linear-probe: setup ## classify with LABEL_FRACTION of the labels; judge on the test split
 	$(call RUN,$(if $(PROBE),evaluate,probe),$(DATASET)) $(if $(PROBE),--probe "$$PROBE")
+
+explain: OUT = $(ARTIFACTS)/explain
+explain: setup ## what in IMAGE=file speaks for and against what a linear probe says
+	@$(BIN)/python -m medvq explain $(if $(JSON),--json) --out "$$OUT" -- "$$IMAGE"
+
+similar: OUT = $(ARTIFACTS)/similar
+similar: setup ## training images of other patients that are most like IMAGE=file (N=11)
+	@$(BIN)/python -m medvq similar $(if $(JSON),--json) $(if $(N),--number $(N)) \
+		--out "$$OUT" -- "$$IMAGE"
 
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
 	$(call RUN,prior,$(DATASET))
@@ -169,6 +179,12 @@ benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fe
 	$(BIN)/pip install --quiet --constraint build/pins.txt "vector-quantize-pytorch>=1.32"
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
+
+benchmark-evidence: setup ## whether evidence maps show what the probe looks at, by deletion (minutes)
+	$(call STUDY,evidence_maps)
+
+benchmark-similar: setup ## how often look-alikes share a class (ONLY=million: how fast a million answer)
+	$(call STUDY,look_alikes)
 
 benchmark-faults: setup ## kills, full disks, poisoned files (an hour; N=20: a tenth of it)
 	$(BIN)/python -m benchmarks.faults --artifacts "$(ARTIFACTS)" $(if $(N),--number $(N)) \

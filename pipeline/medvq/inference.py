@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from medvq.images.formats import is_dicom
 from medvq.images.preparation import Preparation
 from medvq.images.reading import ImageFiles, Reader, ReadResult, read_all
 from medvq.method.alignment import Alignment
-from medvq.method.features import FeatureExtractor, FeatureSets
+from medvq.method.features import FeatureExtractor, FeatureMaps, FeatureSets
 from medvq.method.scaling import to_network, to_unit
 from medvq.method.vqvae import VQVAE
 from medvq.storage import artifacts, probe_file
@@ -46,7 +48,7 @@ def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
     UserError
         There is no such artifact, or its files are damaged.
     """
-    return Encoder(_finished(Path(path), "pretrain"), device)
+    return Encoder(finished(Path(path), "pretrain"), device)
 
 
 def load_probe(path: str | Path) -> Pipeline:
@@ -66,12 +68,19 @@ def load_probe(path: str | Path) -> Pipeline:
     UserError
         There is no such artifact, or it holds anything else than a probe.
     """
-    artifact = _finished(Path(path), "probe")
+    artifact = finished(Path(path), "probe")
     artifacts.verify(artifact, probe_file.FILE)
     return probe_file.load_probe(artifact.folder)
 
 
-def _finished(folder: Path, stage: str) -> Artifact:
+def finished(folder: Path, stage: str) -> Artifact:
+    """Return the finished artifact of a stage in a folder.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
     artifact = artifacts.find(folder.resolve())
     if artifact is None or artifact.record.stage != stage:
         raise UserError(f"{folder} is no finished artifact of the stage '{stage}'")
@@ -98,6 +107,8 @@ class Encoder:
     ----------
     config : the configuration that it was trained with.
     model : the network, in eval mode; see :class:`~medvq.method.vqvae.VQVAE`.
+    read : reads files at the size of its training images.
+    prepare : equalises, registers and scales what was read.
     """
 
     def __init__(self, artifact: Artifact, device: str = "auto") -> None:
@@ -113,8 +124,8 @@ class Encoder:
             alignment = Alignment(torch.from_numpy(template)[None, None], ingest.alignment)
         frozen = self.config.extract.frozen_imagenet
         self._frozen = imagenet_encoder(ingest.channels) if frozen else None
-        self._prepare = Preparation(ingest, alignment)
-        self._read = Reader(ingest.read_shape, ingest.channels, ingest.fit)
+        self.prepare = Preparation(ingest, alignment)
+        self.read = Reader(ingest.read_shape, ingest.channels, ingest.fit)
 
     def __call__(self, files: Iterable[str | Path]) -> pd.DataFrame:
         """Read, equalise, register, scale and encode image files.
@@ -135,7 +146,7 @@ class Encoder:
             A file cannot be read; the message says which and why.
         """
         paths = [Path(file) for file in files]
-        results = read_all([ImageFiles((path,)) for path in paths], self._read, ReadCache(None))
+        results = read_all([ImageFiles((path,)) for path in paths], self.read, ReadCache(None))
         parts: list[pd.DataFrame] = []
         batch: list[tuple[Path, ReadResult]] = []
         for place, pair in enumerate(zip(paths, results, strict=True)):
@@ -187,21 +198,34 @@ class Encoder:
         if not batch:
             return table
         images = np.stack([result.image for _, result in batch if result.image is not None])
-        grey = images.ndim == 4 and images.shape[1] == 1
-        prepared = self._prepare(images[:, 0] if grey else images).images
-        sets = self._features(to_unit(prepared))
+        sets = self.features(to_unit(self.prepare(without_grey_axis(images)).images))
         return table.assign(**{name: list(values) for name, values in sets.items()})
 
-    def _features(self, images: Tensor) -> FeatureSets:
+    def features(self, images: Tensor) -> FeatureSets:
+        """Return every feature set of prepared images (B, C, *spatial) in [0, 1]."""
+        with threads_of_one_core(torch.get_num_threads()) as threads:
+            extractor = self._extractor(images, threads)
+            sets = extractor.features(images, frame=None)
+        return sets | extractor.histograms(sets["codes_0"])
+
+    def maps(self, images: Tensor) -> FeatureMaps:
+        """Return what :meth:`features` pools: codes, and by feature set maps, on the CPU."""
+        with threads_of_one_core(1) as threads:
+            codes, pooled = self._extractor(images, threads).maps(images)
+        pooled["raw_pixels"] = [images]
+        on_cpu = {name: [one.float().cpu() for one in maps] for name, maps in pooled.items()}
+        return FeatureMaps([grid.cpu() for grid in codes], on_cpu)
+
+    def _extractor(self, images: Tensor, threads: Executor) -> FeatureExtractor:
         halvings = 2 ** self.model.halvings[0]
         latent_shape = [side // halvings for side in images.shape[2:]]
         grid = self.config.extract.grid
-        with threads_of_one_core(torch.get_num_threads()) as threads:
-            extractor = FeatureExtractor(
-                self.model, latent_shape, grid, self.device, threads, self._frozen
-            )
-            sets = extractor.features(images, frame=None)
-        return sets | extractor.histograms(sets["codes_0"])
+        return FeatureExtractor(self.model, latent_shape, grid, self.device, threads, self._frozen)
+
+
+def without_grey_axis(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images as read (B, C, *spatial) as the cache holds them: grey pictures (B, H, W)."""
+    return images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
 
 
 def _shown(path: Path) -> str:

@@ -48,3 +48,15 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on the last line of the output"
     )
+
+
+def add_probe_option(parser: argparse.ArgumentParser) -> None:
+    """Add the fitted probe, by default the last one of the data set at hand."""
+    artifacts = Path(os.environ.get("ARTIFACTS") or "artifacts")
+    dataset = Path(os.environ.get("DATASET") or "kermany").stem
+    parser.add_argument(
+        "--probe",
+        type=Path,
+        default=Path(os.environ.get("PROBE") or artifacts / dataset / "probe" / "latest"),
+        help="the artifact of a fitted probe (default: %(default)s)",
+    )

@@ -1,0 +1,61 @@
+"""What commands on a fitted probe need: the probe, its encoder, and what both were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvq.errors import UserError
+from medvq.images.cache import ReadCache
+from medvq.images.formats import is_dicom
+from medvq.images.preparation import PreparedImages
+from medvq.images.reading import ImageFiles, ReadResult, read_all
+from medvq.inference import Encoder, finished, load_probe, without_grey_axis
+from medvq.method.scaling import to_unit
+from medvq.storage import artifacts
+from medvq.storage.feature_store import FEATURES
+from medvq.summaries import ProbeSummary
+
+
+class ProbeSources:
+    """A fitted probe with the artifacts that it was made from.
+
+    Parameters
+    ----------
+    folder : the artifact of the stage ``probe``.
+    device : ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    UserError
+        An artifact is missing.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        self.artifact = finished(folder, "probe")
+        self.summary = self.artifact.summary(ProbeSummary)
+        self.pipeline = load_probe(folder)
+        self.extract = artifacts.source(self.artifact, "extract")
+        self.ingest = artifacts.source(self.extract, "ingest")
+        self.store = self.extract.folder / FEATURES
+        self.encoder = Encoder(artifacts.source(self.extract, "pretrain"), device)
+
+    def read(self, file: Path) -> tuple[ReadResult, PreparedImages]:
+        """Read an image file, and prepare it as the training images were.
+
+        Raises
+        ------
+        UserError
+            It cannot be read.
+        """
+        (result,) = read_all([ImageFiles((file,))], self.encoder.read, ReadCache(None))
+        if result.image is None:
+            raise UserError(f"{'the DICOM file' if is_dicom(file) else file}: {result.reason}")
+        return result, self.encoder.prepare(without_grey_axis(result.image[None]))
+
+    def features(self, prepared: PreparedImages) -> NDArray[np.float32]:
+        """Return the features (B, D) that the probe reads of prepared images."""
+        sets = self.encoder.features(to_unit(prepared.images))
+        return np.concatenate([sets[name] for name in self.pipeline[0].names], axis=1)

@@ -1,0 +1,79 @@
+"""The command ``similar``: training images of other patients that look like an image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medvq.stages.command import Command, add_json_option, add_probe_option
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the image, the probe, how many images to show and the folder of the sheet."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a DICOM, NIfTI or picture file")
+    add_probe_option(parser)
+    parser.add_argument(
+        "--number", type=_positive, default=11, help="of images to show (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--subject",
+        help="the patient of IMAGE, none of whose images is shown; DICOM files and training images "
+        "tell it themselves",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("similar"),
+        help="folder that the sheet and the table are written to (default: %(default)s)",
+    )
+    add_json_option(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Write a contact sheet and a table; print what is nearest, and what to open."""
+    import json
+
+    import numpy as np
+
+    from medvq.explain.neighbours import look_alikes
+    from medvq.explain.sources import ProbeSources
+    from medvq.report.look_alikes_figure import draw_look_alikes
+
+    sources = ProbeSources(parsed.probe)
+    found = look_alikes(sources, parsed.image, parsed.number, parsed.subject)
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    name = parsed.out.absolute() / found.image_id
+    sheet, table = (name.with_suffix(suffix) for suffix in (".similar.png", ".similar.csv"))
+    neighbours = found.neighbours.drop(columns="row")
+    neighbours.to_csv(table, index=False, float_format="%.4f")
+    images = np.load(sources.ingest.folder / "originals.npy", mmap_mode="r")
+    query = found.image[0] if len(found.image) == 1 and found.image.ndim == 3 else found.image
+    pairs = zip(neighbours["class_name"], neighbours["distance"], strict=True)
+    titles = [f"{label} {distance:.2f}".lstrip() for label, distance in pairs]
+    title = f"Nearest of {found.images} training images of other patients (1 - cosine)"
+    draw_look_alikes(sheet, query, [images[row] for row in found.neighbours["row"]], titles, title)
+    if counts := neighbours["class_name"].value_counts().to_dict():
+        shares = ", ".join(f"{number} {label}".rstrip() for label, number in counts.items())
+        print(f"the {len(neighbours)} nearest of {found.images} images: {shares}")
+    if not found.exact:
+        print("the search is approximate: it may have missed some")
+    print(f"table: {table}")
+    rows = neighbours.to_dict("records")
+    print(json.dumps({"image_id": found.image_id, "neighbours": rows}) if parsed.json else sheet)
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1000:
+        raise argparse.ArgumentTypeError("must be from 1 to 1000")
+    return number
+
+
+SIMILAR = Command(
+    name="similar",
+    help="show the training images of other patients that are most like an image",
+    add_options=add_options,
+    run=run,
+    writes=lambda parsed: (parsed.out,),
+)
