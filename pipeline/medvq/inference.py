@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
@@ -206,25 +206,31 @@ class Encoder:
         sets = self.features_as_read(images)
         return table.assign(**{name: list(values) for name, values in sets.items()})
 
-    def features_as_read(self, images: NDArray[np.uint8]) -> FeatureSets:
-        """Prepare images and return every feature set; of none do they depend on the others.
+    def features_as_read(
+        self, images: NDArray[np.uint8], only: Collection[str] | None = None
+    ) -> FeatureSets:
+        """Prepare images and return every feature set; those of one depend on no other image.
 
         Parameters
         ----------
         images : as :attr:`read` returns them, (B, C, *read_shape).
+        only : names of the baselines that are wanted; None for all.
         """
         number = len(images)
         filled = np.concatenate([images, np.repeat(images[-1:], -number % _GROUP, axis=0)])
         groups = np.split(without_grey_axis(filled), len(filled) // _GROUP)
         with threads_of_one_core(torch.get_num_threads()) as threads:
             prepared = [one.images for one in threads.map(self.prepare, groups)]
-        sets = self.features(to_unit(np.concatenate(prepared)))
+        sets = self.features(to_unit(np.concatenate(prepared)), only)
         return {name: values[:number] for name, values in sets.items()}
 
-    def features(self, images: Tensor) -> FeatureSets:
-        """Return every feature set of prepared images (B, C, *spatial) in [0, 1]."""
+    def features(self, images: Tensor, only: Collection[str] | None = None) -> FeatureSets:
+        """Return every feature set of prepared images (B, C, *spatial) in [0, 1].
+
+        ``only`` names the baselines that are wanted; None stands for all.
+        """
         with threads_of_one_core(torch.get_num_threads()) as threads:
-            extractor = self._extractor(images, threads)
+            extractor = self._extractor(images, threads, only)
             sets = extractor.features(images, frame=None)
         return sets | extractor.histograms(sets["codes_0"])
 
@@ -236,11 +242,15 @@ class Encoder:
         on_cpu = {name: [one.float().cpu() for one in maps] for name, maps in pooled.items()}
         return FeatureMaps([grid.cpu() for grid in codes], on_cpu)
 
-    def _extractor(self, images: Tensor, threads: Executor) -> FeatureExtractor:
+    def _extractor(
+        self, images: Tensor, threads: Executor, only: Collection[str] | None = None
+    ) -> FeatureExtractor:
         halvings = 2 ** self.model.halvings[0]
         latent_shape = [side // halvings for side in images.shape[2:]]
         grid = self.config.extract.grid
-        return FeatureExtractor(self.model, latent_shape, grid, self.device, threads, self._frozen)
+        return FeatureExtractor(
+            self.model, latent_shape, grid, self.device, threads, self._frozen, only
+        )
 
 
 def without_grey_axis(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medvq.device import keep_freed_memory
 from medvq.evaluation.tasks import TASKS
 from medvq.inference import Encoder, load_probe
 from medvq.prior.code_prior import CodePrior, negative_log_likelihood
@@ -55,6 +56,7 @@ class Predictor:
     def __init__(
         self, probe: Artifact, pretrain: Artifact, prior: Artifact | None, device: str
     ) -> None:
+        keep_freed_memory()
         self.encoder = Encoder(pretrain, device)
         self.probe = load_probe(probe.folder)
         self.summary = probe.summary(ProbeSummary)
@@ -68,7 +70,7 @@ class Predictor:
 
     def __call__(self, images: Bytes) -> Predictions:
         """Predict for images as read, bytes (N, C, *read_shape)."""
-        sets = self.encoder.features_as_read(images)
+        sets = self.encoder.features_as_read(images, only=self.probe[0].names)
         features = np.concatenate([sets[name] for name in self.probe[0].names], axis=1)
         predicted = TASKS[self.summary.headline].predict(self.probe, features)
         scores = self._scores(sets["codes_0"])
