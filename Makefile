@@ -21,6 +21,8 @@ PROBE ?=
 IN ?=
 IMAGE ?=
 OUT ?= $(ARTIFACTS)/preview
+DICOM_OUTPUT ?=
+TYPICALITY ?=
 PYTHON ?=
 UPGRADE ?=
 PORT ?= 5000
@@ -29,7 +31,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := build/tools
 # Recipes take them from here ("$$ARTIFACTS"): their names may hold quotes.
-export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE OUT PROBE
+export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
 ifneq ($(filter-out 1,$(NPROC)),)
@@ -67,9 +69,12 @@ help: ## this text
 	@echo "  DATASET=kermany         a name in configs/, or a path to your own yaml"
 	@echo "  LABEL_FRACTION=0.05     share of the training subjects whose labels the probe may see"
 	@echo "  IN= OUT=                preview: the files to show, and the folder for their pictures"
+	@echo "                          predict: a file or folder of new images, and the table to write"
 	@echo "  IMAGE=                  explain, similar: the file in question"
 	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing;"
-	@echo "                          explain, similar: this one, and not the last one of DATASET"
+	@echo "                          explain, similar, predict: this one, and not the last one of DATASET"
+	@echo "  DICOM_OUTPUT=sr         predict: a DICOM structured report of each DICOM image"
+	@echo "  TYPICALITY=0            predict: do not say how typical images are"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
 	@echo "  SEED=0                  seed of everything random"
 	@echo "  DEVICE=auto             auto, cpu or cuda"
@@ -115,6 +120,12 @@ similar: OUT = $(ARTIFACTS)/similar
 similar: setup ## training images of other patients that are most like IMAGE=file (N=11)
 	@$(BIN)/python -m medvq similar $(if $(JSON),--json) $(if $(N),--number $(N)) \
 		--out "$$OUT" -- "$$IMAGE"
+
+predict: OUT = $(ARTIFACTS)/predictions.csv
+predict: setup ## what PROBE says of new images: IN=file-or-folder OUT=file.csv
+	@$(BIN)/python -m medvq predict --device "$(DEVICE)" --in "$$IN" --out "$$OUT" \
+		$(if $(JSON),--json) $(if $(DICOM_OUTPUT),--dicom-output "$(DICOM_OUTPUT)") \
+		$(if $(filter 0,$(TYPICALITY)),--no-typicality)
 
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
 	$(call RUN,prior,$(DATASET))

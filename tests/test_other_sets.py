@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import medvq
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -47,6 +48,16 @@ def run(folder: Path, artifacts: Path, config: str, capsys: Any, *overrides: str
     return result
 
 
+def predicted(images: Path, artifacts: Path, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+    """Predict a folder of pictures or volumes; return the table, their features and the probe."""
+    probe = artifacts / "probe/latest"
+    arguments = ["--in", str(images), "--probe", str(probe), "--out", str(out), "--no-typicality"]
+    assert main(["predict", *arguments, "--device", "cpu"]) == 0
+    encoder = medvq.load_encoder(artifacts / "pretrain/latest", "cpu")
+    files = sorted(path for path in images.rglob("*") if path.is_file())
+    return pd.read_csv(out), encoder(files), medvq.load_probe(probe)
+
+
 def names(result: dict[str, Any]) -> list[str]:
     return [row["features"] for row in result["rows"]]
 
@@ -73,6 +84,10 @@ def test_volumes_and_a_number(
     assert not {"hog", "border_only"} & set(names(result))
     pixels = next(row for row in result["rows"] if row["features"] == "raw_pixels")
     assert pixels["r2"]["mean"] > 0.8
+    volumes = tmp_path / "hippocampus" / "imagesTr"
+    table, encoded, probe = predicted(volumes, artifacts / "hippocampus", tmp_path / "p.csv")
+    np.testing.assert_allclose(table["predicted"], probe.predict(encoded), rtol=1e-6)
+    assert "class" not in table
     cache = np.load(artifacts / "hippocampus/ingest/latest/images.npy")
     assert cache.shape == (60, 1, 16, 16, 16)
 
@@ -106,6 +121,14 @@ def test_colour_of_three_classes_by_official_folds(
     assert list(recall) == ["blue", "green", "red"]
     history = artifacts / "stl10/pretrain/latest/history.csv"
     assert history.read_text().count("\n") == 2
+    (new := tmp_path / "new").mkdir()
+    for number, picture in enumerate(pictures[:9]):
+        Image.fromarray(picture.transpose(1, 2, 0)).save(new / f"{number}.png")
+    table, encoded, probe = predicted(new, artifacts / "stl10", tmp_path / "p.csv")
+    columns = ["probability_blue", "probability_green", "probability_red"]
+    np.testing.assert_allclose(table[columns], probe.predict_proba(encoded), atol=1e-6)
+    called = [columns[k].removeprefix("probability_") for k in table[columns].to_numpy().argmax(1)]
+    assert table["class"].tolist() == called
 
 
 class OwnTable:

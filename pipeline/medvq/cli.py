@@ -19,6 +19,7 @@ from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
 from medvq.stages import COMMANDS, STAGES
 from medvq.stages.command import add_artifacts_option, add_json_option
+from medvq.stages.stage import Ensure, RunOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +122,6 @@ def _progress_bars_end() -> Iterator[None]:
 
 def _run(parsed: argparse.Namespace) -> int:
     from medvq.flow import as_line, run
-    from medvq.stages.stage import RunOptions
 
     config = load_config(parsed.config, parsed.set)
     options = RunOptions(
@@ -143,6 +143,12 @@ def _run(parsed: argparse.Namespace) -> int:
     )
     print(as_line(result) if parsed.json else result.artifact.folder.absolute())
     return 0
+
+
+def _ensurer(options: RunOptions) -> Ensure:
+    from medvq.flow import ensurer
+
+    return ensurer(options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -184,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
             beside.name, help=beside.help, description=f"{beside.help.capitalize()}."
         )
         beside.add_options(command)
-        command.set_defaults(command=beside)
+        command.set_defaults(command=beside, ensurer=_ensurer)
     return parser
 
 

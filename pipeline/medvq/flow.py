@@ -19,7 +19,7 @@ from medvq.config import Config
 from medvq.device import choose_device, reserve_blas_memory
 from medvq.modes import artifact_modes, folder_mode
 from medvq.stages import STAGES
-from medvq.stages.stage import InputArtifacts, RunOptions, Stage
+from medvq.stages.stage import Ensure, InputArtifacts, RunOptions, Stage
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact, Record, StageContext
 from medvq.storage.code import PACKAGE, changed, code_of
@@ -102,6 +102,11 @@ def run(
     return StageResult(stage, made.artifact, summary, seconds, not made.fresh, made.accepted)
 
 
+def ensurer(options: RunOptions) -> Ensure:
+    """Return a function that makes the artifact of a stage, or finds it up to date."""
+    return _Flow(options).artifact
+
+
 @dataclass(frozen=True)
 class _Made:
     """An artifact, whether it was made just now, and the changed code that was accepted."""
@@ -151,7 +156,7 @@ class _Flow:
         """Return the artifact of a stage, made where there is none, saying ``why``."""
         inputs = dict(given.get(stage.name, {}))
         if stage.prepare is not None:
-            config, prepared = stage.prepare(config, self.options, self._artifact)
+            config, prepared = stage.prepare(config, self.options, self.artifact)
             inputs |= prepared
         self.waiting.append((stage, config))
         for read in stage.reads:
@@ -170,9 +175,10 @@ class _Flow:
             print(why, file=sys.stderr)
         return _Made(self._make(plan), fresh=True)
 
-    def _artifact(
+    def artifact(
         self, stage: Stage[Any], config: Config, inputs: InputArtifacts, why: str = ""
     ) -> Artifact:
+        """Return the artifact of a stage, with ``inputs`` in place of what it would make."""
         return self.ensure(stage, config, False, inputs, why).artifact
 
     def _plan(self, stage: Stage[Any], config: Config, inputs: dict[str, Artifact]) -> _Plan:

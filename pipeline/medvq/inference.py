@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,9 @@ from medvq.storage.weights import FILE, load_model
 
 # Files that are read before they are encoded together: it bounds the memory.
 _BATCH = 256
+# Images that are registered and encoded at a time. The last group is filled up: sums over a group
+# of another size differ in the last bits, and what is found of an image must not depend on others.
+_GROUP = 32
 
 
 def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
@@ -146,7 +149,9 @@ class Encoder:
             A file cannot be read; the message says which and why.
         """
         paths = [Path(file) for file in files]
-        results = read_all([ImageFiles((path,)) for path in paths], self.read, ReadCache(None))
+        window = getattr(self.config.source, "window", None)
+        listed = [ImageFiles((path,), window=window) for path in paths]
+        results = read_all(listed, self.read, ReadCache(None))
         parts: list[pd.DataFrame] = []
         batch: list[tuple[Path, ReadResult]] = []
         for place, pair in enumerate(zip(paths, results, strict=True)):
@@ -198,13 +203,34 @@ class Encoder:
         if not batch:
             return table
         images = np.stack([result.image for _, result in batch if result.image is not None])
-        sets = self.features(to_unit(self.prepare(without_grey_axis(images)).images))
+        sets = self.features_as_read(images)
         return table.assign(**{name: list(values) for name, values in sets.items()})
 
-    def features(self, images: Tensor) -> FeatureSets:
-        """Return every feature set of prepared images (B, C, *spatial) in [0, 1]."""
+    def features_as_read(
+        self, images: NDArray[np.uint8], only: Collection[str] | None = None
+    ) -> FeatureSets:
+        """Prepare images and return every feature set; those of one depend on no other image.
+
+        Parameters
+        ----------
+        images : as :attr:`read` returns them, (B, C, *read_shape).
+        only : names of the baselines that are wanted; None for all.
+        """
+        number = len(images)
+        filled = np.concatenate([images, np.repeat(images[-1:], -number % _GROUP, axis=0)])
+        groups = np.split(without_grey_axis(filled), len(filled) // _GROUP)
         with threads_of_one_core(torch.get_num_threads()) as threads:
-            extractor = self._extractor(images, threads)
+            prepared = [one.images for one in threads.map(self.prepare, groups)]
+        sets = self.features(to_unit(np.concatenate(prepared)), only)
+        return {name: values[:number] for name, values in sets.items()}
+
+    def features(self, images: Tensor, only: Collection[str] | None = None) -> FeatureSets:
+        """Return every feature set of prepared images (B, C, *spatial) in [0, 1].
+
+        ``only`` names the baselines that are wanted; None stands for all.
+        """
+        with threads_of_one_core(torch.get_num_threads()) as threads:
+            extractor = self._extractor(images, threads, only)
             sets = extractor.features(images, frame=None)
         return sets | extractor.histograms(sets["codes_0"])
 
@@ -216,11 +242,15 @@ class Encoder:
         on_cpu = {name: [one.float().cpu() for one in maps] for name, maps in pooled.items()}
         return FeatureMaps([grid.cpu() for grid in codes], on_cpu)
 
-    def _extractor(self, images: Tensor, threads: Executor) -> FeatureExtractor:
+    def _extractor(
+        self, images: Tensor, threads: Executor, only: Collection[str] | None = None
+    ) -> FeatureExtractor:
         halvings = 2 ** self.model.halvings[0]
         latent_shape = [side // halvings for side in images.shape[2:]]
         grid = self.config.extract.grid
-        return FeatureExtractor(self.model, latent_shape, grid, self.device, threads, self._frozen)
+        return FeatureExtractor(
+            self.model, latent_shape, grid, self.device, threads, self._frozen, only
+        )
 
 
 def without_grey_axis(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

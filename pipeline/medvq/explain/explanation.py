@@ -23,10 +23,9 @@ from medvq.images.resizing import to_bytes
 from medvq.method.features import FeatureMaps
 from medvq.method.scaling import to_unit
 from medvq.prior.code_prior import negative_log_likelihood
+from medvq.prior.existing import find_prior
 from medvq.prior.typicality import TypicalityCheck
 from medvq.prior.weights import load_prior
-from medvq.storage import artifacts
-from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import read_feature, read_keys, read_metadata
 
 Bytes = NDArray[np.uint8]
@@ -285,20 +284,6 @@ def _original(file: Path, channels: int) -> Bytes:
 def arrays(maps: FeatureMaps) -> dict[str, list[NDArray[np.float32]]]:
     """Return the maps that are pooled as arrays."""
     return {name: [one.numpy() for one in parts] for name, parts in maps.pooled.items()}
-
-
-def find_prior(extract: Artifact) -> Artifact | None:
-    """Return the newest prior of the codes of an extraction, of all classes; None without one."""
-    folders = sorted((extract.folder.resolve().parents[1] / "prior").glob("[0-9a-f]*"))
-    found = [artifacts.find(folder) for folder in folders if not folder.suffix]
-    priors = [
-        one
-        for one in found
-        if one is not None
-        and one.record.inputs["extract"] == extract.fingerprint
-        and one.config().prior.only_class is None
-    ]
-    return max(priors, key=lambda one: one.record.finished, default=None)
 
 
 def write_json(explanation: Explanation, file: Path) -> None:

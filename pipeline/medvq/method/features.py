@@ -7,7 +7,7 @@ random versions as the network's own features.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -59,6 +59,7 @@ class FeatureExtractor:
     grid : feature maps are pooled to so many cells along each axis.
     threads : in each of them torch computes on one core.
     frozen : another encoder of pictures, whose deepest level is the set ``frozen_imagenet``.
+    only : names of the baselines that are wanted, which take as long as the network; None for all.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class FeatureExtractor:
         device: torch.device,
         threads: Executor,
         frozen: EfficientNetLite0 | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
+        self.only = only
         self.grid, self.device, self.threads = grid, device, threads
         self.model = _for_inference(model).to(device)
         self.untrained = untrained_network(model.shape).to(device)
@@ -82,8 +85,10 @@ class FeatureExtractor:
         """Compute the features of images (B, C, *spatial) in [0, 1], and add those of the frame."""
         number = len(images) if self.device.type == "cuda" else _IN_CACHE
         encoding = self.threads.map(self._encode, images.split(number))
-        sets: FeatureSets = {"raw_pixels": raw_pixels(images)}
-        if images.ndim == 4:
+        sets: FeatureSets = {}
+        if self._wants("raw_pixels"):
+            sets["raw_pixels"] = raw_pixels(images)
+        if images.ndim == 4 and self._wants("hog"):
             sets["hog"] = histogram_of_oriented_gradients(images)
         parts = list(encoding)
         sets |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -112,9 +117,14 @@ class FeatureExtractor:
         if self.frozen is not None:
             pictures = F.interpolate(scaled, (_IMAGENET_SIDE,) * 2, mode="bilinear", antialias=True)
             pooled["frozen_imagenet"] = self.frozen(pictures)[-1]
-        untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
         sets = {name: [values] for name, values in pooled.items()}
-        return FeatureMaps(codes, sets | {"untrained_encoder": untrained[-2:]})
+        if self._wants("untrained_encoder"):
+            untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
+            sets["untrained_encoder"] = untrained[-2:]
+        return FeatureMaps(codes, sets)
+
+    def _wants(self, baseline: str) -> bool:
+        return self.only is None or baseline in self.only
 
     def _encode(self, images: Tensor) -> FeatureSets:
         codes, pooled = self.maps(images)

@@ -22,7 +22,8 @@ class Command:
     name : of the command.
     help : one line for the command line.
     add_options : adds its options to a parser.
-    run : does the work and returns the exit status.
+    run : does the work and returns the exit status. ``parsed.ensurer`` is a function from
+        :class:`~medvq.stages.stage.RunOptions` to an :class:`~medvq.stages.stage.Ensure`.
     writes : the folders that it writes to, of its parsed options, whose disks may refuse.
     """
 

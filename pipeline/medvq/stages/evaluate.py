@@ -19,6 +19,7 @@ Writes into its artifact:
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvq.config import Config
@@ -53,9 +54,7 @@ def prepare(
     """
     if options.probe is None:
         raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
-    probe = artifacts.find(options.probe.resolve())
-    if probe is None or probe.record.stage != PROBE.name:
-        raise UserError(f"{options.probe} is no finished artifact of the stage 'probe'")
+    probe = fitted_probe(options.probe)
     extract = artifacts.source(probe, "extract")
     ingest, pretrain = (artifacts.source(extract, name) for name in ("ingest", "pretrain"))
     trained = probe.config()
@@ -73,13 +72,7 @@ def prepare(
     encoded = ensure(
         EXTRACT, changed, {"ingest": {"reference": ingest}, "extract": {"pretrain": pretrain}}
     )
-    unconditional = trained.prior.model_copy(update={"only_class": None})
-    prior = ensure(
-        PRIOR,
-        trained.model_copy(update={"prior": unconditional}),
-        {"prior": {"extract": extract}},
-        f"what is typical of {trained.name} is learnt from its stored codes: minutes, once",
-    )
+    prior = prior_of(extract, ensure)
     return changed, {
         "probe": probe,
         "reference": ingest,
@@ -87,6 +80,32 @@ def prepare(
         "ingest": artifacts.source(encoded, "ingest"),
         "extract": encoded,
     }
+
+
+def fitted_probe(folder: Path) -> Artifact:
+    """Return the artifact of a fitted probe.
+
+    Raises
+    ------
+    UserError
+        The folder is none.
+    """
+    probe = artifacts.find(folder.resolve())
+    if probe is None or probe.record.stage != PROBE.name:
+        raise UserError(f"{folder} is no finished artifact of the stage 'probe'")
+    return probe
+
+
+def prior_of(extract: Artifact, ensure: Ensure) -> Artifact:
+    """Return the prior of all codes of an artifact of ``extract``, trained where there is none."""
+    trained = extract.config()
+    unconditional = trained.prior.model_copy(update={"only_class": None})
+    return ensure(
+        PRIOR,
+        trained.model_copy(update={"prior": unconditional}),
+        {"prior": {"extract": extract}},
+        f"what is typical of {trained.name} is learnt from its stored codes: minutes, once",
+    )
 
 
 def run(context: StageContext) -> EvaluateSummary:

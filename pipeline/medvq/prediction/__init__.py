@@ -1,0 +1,1 @@
+"""New images without labels, from files to predictions."""

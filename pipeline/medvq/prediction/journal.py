@@ -1,0 +1,128 @@
+"""The rows of a run that is not finished, so that one that was interrupted goes on from there.
+
+``<OUT>.partial`` beside the table: one JSON object on each line. The first says which run it is;
+each of the others holds the rows of one batch, and is synced before the next batch begins. When all
+are there the table is written aside and renamed, so that a table is whole wherever there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from medvq.errors import UserError
+from medvq.prediction.table import Row
+
+SUFFIX = ".partial"
+FORCE = "remove it or name another file (OUT=)"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Of what a table is made: two runs of one identity write the same table.
+
+    Attributes
+    ----------
+    probe, prior : fingerprints of artifacts; ``prior`` is empty where there is none.
+    inputs : a digest of the files.
+    options : that change the table.
+    code : a digest of the code.
+    """
+
+    probe: str
+    prior: str
+    inputs: str
+    options: str
+    code: str
+
+
+class Journal:
+    """The rows of batches that are finished.
+
+    Attributes
+    ----------
+    started : when the run was begun first, in ISO 8601.
+    batches : how many are finished.
+    """
+
+    def __init__(self, file: Path, identity: RunIdentity, now: str) -> None:
+        self.file = file
+        self.started, self.batches = now, 0
+        if file.exists():
+            self._resume(identity)
+        else:
+            self._append({"run": vars(identity), "started": now})
+
+    def append(self, rows: list[Row]) -> None:
+        """Add the rows of a batch."""
+        self._append({"rows": rows})
+        self.batches += 1
+
+    def rows(self) -> Iterator[list[Row]]:
+        """Yield the rows of each finished batch."""
+        with self.file.open(encoding="utf-8") as stream:
+            next(stream)
+            for line in stream:
+                yield json.loads(line)["rows"]
+
+    def _append(self, content: dict[str, Any]) -> None:
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(content) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _resume(self, identity: RunIdentity) -> None:
+        """Read how far the run came; drop a line that it was killed in."""
+        whole = 0
+        with self.file.open("rb") as stream:
+            for number, line in enumerate(stream):
+                if not line.endswith(b"\n"):
+                    break
+                if number == 0:
+                    self._check(line, identity)
+                whole += len(line)
+                self.batches = number
+        if whole == 0:  # killed before its first line was whole
+            self.file.unlink()
+            self._append({"run": vars(identity), "started": self.started})
+            return
+        os.truncate(self.file, whole)
+
+    def _check(self, line: bytes, identity: RunIdentity) -> None:
+        try:
+            first = json.loads(line)
+            same, self.started = first["run"] == vars(identity), str(first["started"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self.file} is no journal of predictions: {FORCE}") from None
+        if not same:
+            raise UserError(
+                f"{self.file} is what an interrupted run left that had other files, another probe, "
+                f"other options or other code: {FORCE}"
+            )
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Let one run at a time write ``out``.
+
+    Raises
+    ------
+    UserError
+        Another run does.
+    """
+    lock = FileLock(out.with_name(f".{out.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another run is writing {out}; wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,134 @@
+"""The command ``predict``: what a fitted probe says of new images, as a table.
+
+The rows are described in :mod:`medvq.prediction.table`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvq.errors import UserError
+from medvq.stages.command import (
+    Command,
+    add_artifacts_option,
+    add_json_option,
+    add_probe_option,
+)
+from medvq.stages.evaluate import fitted_probe, prior_of
+from medvq.stages.stage import RunOptions
+from medvq.storage import artifacts
+from medvq.storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from medvq.prediction.run import Outcome
+
+# Beyond this share of flagged images the probe is not for them.
+_MANY = 0.5
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what to predict, by which probe, and where to."""
+    parser.add_argument(
+        "--in", dest="input", type=Path, required=True, help="an image, or a folder of any mix"
+    )
+    add_probe_option(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("OUT") or "predictions.csv"),
+        help="the table to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dicom-output",
+        choices=("sr",),
+        help="a structured report of each DICOM image, into a folder beside the table",
+    )
+    parser.add_argument(
+        "--no-typicality",
+        action="store_true",
+        help="do not say how typical images are, for which a model of the codes is trained once",
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
+    )
+    add_artifacts_option(parser)
+    add_json_option(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Predict, and say what was read, refused and flagged."""
+    from medvq.prediction.inputs import list_inputs
+    from medvq.prediction.run import Request, predict
+
+    _check(parsed)
+    probe = fitted_probe(parsed.probe)
+    extract = artifacts.source(probe, "extract")
+    pretrain = artifacts.source(extract, "pretrain")
+    inputs = list_inputs(parsed.input.absolute(), pretrain.config())
+    prior = None if parsed.no_typicality else _prior(parsed, extract)
+    outcome = predict(
+        Request(
+            inputs, probe, pretrain, prior, parsed.out.absolute(), parsed.device,
+            parsed.dicom_output,
+        )
+    )  # fmt: skip
+    skipped = [f"no image: {n} x {reason}" for reason, n in sorted(inputs.skipped.items())]
+    print(*skipped, *lines(outcome), sep="\n", file=sys.stderr)
+    print(json.dumps(outcome.to_json()) if parsed.json else outcome.out)
+    return 0
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    out = parsed.out.resolve()
+    if out.suffix.lower() != ".csv":
+        raise UserError(f"{parsed.out} is no name of a table: name a .csv file (OUT=)")
+    if parsed.dicom_output is None:
+        return
+    if find_spec("highdicom") is None:
+        raise UserError(
+            "DICOM results need the package highdicom: pip install 'medvq[dicom-output]'"
+        )
+    if parsed.input.is_dir() and out.is_relative_to(parsed.input.resolve()):
+        raise UserError(
+            "DICOM results would lie among the images that they are of: name a table outside of "
+            f"{parsed.input} (OUT=)"
+        )
+
+
+def _prior(parsed: argparse.Namespace, extract: Artifact) -> Artifact:
+    """Return the model of the codes that lies beside ``extract``, else make one."""
+    from medvq.prior.existing import find_prior
+
+    options = RunOptions(artifacts=parsed.artifacts, device=parsed.device)
+    return find_prior(extract) or prior_of(extract, parsed.ensurer(options))
+
+
+def lines(outcome: Outcome) -> list[str]:
+    """Return what a run has come to, for people."""
+    refused = outcome.refused.total()
+    text = [f"{outcome.read} images read, {refused} refused, {outcome.flagged} flagged"]
+    text += [f"  refused: {n} x {reason}" for reason, n in outcome.refused.most_common()]
+    text += [f"  flagged: {n} x {reason}" for reason, n in outcome.flags.most_common()]
+    if outcome.flagged > _MANY * max(outcome.read, 1):
+        text.append(
+            "most images are unlike those of training: what the probe says of them is not to be "
+            "trusted"
+        )
+    if outcome.dicom_results:
+        text.append(f"{outcome.dicom_results} DICOM results, which name their patients")
+    return text
+
+
+PREDICT = Command(
+    name="predict",
+    help="predict the class of new images with a fitted probe, into a table",
+    add_options=add_options,
+    run=run,
+    writes=lambda parsed: (parsed.out.absolute().parent, parsed.artifacts),
+)

@@ -1,0 +1,277 @@
+"""The command ``predict`` on what a very small phantom flow left."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import medvq
+import numpy as np
+import pydicom
+import pytest
+from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
+from medvq.cli import main
+from medvq.prediction import run
+
+from benchmarks.faults.tiny import stage_command
+
+Predict = Callable[..., list[dict[str, str]]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and artifacts, up to the probe and the model of the codes."""
+    path = tmp_path_factory.mktemp("flow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for stage in ("probe", "prior"):
+            assert main(stage_command(path, stage)) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def probe(folder: Path) -> Path:
+    return folder / "artifacts/tiny/probe/latest"
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images: DICOM under names that tables may not show, and pictures, some in a folder."""
+    path = tmp_path_factory.mktemp("new")
+    sources = sorted(folder.glob("data/phantom-*/images/*.dcm"))
+    for number, source in enumerate(sources[:30]):
+        shutil.copy(source, path / f"Ann-Example-{number:02d}.dcm")
+    for number in range(10):
+        (path / "pictures").mkdir(exist_ok=True)
+        save_picture(path / "pictures" / f"{number}.png", size=(80, 64), seed=number)
+    return path
+
+
+@pytest.fixture
+def predict(probe: Path) -> Predict:
+    def predict(source: Path, out: Path, *more: str, status: int = 0) -> list[dict[str, str]]:
+        places = ["--in", str(source), "--out", str(out), "--probe", str(probe)]
+        assert main(["predict", *places, "--device", "cpu", *more]) == status
+        if status:
+            return []
+        with out.open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    return predict
+
+
+def probabilities(rows: list[dict[str, str]]) -> np.ndarray:
+    return np.array(
+        [[float(r["probability_NORMAL"]), float(r["probability_OPACITY"])] for r in rows]
+    )
+
+
+def test_rows_say_what_the_probe_says_of_the_encoded_files(
+    probe: Path, images: Path, tmp_path: Path, predict: Predict, capsys: Any
+) -> None:
+    rows = predict(images, tmp_path / "p.csv", "--json")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["read"], found["refused"], found["out"]) == (40, 0, str(tmp_path / "p.csv"))
+    assert found["flagged"] == sum(r["untypical"] == "true" or bool(r["other_kind"]) for r in rows)
+    files = sorted(path for path in images.rglob("*.*"))
+    encoder = medvq.load_encoder(probe.parents[1] / "pretrain/latest", "cpu")
+    model = medvq.load_probe(probe)
+    expected = model.predict_proba(encoder(files))
+    np.testing.assert_allclose(probabilities(rows), expected, atol=1e-6)
+    threshold = json.loads((probe / "stage.json").read_text())["summary"]["threshold"]
+    classes = np.where(expected[:, 1] >= threshold, "OPACITY", "NORMAL")
+    assert [row["class"] for row in rows] == classes.tolist()
+    assert len(set(classes)) == 2
+    assert [row["sha256"][:16] for row in rows] == encoder(files)["image_id"].tolist()
+    assert [row["file"] for row in rows[30:]] == [f"pictures/{n}.png" for n in range(10)]
+    assert len({row["file"] for row in rows[:30]}) == 30
+    assert "Ann" not in (tmp_path / "p.csv").read_text()
+    assert all("window 2048/4096 (stated)" in row["applied"] for row in rows[:30])
+
+
+def test_a_row_depends_on_no_other_image(
+    images: Path, tmp_path: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = predict(images, tmp_path / "p.csv")
+    monkeypatch.setattr(run, "BATCH", 7)
+    assert predict(images, tmp_path / "q.csv") == together
+    (alone,) = predict(images / "pictures" / "3.png", tmp_path / "r.csv")
+    assert alone == next(r for r in together if r["file"] == "pictures/3.png") | {"file": "3.png"}
+
+
+def test_images_of_another_kind_are_flagged_and_unreadable_ones_refused(
+    folder: Path, tmp_path: Path, predict: Predict, capsys: Any
+) -> None:
+    source = tmp_path / "in"
+    (whole := source / "a.dcm").parent.mkdir()
+    shutil.copy(min(folder.glob("data/phantom-*/images/*.dcm")), whole)
+    (source / "b.dcm").write_bytes(whole.read_bytes()[:700])
+    save_picture(source / "c.png", size=(900, 700))
+    save_picture(source / "d.png", size=(120, 45))
+    save_nifti(source / "e.nii.gz", noise(9, 9, 9).astype(np.int16))
+    (source / "empty").touch()
+    (source / "notes.txt").write_text("no image")
+    rows = {row["file"]: row for row in predict(source, tmp_path / "p.csv")}
+    shown = capsys.readouterr().err
+    assert [row["status"] for row in rows.values()] == [
+        "read",
+        "refused",
+        "read",
+        "read",
+        "refused",
+    ]
+    assert rows["e.nii.gz"]["reason"] == "an image of 3 axes, where 2 are expected"
+    assert rows["e.nii.gz"]["class"] == rows["e.nii.gz"]["probability_OPACITY"] == ""
+    assert rows["c.png"]["other_kind"].startswith("its size 700 x 900 is far from those of train")
+    assert rows["d.png"]["other_kind"].startswith("its width is 2.67 times its height")
+    assert "no image: 1 x no image (.txt)" in shown
+    assert "3 images read, 2 refused" in shown
+    assert "1 x its size" in shown
+
+
+def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
+    images: Path, tmp_path: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(run, "BATCH", 8)
+    predict(images, tmp_path / "whole.csv")
+    out, append, predicted = tmp_path / "p.csv", run.Journal.append, 0
+
+    def count(journal: run.Journal, rows: list[dict[str, str]]) -> None:
+        nonlocal predicted
+        if journal.batches == 2 and not predicted:
+            raise KeyboardInterrupt
+        predicted += len(rows)
+        append(journal, rows)
+
+    monkeypatch.setattr(run.Journal, "append", count)
+    predicted = -16
+    predict(images, out, status=130)
+    assert not out.exists()
+    partial = tmp_path / "p.csv.partial"
+    partial.write_bytes(partial.read_bytes() + b'{"rows": [{"file"')  # killed as it wrote
+    predicted = 1
+    predict(images, out)
+    assert predicted == 1 + 24
+    assert "going on after 16 images" in capsys.readouterr().err
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not partial.exists()
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    before = out.stat()
+    predict(images, out)
+    assert out.stat() == before
+
+
+def test_what_is_there_is_never_overwritten(
+    images: Path, tmp_path: Path, predict: Predict, capsys: Any
+) -> None:
+    (out := tmp_path / "p.csv").write_text("a table of the user's")
+    predict(images, out, status=2)
+    assert out.read_text() == "a table of the user's"
+    assert f"{out} is there already, and not from the same run" in capsys.readouterr().err
+    (left := tmp_path / "q.csv.partial").write_text(
+        '{"run": {"probe": "another"}, "started": ""}\n'
+    )
+    predict(images, tmp_path / "q.csv", status=2)
+    assert "another probe" in capsys.readouterr().err
+    assert left.exists()
+
+
+def test_what_cannot_be_predicted_is_one_line(
+    folder: Path, images: Path, tmp_path: Path, predict: Predict, capsys: Any
+) -> None:
+    (empty := tmp_path / "empty").mkdir()
+    (empty / "a.txt").touch()
+
+    def error(source: Path, *more: str, out: str = "p.csv") -> str:
+        predict(source, tmp_path / out, *more, status=2)
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "NIfTI) is in" in error(empty)
+    assert "1 x no image (.txt)" in error(empty)
+    assert "there is no file or folder" in error(tmp_path / "none")
+    assert "is no name of a table" in error(images, out="p.txt")
+    other = str(folder / "artifacts/tiny/pretrain/latest")
+    assert "is no finished artifact of the stage 'probe'" in error(images, "--probe", other)
+    assert "outside of" in error(tmp_path, "--dicom-output", "sr", out="new/p.csv")
+    damaged = tmp_path / "tiny"
+    shutil.copytree(folder / "artifacts/tiny", damaged, symlinks=True)
+    file = damaged / "probe/latest/probe.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "was changed or damaged" in error(images, "--probe", str(damaged / "probe/latest"))
+
+
+def test_a_structured_report_belongs_to_the_study_of_its_image(
+    images: Path, tmp_path: Path, predict: Predict
+) -> None:
+    source, reports = tmp_path / "in", tmp_path / "p-dicom"
+    source.mkdir()
+    original = min(images.glob("*.dcm"))
+    shutil.copy(original, source / "Ann.dcm")
+    save_picture(source / "b.png", size=(80, 64))
+    header = dicom(noise(64, 64), PatientName="Bo^Example", PatientID="1")
+    save_dicom(source / "Bo.dcm", header)  # of no study
+    rows = predict(source, tmp_path / "p.csv", "--dicom-output", "sr")
+    assert [row["dicom_result"] for row in rows] == [
+        f"{rows[0]['file']}.dcm", "none: the image states no StudyInstanceUID", ""
+    ]  # fmt: skip
+    (file,) = reports.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    report, image = pydicom.dcmread(file), pydicom.dcmread(original)
+    for name in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "StudyID"):
+        assert report[name].value == image[name].value
+    assert (report.Modality, report.VerificationFlag) == ("SR", "UNVERIFIED")
+    assert report.SOPClassUID.name == "Comprehensive SR Storage"
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == image.SOPInstanceUID
+    numbers, texts = contents(report)
+    assert numbers["Probability of NORMAL"] == float(rows[0]["probability_NORMAL"])
+    assert numbers["Probability of OPACITY"] == float(rows[0]["probability_OPACITY"])
+    assert texts["Class"] == rows[0]["class"]
+    assert texts["Algorithm Name"] == "MedVQ linear probe"
+    if dump := shutil.which("dsrdump"):
+        read = subprocess.run([dump, str(file)], capture_output=True, text=True, check=True)
+        assert "Comprehensive SR Document" in read.stdout
+        assert not [line for line in read.stderr.splitlines() if line.startswith("E:")]
+
+
+def contents(report: pydicom.Dataset) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the numbers, and the texts and codes, of a report by the meaning of their names."""
+    numbers: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    waiting = [report]
+    while waiting:
+        for item in waiting.pop().get("ContentSequence", ()):
+            waiting.append(item)
+            if "ConceptNameCodeSequence" not in item:
+                continue
+            name = item.ConceptNameCodeSequence[0].CodeMeaning
+            if item.ValueType == "NUM":
+                numbers[name] = float(item.MeasuredValueSequence[0].NumericValue)
+            elif item.ValueType == "CODE":
+                texts[name] = item.ConceptCodeSequence[0].CodeMeaning
+            elif item.ValueType == "TEXT":
+                texts[name] = item.TextValue
+    return numbers, texts
+
+
+def test_reading_processes_import_neither_torch_nor_pandas() -> None:
+    code = (
+        "import sys, medvq.prediction.reading\n"
+        "print({'torch', 'pandas', 'sklearn', 'pydicom', 'pydantic'} & sys.modules.keys())"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert shown.stdout.strip() == "set()"
