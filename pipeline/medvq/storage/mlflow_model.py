@@ -103,7 +103,9 @@ def register(
             write_model(folder, classes, Path(target), model.model_id)
             client.log_model_artifacts(model.model_id, target)
         client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
+    outputs = client.get_run(run).outputs
+    if not (outputs and outputs.model_outputs):
+        client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
     name = f"medvq-{re.sub('[^A-Za-z0-9_-]', '_', name)}"
     try:
         client.create_registered_model(name, description=_ABOUT)
@@ -111,6 +113,6 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     if not client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
-        client.create_model_version(
-            name, f"models:/{model.model_id}", run, model_id=model.model_id, await_creation_for=0
-        )
+        # A source "models:/..." would be looked for in the store of the process, not in this one.
+        place, identity = model.artifact_location, model.model_id
+        client.create_model_version(name, place, run, model_id=identity, await_creation_for=0)

@@ -40,6 +40,16 @@ for _name, _value in (
 ):
     os.environ.setdefault(_name, _value)
 
+# Places of files in the store, of runs and of models; they are renamed with their experiment's.
+_MOVE = (
+    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+    "WHERE substr(artifact_uri, 1, ?) = ?",
+    "UPDATE logged_models SET artifact_location = ? || substr(artifact_location, ?) "
+    "WHERE substr(artifact_location, 1, ?) = ?",
+    "UPDATE model_versions SET source = ? || substr(source, ?) WHERE substr(source, 1, ?) = ?",
+    "UPDATE model_versions SET storage_location = ? || substr(storage_location, ?) "
+    "WHERE substr(storage_location, 1, ?) = ?",
+)
 KEPT = ".tracking"
 """The folder under the artifacts with journals that could not be sent."""
 _FIGURES = "mlflow-artifacts"
@@ -364,11 +374,9 @@ def relocate(artifacts: Path) -> None:
                 "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
                 (now, identity),
             )
-            store.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (now, len(before) + 1, identity, len(before), before),
-            )
+            for statement in _MOVE:
+                start = f"{before}/"
+                store.execute(statement, (f"{now}/", len(start) + 1, len(start), start))
 
 
 def _location(artifacts: Path, experiment: str) -> str:

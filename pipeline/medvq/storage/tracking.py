@@ -164,8 +164,9 @@ class Tracking:
             self._append("view", experiment=self.config.name, metric=first.headline)
         self._log(self.key, first.metrics | seconds | usage(), first.step)
         for run in others:
-            # The same feature sets under two names are one result.
-            if (run.feature_set,) == self.config.probe.features and run.metrics == first.metrics:
+            # A feature set that is all of MedVQ's has its row again, unless it is a baseline.
+            alone = (run.feature_set,) == self.config.probe.features
+            if alone and "medvq_minus" not in run.metrics:
                 continue
             label = self.label.replace("medvq", run.feature_set, 1)
             parameters = {k: v for k, v in self._settings.items() if k not in _OF_MEDVQ}
