@@ -283,9 +283,8 @@ class ProbeRow:
 
     def tracked(self, headline: str) -> dict[str, float]:
         """Return the row's numbers under the names that MLflow shows."""
-        values: dict[str, float] = {}
-        for metric, figure in self.metrics.items():
-            values |= figure.tracked(tracked_name(metric, headline))
+        means = {tracked_name(name, headline): m.mean for name, m in self.metrics.items()}
+        values = {**self.metrics[headline].tracked(headline), **means}
         scores = asdict(self.validation) if self.validation else {}
         known = {f"validation_{k}": float(v) for k, v in scores.items() if v is not None}
         return values | known
@@ -369,7 +368,7 @@ class ProbeSummary(_WithRows):
         values = row.tracked(self.headline)
         if row is self.rows[0]:
             for name, difference in self.medvq_minus.items():
-                values |= difference.tracked(f"medvq_minus.{name}")
+                values[f"medvq_minus.{name}"] = difference.mean
         elif row.features in self.medvq_minus:
             values |= self.medvq_minus[row.features].tracked("medvq_minus")
         audit = {} if self.audit is None else {"set_audit": asdict(self.audit)}
@@ -380,7 +379,7 @@ class ProbeSummary(_WithRows):
         return (
             f"**{self.headline.upper()} {row.metrics[self.headline]}** in {where}: "
             f"`{row.features}`, {100 * self.label_fraction:g}% of the labels "
-            f"({self.labels} images), mean over {self.repeats} label subsets [95% interval]"
+            f"({self.labels} images); mean over label subsets ({self.repeats}) and its 95% interval"
         )
 
 

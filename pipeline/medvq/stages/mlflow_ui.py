@@ -40,12 +40,16 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.storage import mlflow_server
 
     name = load_config(parsed.config).name if parsed.config else ""
-    _sync(parsed.artifacts)
-    if (team := os.environ.get("MLFLOW_TRACKING_URI", "")).startswith("http"):
-        _show(mlflow_server.runs_of(team, name), parsed.no_browser)
+    team = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if team.startswith("http"):
+        address = mlflow_server.runs_of(team, name)
+        _sync(parsed.artifacts)
+        _show(address, parsed.no_browser)
         return 0
+    port = _free_port(parsed.port)
     parsed.artifacts.mkdir(parents=True, exist_ok=True)
-    with mlflow_server.serve(parsed.artifacts, team, _free_port(parsed.port)) as server:
+    _sync(parsed.artifacts)
+    with mlflow_server.serve(parsed.artifacts, team, port) as server:
         _show(mlflow_server.runs_of(server.address, name), parsed.no_browser)
         print("Ctrl-C ends it", file=sys.stderr)
         try:

@@ -64,16 +64,18 @@ def serve(artifacts: Path, store: str, port: int) -> Iterator[Server]:
     UserError
         It does not start.
     """
-    # From the folder, whose name may hold what has a meaning in an address.
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST,
-        "--port", str(port), "--backend-store-uri", store or "sqlite:///mlflow.db",
-    ]  # fmt: skip
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # From the folder, whose name may hold what has a meaning in an address; an address of a store
+    # may hold a password, which all processes could read in a command line.
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": store or "sqlite:///mlflow.db",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST]
     process = subprocess.Popen(
-        command,
+        [*command, "--port", str(port)],
         cwd=artifacts,
-        env=settings | os.environ,
+        env=os.environ | settings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # it would end before us at Ctrl-C

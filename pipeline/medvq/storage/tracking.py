@@ -28,6 +28,7 @@ from medvq.tracked_runs import TrackedRun
 
 # Settings that are others where a baseline is fitted: parameters of MedVQ's run alone.
 _OF_MEDVQ = ("regularisation", "whitening")
+_KEY_PICTURES = ("roc_and_calibration", "reconstructions")
 _TABLES = ("metrics.json", "audit.json", "audit.html", "history.csv")
 # MLflow's limit for the value of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
 _LONGEST_PARAMETER = 6000
@@ -174,7 +175,9 @@ class Tracking:
             key = self._start(label, parameters, run.feature_set, run.key_figure)
             self._log(key, run.metrics | seconds, run.step)
             self._append("end", key, status="FINISHED")
-        figures = sorted((folder / "figures").glob("*.png"))
+        figures = sorted(
+            (folder / "figures").glob("*.png"), key=lambda f: (f.stem not in _KEY_PICTURES, f.name)
+        )
         tables = [table for table in _TABLES if (folder / table).exists()]
         names = [f"figures/{figure.name}" for figure in figures] + tables
         digest = images_digest(folder) if self.stage == "ingest" else ""
@@ -253,7 +256,10 @@ class Tracking:
 
     def _log(self, key: str, metrics: Mapping[str, float], step: int) -> None:
         # Names of labels stand in names of metrics, where MLflow refuses most punctuation.
-        values = {re.sub(r"[^\w.\- ]", "_", name): float(v) for name, v in metrics.items()}
+        values = {
+            name if name.startswith("system/") else re.sub(r"[^\w.\- ]", "_", name): float(value)
+            for name, value in metrics.items()
+        }
         identity = _identity(key, values, step)
         if identity not in self._reported:
             self._reported.add(identity)
