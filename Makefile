@@ -25,7 +25,7 @@ DICOM_OUTPUT ?=
 TYPICALITY ?=
 PYTHON ?=
 UPGRADE ?=
-PORT ?= 5000
+PORT ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -86,7 +86,7 @@ help: ## this text
 	@echo "  JSON=1                  one JSON object on the last line of standard output"
 	@echo "  NPROC=1                 processes that pretrain and extract together, by torchrun"
 	@echo "  PYTHON=                 setup: the interpreter, instead of the newest of 3.11 to 3.13"
-	@echo "  PORT=5000               port of make mlflow-ui"
+	@echo "  PORT=                   mlflow-ui: the port, instead of the first free one from 5000 on"
 
 setup: $(VENV)/.ready ## make .venv and install what the project needs
 
@@ -137,15 +137,10 @@ sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_
 		$(if $(GUIDANCE),--set "sample.guidance=$(GUIDANCE)") \
 		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
 
-# From the folder, whose name may hold what has a meaning in an address.
-mlflow-ui: setup ## compare runs in the browser, on this machine only
-	@mkdir -p -- "$$ARTIFACTS"
-	-@$(BIN)/python -m medvq mlflow-sync
-	@echo "open http://127.0.0.1:$(PORT)/#/experiments"
-	mlflow="$$PWD/$(BIN)/mlflow"; [ -n "$$MLFLOW_TRACKING_URI" ] || cd -- "$$ARTIFACTS"; \
-		MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "$$mlflow" server --workers 1 \
-		--host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+# DATASET has a default for all other targets; here that is the data set of the newest run.
+mlflow-ui: setup ## compare runs in the browser, on this machine only (DATASET= PORT=)
+	@$(BIN)/python -m medvq mlflow-ui $(if $(filter-out file,$(origin DATASET)),--config "$(DATASET)") \
+		$(if $(PORT),--port "$(PORT)")
 
 mlflow-sync: setup ## send what MLflow could not take when it was reported
 	$(BIN)/python -m medvq mlflow-sync

@@ -23,7 +23,8 @@ from medvq.flow import commit, run
 from medvq.stages.stage import InputArtifacts, RunOptions
 from medvq.storage.artifacts import Artifact
 from medvq.storage.tracking import Tracking
-from medvq.summaries import ProbeSummary, TrackedRun
+from medvq.summaries import ProbeSummary
+from medvq.tracked_runs import TrackedRun
 
 from benchmarks.page import RESULTS, Figure, Section, write_page
 
@@ -119,7 +120,9 @@ class Study:
             picture=picture.name if picture.exists() else "",
         )
         name, code = self.folder.name, self.commit or ""
-        tracking = Tracking(self.options.artifacts, self.folder, config, name, code, {})
+        tracking = Tracking(
+            self.options.artifacts, self.folder, config, name, code, {}, self.commit
+        )
         with tracking:
             tracking.start("", {"seed": config.seed, "settings": list(self.settings)})
             metrics = {row.figure: row.value for row in figures}

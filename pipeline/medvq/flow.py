@@ -259,6 +259,7 @@ class _Flow:
             plan.stage.name,
             plan.fingerprint,
             plan.inputs,
+            commit(),
         )
 
     def _write(self, plan: _Plan, folder: Path, tracking: Tracking) -> Record:

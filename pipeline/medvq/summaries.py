@@ -6,32 +6,16 @@ light to import, so that an up-to-date stage answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter
 
+from medvq.tracked_runs import TrackedRun, numbers, tracked_name
+
 JsonObject = dict[str, Any]
 """A JSON object; what its keys are is said by the record that it is made from."""
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """What one MLflow run is told when a stage ends.
-
-    Attributes
-    ----------
-    metrics : final values by name.
-    step : the step that they are logged at.
-    feature_set : the feature set of a probe's row; empty for the run of the stage itself.
-    parameters : parameters besides the stage's own settings.
-    """
-
-    metrics: dict[str, float]
-    step: int = 0
-    feature_set: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,15 +71,6 @@ class Summary:
     def runs(self) -> list[TrackedRun]:
         """Return what MLflow is told: first the stage's own run, then any further ones."""
         return [TrackedRun(dict(numbers(self.to_json())))]
-
-
-def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers in nested JSON objects under dotted names; lists are left out."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float):
-            yield prefix + key, float(value)
 
 
 @dataclass(frozen=True)
@@ -234,6 +209,15 @@ class Interval:
     std: float
     ci95: tuple[float, float]
 
+    def tracked(self, name: str) -> dict[str, float]:
+        """Return its numbers under the names that MLflow shows."""
+        low, high = self.ci95
+        known = {"": self.mean, "_std": self.std, "_ci95_low": low, "_ci95_high": high}
+        return {name + suffix: value for suffix, value in known.items()}
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
+
 
 def given(trainings: int, training_sets: int) -> list[str]:
     """Return what 95% intervals take as it is, since there is only one of it.
@@ -297,12 +281,10 @@ class ProbeRow:
         parsed: Self = TypeAdapter(cls).validate_python({**known, "metrics": metrics})
         return parsed
 
-    def tracked(self) -> dict[str, float]:
+    def tracked(self, headline: str) -> dict[str, float]:
         """Return the row's numbers under the names that MLflow shows."""
-        values: dict[str, float] = {}
-        for name, figure in self.metrics.items():
-            values |= {name: figure.mean, f"{name}_std": figure.std}
-            values |= {f"{name}_ci95_low": figure.ci95[0], f"{name}_ci95_high": figure.ci95[1]}
+        means = {tracked_name(name, headline): m.mean for name, m in self.metrics.items()}
+        values = {**self.metrics[headline].tracked(headline), **means}
         scores = asdict(self.validation) if self.validation else {}
         known = {f"validation_{k}": float(v) for k, v in scores.items() if v is not None}
         return values | known
@@ -366,15 +348,39 @@ class ProbeSummary(_WithRows):
 
     def runs(self) -> list[TrackedRun]:
         """Return one run per feature set, MedVQ's first."""
-        audit = {} if self.audit is None else dict(numbers({"audit": asdict(self.audit)}))
         # MLflow shows the value of the last step, which must be the mean and no single subset's.
         step = max(self.labels, self.repeats)
-        shared = {"label_fraction": self.label_fraction, "labels": self.labels}
-        first, *others = self.rows
         return [
-            TrackedRun(first.tracked() | audit, step, first.features),
-            *(TrackedRun(r.tracked() | audit, step, r.features, dict(shared)) for r in others),
+            TrackedRun(
+                self._tracked(row),
+                step,
+                row.features,
+                {"label_fraction": self.label_fraction, "labels": self.labels},
+                self.headline,
+                self.classes,
+                self._key_figure(row),
+            )
+            for row in self.rows
         ]
+
+    def _tracked(self, row: ProbeRow) -> dict[str, float]:
+        """Return a row's numbers, its differences, and what the audit says of the data set."""
+        values = row.tracked(self.headline)
+        if row is self.rows[0]:
+            for name, difference in self.medvq_minus.items():
+                values[f"medvq_minus.{name}"] = difference.mean
+        elif row.features in self.medvq_minus:
+            values |= self.medvq_minus[row.features].tracked("medvq_minus")
+        audit = {} if self.audit is None else {"set_audit": asdict(self.audit)}
+        return values | dict(numbers(audit))
+
+    def _key_figure(self, row: ProbeRow) -> str:
+        where = "the test split" if self.evaluate == "test" else "cross-validation"
+        return (
+            f"**{self.headline.upper()} {row.metrics[self.headline]}** in {where}: "
+            f"`{row.features}`, {100 * self.label_fraction:g}% of the labels "
+            f"({self.labels} images); mean over label subsets ({self.repeats}) and its 95% interval"
+        )
 
 
 @dataclass(frozen=True)
@@ -417,5 +423,5 @@ class EvaluateSummary(_WithRows):
         """Return the stage's run, with the metrics of its row where there is one."""
         (run,) = super().runs()
         for row in self.rows:
-            run.metrics.update(row.tracked())
+            run.metrics.update(row.tracked(self.headline))
         return [run]

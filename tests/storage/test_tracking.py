@@ -101,7 +101,7 @@ def test_parameters_are_those_of_the_stage(store: Store) -> None:
     assert pretrain["contrast.temperature"] == "1.2"
     assert pretrain["seed"] == "7"
     probe = store.run("probe").data.params
-    assert (probe["label_fraction"], probe["feature_set"]) == ("0.05", "medvq")
+    assert (probe["label_fraction"], probe["features"]) == ("0.05", "medvq")
     assert "learning_rate" not in probe
 
 
@@ -129,14 +129,14 @@ def test_the_probe_shows_its_mean_with_the_label_subsets_as_history(store: Store
     assert found["auroc_ci95_low"] == pytest.approx(0.85)
     assert found["auroc_ci95_high"] == pytest.approx(0.94)
     assert found["validation_score"] == 0.75
-    assert found["audit.warnings"] == 3
+    assert found["set_audit.warnings"] == 3
     history = store.client.get_metric_history(store.ids["probe"], "auroc")
     assert sorted(metric.value for metric in history) == pytest.approx([0.5, 0.6, 0.7, 0.9])
 
 
 def test_each_feature_set_is_a_flat_run(store: Store) -> None:
     runs = [run for run in store.runs() if run.data.tags["medvq.stage"] == "probe"]
-    aurocs = {run.data.params["feature_set"]: run.data.metrics["auroc"] for run in runs}
+    aurocs = {run.data.params["features"]: run.data.metrics["auroc"] for run in runs}
     assert aurocs == pytest.approx({"medvq": 0.9, "raw_pixels": 0.8, "hog": 0.7})
     for run in store.runs():
         assert "mlflow.parentRunId" not in run.data.tags

@@ -329,7 +329,7 @@ def test_a_stage_that_is_killed_before_it_is_published_tracks_nothing_twice(
         if not killed:
             publish(tracking)
     runs = runs_in(store)
-    assert sorted(run.data.params["feature_set"] for run in runs) == ["hog", "medvq", "raw_pixels"]
+    assert sorted(run.data.params["features"] for run in runs) == ["hog", "medvq", "raw_pixels"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
         history = MlflowClient(store).get_metric_history(run.info.run_id, "auroc")

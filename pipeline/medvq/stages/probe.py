@@ -33,6 +33,7 @@ from medvq.stages.ingest import INGEST
 from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import ProbeSummary
+from medvq.tracked_runs import tracked_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +85,10 @@ def run(context: StageContext) -> ProbeSummary:
     results = _judge_all(context, store, judge)
     medvq, data, subsets = results[MEDVQ], judge.data, judge.subsets
     for number in range(judge.repeats):
-        values = {name: float(metric.cells[0, number]) for name, metric in medvq.metrics.items()}
+        values = {
+            tracked_name(name, data.task.headline): float(metric.cells[0, number])
+            for name, metric in medvq.metrics.items()
+        }
         context.report(values, number)
     summary = ProbeSummary(
         label_fraction=config.label_fraction,

@@ -20,7 +20,7 @@ _NOT_COMPUTING = (
     "medvq.summaries", "medvq.report", "medvq.stages", "medvq.storage.artifacts",
     "medvq.storage.code", "medvq.storage.tracking", "medvq.storage.journal",
     "medvq.storage.mlflow_sender", "medvq.storage.checksums", "medvq.storage.verification",
-    "medvq.modes",
+    "medvq.modes", "medvq.tracked_runs",
 )  # fmt: skip
 _SAYING = frozenset({"print", "warn", "write", "tqdm", "UserError", "UnreadableImage", "Notice"})
 

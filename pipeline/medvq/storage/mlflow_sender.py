@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from medvq.storage.artifacts import writing_lock
 from medvq.storage.journal import FILE, Event, Journal
+from medvq.storage.mlflow_pages import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -39,6 +40,16 @@ for _name, _value in (
 ):
     os.environ.setdefault(_name, _value)
 
+# Places of files in the store, of runs and of models; they are renamed with their experiment's.
+_MOVE = (
+    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+    "WHERE substr(artifact_uri, 1, ?) = ?",
+    "UPDATE logged_models SET artifact_location = ? || substr(artifact_location, ?) "
+    "WHERE substr(artifact_location, 1, ?) = ?",
+    "UPDATE model_versions SET source = ? || substr(source, ?) WHERE substr(source, 1, ?) = ?",
+    "UPDATE model_versions SET storage_location = ? || substr(storage_location, ?) "
+    "WHERE substr(storage_location, 1, ?) = ?",
+)
 KEPT = ".tracking"
 """The folder under the artifacts with journals that could not be sent."""
 _FIGURES = "mlflow-artifacts"
@@ -164,7 +175,9 @@ class Sender:
             "run": self._send_run,
             "params": self._send_params,
             "metrics": self._send_metrics,
+            "view": self._send_view,
             "files": self._send_files,
+            "model": self._send_model,
             "again": self._send_again,
             "end": self._send_end,
         }[event["kind"]]
@@ -172,8 +185,6 @@ class Sender:
         self.journal.mark_sent()
 
     def _send_run(self, event: Event) -> None:
-        from mlflow.entities import Dataset, DatasetInput
-
         client, experiment = self._connected(), self._experiment(event["experiment"])
         found = client.search_runs([experiment], f"tags.`{_KEY}` = '{event['key']}'")
         if found:
@@ -184,8 +195,16 @@ class Sender:
             identity = str(run.info.run_id)
         self.journal.runs[event["key"]] = identity
         self._send_params(event)
-        data = Dataset(event["experiment"], event["digest"], "medvq", event["source"])
-        client.log_inputs(identity, datasets=[DatasetInput(data)])
+        self._send_data(event)
+
+    def _send_data(self, event: Event) -> None:
+        """Say which images a run is of, if the event does."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        if event.get("digest"):
+            name = event["source"].partition(" ")[0]
+            data = Dataset(name, event["digest"][:16], "medvq", event["source"])
+            self._connected().log_inputs(self._run(event), datasets=[DatasetInput(data)])
 
     def _send_params(self, event: Event) -> None:
         from mlflow.entities import Param
@@ -206,14 +225,38 @@ class Sender:
             batch = metrics[start : start + _BATCH]
             self._connected().log_batch(self._run(event), metrics=batch)
 
+    def _send_view(self, event: Event) -> None:
+        client, experiment = self._connected(), self._experiment(event["experiment"])
+        present = client.get_experiment(experiment).tags
+        for name, value in experiment_tags(event["metric"], present, event["time"]).items():
+            client.set_experiment_tag(experiment, name, value)
+
     def _send_files(self, event: Event) -> None:
-        home = self.artifacts / event["artifact"]
-        folder = home if home.exists() else home.with_name(f"{home.name}.partial")
+        folder, run = self._folder(event), self._run(event)
+        self._send_data(event)
+        if note := event.get("note"):
+            address = f"(get-artifact?run_uuid={run}&path="
+            note = note.replace("(artifact:", address)
+            self._connected().set_tag(run, "mlflow.note.content", note)
         for name in event["files"]:
             if (file := folder / name).exists():
                 parent = Path(name).parent.as_posix()
                 inside = None if parent == "." else parent
-                self._connected().log_artifact(self._run(event), str(file), inside)
+                self._connected().log_artifact(run, str(file), inside)
+
+    def _send_model(self, event: Event) -> None:
+        from medvq.storage.mlflow_model import register
+
+        client, run, folder = self._connected(), self._run(event), self._folder(event)
+        experiment = client.get_run(run).info.experiment_id
+        register(
+            client, experiment, run, event["artifact"].partition("/")[0], folder, event["classes"]
+        )
+
+    def _folder(self, event: Event) -> Path:
+        """Return the folder of an artifact, which may not be published yet."""
+        home = self.artifacts / str(event["artifact"])
+        return home if home.exists() else home.with_name(f"{home.name}.partial")
 
     def _send_again(self, event: Event) -> None:
         self._connected().update_run(self._run(event), status="RUNNING")
@@ -331,11 +374,9 @@ def relocate(artifacts: Path) -> None:
                 "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
                 (now, identity),
             )
-            store.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (now, len(before) + 1, identity, len(before), before),
-            )
+            for statement in _MOVE:
+                start = f"{before}/"
+                store.execute(statement, (f"{now}/", len(start) + 1, len(start), start))
 
 
 def _location(artifacts: Path, experiment: str) -> str:

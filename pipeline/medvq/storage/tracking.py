@@ -8,8 +8,10 @@ is interrupted and runs again goes on with its MLflow run, which then holds the 
 from __future__ import annotations
 
 import datetime as dt
+import getpass
 import os
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +22,13 @@ from medvq.config import Config
 from medvq.errors import UserError
 from medvq.storage.artifacts import Artifact
 from medvq.storage.journal import FILE, Journal
+from medvq.storage.lineage import images_digest, lineage, pretraining_parameters, usage
 from medvq.storage.mlflow_sender import KEPT, Sender, flat, now
-from medvq.summaries import TrackedRun
+from medvq.tracked_runs import TrackedRun
 
+# Settings that are others where a baseline is fitted: parameters of MedVQ's run alone.
+_OF_MEDVQ = ("regularisation", "whitening")
+_KEY_PICTURES = ("roc_and_calibration", "reconstructions")
 _TABLES = ("metrics.json", "audit.json", "audit.html", "history.csv")
 # MLflow's limit for the value of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
 _LONGEST_PARAMETER = 6000
@@ -39,6 +45,7 @@ class Tracking:
     ----------
     artifacts : folder of all artifacts.
     folder : the folder that the stage writes to, where the journal lies.
+    commit : of the code that runs, if it is known.
     """
 
     def __init__(
@@ -49,9 +56,12 @@ class Tracking:
         stage: str,
         fingerprint: str,
         inputs: Mapping[str, Artifact],
+        commit: str | None = None,
     ) -> None:
-        self.config, self.stage, self.fingerprint, self.inputs = config, stage, fingerprint, inputs
+        self.config, self.stage, self.fingerprint = config, stage, fingerprint
+        self.inputs, self.commit = lineage(inputs), commit
         self.artifacts, self.label, self.key = artifacts, "", ""
+        self._started = time.perf_counter()
         self.journal = Journal(folder / FILE)
         self._reported = {
             _identity(event["key"], event["metrics"], event["step"])
@@ -124,8 +134,15 @@ class Tracking:
         label : words that tell the stage's runs apart.
         """
         self.label = label
+        # "features" is what a row of a probe is called by.
+        self._settings = {
+            "medvq_features" if name == "features" else name: value
+            for name, value in flat(settings).items()
+        }
+        if "pretrain" in self.inputs:
+            self._settings |= pretraining_parameters(self.inputs["pretrain"])
         again = bool(self._keys)
-        self.key = self._start(label, flat(settings))
+        self.key = self._start(label, self._settings)
         if again:
             self._append("again")
         if self.required and not self.sender.wait(self._patience(interrupted=False)):
@@ -133,31 +150,75 @@ class Tracking:
 
     def report(self, metrics: dict[str, float], step: int) -> None:
         """Log metrics at a step (an epoch of training, a label subset of a probe), once."""
-        self._log(self.key, metrics, step)
+        self._log(self.key, metrics | usage(), step)
 
     def finish(self, runs: list[TrackedRun], folder: Path) -> None:
         """Log what the stage found, its figures and tables, and its further runs."""
         first, *others = runs
+        seconds = {f"seconds.{s}": a.record.seconds for s, a in self.inputs.items()}
+        seconds[f"seconds.{self.stage}"] = round(time.perf_counter() - self._started, 1)
         if first.feature_set:
-            self._append("params", params={"feature_set": first.feature_set})
-        self._log(self.key, first.metrics, first.step)
+            self._append(
+                "params", params=_texts({**first.parameters, "features": first.feature_set})
+            )
+        if first.headline:
+            self._append("view", experiment=self.config.name, metric=first.headline)
+        self._log(self.key, first.metrics | seconds | usage(), first.step)
         for run in others:
+            # A feature set that is all of MedVQ's has its row again, unless it is a baseline.
+            alone = (run.feature_set,) == self.config.probe.features
+            if alone and "medvq_minus" not in run.metrics:
+                continue
             label = self.label.replace("medvq", run.feature_set, 1)
-            parameters = {**run.parameters, "feature_set": run.feature_set}
-            parameters |= {"seed": self.config.seed}
-            key = self._start(label, parameters, run.feature_set)
-            self._log(key, run.metrics, run.step)
+            parameters = {k: v for k, v in self._settings.items() if k not in _OF_MEDVQ}
+            parameters |= {**run.parameters, "features": run.feature_set}
+            key = self._start(label, parameters, run.feature_set, run.key_figure)
+            self._log(key, run.metrics | seconds, run.step)
             self._append("end", key, status="FINISHED")
-        figures = sorted((folder / "figures").glob("*.png"))
+        figures = sorted(
+            (folder / "figures").glob("*.png"), key=lambda f: (f.stem not in _KEY_PICTURES, f.name)
+        )
         tables = [table for table in _TABLES if (folder / table).exists()]
         names = [f"figures/{figure.name}" for figure in figures] + tables
-        self._append("files", artifact=self._artifact, files=names)
+        digest = images_digest(folder) if self.stage == "ingest" else ""
+        self._append(
+            "files", artifact=self._artifact, files=names, digest=digest, source=self._source,
+            note=self._note(first.key_figure, [name for name in names if name.endswith(".png")]),
+        )  # fmt: skip
+        if (folder / "probe.safetensors").exists():
+            self._append("model", artifact=self._artifact, classes=list(first.classes))
+
+    def _note(self, key_figure: str, figures: list[str]) -> str:
+        """Return the description of a run: its key figure, its pictures, what it was made from."""
+        made = [f"{stage} `{a.record.mlflow_run_id[:8]}`" for stage, a in self.inputs.items()]
+        pictures = [f"![{Path(name).stem}](artifact:{name})" for name in figures]
+        origin = f"`medvq {self.stage}` of `{self.config.name}`, artifact `{self._artifact}`"
+        built = f"made from the runs {', '.join(made)}" if made else ""
+        code = f"commit `{self.commit}`" if self.commit else ""
+        return "\n\n".join(filter(None, [key_figure, *pictures, origin, built, code]))
 
     @property
     def _artifact(self) -> str:
         return f"{self.config.name}/{self.stage}/{self.fingerprint}"
 
-    def _start(self, label: str, parameters: Mapping[str, Any], feature_set: str = "") -> str:
+    @property
+    def _source(self) -> str:
+        return f"{self.config.name} manifest"
+
+    @property
+    def _digest(self) -> str:
+        """The hash of the images that the stage works on; empty where they are not known yet."""
+        if (ingest := self.inputs.get("ingest")) is None:
+            return ""
+        return images_digest(ingest.folder) or ingest.fingerprint
+
+    def _start(
+        self,
+        label: str,
+        parameters: Mapping[str, Any],
+        feature_set: str = "",
+        key_figure: str = "",
+    ) -> str:
         """Return the key of a run, which an interrupted stage may have started before.
 
         Parameters
@@ -168,7 +229,6 @@ class Tracking:
             return self._keys[feature_set]
         # Seconds in the name: MLflow handlers and people alike find runs by it.
         moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        digest = self.inputs["ingest"].fingerprint if "ingest" in self.inputs else self.fingerprint
         key = self._keys[feature_set] = uuid.uuid4().hex
         self._append(
             "run",
@@ -182,16 +242,24 @@ class Tracking:
                 "medvq.artifact": self._artifact,
                 "medvq.seed": str(self.config.seed),
                 **{f"medvq.built_on.{s}": a.record.mlflow_run_id for s, a in self.inputs.items()},
+                "mlflow.user": _user(),
+                "mlflow.source.name": f"medvq {self.stage}",
+                "mlflow.source.type": "LOCAL",
+                **({"mlflow.source.git.commit": self.commit} if self.commit else {}),
+                **({"mlflow.note.content": self._note(key_figure, [])} if feature_set else {}),
             },
-            params={k: str(v)[:_LONGEST_PARAMETER] for k, v in parameters.items()},
-            digest=digest[:16],
-            source=f"{self.config.name} manifest",
+            params=_texts(parameters),
+            digest=self._digest[:16],
+            source=self._source,
         )
         return key
 
     def _log(self, key: str, metrics: Mapping[str, float], step: int) -> None:
         # Names of labels stand in names of metrics, where MLflow refuses most punctuation.
-        values = {re.sub(r"[^\w.\- ]", "_", name): float(v) for name, v in metrics.items()}
+        values = {
+            name if name.startswith("system/") else re.sub(r"[^\w.\- ]", "_", name): float(value)
+            for name, value in metrics.items()
+        }
         identity = _identity(key, values, step)
         if identity not in self._reported:
             self._reported.add(identity)
@@ -199,6 +267,18 @@ class Tracking:
 
     def _append(self, kind: str, key: str = "", **values: Any) -> None:
         self.journal.append({"kind": kind, "key": key or self.key, "time": now(), **values})
+
+
+def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value)[:_LONGEST_PARAMETER] for name, value in parameters.items()}
+
+
+def _user() -> str:
+    """Return the name of the account that runs this, as MLflow's own client does."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container has accounts without a name
+        return "unknown"
 
 
 def _identity(key: str, metrics: Mapping[str, float], step: int) -> tuple[object, ...]:
