@@ -174,6 +174,7 @@ class NetworkArm(Arm):
 _FROZEN = (
     "pretrain.encoder=efficientnet_lite0",
     "pretrain.start_from=imagenet",
+    "pretrain.adapt_statistics=false",
     "pretrain.epochs=0",
     "pretrain.frozen_levels=0",
     "pretrain.widths=null",
@@ -183,6 +184,7 @@ _FROZEN = (
     "ingest.image_size=224",
     "ingest.swap.training_copies=0",  # nothing is trained
     "extract.grid=4",
+    "extract.frozen_imagenet=false",
     "probe.features=[embedding]",
 )
 _AS_THEY_ARE = (
@@ -193,7 +195,8 @@ _AS_THEY_ARE = (
 ARMS: dict[str, Arm] = {
     "medvq": ProbeArm({MEDVQ: MEDVQ}, is_trained=True),
     # Of the same probes, which search the larger values of C by themselves.
-    "baselines": ProbeArm({name: name for name in BASELINES}),
+    # The frozen network has a row of its own, at 224 pixels.
+    "baselines": ProbeArm({name: name for name in BASELINES if name != "frozen_imagenet"}),
     "frozen_imagenet": ProbeArm({"frozen_imagenet": MEDVQ}, _FROZEN, of_pictures=True),
     "frozen_imagenet_whole": ProbeArm(
         {"frozen_imagenet_whole": MEDVQ}, (*_FROZEN, *_AS_THEY_ARE), of_pictures=True
