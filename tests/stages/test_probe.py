@@ -25,6 +25,7 @@ from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.feature_store import FEATURES, SWAPPED, VERSIONS, StoreWriter, read_metadata
 from medvq.storage.probe_file import FILE, load_probe
 from medvq.summaries import ProbeRow, ProbeSummary
+from medvq.tracked_runs import tracked_name
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 ORDER = [MEDVQ, *BASELINES, "histogram", "pyramid", "quantized", "latent", "embedding"]
@@ -195,7 +196,8 @@ def test_validation_scores_weigh_clean_and_swapped(probed: Probed) -> None:
 def test_each_label_subset_is_reported(probed: Probed) -> None:
     assert [step for step, _ in probed.reported] == [0, 1, 2]
     for metric in METRICS:
-        mean = np.mean([values[metric] for _, values in probed.reported])
+        name = tracked_name(metric, probed.summary.headline)
+        mean = np.mean([values[name] for _, values in probed.reported])
         assert probed.mean(metric) == pytest.approx(mean)
 
 
