@@ -127,6 +127,10 @@ predict: setup ## what PROBE says of new images: IN=file-or-folder OUT=file.csv
 		$(if $(JSON),--json) $(if $(DICOM_OUTPUT),--dicom-output "$(DICOM_OUTPUT)") \
 		$(if $(filter 0,$(TYPICALITY)),--no-typicality)
 
+report: setup ## one page: the result, what to distrust, and where it comes from
+	@$(BIN)/python -m medvq report $(if $(JSON),--json) --dataset "$(basename $(notdir $(DATASET)))" \
+		$(if $(PROBE),--probe "$$PROBE")
+
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
 	$(call RUN,prior,$(DATASET))
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from medvq import __version__
 from medvq.config_file import load_config
@@ -20,6 +20,9 @@ from medvq.modes import artifact_modes
 from medvq.stages import COMMANDS, STAGES
 from medvq.stages.command import add_artifacts_option, add_json_option
 from medvq.stages.stage import Ensure, RunOptions
+
+if TYPE_CHECKING:
+    from medvq.flow import StageResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,8 +144,25 @@ def _run(parsed: argparse.Namespace) -> int:
     print(
         f"{record.stage} of {record.dataset}: {state}", *result.table(), sep="\n", file=sys.stderr
     )
-    print(as_line(result) if parsed.json else result.artifact.folder.absolute())
+    page = _page(result)
+    if parsed.json:
+        if page is not None:
+            print(page, file=sys.stderr)
+        print(as_line(result))
+    else:
+        print(page or result.artifact.folder.absolute())
     return 0
+
+
+def _page(result: StageResult) -> Path | None:
+    """Return the page for people of a stage that has one; the result stands without it, too."""
+    if result.stage.page is None:
+        return None
+    try:
+        return result.stage.page(result.artifact).absolute()
+    except (UserError, OSError) as error:
+        warnings.warn(Notice(f"there is no report: {error}"), stacklevel=2)
+        return None
 
 
 def _ensurer(options: RunOptions) -> Ensure:

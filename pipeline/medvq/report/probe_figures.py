@@ -40,6 +40,7 @@ _STYLES = {
     "raw_pixels": _Style("raw pixels", plots.ORANGE, "--", "s"),
     "hog": _Style("HOG", plots.GREEN, "--", "^"),
     "untrained_encoder": _Style("untrained encoder", plots.RED, "-.", "D"),
+    "frozen_imagenet": _Style("frozen ImageNet network", plots.RED, "-", "h"),
     "border_only": _Style("border only", plots.PINK, ":", "v"),
     "images_per_subject": _Style("images per subject", plots.GREY, ":", "1"),
     "quantized": _Style("codes alone: their vectors", plots.BLACK, "-", "X"),
@@ -47,6 +48,14 @@ _STYLES = {
     "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, "--", "*"),
     "efficientnet_imagenet": _Style("EfficientNet-Lite0 from ImageNet", plots.GREY, "-", "p"),
 }
+
+
+def shown_name(features: str) -> str:
+    """Return what a feature set is called in figures and pages."""
+    style = _STYLES.get(features)
+    return style.label if style else features
+
+
 # Feature sets whose calibration and decisions are shown; all of them would hide each other.
 _COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
 

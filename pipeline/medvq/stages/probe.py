@@ -37,6 +37,7 @@ from medvq.tracked_runs import tracked_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from medvq.config import Config, ProbeConfig
     from medvq.evaluation.probing import FeatureSetResult, ProbeJudge
@@ -164,6 +165,13 @@ def table(summary: ProbeSummary) -> list[str]:
     return probe_table(summary)
 
 
+def page(artifact: Artifact) -> Path:
+    """Write the report of the data set."""
+    from medvq.report.report_page import write_report
+
+    return write_report(artifact.folder.parents[1], artifact.folder)
+
+
 PROBE = Stage(
     name="probe",
     help="fit the linear probe on a fraction of the labels and judge it on images held back",
@@ -175,4 +183,5 @@ PROBE = Stage(
     check=check,
     draw=draw,
     label=lambda config: f"medvq {100 * config.probe.label_fraction:g}%",
+    page=page,
 )

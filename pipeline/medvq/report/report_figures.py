@@ -1,0 +1,110 @@
+"""Figures that are made for the report alone: the atlas of codes, and the worst errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from numpy.typing import NDArray
+
+from medvq.datasets.manifest import read_manifest
+from medvq.errors import UserError
+from medvq.explain.atlas import CodeEntry
+from medvq.explain.evidence import LinearProbe
+from medvq.explain.explanation import Explainer, arrays
+from medvq.explain.sources import ProbeSources
+from medvq.method.scaling import to_unit
+from medvq.report import plots
+from medvq.report.evidence_figure import COLOURS, draw_evidence, patch
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Test images that the probe is most sure of and wrong about.
+
+    Attributes
+    ----------
+    table : their predictions, the surest first.
+    rows : of each in the cache of images.
+    """
+
+    table: pd.DataFrame
+    rows: NDArray[np.intp]
+
+
+def draw_atlas(entries: Sequence[CodeEntry], images: NDArray[Any], file: Path) -> None:
+    """Draw a row for each code: where it stands, and training patches that have it."""
+    number = max((len(entry.examples) for entry in entries), default=0)
+    with plots.panels(file, len(entries) * (1 + number), 1.15, 1.2, 1 + number) as axes:
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
+        for line, entry in enumerate(entries):
+            first, *others = axes[line * (1 + number) : (line + 1) * (1 + number)]
+            places = entry.places
+            shown = places if places.ndim == 2 else places.max(0)
+            first.imshow(shown, cmap="cividis", vmin=0)
+            first.set_ylabel(f"{entry.code}", rotation=0, ha="right", va="center", fontsize=9)
+            for axis in others:
+                axis.set_axis_off()
+            for axis, (row, place) in zip(others, entry.examples, strict=False):
+                picture = plots.picture(patch(images[row], places.shape, place))
+                axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+
+
+def find_errors(probe: Path, ingest: Path, number: int) -> Errors | None:
+    """Return the test images that MedVQ's first probe is most sure of and wrong about.
+
+    None where two classes are not told apart, or nothing is wrong.
+    """
+    predictions = pd.read_parquet(probe / "predictions.parquet")
+    if not {"label", "probability", "threshold"} <= set(predictions):
+        return None
+    subset = predictions["label_subset"] == predictions["label_subset"].min()
+    table = predictions[(predictions["features"] == "medvq") & subset]
+    called = table["probability"] >= table["threshold"]
+    wrong = table[called != (table["label"] == 1)]
+    if wrong.empty or wrong["image_id"].duplicated().any():
+        return None
+    surest = (wrong["probability"] - wrong["threshold"]).abs().sort_values(ascending=False).index
+    table = wrong.loc[surest[:number]]
+    manifest = read_manifest(ingest / "manifest.csv")
+    row = pd.Series(np.arange(len(manifest)), manifest["image_id"])
+    return Errors(table, row[table["image_id"]].to_numpy())
+
+
+def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
+    """Draw them, with the evidence of each where the probe is linear; say whether it is."""
+    images = np.load(sources.ingest.folder / "images.npy", mmap_mode="r")[errors.rows]
+    try:
+        linear: LinearProbe | None = Explainer(sources).linear
+    except UserError:
+        linear = None
+    evidence = np.zeros((len(images), 1, 1, 1))
+    if linear is not None:
+        maps = sources.encoder.maps(to_unit(images))
+        evidence = linear.decompose(maps.codes[0].numpy(), arrays(maps)).total
+    limit = float(np.abs(evidence).max()) or 1.0
+    classes = sources.summary.classes
+    with plots.panels(file, len(images), 2.6, 2.9, min(3, len(images))) as axes:
+        labels, probabilities = errors.table["label"].astype(int), errors.table["probability"]
+        for axis, image, values, label, probability in zip(
+            axes, images, evidence, labels, probabilities, strict=True
+        ):
+            extent = [(0.0, float(side)) for side in image.shape[-values[0].ndim :]]
+            draw_evidence(axis, image, values[0], extent, limit)
+            title = f"{classes[label]}, but P({classes[1]}) = {probability:.2f}"
+            axis.set_title(title, fontsize=9)
+        figure = axes[0].get_figure()
+        assert figure is not None
+        if linear is not None:
+            scale = ScalarMappable(Normalize(-limit, limit), COLOURS)
+            bar = figure.colorbar(scale, ax=axes, shrink=0.7, pad=0.01)
+            bar.ax.set_facecolor("0.5")
+            bar.set_label(f"evidence for {classes[1]} (logits)")
+    return linear is not None

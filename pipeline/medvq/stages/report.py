@@ -1,0 +1,47 @@
+"""The command ``report``: one page with the result of a data set and all that it stands on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from medvq.stages.command import Command, add_artifacts_option, add_json_option
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the data set, and the probe that the report is about."""
+    parser.add_argument(
+        "--dataset",
+        default=Path(os.environ.get("DATASET") or "kermany").stem,
+        help="name of the data set, of its folder of artifacts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--probe", type=Path, help="the artifact of the probe (default: the data set's last one)"
+    )
+    add_artifacts_option(parser)
+    add_json_option(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Write the page, and print what to open."""
+    from medvq.report.report_page import write_report
+
+    file = write_report(parsed.artifacts / parsed.dataset, parsed.probe)
+    if parsed.json:
+        print(file, file=sys.stderr)
+        print(json.dumps({"report": str(file), "bytes": file.stat().st_size}))
+    else:
+        print(file)
+    return 0
+
+
+REPORT = Command(
+    name="report",
+    help="write one page with the result of a data set, what to distrust, and where it comes from",
+    add_options=add_options,
+    run=run,
+    writes=lambda parsed: (parsed.artifacts,),
+)

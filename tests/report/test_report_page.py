@@ -1,0 +1,241 @@
+"""The report: true to its artifacts, whole in itself, safe, legible on a phone and in the dark."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from medvq.cli import main
+from medvq.errors import UserError
+from medvq.explain.atlas import describe_codes
+from medvq.report.report_page import alike, distrust, sentence, write_report
+from medvq.storage.artifacts import Artifact, find
+from medvq.storage.feature_store import FEATURES, read_feature, read_keys
+from medvq.summaries import (
+    AuditHeadline,
+    IngestSummary,
+    Interval,
+    ProbeRow,
+    ProbeSummary,
+    Shortcut,
+    SplitCount,
+)
+from PIL import Image
+from report.test_audit_page import Page
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+SETTINGS = (
+    "ingest.read_size=32", "ingest.image_size=32", "ingest.swap.training_copies=1",
+    "pretrain.widths=[8,8,8]", "pretrain.codebook_size=16", "pretrain.codebook_dim=8",
+    "pretrain.batch_size=16", "pretrain.epochs=1", "extract.versions=1", "probe.repeats=2",
+    "probe.folds=2", "probe.components=8", "probe.regularisation=[0.01]", "probe.bootstrap=100",
+)  # fmt: skip
+
+
+def write_images(folder: Path) -> Path:
+    """Write 96 noisy pictures of two classes, of which one has a hostile name, and a yaml."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(96):
+        picture = rng.integers(0, 200, (32, 32)).astype(np.uint8)
+        ill = number % 2 == 1
+        picture[12:20, 12:20] += 40 * ill
+        Image.fromarray(picture).save(folder / f"{number:02d}.png")
+        rows.append((f"{number:02d}.png", HOSTILE if ill else "well", f"patient {number}"))
+    table = pd.DataFrame(rows, columns=["file", "label", "subject"])
+    table.to_csv(folder / "labels.csv", index=False)
+    config = folder / "hostile.yaml"
+    source = f"{{kind: image_folder, folder: {folder}, labels: labels.csv}}"
+    config.write_text(f"name: hostile\ndescription: '{HOSTILE}'\nsource: {source}\n")
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of a data set, whose probe has run at two shares of the labels."""
+    os.environ["MEDVQ_SUBJECT_KEY"] = "tests only"
+    home = tmp_path_factory.mktemp("reported")
+    (home / "images").mkdir()
+    config, artifacts = write_images(home / "images"), home / "artifacts"
+    for fraction in (1.0, 0.5):
+        command = ["probe", "--config", str(config), "--artifacts", str(artifacts)]
+        settings = (*SETTINGS, f"probe.label_fraction={fraction}")
+        options = [part for setting in settings for part in ("--set", setting)]
+        assert main([*command, "--device", "cpu", *options]) == 0
+    return artifacts / "hostile"
+
+
+def read(folder: Path) -> str:
+    return (folder / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def last_probe(folder: Path) -> Artifact:
+    found = find((folder / "probe" / "latest").resolve())
+    assert found is not None
+    return found
+
+
+def test_the_page_is_whole_in_itself_and_no_name_is_markup(folder: Path) -> None:
+    text = read(folder)
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    assert HOSTILE not in text
+    assert f"P({HOSTILE})" not in text
+    assert HOSTILE in page.text
+    assert "default-src 'none'" in text
+    assert len(text) < 10e6
+    assert page.text.count("patient") == 0
+
+
+def test_the_first_sentence_and_the_table_are_those_of_the_probe(folder: Path) -> None:
+    probe = last_probe(folder)
+    summary = probe.summary(ProbeSummary)
+    text = Page(read(folder)).text
+    result = summary.rows[0].metrics["auroc"]
+    assert f"With 50% of the labels ({summary.labels} images" in text
+    assert f"reaches AUROC {result.mean:.3f} [{result.ci95[0]:.3f}, {result.ci95[1]:.3f}]" in text
+    for row in summary.rows:
+        assert f"{row.metrics['auroc'].mean:.3f}" in text
+    for name in ("ingest", "pretrain", "extract", "probe"):
+        assert name in text
+    assert probe.fingerprint in text
+
+
+def test_probes_of_other_label_fractions_are_in_its_figure(folder: Path, tmp_path: Path) -> None:
+    probe = last_probe(folder)
+    assert sorted(alike(folder, probe)) == [0.5, 1.0]
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied, symlinks=True)
+    other = next(a for f, a in alike(copied, last_probe(copied)).items() if f == 1.0)
+    record = json.loads((other.folder / "stage.json").read_text())
+    assert record["settings"]["repeats"] == 2
+    shutil.rmtree(other.folder)
+    assert sorted(alike(copied, last_probe(copied))) == [0.5]
+
+
+def test_a_page_is_made_once_for_each_probe_and_is_the_same_again(folder: Path) -> None:
+    file = folder / "report" / "report.html"
+    before, made = read(folder), file.stat().st_mtime_ns
+    assert write_report(folder) == file
+    assert file.stat().st_mtime_ns == made
+    file.unlink()
+    write_report(folder)
+    assert read(folder) == before
+    other = next(a for f, a in alike(folder, last_probe(folder)).items() if f == 1.0)
+    write_report(folder, other.folder)
+    assert "With 100% of the labels" in Page(read(folder)).text
+    write_report(folder)
+    assert read(folder) == before
+
+
+def test_without_a_probe_there_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished probe to report on; run 'make linear-probe'"):
+        write_report(tmp_path / "none")
+
+
+def test_the_command_prints_what_to_open(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["report", "--dataset", folder.name, "--artifacts", str(folder.parent)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "report" / "report.html")
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["bytes"] == (folder / "report" / "report.html").stat().st_size
+
+
+def test_codes_are_counted_as_they_stand_in_the_store(folder: Path) -> None:
+    extract = find((folder / "extract" / "latest").resolve())
+    assert extract is not None
+    store = extract.folder / FEATURES
+    entries = describe_codes(store, 3, 4)
+    keys, codes = read_keys(store), read_feature(store, "codes_0")
+    train = np.flatnonzero(keys["split"] == "train")
+    labels = keys["label"].to_numpy()[train].astype(int)
+    shares = [(codes[train] == entry.code).mean() for entry in entries]
+    assert [entry.share for entry in entries] == pytest.approx(shares)
+    assert shares == sorted(shares, reverse=True)
+    for entry in entries:
+        has = (codes[train] == entry.code).any(1)
+        lean = [has[labels == index].mean() / has.mean() for index in (0, 1)]
+        assert sorted(entry.lean.values()) == pytest.approx(sorted(lean))
+        for row, place in entry.examples:
+            assert codes[row, place] == entry.code
+            assert keys["split"].iloc[row] == "train"
+        assert len({keys["subject_id"].iloc[row] for row, _ in entry.examples}) == 4
+
+
+def summaries() -> tuple[ProbeSummary, IngestSummary]:
+    """A result that deserves every warning."""
+    audit = AuditHeadline(Shortcut("frame", "the frame", 0.91), {"ill": 0.85, "well": 0.55}, 3)
+    medvq = ProbeRow("medvq", {"auroc": Interval(0.9, 0.1, (0.8, 0.95))})
+    probe = ProbeSummary(
+        rows=[medvq],
+        label_fraction=0.05,
+        labels=40,
+        subjects=20,
+        repeats=10,
+        classes=["well", "ill"],
+        threshold=0.5,
+        medvq_minus={
+            "hog": Interval(0.01, 0.0, (-0.02, 0.04)),
+            "raw_pixels": Interval(0.1, 0.0, (0.05, 0.2)),
+            "border_only": Interval(-0.1, 0.0, (-0.2, -0.05)),
+        },
+        task="binary",
+        headline="auroc",
+        audit=audit,
+    )
+    splits = {"test": SplitCount(60, 30, {"ill": 30, "well": 30})}
+    ingest = IngestSummary(100, 50, splits, 100, 0, {}, 0, 0, 0, 50, 30, {})
+    return probe, ingest
+
+
+def test_whatever_is_to_be_distrusted_is_said() -> None:
+    probe, ingest = summaries()
+    assert sentence(probe, ingest) == (
+        "With 5% of the labels (40 images of 20 subjects) MedVQ reaches AUROC 0.900 [0.800, 0.950] "
+        "on 60 test images of 30 subjects."
+    )
+    texts = [f"{one.what}: {one.text}" for one in distrust(probe, ingest)]
+    assert texts == [
+        "HOG may be as good: MedVQ less HOG: +0.010 [-0.020, 0.040], not surely above 0.",
+        "border only is better: MedVQ less border only: -0.100 [-0.200, -0.050], "
+        "not surely above 0.",
+        "few test subjects: 30 labelled subjects are in the test split, so that the interval is "
+        "wide; probe.evaluate=cross_validation judges on all of them.",
+        "strongest shortcut: The frame alone tells the label at AUROC 0.910.",
+        "test is not drawn like train: Test images of class ill are told from training images at "
+        "AUROC 0.850.",
+        "the audit: 3 of its findings call for a look; they are in audit.html.",
+        "what the interval leaves out: It is given this training: chance in that is not in it.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["report/report.html", "ingest/latest/audit.html"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_pages_fit_a_phone_and_say_nothing_to_the_console(
+    folder: Path, name: str, dark: bool
+) -> None:
+    from factories.browser import browser_page
+
+    with browser_page() as page:
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("request", lambda request: said.append(request.url))
+        page.set_viewport_size({"width": 390, "height": 800})
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.goto((folder / name).resolve().as_uri())
+        # Its own address and the pictures that it holds.
+        assert [one for one in said if not one.startswith(("data:", "file:"))] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        style = "getComputedStyle(document.body)"
+        ink, paper = page.evaluate(f"[{style}.color, {style}.backgroundColor]")
+        brightness = [np.mean(list(map(int, re.findall(r"\d+", one)[:3]))) for one in (ink, paper)]
+        assert abs(brightness[0] - brightness[1]) > 150
