@@ -177,12 +177,14 @@ def test_what_is_there_is_never_overwritten(
     predict(images, out, status=2)
     assert out.read_text() == "a table of the user's"
     assert f"{out} is there already, and not from the same run" in capsys.readouterr().err
-    (left := tmp_path / "q.csv.partial").write_text(
-        '{"run": {"probe": "another"}, "started": ""}\n'
-    )
+    first = '{"run": {"probe": "another"}, "started": ""}\n'
+    (left := tmp_path / "q.csv.partial").write_text(first + '{"rows": []}\n')
     predict(images, tmp_path / "q.csv", status=2)
     assert "another probe" in capsys.readouterr().err
-    assert left.exists()
+    assert left.read_text().startswith(first)
+    left.write_text("a file of the user's\n")
+    predict(images, tmp_path / "q.csv", status=2)
+    assert "is no journal of predictions" in capsys.readouterr().err
 
 
 def test_what_cannot_be_predicted_is_one_line(
@@ -243,6 +245,26 @@ def test_a_structured_report_belongs_to_the_study_of_its_image(
         read = subprocess.run([dump, str(file)], capture_output=True, text=True, check=True)
         assert "Comprehensive SR Document" in read.stdout
         assert not [line for line in read.stderr.splitlines() if line.startswith("E:")]
+
+
+def test_a_secondary_capture_shows_the_evidence_and_belongs_to_the_study(
+    images: Path, tmp_path: Path, predict: Predict
+) -> None:
+    original = min(images.glob("*.dcm"))
+    (row,) = predict(original, tmp_path / "p.csv", "--dicom-output", "sc")
+    (file,) = (tmp_path / "p-dicom").iterdir()
+    assert (file.name, stat.S_IMODE(file.stat().st_mode)) == (row["dicom_result"], 0o600)
+    capture, image = pydicom.dcmread(file), pydicom.dcmread(original)
+    assert capture.SOPClassUID.name == "Secondary Capture Image Storage"
+    for name in ("PatientName", "PatientID", "StudyInstanceUID"):
+        assert capture[name].value == image[name].value
+    assert capture.SeriesInstanceUID != image.SeriesInstanceUID
+    (source,) = capture.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
+    pixels = capture.pixel_array.astype(int)
+    assert np.ptp(pixels, axis=2).max() > 50  # evidence is in colour
+    grey = (np.ptp(pixels, axis=2) == 0) & (pixels[..., 0] > 20) & (pixels[..., 0] < 235)
+    assert grey.any()  # and the image in grey
 
 
 def contents(report: pydicom.Dataset) -> tuple[dict[str, float], dict[str, str]]:

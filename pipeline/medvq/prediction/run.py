@@ -50,7 +50,8 @@ class Request:
     ----------
     probe, pretrain, prior : artifacts; without ``prior`` nothing is said of how typical images are.
     out : the CSV file.
-    dicom_output : ``sr`` writes a structured report for each DICOM image; None writes none.
+    dicom_output : ``sr`` writes a structured report of each DICOM image, ``sc`` a secondary capture
+        of its evidence map; None writes none.
     """
 
     inputs: Inputs
@@ -189,10 +190,11 @@ def _row_maker(request: Request, started: str) -> RowMaker:
     sizes = TrainingSizes.of(read_manifest(ingest.folder / "manifest.csv"), axes)
     results = None
     if request.dicom_output:
-        from medvq.prediction.dicom_results import DicomResults
+        from medvq.prediction.dicom_results import KINDS
 
         request.dicom_folder.mkdir(exist_ok=True)
-        results = DicomResults(request.dicom_folder, request.probe, predictor, started)
+        kind = KINDS[request.dicom_output]
+        results = kind(request.dicom_folder, request.probe, predictor, started)
     return RowMaker(predictor, sizes, results)
 
 
