@@ -132,7 +132,10 @@ def predict(request: Request) -> Outcome:
     """
     started = time.perf_counter()
     identity, out = request.identity(), request.out
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out.parent} ({error.strerror})") from error
     with locked(out):
         journal_file = out.with_name(out.name + SUFFIX)
         outcome = Outcome(out)
