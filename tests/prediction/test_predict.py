@@ -20,6 +20,7 @@ import pytest
 from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.prediction import run
+from medvq.prediction.journal import Journal
 
 from benchmarks.faults.tiny import stage_command
 
@@ -143,16 +144,16 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(run, "BATCH", 8)
     predict(images, tmp_path / "whole.csv")
-    out, append, predicted = tmp_path / "p.csv", run.Journal.append, 0
+    out, append, predicted = tmp_path / "p.csv", Journal.append, 0
 
-    def count(journal: run.Journal, rows: list[dict[str, str]]) -> None:
+    def count(journal: Journal, rows: list[dict[str, str]]) -> None:
         nonlocal predicted
         if journal.batches == 2 and not predicted:
             raise KeyboardInterrupt
         predicted += len(rows)
         append(journal, rows)
 
-    monkeypatch.setattr(run.Journal, "append", count)
+    monkeypatch.setattr(Journal, "append", count)
     predicted = -16
     predict(images, out, status=130)
     assert not out.exists()

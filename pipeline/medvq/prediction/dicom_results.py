@@ -62,7 +62,7 @@ class DicomResults(ABC):
     ----------
     folder : of the objects.
     started : when the run was begun, which is the time of the objects: a run that goes on after an
-        interruption writes the same ones.
+        interruption writes objects of the same UIDs.
     """
 
     description: ClassVar[str]
