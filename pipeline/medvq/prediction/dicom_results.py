@@ -39,6 +39,7 @@ from pydicom.uid import generate_uid
 
 from medvq import __version__
 from medvq.explain.explanation import Explainer
+from medvq.explain.sources import ProbeSources
 from medvq.images.formats.parsing import parse
 from medvq.prediction import table
 from medvq.prediction.inputs import NewImage
@@ -114,7 +115,7 @@ class SecondaryCaptures(DicomResults):
 
     def __init__(self, folder: Path, probe: Artifact, predictor: Predictor, started: str) -> None:
         super().__init__(folder, probe, predictor, started)
-        self._explainer = Explainer(probe.folder, predictor.encoder.device.type)
+        self._explainer = Explainer(ProbeSources(probe.folder, predictor.encoder.device.type))
 
     def _make(
         self, image: NewImage, evidence: Sequence[Dataset], row: Mapping[str, str]
