@@ -73,7 +73,7 @@ help: ## this text
 	@echo "  IMAGE=                  explain, similar: the file in question"
 	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing;"
 	@echo "                          explain, similar, predict: this one, and not the last one of DATASET"
-	@echo "  DICOM_OUTPUT=sr         predict: a DICOM structured report of each DICOM image"
+	@echo "  DICOM_OUTPUT=sr         predict: of each DICOM image a structured report; sc: its evidence map"
 	@echo "  TYPICALITY=0            predict: do not say how typical images are"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
 	@echo "  SEED=0                  seed of everything random"

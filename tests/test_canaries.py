@@ -138,7 +138,19 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout + done.stderr
+    probe, table = folder / "artifacts/study/probe/latest", folder / "predictions.csv"
+    what = ["--in", str(sources / "study"), "--probe", str(probe), "--out", str(table)]
+    predicted = subprocess.run(
+        [sys.executable, "-m", "medvq", "predict", *what, "--no-typicality", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert predicted.returncode == 0, predicted.stderr[-3000:]
+    # Nothing but the table of labels names the file without a header as an image.
+    assert f"{BROKEN - 1} refused" in predicted.stderr
+    return folder, done.stdout + done.stderr + predicted.stdout + predicted.stderr
 
 
 def test_no_stage_lets_a_canary_out(ran: Ran) -> None:

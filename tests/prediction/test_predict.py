@@ -20,6 +20,7 @@ import pytest
 from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.prediction import run
+from medvq.prediction.journal import Journal
 
 from benchmarks.faults.tiny import stage_command
 
@@ -143,16 +144,16 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(run, "BATCH", 8)
     predict(images, tmp_path / "whole.csv")
-    out, append, predicted = tmp_path / "p.csv", run.Journal.append, 0
+    out, append, predicted = tmp_path / "p.csv", Journal.append, 0
 
-    def count(journal: run.Journal, rows: list[dict[str, str]]) -> None:
+    def count(journal: Journal, rows: list[dict[str, str]]) -> None:
         nonlocal predicted
         if journal.batches == 2 and not predicted:
             raise KeyboardInterrupt
         predicted += len(rows)
         append(journal, rows)
 
-    monkeypatch.setattr(run.Journal, "append", count)
+    monkeypatch.setattr(Journal, "append", count)
     predicted = -16
     predict(images, out, status=130)
     assert not out.exists()
@@ -177,12 +178,14 @@ def test_what_is_there_is_never_overwritten(
     predict(images, out, status=2)
     assert out.read_text() == "a table of the user's"
     assert f"{out} is there already, and not from the same run" in capsys.readouterr().err
-    (left := tmp_path / "q.csv.partial").write_text(
-        '{"run": {"probe": "another"}, "started": ""}\n'
-    )
+    first = '{"run": {"probe": "another"}, "started": ""}\n'
+    (left := tmp_path / "q.csv.partial").write_text(first + '{"rows": []}\n')
     predict(images, tmp_path / "q.csv", status=2)
     assert "another probe" in capsys.readouterr().err
-    assert left.exists()
+    assert left.read_text().startswith(first)
+    left.write_text("a file of the user's\n")
+    predict(images, tmp_path / "q.csv", status=2)
+    assert "is no journal of predictions" in capsys.readouterr().err
 
 
 def test_what_cannot_be_predicted_is_one_line(
@@ -200,6 +203,7 @@ def test_what_cannot_be_predicted_is_one_line(
     assert "1 x no image (.txt)" in error(empty)
     assert "there is no file or folder" in error(tmp_path / "none")
     assert "is no name of a table" in error(images, out="p.txt")
+    assert "cannot make the folder" in error(images, out="empty/a.txt/p.csv")
     other = str(folder / "artifacts/tiny/pretrain/latest")
     assert "is no finished artifact of the stage 'probe'" in error(images, "--probe", other)
     assert "outside of" in error(tmp_path, "--dicom-output", "sr", out="new/p.csv")
@@ -243,6 +247,26 @@ def test_a_structured_report_belongs_to_the_study_of_its_image(
         read = subprocess.run([dump, str(file)], capture_output=True, text=True, check=True)
         assert "Comprehensive SR Document" in read.stdout
         assert not [line for line in read.stderr.splitlines() if line.startswith("E:")]
+
+
+def test_a_secondary_capture_shows_the_evidence_and_belongs_to_the_study(
+    images: Path, tmp_path: Path, predict: Predict
+) -> None:
+    original = min(images.glob("*.dcm"))
+    (row,) = predict(original, tmp_path / "p.csv", "--dicom-output", "sc")
+    (file,) = (tmp_path / "p-dicom").iterdir()
+    assert (file.name, stat.S_IMODE(file.stat().st_mode)) == (row["dicom_result"], 0o600)
+    capture, image = pydicom.dcmread(file), pydicom.dcmread(original)
+    assert capture.SOPClassUID.name == "Secondary Capture Image Storage"
+    for name in ("PatientName", "PatientID", "StudyInstanceUID"):
+        assert capture[name].value == image[name].value
+    assert capture.SeriesInstanceUID != image.SeriesInstanceUID
+    (source,) = capture.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
+    pixels = capture.pixel_array.astype(int)
+    assert np.ptp(pixels, axis=2).max() > 50  # evidence is in colour
+    grey = (np.ptp(pixels, axis=2) == 0) & (pixels[..., 0] > 20) & (pixels[..., 0] < 235)
+    assert grey.any()  # and the image in grey
 
 
 def contents(report: pydicom.Dataset) -> tuple[dict[str, float], dict[str, str]]:

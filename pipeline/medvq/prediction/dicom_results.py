@@ -1,8 +1,8 @@
 """Predictions as DICOM objects, which belong to the patient and the study of the image.
 
-A structured report after TID 1500 (DICOM PS3.16), by highdicom. It copies the patient's and the
-study's attributes from the header of the image: without them no archive can file it. They are in
-the object alone, and in no name, message or table.
+Structured reports after TID 1500 (DICOM PS3.16), or secondary captures of evidence maps, by
+highdicom. It copies the patient's and the study's attributes from the header of the image: without
+them no archive can file the object. They are in it alone, and in no name, message or table.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+from highdicom.sc import SCImage
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -28,15 +31,20 @@ from highdicom.sr import (
     SourceImageForMeasurementGroup,
     TrackingIdentifier,
 )
+from numpy.typing import NDArray
+from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from medvq import __version__
+from medvq.explain.explanation import Explainer
+from medvq.explain.sources import ProbeSources
 from medvq.images.formats.parsing import parse
 from medvq.prediction import table
 from medvq.prediction.inputs import NewImage
 from medvq.prediction.predictor import Predictor
+from medvq.report.evidence_figure import ExplainedImage, draw_explanation
 from medvq.storage.artifacts import Artifact, write_bytes
 
 MANUFACTURER = "MedVQ"
@@ -48,61 +56,126 @@ _REFERENCE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPCla
 _SERIES_NUMBER = 9701  # of few archives' own; the UID is what tells series apart
 
 
-class DicomResults:
-    """Writes a structured report for each image, under its name in the table.
+class DicomResults(ABC):
+    """Writes a DICOM object for each image, under its name in the table.
 
     Parameters
     ----------
-    folder : of the reports.
-    started : when the run was begun, which is the time of the reports: a run that goes on after an
-        interruption writes the same ones.
+    folder : of the objects.
+    started : when the run was begun, which is the time of the objects: a run that goes on after an
+        interruption writes objects of the same UIDs.
     """
+
+    description: ClassVar[str]
 
     def __init__(self, folder: Path, probe: Artifact, predictor: Predictor, started: str) -> None:
         self._folder, self._probe, self._predictor = folder, probe, predictor
         self._started = dt.datetime.fromisoformat(started)
 
     def write(self, image: NewImage, row: Mapping[str, str]) -> str:
-        """Write the report of an image; return the name of its file, or why there is none."""
+        """Write the object of an image; return the name of its file, or why there is none."""
         evidence = [parse(path, stop_before_pixels=True) for path in image.files.paths]
         missing = [name for name in _REFERENCE if not all(one.get(name) for one in evidence)]
         if missing:
             return f"none: the image states no {missing[0]}"
-        report = self._report(evidence, row)
-        report.ContentDate = f"{self._started:%Y%m%d}"
-        report.ContentTime = f"{self._started:%H%M%S}"
-        report.InstanceCreationDate, report.InstanceCreationTime = (
-            report.ContentDate,
-            report.ContentTime,
-        )
+        made = self._make(image, evidence, row)
+        if isinstance(made, str):
+            return f"none: {made}"
+        made.ContentDate = made.InstanceCreationDate = f"{self._started:%Y%m%d}"
+        made.ContentTime = made.InstanceCreationTime = f"{self._started:%H%M%S}"
+        made.SeriesDescription = self.description
         stream = io.BytesIO()
-        report.save_as(stream)
+        made.save_as(stream)
         name = f"{image.name.replace('/', '_')}.dcm"
         write_bytes(self._folder / name, stream.getvalue())
         return name
 
-    def _report(self, evidence: Sequence[Dataset], row: Mapping[str, str]) -> Dataset:
+    @abstractmethod
+    def _make(
+        self, image: NewImage, evidence: Sequence[Dataset], row: Mapping[str, str]
+    ) -> Dataset | str:
+        """Return the object of an image with such headers, or why there is none."""
+
+    def _identity(self, first: Dataset) -> dict[str, Any]:
+        """Return what identifies the object; one run has one series in each study."""
+        run = [self._probe.fingerprint, str(self._started), self.description]
+        return {
+            "series_instance_uid": generate_uid(entropy_srcs=[*run, str(first.StudyInstanceUID)]),
+            "series_number": _SERIES_NUMBER,
+            "sop_instance_uid": generate_uid(entropy_srcs=[*run, str(first.SOPInstanceUID)]),
+            "instance_number": 1,
+            "manufacturer": MANUFACTURER,
+        }
+
+
+class SecondaryCaptures(DicomResults):
+    """Pictures of the image with the evidence that the probe found in it."""
+
+    description = "MedVQ evidence map"
+
+    def __init__(self, folder: Path, probe: Artifact, predictor: Predictor, started: str) -> None:
+        super().__init__(folder, probe, predictor, started)
+        self._explainer = Explainer(ProbeSources(probe.folder, predictor.encoder.device.type))
+
+    def _make(
+        self, image: NewImage, evidence: Sequence[Dataset], row: Mapping[str, str]
+    ) -> Dataset | str:
+        if image.files.series:
+            return "there is no map of a volume that is made of several files"
         first = evidence[0]
-        of_run = [self._probe.fingerprint, str(self._started), str(first.StudyInstanceUID)]
+        capture = SCImage.from_ref_dataset(
+            first,
+            self._picture(image.files.paths[0]),
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            patient_orientation=("L", "F"),
+            **self._identity(first),
+        )
+        capture.PatientOrientation = None  # it shows several pictures
+        capture.DerivationDescription = (
+            f"Evidence map of MedVQ {__version__}, probe {self._probe.fingerprint}"
+        )
+        source = Dataset()
+        source.ReferencedSOPClassUID = first.SOPClassUID
+        source.ReferencedSOPInstanceUID = first.SOPInstanceUID
+        capture.SourceImageSequence = [source]
+        return capture
+
+    def _picture(self, file: Path) -> NDArray[np.uint8]:
+        found = self._explainer(file)
+        explained = ExplainedImage(
+            found.image, found.extent, found.evidence, found.intercept, found.classes
+        )
+        drawn = self._folder / ".map.png"
+        draw_explanation(drawn, explained, found.line())
+        with Pillow.open(drawn) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        drawn.unlink()
+        return pixels
+
+
+class StructuredReports(DicomResults):
+    """Structured reports with the probabilities, the class and where they come from."""
+
+    description = "MedVQ predictions"
+
+    def _make(
+        self, image: NewImage, evidence: Sequence[Dataset], row: Mapping[str, str]
+    ) -> Dataset:
         content = MeasurementReport(
             observation_context=self._context(),
-            procedure_reported=codes.LN.CTUnspecifiedBodyRegion
-            if first.get("Modality") == "CT"
-            else _code("image", "Imaging procedure of the referenced image"),
+            procedure_reported=_code("image", "Imaging procedure of the referenced image"),
             imaging_measurements=[self._measurements(evidence, row)],
             title=codes.DCM.ImagingMeasurementReport,
         )
         return ComprehensiveSR(
             evidence=evidence,
             content=content[0],
-            series_instance_uid=generate_uid(entropy_srcs=[*of_run, "series"]),
-            series_number=_SERIES_NUMBER,
-            sop_instance_uid=generate_uid(entropy_srcs=[*of_run, str(first.SOPInstanceUID)]),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
             is_complete=True,
             is_final=False,
             is_verified=False,
+            **self._identity(evidence[0]),
         )
 
     def _context(self) -> ObservationContext:
@@ -178,3 +251,7 @@ def _class(name: str, before: str = "") -> CodedConcept:
     """Return a code for a name of the user's: a hash of it, since values of codes are short."""
     text = before + name
     return _code(hashlib.sha256(text.encode()).hexdigest(), text)
+
+
+KINDS: dict[str, type[DicomResults]] = {"sr": StructuredReports, "sc": SecondaryCaptures}
+"""By the option that asks for them."""

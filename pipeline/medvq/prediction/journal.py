@@ -80,32 +80,32 @@ class Journal:
 
     def _resume(self, identity: RunIdentity) -> None:
         """Read how far the run came; drop a line that it was killed in."""
-        whole = 0
+        whole, number = 0, 0
         with self.file.open("rb") as stream:
-            for number, line in enumerate(stream):
+            for line in stream:
                 if not line.endswith(b"\n"):
                     break
                 if number == 0:
-                    self._check(line, identity)
-                whole += len(line)
-                self.batches = number
-        if whole == 0:  # killed before its first line was whole
-            self.file.unlink()
+                    first = self._parsed(line)
+                whole, number = whole + len(line), number + 1
+        if number == 0 or (number == 1 and first["run"] != vars(identity)):
+            self.file.unlink()  # nothing is lost
             self._append({"run": vars(identity), "started": self.started})
             return
-        os.truncate(self.file, whole)
-
-    def _check(self, line: bytes, identity: RunIdentity) -> None:
-        try:
-            first = json.loads(line)
-            same, self.started = first["run"] == vars(identity), str(first["started"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.file} is no journal of predictions: {FORCE}") from None
-        if not same:
+        if first["run"] != vars(identity):
             raise UserError(
                 f"{self.file} is what an interrupted run left that had other files, another probe, "
                 f"other options or other code: {FORCE}"
             )
+        self.started, self.batches = first["started"], number - 1
+        os.truncate(self.file, whole)
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        try:
+            first = json.loads(line)
+            return {"run": dict(first["run"]), "started": str(first["started"])}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self.file} is no journal of predictions: {FORCE}") from None
 
 
 @contextmanager

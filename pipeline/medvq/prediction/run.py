@@ -50,7 +50,8 @@ class Request:
     ----------
     probe, pretrain, prior : artifacts; without ``prior`` nothing is said of how typical images are.
     out : the CSV file.
-    dicom_output : ``sr`` writes a structured report for each DICOM image; None writes none.
+    dicom_output : ``sr`` writes a structured report of each DICOM image, ``sc`` a secondary capture
+        of its evidence map; None writes none.
     """
 
     inputs: Inputs
@@ -131,7 +132,10 @@ def predict(request: Request) -> Outcome:
     """
     started = time.perf_counter()
     identity, out = request.identity(), request.out
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out.parent} ({error.strerror})") from error
     with locked(out):
         journal_file = out.with_name(out.name + SUFFIX)
         outcome = Outcome(out)
@@ -189,10 +193,11 @@ def _row_maker(request: Request, started: str) -> RowMaker:
     sizes = TrainingSizes.of(read_manifest(ingest.folder / "manifest.csv"), axes)
     results = None
     if request.dicom_output:
-        from medvq.prediction.dicom_results import DicomResults
+        from medvq.prediction.dicom_results import KINDS
 
         request.dicom_folder.mkdir(exist_ok=True)
-        results = DicomResults(request.dicom_folder, request.probe, predictor, started)
+        kind = KINDS[request.dicom_output]
+        results = kind(request.dicom_folder, request.probe, predictor, started)
     return RowMaker(predictor, sizes, results)
 
 

@@ -46,8 +46,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dicom-output",
-        choices=("sr",),
-        help="a structured report of each DICOM image, into a folder beside the table",
+        choices=("sr", "sc"),
+        help="of each DICOM image a structured report (sr), or a secondary capture of its evidence "
+        "map (sc), into a folder beside the table",
     )
     parser.add_argument(
         "--no-typicality",
