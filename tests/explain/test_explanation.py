@@ -44,7 +44,8 @@ def test_an_image_is_explained_by_two_pictures_and_all_numbers(
     of_codes = np.sum([one["evidence"] for one in values["codes"]])
     assert values["intercept"][0] + of_codes == pytest.approx(logit, abs=1e-5)
     probability = model.predict_proba(table)[0, 1]
-    assert values["probability"] == pytest.approx(probability, abs=1e-9)
+    # Registration sums over a batch, whose size moves the last bits.
+    assert values["probability"] == pytest.approx(probability, abs=1e-6)
     assert values["called"] == values["classes"][int(probability >= values["threshold"])]
     assert values["typicality"] is None
     assert lines[0].startswith(f"{values['called']} (probability {probability:.3f}")
