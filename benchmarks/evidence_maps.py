@@ -186,7 +186,8 @@ def main(study: Study, _: argparse.Namespace) -> None:
     images = np.asarray(np.load(sources.ingest.folder / "images.npy", mmap_mode="r")[test])
     subjects = keys["subject_id"].to_numpy(str)[test]
     judge(images[:1])
-    rows, figures = [], []
+    rows: list[list[str]] = []
+    figures: list[Figure] = []
     for name, fill in fills(sources, images, judge.grid[-1]):
         found = delete(judge, images, fill, occlude=not rows)  # the slow reference, once
         row, values = rows_of(name, found, lambda values: mean_over_subjects(values, subjects))

@@ -16,7 +16,7 @@ from torch import Tensor
 from medvq.evaluation.tasks import TASKS
 from medvq.explain.evidence import Evidence, LinearProbe, extent_in_image, redistribute
 from medvq.explain.sources import ProbeSources
-from medvq.images.formats import is_dicom, read_image
+from medvq.images.formats import Window, is_dicom, read_image
 from medvq.images.formats.notes import recorded
 from medvq.images.preparation import PreparedImages
 from medvq.images.resizing import to_bytes
@@ -183,7 +183,7 @@ class Explainer:
         assert result.image is not None
         maps = encoder.maps(to_unit(prepared.images))
         found = self.linear.decompose(maps.codes[0].numpy(), arrays(maps))
-        original = _original(file, encoder.config.ingest.channels)
+        original = self._original(file)
         registration, aligned = prepared.registration, encoder.prepare.alignment is not None
         prediction, called = self._predict(prepared)
         return Explanation(
@@ -229,6 +229,14 @@ class Explainer:
             patches[code] = [Patch(int(row), int(place)) for row, place in pairs]
         return patches
 
+    def _original(self, file: Path) -> Bytes:
+        """Return an image in its own size, which a worker process has read without harm."""
+        shown = self.sources.window
+        window = Window(*shown, "LINEAR_EXACT") if shown else None
+        with recorded():  # the notices are those of the first reading
+            image = read_image(file, self.sources.encoder.config.ingest.channels, window)
+        return to_bytes(image[0] if len(image) == 1 else image)
+
     def _extent(
         self, positions: Tensor, original: Bytes, as_read: Bytes
     ) -> list[tuple[float, float]]:
@@ -272,13 +280,6 @@ class Explainer:
         bits = negative_log_likelihood(model, codes)
         threshold = TypicalityCheck.read(prior.folder).threshold
         return Typicality(float(TypicalityCheck.score(bits)[0]), threshold)
-
-
-def _original(file: Path, channels: int) -> Bytes:
-    """Return an image in its own size, which worker processes have read without harm."""
-    with recorded():  # the notices are those of the first reading
-        image = to_bytes(read_image(file, channels))
-    return image[0] if len(image) == 1 else image
 
 
 def arrays(maps: FeatureMaps) -> dict[str, list[NDArray[np.float32]]]:

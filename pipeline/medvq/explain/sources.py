@@ -22,6 +22,10 @@ from medvq.summaries import ProbeSummary
 class ProbeSources:
     """A fitted probe with the artifacts that it was made from.
 
+    Attributes
+    ----------
+    window : that the training images were shown with, where the configuration names one.
+
     Parameters
     ----------
     folder : the artifact of the stage ``probe``.
@@ -41,6 +45,9 @@ class ProbeSources:
         self.ingest = artifacts.source(self.extract, "ingest")
         self.store = self.extract.folder / FEATURES
         self.encoder = Encoder(artifacts.source(self.extract, "pretrain"), device)
+        self.window: tuple[float, float] | None = getattr(
+            self.artifact.config().source, "window", None
+        )
 
     def read(self, file: Path) -> tuple[ReadResult, PreparedImages]:
         """Read an image file, and prepare it as the training images were.
@@ -50,7 +57,8 @@ class ProbeSources:
         UserError
             It cannot be read.
         """
-        (result,) = read_all([ImageFiles((file,))], self.encoder.read, ReadCache(None))
+        files = ImageFiles((file,), window=self.window)
+        (result,) = read_all([files], self.encoder.read, ReadCache(None))
         if result.image is None:
             raise UserError(f"{'the DICOM file' if is_dicom(file) else file}: {result.reason}")
         return result, self.encoder.prepare(without_grey_axis(result.image[None]))
