@@ -1,17 +1,15 @@
-"""Pages opened in Chromium, and what can be measured of them there."""
+"""Files opened in Chromium, and what can be measured of them there."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pytest
-from playwright.sync_api import Page, sync_playwright
+from factories.browser import browser_page
+from playwright.sync_api import Page
 
 # The contrast of every text that is seen, against the nearest background behind it.
 _CONTRASTS = """() => {
@@ -57,23 +55,17 @@ class Opened:
 def opened(
     file: Path, width: int = 1280, scheme: Literal["light", "dark"] = "light"
 ) -> Iterator[Opened]:
-    """Open a file in Chromium; a test is skipped where there is none, unless all are demanded."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        (pytest.fail if os.environ.get("MEDVQ_REQUIRE_DATA") else pytest.skip)(
-            "Chromium is not installed: apt-get install chromium"
-        )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    """Open a file in Chromium, as wide as a phone (390) or a screen."""
+    with browser_page() as page:
+        page.set_viewport_size({"width": width, "height": 844})
+        page.emulate_media(color_scheme=scheme)
         requests: list[str] = []
         complaints: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(file.resolve().as_uri())
-        outside = [
-            url for url in requests if not url.startswith(("data:", file.resolve().as_uri()))
-        ]
-        yield Opened(page, outside, complaints)
-        browser.close()
+        own = file.resolve().as_uri()
+        page.goto(own)
+        yield Opened(
+            page, [url for url in requests if not url.startswith(("data:", own))], complaints
+        )
