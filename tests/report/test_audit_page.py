@@ -7,11 +7,13 @@ import re
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 from factories.audited import audited, manifest
+from factories.opened_page import opened
 from medvq.report.audit_page import write_audit_page
 from PIL import Image
 
@@ -74,15 +76,24 @@ def artifact(folder: Path, *, labelled: bool = True, colour: bool = False) -> Pa
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return artifact(tmp_path_factory.mktemp("audit"))
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit")
+    artifact(folder)
+    return folder / "audit.html"
+
+
+@pytest.fixture(scope="module")
+def page(page_file: Path) -> Page:
+    return Page(page_file.read_text())
 
 
 def test_it_needs_no_script_and_loads_nothing(page: Page) -> None:
     assert page.open == []
     assert not page.tags & {"script", "link", "iframe", "object", "form"}
-    assert page.addresses
-    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert page.addresses[0] == "#main"
+    pictures = page.addresses[1:]
+    assert pictures
+    assert all(address.startswith("data:image/jpeg;base64,") for address in pictures)
     assert "url(" not in page.text
     assert "http" not in page.text
 
@@ -105,7 +116,7 @@ def test_it_shows_what_was_found(page: Page) -> None:
 
 def test_its_pictures_are_those_images(tmp_path: Path) -> None:
     artifact(tmp_path)
-    pattern = r'src="data:image/jpeg;base64,([^"]+)">(image\d\d)'
+    pattern = r'src="data:image/jpeg;base64,([^"]+)"><figcaption>(image\d\d)'
     shown = {
         match[2]: np.asarray(Image.open(io.BytesIO(base64.b64decode(match[1]))), float)
         for match in re.finditer(pattern, (tmp_path / "audit.html").read_text())
@@ -123,3 +134,25 @@ def test_missing_labels_and_test_split_are_named(tmp_path: Path) -> None:
     assert "Not computed: no test split." in page.text
     assert "no label" in page.text
     assert "share of" not in page.text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_can_be_read_in_a_browser(
+    page_file: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    with opened(page_file, width, scheme) as shown:
+        assert shown.width() <= width
+        assert shown.requests == []
+        assert shown.complaints == []
+        contrasts = shown.contrasts()
+        assert len(contrasts) > 20
+        assert {text: value for text, value in contrasts.items() if value < 4.5} == {}
+
+
+def test_the_keyboard_reaches_the_findings_first(page_file: Path) -> None:
+    with opened(page_file) as shown:
+        shown.page.keyboard.press("Tab")
+        focused = shown.page.locator(":focus")
+        assert focused.inner_text() == "Skip to the findings"
+        assert (focused.bounding_box() or {"x": -1})["x"] >= 0

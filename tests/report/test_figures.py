@@ -15,7 +15,7 @@ from medvq.datasets.manifest import COLUMNS
 from medvq.prior.typicality import TypicalityCheck
 from medvq.report import plots
 from medvq.report.figures import draw_ingest, draw_pretrain, draw_prior, draw_sample
-from medvq.report.probe_figures import draw_evaluation, draw_label_efficiency, draw_probe
+from medvq.report.probe_figures import _STYLES, draw_evaluation, draw_label_efficiency, draw_probe
 from medvq.summaries import (
     CodebookUse,
     EvaluateSummary,
@@ -147,8 +147,11 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
     assert len(np.unique(greys(figures / "reconstructions.png"))) > 100
     for name in ("curves.png", "codebook_use.png"):
         assert len(np.unique(greys(figures / name))) > 20
-    errors = [axis.images[0].get_array() for axis in saved["reconstructions.png"].axes[16:]]
+    errors = [axis.images[0].get_array() for axis in saved["reconstructions.png"].axes[16:24]]
     np.testing.assert_array_equal(errors, np.abs(original.astype(float) - decoded))
+    scale = saved["reconstructions.png"].axes[24]
+    assert scale.get_ylabel() == "grey levels of 255"
+    assert scale.get_ylim() == pytest.approx((0, np.max(errors)))
     validation = saved["curves.png"].axes[0].lines[1]
     np.testing.assert_allclose(validation.get_ydata(), history["val_mse"])
     for level, shares in enumerate(([60, 30, 10, 0], [50, 50])):
@@ -254,6 +257,32 @@ def test_label_efficiency_is_over_fractions(tmp_path: Path, saved: dict[str, Any
     means = axis.containers[0].lines[0]
     assert means.get_xdata().tolist() == [1, 5]
     assert means.get_ydata().tolist() == [0.7, 0.8]
+
+
+def test_one_share_of_labels_is_shown_as_dots(tmp_path: Path, saved: dict[str, Any]) -> None:
+    draw_label_efficiency({0.05: probed(0.05)}, tmp_path / "label_efficiency.png")
+    (axis,) = saved["label_efficiency.png"].axes
+    interval, dot = axis.lines[:2]
+    assert interval.get_xdata() == pytest.approx([0.4, 0.95])
+    assert dot.get_xdata() == pytest.approx([0.8])
+    assert next(tick.get_text() for tick in axis.get_yticklabels()) == "MedVQ"
+    assert axis.texts[0].get_text() == "0.800 [0.400, 0.950]"
+
+
+def test_lines_are_told_apart_without_their_colours() -> None:
+    styles = [(str(style.line), style.marker) for style in _STYLES.values()]
+    assert len(set(styles)) == len(styles)
+    assert len({line for line, _ in styles}) >= 9
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.01, "log"), (0.8, "linear"), (-0.5, "linear")])
+def test_losses_that_fall_far_are_on_a_logarithmic_axis(
+    tmp_path: Path, last: float, scale: str
+) -> None:
+    with plots.panels(tmp_path / "figure.png") as (axis,):
+        axis.plot([1, 2, 3], [1.0, np.nan, last])
+        plots.show_fall(axis)
+        assert axis.get_yscale() == scale
 
 
 def test_decisions_and_abstention_are_means_over_draws(

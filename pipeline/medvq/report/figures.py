@@ -73,9 +73,9 @@ def _draw_reconstructions(folder: Path, figures: Path) -> None:
         originals, decoded = arrays["original"][:_SHOWN], arrays["reconstruction"][:_SHOWN]
     error = np.abs(originals.astype(float) - decoded)
     rows = {"original": originals, "reconstruction": decoded, "|error|": error}
-    plots.image_sheet(
-        rows, figures / "reconstructions.png", "Validation images and their reconstructions"
-    )
+    title = "Validation images and their reconstructions"
+    scale = ("|error|", "grey levels of 255")
+    plots.image_sheet(rows, figures / "reconstructions.png", title, scale=scale)
 
 
 def _draw_training(history: pd.DataFrame, levels: int, figures: Path) -> None:
@@ -92,8 +92,9 @@ def _draw_training(history: pd.DataFrame, levels: int, figures: Path) -> None:
         used |= {f"codes_used_{level}": "" for level in range(1, levels)}
         perplexity |= {f"perplexity_{level}": "" for level in range(1, levels)}
         plots.plot_epochs(codes, history, "codes", used, perplexity)
-        for axis in (error, contrast, codes):
-            plots.start_at_zero(axis)
+        for axis in (error, contrast):
+            plots.show_fall(axis)
+        plots.start_at_zero(codes)
 
 
 def draw_prior(folder: Path, summary: PriorSummary, figures: Path) -> None:

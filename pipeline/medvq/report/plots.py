@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 matplotlib.use("Agg")
@@ -27,6 +27,7 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 Labels = Mapping[str, str]
 Images = Sequence[NDArray[Any]] | NDArray[Any]
+_GREY_LEVELS: dict[str, Any] = {"cmap": "gray", "vmax": 255}
 REFERENCE: dict[str, Any] = {"color": "0.7", "lw": 0.8, "zorder": 0}
 """How lines are drawn that only guide the eye, such as a diagonal."""
 
@@ -89,6 +90,19 @@ def plot_epochs(
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def show_fall(axis: Axes) -> None:
+    """Give the vertical axis a logarithmic scale where losses fall to less than half."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() > 2 * values.min():
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
+        axis.tick_params(axis="y", which="minor", labelsize=7)
+    elif len(values):
+        start_at_zero(axis)
+
+
 def start_at_zero(axis: Axes) -> None:
     """Let the vertical axis begin at 0 and end a little above the highest value."""
     axis.set_ylim(0, 1.08 * axis.dataLim.y1)
@@ -99,6 +113,7 @@ def image_sheet(
     file: Path,
     title: str,
     columns: Sequence[str] = (),
+    scale: tuple[str, str] | None = None,
 ) -> None:
     """Draw rows of as many cached images each, named at the left.
 
@@ -107,6 +122,8 @@ def image_sheet(
     rows : by name, grey (height, width), colour (C, height, width) or volumes (C, depth, height,
         width), of which the middle slice is shown; values from 0 to 255.
     columns : names above the images of the first row.
+    scale : the name of a row that is drawn in colours from 0 to its highest value, and what
+        its numbers are; a bar beside the row says which colour is which.
     """
     across = max(len(images) for images in rows.values())
     _finish_import_of_ipython()
@@ -118,10 +135,14 @@ def image_sheet(
         squeeze=False,
     )
     for line, (name, images) in zip(axes, rows.items(), strict=True):
+        scaled = scale is not None and name == scale[0]
+        colours = {"cmap": "magma", "vmax": _highest(images)} if scaled else _GREY_LEVELS
         for axis, image in zip(line, images, strict=True):
-            axis.imshow(picture(image), cmap="gray", vmin=0, vmax=255)
+            shown = axis.imshow(_brightness(image) if scaled else picture(image), vmin=0, **colours)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name)
+        if scale is not None and scaled:
+            figure.colorbar(shown, ax=list(line), label=scale[1], pad=0.01, aspect=10)
     for axis, column in zip(axes[0], columns, strict=False):
         axis.set_title(column, fontsize=9)
     figure.suptitle(title)
@@ -141,6 +162,17 @@ def picture(image: NDArray[Any]) -> NDArray[Any]:
     if image.ndim == 3:
         return np.asarray(np.rint(image).astype(np.uint8).transpose(1, 2, 0))
     return image
+
+
+def _brightness(image: NDArray[Any]) -> NDArray[Any]:
+    """Return one number per pixel of what ``picture`` shows: of colours their mean."""
+    shown = picture(image)
+    return shown.mean(-1) if shown.ndim == 3 else shown
+
+
+def _highest(images: Images) -> float:
+    """Return the end of a scale that all of these images share; 1 where all are 0."""
+    return float(max(_brightness(image).max() for image in images)) or 1.0
 
 
 def save(figure: Figure, file: Path) -> None:

@@ -27,7 +27,7 @@ class _Style(NamedTuple):
 
     label: str
     colour: str
-    line: str
+    line: Any
     marker: str
 
     def options(self) -> dict[str, Any]:
@@ -38,15 +38,17 @@ class _Style(NamedTuple):
 _STYLES = {
     "medvq": _Style("MedVQ", plots.BLUE, "-", "o"),
     "raw_pixels": _Style("raw pixels", plots.ORANGE, "--", "s"),
-    "hog": _Style("HOG", plots.GREEN, "--", "^"),
+    "hog": _Style("HOG", plots.GREEN, (0, (5, 1)), "^"),
     "untrained_encoder": _Style("untrained encoder", plots.RED, "-.", "D"),
     "frozen_imagenet": _Style("frozen ImageNet network", plots.RED, "-", "h"),
     "border_only": _Style("border only", plots.PINK, ":", "v"),
-    "images_per_subject": _Style("images per subject", plots.GREY, ":", "1"),
-    "quantized": _Style("codes alone: their vectors", plots.BLACK, "-", "X"),
-    "histogram": _Style("codes alone: one histogram", plots.SKY, "-", "P"),
-    "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, "--", "*"),
-    "efficientnet_imagenet": _Style("EfficientNet-Lite0 from ImageNet", plots.GREY, "-", "p"),
+    "images_per_subject": _Style("images per subject", plots.GREY, (0, (1, 3)), "1"),
+    "quantized": _Style("codes alone: their vectors", plots.BLACK, (0, (8, 2)), "X"),
+    "histogram": _Style("codes alone: one histogram", plots.SKY, (0, (8, 2, 1, 2)), "P"),
+    "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, (0, (3, 1, 1, 1, 1, 1)), "*"),
+    "efficientnet_imagenet": _Style(
+        "EfficientNet-Lite0 from ImageNet", plots.GREY, (0, (5, 3, 1, 3)), "p"
+    ),
 }
 
 
@@ -121,6 +123,9 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
     first = summaries[fractions[0]]
     headline = first.headline
     where = "in cross-validation" if first.evaluate == "cross_validation" else "on test"
+    if len(fractions) == 1:
+        _draw_dots(first, where, file)
+        return
     rows = [{row.features: row for row in summaries[f].rows} for f in fractions]
     percent = [100 * fraction for fraction in fractions]
     with plots.panels(file) as (axis,):
@@ -140,6 +145,27 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
         )
         axis.set_xticks(percent, [f"{value:g}" for value in percent])
         axis.minorticks_off()
+
+
+def _draw_dots(summary: ProbeSummary, where: str, file: Path) -> None:
+    """Draw the headline metric of every feature set as a dot with its interval, MedVQ on top."""
+    rows = {row.features: row for row in summary.rows}
+    shown = [(style, rows[name]) for name, style in _STYLES.items() if name in rows]
+    with plots.panels(file, height=1.6 + 0.32 * len(shown)) as (axis,):
+        for place, (style, row) in enumerate(shown):
+            point = row.metrics[summary.headline]
+            low, high = point.ci95
+            axis.plot([low, high], [place, place], color=style.colour)
+            axis.plot(point.mean, place, marker=style.marker, color=style.colour)
+            text = f"{point.mean:.3f} [{low:.3f}, {high:.3f}]"
+            axis.annotate(text, (1.02, place), xycoords=axis.get_yaxis_transform(), va="center")
+        axis.set_yticks(range(len(shown)), [style.label for style, _ in shown])
+        axis.invert_yaxis()
+        axis.grid(axis="x", color="0.9")
+        axis.set(
+            xlabel=f"{METRIC_NAMES[summary.headline]} {where}",
+            title=f"{100 * summary.label_fraction:g}% of the labels: mean and 95% interval",
+        )
 
 
 def _plot_numbers(axis: Axes, predictions: pd.DataFrame, name: str, where: str) -> None:
