@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,6 +32,20 @@ _HOG_CELLS, _HOG_DIRECTIONS = 8, 9  # along each axis, and in each; as Dalal and
 # Images that a core encodes at once: their feature maps stay in its cache, which is more than twice
 # as fast as one batch on all cores.
 _IN_CACHE = 32
+
+
+class FeatureMaps(NamedTuple):
+    """What the features of a batch of images are made of, place by place.
+
+    Attributes
+    ----------
+    codes : int64, one grid (B, *grid) for each level of codes, coarsest first.
+    pooled : by feature set, the maps (B, C, *grid) that :func:`pool_to_grid` pools and that are
+        then joined.
+    """
+
+    codes: list[Tensor]
+    pooled: dict[str, list[Tensor]]
 
 
 class FeatureExtractor:
@@ -82,12 +96,12 @@ class FeatureExtractor:
         return {name: encoding.transform(codes).toarray() for name, encoding in encodings.items()}
 
     @torch.inference_mode()
-    def _encode(self, images: Tensor) -> FeatureSets:
+    def maps(self, images: Tensor) -> FeatureMaps:
+        """Return what the networks make of images (B, C, *spatial) in [0, 1], before pooling."""
         scaled = to_network(images).to(self.device)
         encoded = self.model.features(scaled)
         latents, codes = self.model.quantize(encoded)
-        untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
-        maps = {
+        pooled = {
             "embedding": encoded.levels[-1],
             "embedding_fine": encoded.levels[-2],
             "latent": encoded.latent,
@@ -96,16 +110,21 @@ class FeatureExtractor:
         }
         if self.frozen is not None:
             pictures = F.interpolate(scaled, (_IMAGENET_SIDE,) * 2, mode="bilinear", antialias=True)
-            maps["frozen_imagenet"] = self.frozen(pictures)[-1]
-        shallow = [pool_to_grid(level, self.grid) for level in untrained[-2:]]
-        return {
-            **{
-                f"codes_{level}": grid.flatten(1).cpu().numpy().astype(np.uint16)
-                for level, grid in enumerate(codes)
-            },
-            **{name: pool_to_grid(values, self.grid) for name, values in maps.items()},
-            "untrained_encoder": np.concatenate(shallow, axis=1),
+            pooled["frozen_imagenet"] = self.frozen(pictures)[-1]
+        untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
+        sets = {name: [values] for name, values in pooled.items()}
+        return FeatureMaps(codes, sets | {"untrained_encoder": untrained[-2:]})
+
+    def _encode(self, images: Tensor) -> FeatureSets:
+        codes, pooled = self.maps(images)
+        sets: FeatureSets = {
+            f"codes_{level}": grid.flatten(1).cpu().numpy().astype(np.uint16)
+            for level, grid in enumerate(codes)
         }
+        for name, maps in pooled.items():
+            parts = [pool_to_grid(values, self.grid) for values in maps]
+            sets[name] = np.concatenate(parts, axis=1)
+        return sets
 
 
 def untrained_network(shape: Architecture) -> VQVAE:

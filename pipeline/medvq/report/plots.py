@@ -33,18 +33,27 @@ REFERENCE: dict[str, Any] = {"color": "0.7", "lw": 0.8, "zorder": 0}
 
 @contextmanager
 def panels(
-    file: Path, number: int = 1, width: float = 6.4, height: float = 4.4
+    file: Path,
+    number: int = 1,
+    width: float = 6.4,
+    height: float = 4.4,
+    across: int | None = None,
 ) -> Iterator[list[Axes]]:
     """Yield axes side by side, each ``width`` times ``height`` inches; then save the figure.
 
-    Axes with labelled lines and no legend of their own get one.
+    There are ``across`` in a row; None puts all in one. Axes with labelled lines and no legend of
+    their own get one.
     """
     _finish_import_of_ipython()
-    figure, axes = plt.subplots(
-        1, number, figsize=(width * number, height), layout="constrained", squeeze=False
-    )
-    yield list(axes[0])
-    for axis in axes[0]:
+    across = min(number, across or number)
+    rows = -(-number // across)
+    size = (width * across, height * rows)
+    figure, axes = plt.subplots(rows, across, figsize=size, layout="constrained", squeeze=False)
+    for spare in axes.flat[number:]:
+        spare.remove()
+    used = list(axes.flat[:number])
+    yield used
+    for axis in used:
         if axis.get_legend() is None and axis.get_legend_handles_labels()[0]:
             add_legend(axis)
     save(figure, file)

@@ -1,0 +1,1 @@
+"""Why a probe says what it says, which images are alike, and which to label."""
