@@ -48,3 +48,18 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on the last line of the output"
     )
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is exported."""
+    parser.add_argument(
+        "--config",
+        default="kermany",
+        help="the data set whose encoder it is (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--probe", type=Path, help="the artifact of a fitted probe, exported with its encoder"
+    )
+    parser.add_argument(
+        "--features", nargs="+", default=[], help="without a probe: the feature sets to return"
+    )

@@ -57,6 +57,11 @@ def prepare(
     if probe is None or probe.record.stage != PROBE.name:
         raise UserError(f"{options.probe} is no finished artifact of the stage 'probe'")
     extract = artifacts.source(probe, "extract")
+    if "pretrain" not in extract.record.inputs:
+        raise UserError(
+            f"{options.probe} has no VQ-VAE, whose codes say what is typical: make it anew with "
+            "encoder.with_vqvae=true to judge it on another data set"
+        )
     ingest, pretrain = (artifacts.source(extract, name) for name in ("ingest", "pretrain"))
     trained = probe.config()
     swap = trained.ingest.swap.model_copy(update={"enabled": False})

@@ -78,6 +78,7 @@ class Stage(Generic[S]):
         that it waits for before that one runs, so that the error comes before a training.
     prepare : makes inputs that ``reads`` does not name and may change the configuration.
     label : words that tell its MLflow runs apart.
+    needed : whether the stages that read it need it.
     """
 
     name: str
@@ -95,3 +96,4 @@ class Stage(Generic[S]):
         Callable[[Config, RunOptions, Ensure], tuple[Config, Mapping[str, Artifact]]] | None
     ) = None
     label: Callable[[Config], str] | None = None
+    needed: Callable[[Config], bool] = lambda _: True
