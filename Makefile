@@ -46,6 +46,8 @@ OVERRIDES = $(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SE
 # Command lines from the variables above: $(call RUN,stage,data set) and $(call STUDY,module).
 RUN = $(LAUNCH) -m medvq $(1) --config "$(2)" --device "$(DEVICE)" $(OVERRIDES) \
 	$(if $(FORCE),--force) $(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json)
+EXPORT = $(if $(PROBE),--probe "$$PROBE",--config "$(DATASET)") $(if $(filter-out file,$(origin OUT)),--out "$$OUT") \
+	--artifacts "$$ARTIFACTS" $(if $(JSON),--json)
 STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVICE)" $(OVERRIDES) \
 	$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
@@ -140,6 +142,12 @@ sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_
 		$(if $(TEMPERATURE),--set "sample.temperature=$(TEMPERATURE)") \
 		$(if $(GUIDANCE),--set "sample.guidance=$(GUIDANCE)") \
 		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
+
+onnx: setup ## DATASET's encoder with its preprocessing as ONNX, with PROBE=... its prediction (OUT=file)
+	$(BIN)/python -m medvq onnx $(EXPORT)
+
+bundle: setup ## DATASET's encoder, and PROBE=..., as a MONAI bundle (OUT=folder)
+	$(BIN)/python -m medvq bundle --zip $(EXPORT)
 
 # DATASET has a default for all other targets; here that is the data set of the newest run.
 mlflow-ui: setup ## compare runs in the browser, on this machine only (DATASET= PORT=)

@@ -27,6 +27,7 @@ def compile_lock(uv: str, *more: str) -> None:
     """Let uv write the lock; ``more`` are options of its own."""
     options = "--universal --python-version 3.11 --generate-hashes"
     extras = "--extra dev --extra docs --extra imagenet --extra similar --extra dicom-output"
+    extras += " --extra onnx"
     quiet = "--quiet --no-header --no-annotate"
     words = f"{options} {extras} {quiet}".split()
     command = [uv, "pip", "compile", *words, "-o", str(LOCK), *more]

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from medvq.config import SOURCES, Config
+from medvq.config import ENCODERS, SOURCES, Config
 from medvq.errors import UserError
 from medvq.plain_yaml import parse_yaml
 
@@ -21,6 +21,7 @@ RENAMED = {
 }
 """Keys of earlier versions: refused, with the name that they have now."""
 
+_KINDS: dict[str, type[BaseModel]] = {**SOURCES, **ENCODERS}
 # Characters of a value that a message quotes; a user may have pasted anything.
 _MOST_QUOTED = 80
 
@@ -57,11 +58,19 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parse, overrides))
     for key, value in values.items():
         _override(document, key, value)
+    _judge_external_features(document)
     try:
         # Through JSON, since YAML and JSON both write a tuple as a list.
         return Config.model_validate_json(json.dumps(document))
     except (ValidationError, TypeError) as error:
         raise UserError(f"{file}: {_explain(error)}") from error
+
+
+def _judge_external_features(document: dict[str, Any]) -> None:
+    """Let the probe read the features of another encoder, where the user says nothing else."""
+    encoder, probe = document.get("encoder"), document.setdefault("probe", {})
+    if isinstance(encoder, dict) and isinstance(probe, dict) and not encoder.get("with_vqvae"):
+        probe.setdefault("features", ["external"])
 
 
 def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -94,6 +103,12 @@ def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _resolve_paths(document: dict[str, Any], file: Path) -> None:
     """Make the paths in a configuration relative to its file."""
+    encoder = document.get("encoder")
+    files = encoder if isinstance(encoder, dict) else {}
+    for name in ("file", "python"):
+        path = files.get(name)
+        if isinstance(path, str) and not path.startswith("~"):
+            files[name] = str(file.parent / path)
     source = document.get("source")
     if not isinstance(source, dict):
         return
@@ -164,7 +179,7 @@ def _key(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
     for part in location:
         if len(inside) > 1:
             # Pydantic names the member of a union, which is no key.
-            inside = [source for tag, source in SOURCES.items() if tag == part]
+            inside = [kind for tag, kind in _KINDS.items() if tag == part]
             continue
         if not inside and isinstance(part, str):
             continue  # pydantic names the member of a union of plain types, which is no key either

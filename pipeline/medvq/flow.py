@@ -160,7 +160,7 @@ class _Flow:
             inputs |= prepared
         self.waiting.append((stage, config))
         for read in stage.reads:
-            if read.name not in inputs:
+            if read.name not in inputs and read.needed(config):
                 inputs[read.name] = self.ensure(read, config, False, given).artifact
         self.waiting.pop()
         plan = self._plan(stage, config, inputs)

@@ -23,9 +23,10 @@ from medvq.images.reading import ImageFiles, Reader, ReadResult, read_all
 from medvq.method.alignment import Alignment
 from medvq.method.features import FeatureExtractor, FeatureMaps, FeatureSets
 from medvq.method.scaling import to_network, to_unit
-from medvq.method.vqvae import VQVAE
+from medvq.method.vqvae import VQVAE, Architecture
 from medvq.storage import artifacts, probe_file
 from medvq.storage.artifacts import Artifact
+from medvq.storage.external import ExternalFeatures, load_external
 from medvq.storage.start import imagenet_encoder
 from medvq.storage.weights import FILE, load_model
 
@@ -41,9 +42,10 @@ def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
 
     Parameters
     ----------
-    path : the artifact of the stage ``pretrain``, e.g. ``artifacts/kermany/pretrain/latest``. The
-        artifact of ``ingest`` that it was made from must lie beside it: it holds the template that
-        images are registered to.
+    path : the artifact of the stage ``pretrain``, e.g. ``artifacts/kermany/pretrain/latest``; of
+        another encoder (the section ``encoder``) that of ``extract``. The artifact of ``ingest``
+        that it was made from must lie beside it: it holds the template that images are registered
+        to.
     device : ``auto``, ``cpu`` or ``cuda``.
 
     Raises
@@ -51,7 +53,11 @@ def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
     UserError
         There is no such artifact, or its files are damaged.
     """
-    return Encoder(finished(Path(path), "pretrain"), device)
+    artifact = artifacts.find(Path(path).resolve())
+    stage = "pretrain"
+    if artifact is not None and artifact.record.stage == "extract":
+        stage = "extract" if artifact.config().encoder is not None else stage
+    return Encoder(finished(Path(path), stage), device)
 
 
 def load_probe(path: str | Path) -> Pipeline:
@@ -109,7 +115,6 @@ class Encoder:
     Attributes
     ----------
     config : the configuration that it was trained with.
-    model : the network, in eval mode; see :class:`~medvq.method.vqvae.VQVAE`.
     read : reads files at the size of its training images.
     prepare : equalises, registers and scales what was read.
     """
@@ -117,8 +122,17 @@ class Encoder:
     def __init__(self, artifact: Artifact, device: str = "auto") -> None:
         self.config = artifact.config()
         self.device = torch.device(choose_device(device))
-        artifacts.verify(artifact, FILE)
-        self.model: VQVAE = load_model(artifact.folder / FILE).to(self.device)
+        self._external: ExternalFeatures | None = None
+        trained: Artifact | None = artifact
+        if artifact.record.stage == "extract":
+            encoder, grid = self.config.encoder, self.config.extract.grid
+            assert encoder is not None
+            self._external = load_external(encoder, grid, self.device, artifact.record.inputs)
+            trained = artifacts.source(artifact, "pretrain") if self.config.trains else None
+        self._model: VQVAE | None = None
+        if trained is not None:
+            artifacts.verify(trained, FILE)
+            self._model = load_model(trained.folder / FILE).to(self.device)
         ingest, alignment = self.config.ingest, None
         if ingest.alignment.enabled:
             images = artifacts.source(artifact, "ingest")
@@ -129,6 +143,13 @@ class Encoder:
         self._frozen = imagenet_encoder(ingest.channels) if frozen else None
         self.prepare = Preparation(ingest, alignment)
         self.read = Reader(ingest.read_shape, ingest.channels, ingest.fit)
+
+    @property
+    def model(self) -> VQVAE:
+        """The trained network; an encoder of another kind may have none beside it."""
+        if self._model is None:
+            raise UserError("no VQ-VAE was trained beside this encoder: encoder.with_vqvae=true")
+        return self._model
 
     def __call__(self, files: Iterable[str | Path]) -> pd.DataFrame:
         """Read, equalise, register, scale and encode image files.
@@ -164,6 +185,12 @@ class Encoder:
         if batch or not parts:
             parts.append(self._table(batch))
         return pd.concat(parts, ignore_index=True)
+
+    @property
+    def template(self) -> Tensor | None:
+        """What images are registered to, (1, 1, height, width); None where they are not."""
+        alignment = self._prepare.alignment
+        return None if alignment is None else alignment.template
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Encoding:
@@ -232,7 +259,7 @@ class Encoder:
         with threads_of_one_core(torch.get_num_threads()) as threads:
             extractor = self._extractor(images, threads, only)
             sets = extractor.features(images, frame=None)
-        return sets | extractor.histograms(sets["codes_0"])
+        return sets | (extractor.histograms(sets["codes_0"]) if "codes_0" in sets else {})
 
     def maps(self, images: Tensor) -> FeatureMaps:
         """Return what :meth:`features` pools: codes, and by feature set maps, on the CPU."""
@@ -245,11 +272,24 @@ class Encoder:
     def _extractor(
         self, images: Tensor, threads: Executor, only: Collection[str] | None = None
     ) -> FeatureExtractor:
-        halvings = 2 ** self.model.halvings[0]
-        latent_shape = [side // halvings for side in images.shape[2:]]
-        grid = self.config.extract.grid
+        ingest = self.config.ingest
+        model: VQVAE | Architecture
+        latent_shape: list[int] = []
+        if self._model is not None:
+            model = self._model
+            latent_shape = [side // 2 ** model.halvings[0] for side in images.shape[2:]]
+        else:
+            axes = len(ingest.image_shape)
+            model = Architecture.from_config(self.config.pretrain, ingest.channels, axes)
         return FeatureExtractor(
-            self.model, latent_shape, grid, self.device, threads, self._frozen, only
+            model,
+            latent_shape,
+            self.config.extract.grid,
+            self.device,
+            threads,
+            frozen=self._frozen,
+            only=only,
+            external=self._external,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from medvq.config.base import Positive, Share, StrictModel
+from medvq.config.encoder import ENCODERS, ExternalEncoder
 from medvq.config.ingest import AlignmentConfig, EqualiseConfig, IngestConfig, SwapConfig
 from medvq.config.probe import ExtractConfig, ProbeConfig
 from medvq.config.source import (
@@ -39,6 +40,7 @@ from medvq.config.training import (
 )
 
 __all__ = [
+    "ENCODERS",
     "SOURCES",
     "AlignmentConfig",
     "AugmentConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "ContrastConfig",
     "DicomFolderSource",
     "EqualiseConfig",
+    "ExternalEncoder",
     "ExtractConfig",
     "FinerCodes",
     "FolderSource",
@@ -78,11 +81,26 @@ class Config(StrictModel):
     """Of everything random."""
     source: Source
     ingest: IngestConfig = IngestConfig()
+    encoder: ExternalEncoder | None = None
+    """Another encoder, whose features are the set ``external``; then no VQ-VAE is trained where it
+    does not ask for one, and ``probe.features`` are these features where nothing else is said."""
     pretrain: PretrainConfig = PretrainConfig()
     extract: ExtractConfig = ExtractConfig()
     prior: PriorConfig = PriorConfig()
     sample: SampleConfig = SampleConfig()
     probe: ProbeConfig = ProbeConfig()
+
+    @property
+    def trains(self) -> bool:
+        """Whether a VQ-VAE is part of the flow."""
+        return self.encoder is None or self.encoder.with_vqvae
+
+    @model_validator(mode="after")
+    def _external_encoder_takes_pictures(self) -> Self:
+        networks = self.encoder is not None and self.encoder.kind != "table"
+        if networks and len(self.ingest.image_shape) > 2:
+            raise ValueError("encoder: networks are for pictures; of volumes give a table")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

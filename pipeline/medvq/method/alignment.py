@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medvq.config import AlignmentConfig
+from medvq.method.pooling import average_over_cells
 
 # The search stays within scales of 0.55 to 1.5 and shifts of a quarter of the image side.
 _LOG_SCALE_LIMITS, _SHIFT_LIMIT = (-0.6, 0.4), 0.5
@@ -33,8 +34,8 @@ _LOG_SCALE_LIMITS, _SHIFT_LIMIT = (-0.6, 0.4), 0.5
 _START_SCALE, _START_SHIFT = 0.35, 0.25
 _COARSE_SIZE = 28  # side of the images that candidates are compared on, in pixels
 _BLUR = 5  # side of the neighbourhood that images are averaged over: detail has local optima
-_LAST_STEP = 1e-3  # a search ends with a step of less than a twentieth of a pixel
-_LARGEST_STEP = 0.15  # since the model of the cost is local
+LAST_STEP = 1e-3  # a search ends with a step of less than a twentieth of a pixel
+LARGEST_STEP = 0.15  # since the model of the cost is local
 _TEMPLATE_IMAGES = 1536  # more hardly change their mean
 _CHUNK = 256  # images that are searched for together, which bounds the memory
 
@@ -54,8 +55,9 @@ def sampling_grid(positions: Tensor, size: tuple[int, ...]) -> Tensor:
     Shape (B, *size, n).
     """
     n = len(size)
-    theta = torch.cat([torch.diag_embed(positions[:, :n].exp()), positions[:, n:, None]], dim=2)
-    return F.affine_grid(theta, [len(positions), 1, *size], align_corners=False)
+    scales = positions[:, :n, None].exp() * torch.eye(n, device=positions.device)
+    theta = torch.cat([scales, positions[:, n:, None]], dim=2)
+    return F.affine_grid(theta, [positions.shape[0], 1, *size], align_corners=False)
 
 
 def warp(images: Tensor, positions: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -101,7 +103,7 @@ class Alignment:
     def fit(cls, images: Tensor, config: AlignmentConfig) -> Self:
         """Make the template from training images of shape (N, 1, *spatial), uint8 or [0, 1]."""
         images = images[:: max(1, len(images) // _TEMPLATE_IMAGES)][:_TEMPLATE_IMAGES]
-        small = torch.cat([_shrink(chunk, config.size) for chunk in images.split(_CHUNK)])
+        small = torch.cat([shrink(chunk, config.size) for chunk in images.split(_CHUNK)])
         centre = mean_position(config, small.ndim - 2)
         positions = centre.repeat(len(small), 1)
         template = cls(_mean(small, positions), config)
@@ -116,38 +118,45 @@ class Alignment:
     def register(self, images: Tensor) -> Registration:
         """Find the position of each image of shape (B, 1, *spatial), uint8 or [0, 1]."""
         centre = mean_position(self.config, images.ndim - 2)
-        found = [self._search(_shrink(chunk, self.config.size)) for chunk in images.split(_CHUNK)]
+        found = [self._search(shrink(chunk, self.config.size)) for chunk in images.split(_CHUNK)]
         positions, correlation = (torch.cat(parts) for parts in zip(*found, strict=True))
         failed = ~(correlation >= self.config.min_correlation)
         return Registration(torch.where(failed[:, None], centre, positions), correlation, failed)
 
     def _search(self, small: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions and correlations of shrunken images."""
-        return _levenberg(small, self.template, self._best_candidates(small), self.config)
+        return _levenberg(
+            small, self.template, best_candidates(self.template, self.config)(small), self.config
+        )
 
-    def _best_candidates(self, small: Tensor) -> Tensor:
-        """Return the best of a few hundred positions for each image, since the search is local.
 
-        Each candidate is tried by putting the template, not the image, at its place: so all images
-        against all candidates are three matrix products. Only where the template then has content
-        is compared.
-        """
-        n = small.ndim - 2
-        size = (_COARSE_SIZE,) * n
-        candidates = _candidates(self.config, n)
-        inverse = invert(candidates)
-        template = F.interpolate(self.template, list(size), mode="area")
-        placed = warp(template.expand(len(inverse), *template.shape[1:]), inverse, size).flatten(1)
-        inside = (sampling_grid(inverse, size).abs().amax(-1) <= 1).float().flatten(1)
-        pixels = inside.sum(1)
-        weight = inside * (placed - (placed * inside).sum(1, keepdim=True) / pixels[:, None])
-        weight = weight / weight.norm(dim=1, keepdim=True)
-        penalty = self.config.pull * (candidates - mean_position(self.config, n)).square().sum(1)
-        image = F.interpolate(small, list(size), mode="area").flatten(1)
+def best_candidates(template: Tensor, config: AlignmentConfig) -> Callable[[Tensor], Tensor]:
+    """Return a function to the best of a few hundred positions, since the search is local.
+
+    Each candidate is tried by putting the template, not the image, at its place: so all images
+    against all candidates are three matrix products. Only where the template then has content is
+    compared. The function takes shrunken images and returns a position for each.
+    """
+    n = template.ndim - 2
+    size = (_COARSE_SIZE,) * n
+    candidates = _candidates(config, n)
+    inverse = invert(candidates)
+    template = average_over_cells(template, size)
+    placed = warp(template.expand(len(inverse), *template.shape[1:]), inverse, size).flatten(1)
+    inside = (sampling_grid(inverse, size).abs().amax(-1) <= 1).float().flatten(1)
+    pixels = inside.sum(1)
+    weight = inside * (placed - (placed * inside).sum(1, keepdim=True) / pixels[:, None])
+    weight = weight / weight.norm(dim=1, keepdim=True)
+    penalty = config.pull * (candidates - mean_position(config, n)).square().sum(1)
+
+    def best(small: Tensor) -> Tensor:
+        image = average_over_cells(small, size).flatten(1)
         mean = image @ inside.T / pixels
         variance = (image.square() @ inside.T - pixels * mean.square()).clamp_min(1e-6)
         correlation = image @ weight.T / variance.sqrt()
         return candidates[(2 - 2 * correlation + penalty).argmin(1)]
+
+    return best
 
 
 def mean_position(config: AlignmentConfig, axes: int = 2) -> Tensor:
@@ -163,11 +172,11 @@ def _candidates(config: AlignmentConfig, axes: int) -> Tensor:
     return torch.cartesian_prod(*[scales] * axes, *[shifts] * axes)
 
 
-def _shrink(images: Tensor, side: int) -> Tensor:
+def shrink(images: Tensor, side: int) -> Tensor:
     """Return images, uint8 or [0, 1], as blurred squares (or cubes) of ``side`` in [0, 1]."""
     n = images.ndim - 2
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    small = F.interpolate(images.float() / scale, [side] * n, mode="area")
+    small = average_over_cells(images.float() / scale, [side] * n)
     padded = F.pad(small, (_BLUR // 2,) * (2 * n), mode="replicate")
     return (F.avg_pool2d if n == 2 else F.avg_pool3d)(padded, _BLUR, stride=1)
 
@@ -190,9 +199,8 @@ def _levenberg(
 ) -> tuple[Tensor, Tensor]:
     """Minimise ``2 - 2 NCC + pull |p - centre|^2`` from ``start``; return positions and NCC."""
     n = images.ndim - 2
-    low = torch.tensor([_LOG_SCALE_LIMITS[0]] * n + [-_SHIFT_LIMIT] * n)
-    high = torch.tensor([_LOG_SCALE_LIMITS[1]] * n + [_SHIFT_LIMIT] * n)
-    evaluate, layers = _cost(images, template, config)
+    low, high = search_limits(n)
+    evaluate, layers = search_cost(template, config), search_layers(images)
     positions = start.clamp(low, high)
     damping = torch.full((len(start), 1), 1e-2)
     cost, correlation, gradient, curvature = evaluate(layers, positions)
@@ -201,10 +209,10 @@ def _levenberg(
         bend = curvature[active]
         damped = bend + torch.diag_embed(damping[active] * bend.diagonal(dim1=1, dim2=2) + 1e-8)
         step = torch.linalg.solve(damped, gradient[active][..., None])[..., 0]
-        step = step.clamp(-_LARGEST_STEP, _LARGEST_STEP)
+        step = step.clamp(-LARGEST_STEP, LARGEST_STEP)
         trial = (positions[active] + step).clamp(low, high)
         state = evaluate(layers[active], trial)
-        short = step.abs().amax(1) <= _LAST_STEP
+        short = step.abs().amax(1) <= LAST_STEP
         # Rounding hides the gain of a step that short; all the same it is the better place.
         better = (state[0] < cost[active]) | short
         won = active[better]
@@ -218,19 +226,39 @@ def _levenberg(
     return positions, correlation
 
 
-def _cost(
-    images: Tensor, template: Tensor, config: AlignmentConfig
-) -> tuple[Callable[[Tensor, Tensor], tuple[Tensor, ...]], Tensor]:
-    """Return the cost as a function, and its first argument: images with their slopes.
+def search_limits(axes: int) -> tuple[Tensor, Tensor]:
+    """Return the lowest and the highest position that is searched, (2 * axes,) each."""
+    low = torch.tensor([_LOG_SCALE_LIMITS[0]] * axes + [-_SHIFT_LIMIT] * axes)
+    high = torch.tensor([_LOG_SCALE_LIMITS[1]] * axes + [_SHIFT_LIMIT] * axes)
+    return low, high
 
-    Its second argument are positions; it returns cost, NCC, descending gradient and curvature.
-    """
+
+def search_layers(images: Tensor) -> Tensor:
+    """Return shrunken images with their slopes, (B, 1 + n, *spatial), for :func:`search_cost`."""
     n = images.ndim - 2
-    size, centre = tuple(images.shape[2:]), mean_position(config, n)
-    target, _ = _unit(template.flatten(1))
     # Slopes per half image side, the unit of shifts; in the order x, y(, z).
-    slopes = torch.gradient(images, dim=list(range(-1, -n - 1, -1)))
-    layers = torch.cat([images, *(g * s / 2 for g, s in zip(slopes, size[::-1], strict=True))], 1)
+    slopes = [_slope(images, axis) * images.shape[axis] / 2 for axis in range(-1, -n - 1, -1)]
+    return torch.cat([images, *slopes], 1)
+
+
+def _slope(images: Tensor, axis: int) -> Tensor:
+    """Return central differences; as torch.gradient, which no graph of any batch size can hold."""
+    last = images.shape[axis] - 1
+    step = images.narrow(axis, 1, last) - images.narrow(axis, 0, last)
+    inner = (images.narrow(axis, 2, last - 1) - images.narrow(axis, 0, last - 1)) / 2
+    return torch.cat([step.narrow(axis, 0, 1), inner, step.narrow(axis, last - 1, 1)], axis)
+
+
+def search_cost(
+    template: Tensor, config: AlignmentConfig
+) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
+    """Return the cost as a function of layers and positions.
+
+    It returns cost, NCC, descending gradient and curvature.
+    """
+    n = template.ndim - 2
+    size, centre = tuple(template.shape[2:]), mean_position(config, n)
+    target, _ = _unit(template.flatten(1))
     identity = sampling_grid(torch.zeros(1, 2 * n), size).flatten(1, -2).transpose(1, 2)
 
     def evaluate(layers: Tensor, p: Tensor) -> tuple[Tensor, ...]:
@@ -247,4 +275,4 @@ def _cost(
         curvature = slope @ slope.transpose(1, 2) + config.pull * torch.eye(2 * n)
         return cost, correlation, gradient, curvature
 
-    return evaluate, layers
+    return evaluate

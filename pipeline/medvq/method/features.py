@@ -7,7 +7,7 @@ random versions as the network's own features.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvq.method.efficientnet import EfficientNetLite0, folded
 from medvq.method.encodings import CodeHistogram, pyramid_grids
+from medvq.method.pooling import average_over_cells
 from medvq.method.scaling import to_network
 from medvq.method.vqvae import VQVAE, Architecture
 
@@ -49,37 +50,84 @@ class FeatureMaps(NamedTuple):
     pooled: dict[str, list[Tensor]]
 
 
+class FeatureNetworks(nn.Module):
+    """The networks behind the features: the trained one, an untrained one, perhaps a frozen one.
+
+    Parameters
+    ----------
+    model : the trained network; a shape where there is none, for the untrained one.
+    frozen : another encoder of pictures, whose deepest level is the set ``frozen_imagenet``.
+    """
+
+    def __init__(
+        self, model: VQVAE | Architecture, frozen: EfficientNetLite0 | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model if isinstance(model, VQVAE) else None
+        self.untrained = untrained_network(model.shape if isinstance(model, VQVAE) else model)
+        self.frozen = frozen
+
+    def forward(self, images: Tensor, *, with_untrained: bool = True) -> FeatureMaps:
+        """Return the maps of images (B, C, *spatial) in [0, 1]."""
+        scaled = to_network(images)
+        codes, pooled = ([], {}) if self.model is None else _trained_maps(self.model, scaled)
+        if self.frozen is not None:
+            pictures = F.interpolate(scaled, (_IMAGENET_SIDE,) * 2, mode="bilinear", antialias=True)
+            pooled["frozen_imagenet"] = self.frozen(pictures)[-1]
+        sets = {name: [values] for name, values in pooled.items()}
+        if with_untrained:
+            untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
+            sets["untrained_encoder"] = untrained[-2:]
+        return FeatureMaps(codes, sets)
+
+
+def _trained_maps(model: VQVAE, scaled: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+    encoded = model.features(scaled)
+    latents, codes = model.quantize(encoded)
+    return codes, {
+        "embedding": encoded.levels[-1],
+        "embedding_fine": encoded.levels[-2],
+        "latent": encoded.latent,
+        "quantized": model.quantizers[0].decode(codes[0]),
+        **{f"latent_{level}": latents[level] for level in range(1, len(latents))},
+    }
+
+
 class FeatureExtractor:
     """Every feature set of a batch of images.
 
     Parameters
     ----------
-    model : a trained network, which is moved to ``device`` and put into eval mode.
+    model : a trained network, which is moved to ``device`` and put into eval mode; a shape where
+        there is none.
     latent_shape : the grid of its coarsest codes.
     grid : feature maps are pooled to so many cells along each axis.
     threads : in each of them torch computes on one core.
     frozen : another encoder of pictures, whose deepest level is the set ``frozen_imagenet``.
     only : names of the baselines that are wanted, which take as long as the network; None for all.
+    external : an encoder that MedVQ did not make, whose features are the set ``external``.
     """
 
     def __init__(
         self,
-        model: VQVAE,
+        model: VQVAE | Architecture,
         latent_shape: Sequence[int],
         grid: int,
         device: torch.device,
         threads: Executor,
         frozen: EfficientNetLite0 | None = None,
         only: Collection[str] | None = None,
+        external: Callable[[Tensor], Floats] | None = None,
     ) -> None:
-        self.only = only
+        self.only, self.external = only, external
         self.grid, self.device, self.threads = grid, device, threads
-        self.model = _for_inference(model).to(device)
-        self.untrained = untrained_network(model.shape).to(device)
-        self.frozen = folded(frozen).to(device) if frozen else None
-        size = model.quantizers[0].size
-        self.histogram = CodeHistogram(size, latent_shape).fit([])
-        self.pyramid = CodeHistogram(size, latent_shape, pyramid_grids(grid)).fit([])
+        networks = FeatureNetworks(_for_inference(model), folded(frozen) if frozen else None)
+        self.networks = networks.to(device).eval()
+        self.encodings: dict[str, CodeHistogram] = {}
+        if isinstance(model, VQVAE):
+            size = model.quantizers[0].size
+            for name, grids in (("histogram", (1,)), ("pyramid", pyramid_grids(grid))):
+                self.encodings[name] = CodeHistogram(size, latent_shape, grids).fit([])
 
     def features(self, images: Tensor, frame: Floats | None) -> FeatureSets:
         """Compute the features of images (B, C, *spatial) in [0, 1], and add those of the frame."""
@@ -87,7 +135,7 @@ class FeatureExtractor:
         encoding = self.threads.map(self._encode, images.split(number))
         sets: FeatureSets = {}
         if self._wants("raw_pixels"):
-            sets["raw_pixels"] = raw_pixels(images)
+            sets["raw_pixels"] = raw_pixels(images).numpy()
         if images.ndim == 4 and self._wants("hog"):
             sets["hog"] = histogram_of_oriented_gradients(images)
         parts = list(encoding)
@@ -98,30 +146,16 @@ class FeatureExtractor:
 
     def histograms(self, codes: NDArray[Any]) -> FeatureSets:
         """Return the global histogram and the pyramid of the coarsest codes (B, positions)."""
-        encodings = {"histogram": self.histogram, "pyramid": self.pyramid}
-        return {name: encoding.transform(codes).toarray() for name, encoding in encodings.items()}
+        return {
+            name: encoding.transform(codes).toarray() for name, encoding in self.encodings.items()
+        }
 
     @torch.inference_mode()
     def maps(self, images: Tensor) -> FeatureMaps:
         """Return what the networks make of images (B, C, *spatial) in [0, 1], before pooling."""
-        scaled = to_network(images).to(self.device)
-        encoded = self.model.features(scaled)
-        latents, codes = self.model.quantize(encoded)
-        pooled = {
-            "embedding": encoded.levels[-1],
-            "embedding_fine": encoded.levels[-2],
-            "latent": encoded.latent,
-            "quantized": self.model.quantizers[0].decode(codes[0]),
-            **{f"latent_{level}": latents[level] for level in range(1, len(latents))},
-        }
-        if self.frozen is not None:
-            pictures = F.interpolate(scaled, (_IMAGENET_SIDE,) * 2, mode="bilinear", antialias=True)
-            pooled["frozen_imagenet"] = self.frozen(pictures)[-1]
-        sets = {name: [values] for name, values in pooled.items()}
-        if self._wants("untrained_encoder"):
-            untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
-            sets["untrained_encoder"] = untrained[-2:]
-        return FeatureMaps(codes, sets)
+        wanted = self._wants("untrained_encoder")
+        maps: FeatureMaps = self.networks(images.to(self.device), with_untrained=wanted)
+        return maps
 
     def _wants(self, baseline: str) -> bool:
         return self.only is None or baseline in self.only
@@ -135,11 +169,15 @@ class FeatureExtractor:
         for name, maps in pooled.items():
             parts = [pool_to_grid(values, self.grid) for values in maps]
             sets[name] = np.concatenate(parts, axis=1)
+        if self.external is not None:
+            sets["external"] = self.external(images)
         return sets
 
 
-def _for_inference(model: VQVAE) -> VQVAE:
-    """Return the network in eval mode; a quicker copy of it where there is one."""
+def _for_inference(model: VQVAE | Architecture) -> VQVAE | Architecture:
+    """Return the network in eval mode, or a quicker copy of it where there is one."""
+    if isinstance(model, Architecture):
+        return model
     if not isinstance(model.encoder, EfficientNetLite0):
         return model.eval()
     copied = copy.deepcopy(model).eval()
@@ -163,19 +201,23 @@ def _at_most(images: Tensor, side: int) -> Tensor:
     """Reduce pictures (B, C, S, S) that are larger than ``side``; volumes stay as they are."""
     if images.ndim == 5 or images.shape[-1] <= side:
         return images
-    return F.interpolate(images, (side, side), mode="area")
+    return average_over_cells(images, (side, side))
 
 
 def pool_to_grid(features: Tensor, grid: int) -> Floats:
     """Average feature maps (B, C, *spatial) over a grid of cells; (B, C * cells)."""
-    pool = F.adaptive_avg_pool2d if features.ndim == 4 else F.adaptive_avg_pool3d
-    return pool(features.float(), grid).flatten(1).cpu().numpy()
+    return pool_cells(features, grid).cpu().numpy()
 
 
-def raw_pixels(images: Tensor) -> Floats:
+def pool_cells(features: Tensor, grid: int) -> Tensor:
+    """Do as :func:`pool_to_grid` does, in torch."""
+    return average_over_cells(features.float(), [grid] * (features.ndim - 2)).flatten(1)
+
+
+def raw_pixels(images: Tensor) -> Tensor:
     """Average each channel of (B, C, *spatial) to 16x16 pixels, or 8x8x8 voxels, and flatten."""
     axes = images.ndim - 2
-    return F.interpolate(images, (_PIXELS[axes],) * axes, mode="area").flatten(1).numpy()
+    return average_over_cells(images, (_PIXELS[axes],) * axes).flatten(1)
 
 
 def histogram_of_oriented_gradients(images: Tensor) -> Floats:

@@ -52,6 +52,8 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     then the best code of that block.
     """
     offsets = codebook.square().sum(1) / -2
+    if torch.onnx.is_in_onnx_export():  # a graph would hold the number of chunks
+        return torch.addmm(offsets, vectors, codebook.T).argmax(1)
     tile = _TILE.get(vectors.device.type, _TILE["cpu"])
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     search = _search_blocks if vectors.is_cpu else _search
@@ -134,7 +136,7 @@ class VectorQuantizer(nn.Module):
     def forward(self, features: Tensor) -> QuantizerOutput:
         """Quantize ``features`` of shape (B, D, *spatial)."""
         with torch.autocast(features.device.type, enabled=False):
-            channels_last = features.float().movedim(1, -1)
+            channels_last = features.float().movedim(1, features.ndim - 1)
             vectors = channels_last.reshape(-1, self.dim)
             if self.training and not self._known_initialised:
                 if not self.initialised:
@@ -148,12 +150,12 @@ class VectorQuantizer(nn.Module):
             straight = vectors + (nearest - vectors).detach()
             if self.bypass:
                 straight, loss = vectors, torch.zeros_like(loss)
-            values = straight.reshape(channels_last.shape).movedim(-1, 1)
+            values = straight.reshape(channels_last.shape).movedim(features.ndim - 1, 1)
         return QuantizerOutput(values, codes.reshape(channels_last.shape[:-1]), loss)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the codebook vectors (B, D, *spatial) of codes (B, *spatial)."""
-        return F.embedding(codes, self.codebook).movedim(-1, 1)
+        return F.embedding(codes, self.codebook).movedim(codes.ndim, 1)
 
     @torch.no_grad()
     def _initialise(self, vectors: Tensor) -> None:

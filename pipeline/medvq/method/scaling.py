@@ -25,8 +25,11 @@ def to_unit(images: NDArray[np.uint8], device: torch.device = _CPU) -> Tensor:
 
 def to_network(images: Tensor) -> Tensor:
     """Return images (B, C, *spatial) in [0, 1] as ``(x - 0.5) / 0.25``, channels last in memory."""
+    scaled = (images - _MEAN) / _DEVIATION
+    if torch.onnx.is_in_onnx_export():  # which has no word for the layout of volumes
+        return scaled
     layout = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
-    return ((images - _MEAN) / _DEVIATION).contiguous(memory_format=layout)
+    return scaled.contiguous(memory_format=layout)
 
 
 def from_network(output: Tensor) -> Tensor:

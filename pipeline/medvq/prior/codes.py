@@ -89,6 +89,11 @@ def read_codes(extract: Artifact) -> CodeMaps:
     """Read the code maps of an artifact of the stage ``extract``."""
     file = extract.folder / FEATURES
     metadata, keys = read_metadata(file), read_keys(file)
+    if not metadata.levels:
+        raise UserError(
+            "there are no codes, since an encoder of another kind was used alone: set "
+            "encoder.with_vqvae=true to train a VQ-VAE beside it"
+        )
     levels = [
         torch.from_numpy(read_feature(file, f"codes_{number}").astype(np.int64)).unflatten(
             1, level.latent_shape

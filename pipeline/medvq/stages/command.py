@@ -61,3 +61,18 @@ def add_probe_option(parser: argparse.ArgumentParser) -> None:
         default=Path(os.environ.get("PROBE") or artifacts / dataset / "probe" / "latest"),
         help="the artifact of a fitted probe (default: %(default)s)",
     )
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is exported."""
+    parser.add_argument(
+        "--config",
+        default="kermany",
+        help="the data set whose encoder it is (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--probe", type=Path, help="the artifact of a fitted probe, exported with its encoder"
+    )
+    parser.add_argument(
+        "--features", nargs="+", default=[], help="without a probe: the feature sets to return"
+    )

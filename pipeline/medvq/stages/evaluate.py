@@ -56,6 +56,11 @@ def prepare(
         raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
     probe = fitted_probe(options.probe)
     extract = artifacts.source(probe, "extract")
+    if "pretrain" not in extract.record.inputs:
+        raise UserError(
+            f"{options.probe} has no VQ-VAE, whose codes say what is typical: make it anew with "
+            "encoder.with_vqvae=true to judge it on another data set"
+        )
     ingest, pretrain = (artifacts.source(extract, name) for name in ("ingest", "pretrain"))
     trained = probe.config()
     swap = trained.ingest.swap.model_copy(update={"enabled": False})

@@ -25,12 +25,19 @@ from medvq.storage.artifacts import StageContext
 from medvq.summaries import ExtractSummary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
     import pandas as pd
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from medvq.config import Config
     from medvq.method.features import FeatureExtractor
     from medvq.method.vqvae import VQVAE
+    from medvq.stages.stage import RunOptions
+    from medvq.storage.external import ExternalFeatures
     from medvq.storage.feature_store import FeatureStoreMetadata, StoreWriter
 
 
@@ -57,27 +64,38 @@ def run(context: StageContext) -> ExtractSummary:
     from medvq.datasets.manifest import read_manifest
     from medvq.device import keep_freed_memory, threads_of_one_core
     from medvq.method.features import FeatureExtractor
+    from medvq.method.vqvae import Architecture
     from medvq.storage.feature_store import FEATURES, VERSIONS, StoreWriter, feature_names
     from medvq.storage.start import imagenet_encoder
     from medvq.storage.weights import FILE, load_model
 
     keep_freed_memory()
     manifest = read_manifest(context.inputs["ingest"].folder / "manifest.csv")
-    model = load_model(context.inputs["pretrain"].folder / FILE)
-    metadata, size = _metadata(context, manifest, model), context.config.extract.batch_size
-    shape, device = metadata.levels[0].latent_shape, torch.device(context.device)
-    settings = context.config.extract
-    frozen = imagenet_encoder(model.shape.channels) if settings.frozen_imagenet else None
+    config, device = context.config, torch.device(context.device)
+    architecture = Architecture.from_config(
+        config.pretrain, config.ingest.channels, len(config.ingest.image_shape)
+    )
+    model = (
+        load_model(context.inputs["pretrain"].folder / FILE)
+        if "pretrain" in context.inputs
+        else None
+    )
+    metadata, size = _metadata(context, manifest, model), config.extract.batch_size
+    shape = metadata.levels[0].latent_shape if model else []
+    frozen = imagenet_encoder(config.ingest.channels) if config.extract.frozen_imagenet else None
+    network, embeddings = _external(context, manifest, device)
     originals, *versions = _passes(context, manifest)
     seconds = {}
     with threads_of_one_core(torch.get_num_threads()) as threads:
-        extractor = FeatureExtractor(model, shape, metadata.grid, device, threads, frozen)
+        extractor = FeatureExtractor(
+            model or architecture, shape, metadata.grid, device, threads, frozen, network
+        )
         for name, passes in ((FEATURES, [originals]), (VERSIONS, versions)):
             started = time.perf_counter()
             batches = sum(part.batches(size) for part in passes)
             with StoreWriter(context.folder / name, metadata, batches) as store:
                 for part in passes:
-                    _write(store, part, extractor, manifest, size)
+                    _write(store, part, extractor, manifest, size, embeddings)
             seconds[name] = time.perf_counter() - started
     speed = round(len(manifest) / seconds[FEATURES], 1)
     return ExtractSummary(len(manifest), speed, feature_names(context.folder / FEATURES))
@@ -122,9 +140,14 @@ def _passes(context: StageContext, manifest: pd.DataFrame) -> list[Pass]:
 
 
 def _write(
-    store: StoreWriter, part: Pass, extractor: FeatureExtractor, manifest: pd.DataFrame, size: int
+    store: StoreWriter,
+    part: Pass,
+    extractor: FeatureExtractor,
+    manifest: pd.DataFrame,
+    size: int,
+    embeddings: NDArray[np.float32] | None,
 ) -> None:
-    """Write the features of a pass, ``size`` images at a time."""
+    """Write the features of a pass, ``size`` images at a time, and the rows of ``embeddings``."""
     import numpy as np
     from tqdm import tqdm
 
@@ -153,27 +176,78 @@ def _write(
             floats = [name for name, values in sets.items() if values.dtype == np.float32]
             sets |= {name: sets[name].astype(np.float16) for name in floats}
         else:
-            sets |= extractor.histograms(sets["codes_0"])
+            if "codes_0" in sets:
+                sets |= extractor.histograms(sets["codes_0"])
+            if embeddings is not None:
+                sets["external"] = embeddings[part.rows[index]]
         store.write(rows, sets)
 
 
-def _metadata(context: StageContext, manifest: pd.DataFrame, model: VQVAE) -> FeatureStoreMetadata:
+def _metadata(
+    context: StageContext, manifest: pd.DataFrame, model: VQVAE | None
+) -> FeatureStoreMetadata:
     from medvq.storage.feature_store import CodeLevel, FeatureStoreMetadata
 
     sides = context.config.ingest.image_shape
     levels = [
         CodeLevel(quantizer.size, [side // 2**halvings for side in sides])
-        for quantizer, halvings in zip(model.quantizers, model.halvings, strict=True)
+        for quantizer, halvings in zip(
+            model.quantizers if model else (), model.halvings if model else (), strict=True
+        )
     ]
     classes = manifest.drop_duplicates("label").dropna(subset="label").sort_values("label")
     return FeatureStoreMetadata(
-        model=context.inputs["pretrain"].fingerprint,
+        model=context.inputs["pretrain"].fingerprint if model else "",
         data=context.inputs["ingest"].fingerprint,
         levels=levels,
         grid=context.config.extract.grid,
         classes=classes["label_name"].tolist(),
         target=manifest["target_name"].iloc[0],
     )
+
+
+def _external(
+    context: StageContext, manifest: pd.DataFrame, device: torch.device
+) -> tuple[ExternalFeatures | None, NDArray[np.float32] | None]:
+    """Return the encoder of the section ``encoder``, or the embeddings of its table."""
+    import warnings
+
+    from medvq.config.encoder import TableEncoder
+    from medvq.errors import Notice
+    from medvq.storage.external import ExternalFeatures, read_embeddings
+
+    encoder = context.config.encoder
+    if encoder is None:
+        return None, None
+    if not isinstance(encoder, TableEncoder):
+        return ExternalFeatures(encoder, context.config.extract.grid, device), None
+    missing = "random versions" if context.config.extract.versions else ""
+    if context.config.ingest.swap.enabled:
+        missing = " and ".join(filter(None, (missing, "acquisition-swapped copies")))
+    if missing:
+        told = (
+            f"encoder.kind=table has no embeddings of {missing}: probes on 'external' are fitted, "
+            "chosen and calibrated on the images as they are alone"
+        )
+        warnings.warn(Notice(told), stacklevel=2)
+    return None, read_embeddings(encoder, manifest)
+
+
+def external_fingerprint(config: Config, options: RunOptions) -> Mapping[str, str]:
+    """Return the checksums of the files of the section ``encoder``."""
+    if config.encoder is None:
+        return {}
+    from medvq.storage.external import fingerprint
+
+    return fingerprint(config.encoder)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return the settings; of an encoder's files the checksums count, not where they lie."""
+    values = config.extract.model_dump(mode="json")
+    if config.encoder is not None:
+        values["encoder"] = config.encoder.model_dump(mode="json", exclude={"file", "python"})
+    return values
 
 
 def table(summary: ExtractSummary) -> list[str]:
@@ -186,10 +260,11 @@ def table(summary: ExtractSummary) -> list[str]:
 EXTRACT = Stage(
     name="extract",
     help="write codes, histograms and embeddings of every image to the feature store",
-    settings=lambda config: config.extract.model_dump(mode="json"),
+    settings=settings,
     run=run,
     summary=ExtractSummary,
     table=table,
     reads=(INGEST, PRETRAIN),
     distributed=True,
+    outside=external_fingerprint,
 )

@@ -124,4 +124,5 @@ PRETRAIN = Stage(
     draw=draw,
     distributed=True,
     outside=fingerprint_start,
+    needed=lambda config: config.trains,
 )

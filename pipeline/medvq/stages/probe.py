@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from medvq.storage.artifacts import Artifact
     from medvq.storage.encoded_features import FeatureStore
 
-MEDVQ = "medvq"
+MEDVQ, EXTERNAL = "medvq", "external"
 """The row of the feature sets that the configuration chooses."""
 BASELINES = (
     "raw_pixels",
     "hog",
     "untrained_encoder",
     "frozen_imagenet",
+    "external",
     "border_only",
     "images_per_subject",
 )
@@ -100,7 +101,9 @@ def run(context: StageContext) -> ProbeSummary:
         threshold=medvq.probes[0].threshold,
         rows=[result.row for result in results.values()],
         medvq_minus={
-            name: judge.difference(medvq, results[name]) for name in BASELINES if name in results
+            name: judge.difference(medvq, results[name])
+            for name in BASELINES
+            if name in results and (name,) != config.features
         },
         task=data.task.name(store.metadata.target),
         headline=data.task.headline,
@@ -131,7 +134,8 @@ def _judge_all(
         bar.set_postfix_str(name)
         features = config.features if name == MEDVQ else (name,)
         search = of_baselines(config) if name in BASELINES else config
-        if name != MEDVQ and (features, search) == (config.features, config):
+        alike = search == config or name == EXTERNAL
+        if name != MEDVQ and features == config.features and alike:
             results[name] = results[MEDVQ].renamed(name)
             continue
         encoding, encoded = store.encode(features, search, seed, judge.data.unlabelled_train)

@@ -79,6 +79,7 @@ class Stage(Generic[S]):
     prepare : makes inputs that ``reads`` does not name and may change the configuration.
     label : words that tell its MLflow runs apart.
     page : makes a page for people from a published artifact, and returns what to open.
+    needed : whether the stages that read it need it.
     """
 
     name: str
@@ -97,3 +98,4 @@ class Stage(Generic[S]):
     ) = None
     label: Callable[[Config], str] | None = None
     page: Callable[[Artifact], Path] | None = None
+    needed: Callable[[Config], bool] = lambda _: True

@@ -93,9 +93,11 @@ class FeatureStore:
         self.metadata = read_metadata(folder / FEATURES)
         self.names = feature_names(folder / FEATURES)
         self._version = np.array([], str)
+        self._names_of_versions: dict[str, int] = {}
         self._row_of_version = np.array([], np.intp)
         if (folder / VERSIONS).exists():
             versions = read_keys(folder / VERSIONS, "version")
+            self._names_of_versions = feature_names(folder / VERSIONS)
             row = pd.Series(np.arange(len(self.keys)), index=self.keys["image_id"])
             self._version = versions["version"].to_numpy(str)
             self._row_of_version = row[versions["image_id"]].to_numpy()
@@ -134,7 +136,17 @@ class FeatureStore:
         """
         columns = ["codes_0" if name in FROM_CODES else name for name in names]
         tables = [self._read(name) for name in columns]
-        images, versions = (np.concatenate(part, axis=1) for part in zip(*tables, strict=True))
+        images = np.concatenate([of_images for of_images, _ in tables], axis=1)
+        # Embeddings of a table are of images alone, and so is what they are joined with.
+        versioned = all(len(of_versions) == len(self._version) for _, of_versions in tables)
+        versions = images[:0]
+        if versioned:
+            versions = np.concatenate([of_versions for _, of_versions in tables], axis=1)
+        elif config.whitening is not None:
+            raise UserError(
+                "probe.whitening needs random versions, which embeddings of a table have not: set "
+                "probe.whitening: null"
+            )
         widths = [of_images.shape[1] for of_images, _ in tables]
         # A small data set has fewer training images than components.
         rank = min(len(train), len(images) // 2)
@@ -142,7 +154,10 @@ class FeatureStore:
             FeatureColumns(columns), *self._steps(names, widths, rank, config, seed)
         )
         if config.whitening is None:
-            table = np.concatenate([images[train], versions[self._version == augmented(0)]])
+            first = self._version == augmented(0)
+            table = images[train]
+            if len(versions):
+                table = np.concatenate([table, versions[first]])
             # Evenly spaced rows, since images lie in the order of the manifest.
             encoding.fit(table[:: -(-len(table) // _BATCH)])
         else:
@@ -168,7 +183,7 @@ class FeatureStore:
     def _read(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return a column of images, and of versions, of which there may be none."""
         images = read_feature(self.folder / FEATURES, name)
-        if not len(self._version):
+        if not len(self._version) or name not in self._names_of_versions:
             return images, images[:0]
         return images, read_feature(self.folder / VERSIONS, name)
 
@@ -203,7 +218,7 @@ class FeatureStore:
             full[self._row_of_version[chosen]] = encoded_versions[chosen]
             return full
 
-        names = np.unique(self._version)
+        names = np.unique(self._version) if len(versions) else self._version[:0]
         swapped = version(SWAPPED) if SWAPPED in names else None
         return ProbeFeatures(encoded, [version(n) for n in names if n != SWAPPED], swapped)
 

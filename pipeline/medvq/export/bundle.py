@@ -1,0 +1,178 @@
+"""A MONAI bundle: network, preprocessing, inference, features and probe in one folder.
+
+Written into the folder:
+
+========================== =====================================================================
+``configs/metadata.json``  what MONAI asks of a bundle, with the probe's metrics
+``configs/inference.json`` the network, the preprocessing and the evaluator, for
+                           ``python -m monai.bundle run``
+``models/model.pt``        the weights
+``models/template.npy``    what images are registered to, where they are
+``models/probe.safetensors`` the probe, where there is one
+``docs/README.md``         the model card
+========================== =====================================================================
+
+No path, name or identifier of the data that the encoder was trained on is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medvq import __version__
+from medvq.errors import UserError
+from medvq.export.card import model_card
+from medvq.export.network import FeatureNetwork
+from medvq.export.source import ExportSource
+from medvq.storage import probe_file
+from medvq.summaries import ProbeSummary
+
+SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+WEIGHTS, TEMPLATE = "models/model.pt", "models/template.npy"
+
+
+def write_bundle(source: ExportSource, folder: Path) -> None:
+    """Write a bundle into a folder that is not there yet.
+
+    Raises
+    ------
+    UserError
+        Something else lies there.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "configs").is_dir():
+        raise UserError(f"{folder} holds other files than a bundle; choose another --out")
+    for name in ("configs", "models", "docs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+    torch.save(source.network.state_dict(), folder / WEIGHTS)
+    if source.template is not None:
+        np.save(folder / TEMPLATE, source.template[0, 0].numpy())
+    if source.probe is not None:
+        probe_file.save_probe(source.probe, folder / "models")
+    _write_json(folder / "configs" / "metadata.json", _metadata(source))
+    _write_json(folder / "configs" / "inference.json", _inference(source))
+    (folder / "docs" / "README.md").write_text(model_card(source), encoding="utf-8")
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _inference(source: ExportSource) -> dict[str, Any]:
+    config, network = source.config, source.network
+    arguments = {
+        "architecture": asdict(network.model.shape),
+        "features": list(network.names),
+        "grid": config.extract.grid,
+        "image_shape": list(config.ingest.image_shape),
+        "frozen": network.networks.frozen is not None,
+    }
+    return {
+        "imports": ["$import glob", "$import os"],
+        "bundle_root": ".",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "dataset_dir": "images",
+        "output_dir": "$@bundle_root + '/output'",
+        "files": "$sorted(f for f in glob.glob(@dataset_dir + '/**', recursive=True) "
+        "if os.path.isfile(f))",
+        "network_def": {"_target_": _path(FeatureNetwork), **arguments},
+        "network": "$@load(@network_def).to(@device)",
+        "load": {
+            "_target_": "medvq.export.running.WeightsLoader",
+            "file": f"$@bundle_root + '/{WEIGHTS}'",
+        },
+        "preprocessing": {
+            "_target_": "medvq.export.running.PrepareImage",
+            "config": config.ingest.model_dump(mode="json"),
+            "template": None if source.template is None else f"$@bundle_root + '/{TEMPLATE}'",
+        },
+        "dataset": {
+            "_target_": "monai.data.Dataset",
+            "data": "$@files",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "monai.data.DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 32,
+            "num_workers": 0,
+        },
+        "inferer": {"_target_": "monai.inferers.SimpleInferer"},
+        "evaluator": {
+            "_target_": "medvq.export.running.FeatureEvaluator",
+            "network": "@network",
+            "device": "@device",
+            "dataloader": "@dataloader",
+            "inferer": "@inferer",
+            "output_dir": "@output_dir",
+            "probe": None if source.probe is None else "$@bundle_root + '/models'",
+        },
+        "initialize": ["$import torch"],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _path(kind: type[Any]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _metadata(source: ExportSource) -> dict[str, Any]:
+    config, network = source.config, source.network
+    spatial, channels = list(config.ingest.image_shape), config.ingest.channels
+    with torch.no_grad():
+        width = network(torch.zeros(1, channels, *spatial)).shape[1]
+    colours = ["grey"] if channels == 1 else ["red", "green", "blue"]
+    values = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "changelog": {__version__: "exported by MedVQ"},
+        "monai_version": metadata.version("monai"),
+        "pytorch_version": metadata.version("torch").split("+")[0],
+        "numpy_version": metadata.version("numpy"),
+        "required_packages_version": {"medvq": __version__},
+        "task": f"Features that need few labels: {config.description or config.name}",
+        "description": "A VQ-VAE trained without labels, with the preprocessing of its training "
+        "images; its pooled features are for linear probes.",
+        "authors": "The MedVQ developers and whoever trained this encoder",
+        "copyright": "Weights: whoever trained this encoder. Code: Apache-2.0",
+        "intended_use": "Research. Not a medical device.",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "num_channels": channels,
+                    "spatial_shape": spatial,
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": {str(n): name for n, name in enumerate(colours)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "feature",
+                    "format": "features",
+                    "num_channels": width,
+                    "spatial_shape": [],
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": {"0": ", ".join(network.names)},
+                }
+            },
+        },
+    }
+    if source.probe_artifact is None:
+        return values
+    summary = source.probe_artifact.summary(ProbeSummary)
+    metrics = {name: asdict(value) for name, value in summary.rows[0].metrics.items()}
+    return values | {"eval_metrics": metrics, "pred_classes": ", ".join(summary.classes)}

@@ -1,0 +1,146 @@
+"""What `medvq bundle` and `medvq onnx` write of the smallest phantom flow."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from factories.flow import command, json_line
+from medvq.cli import main
+from medvq.export.onnx import run_onnx
+from medvq.inference import load_probe
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
+from monai.bundle import run as run_bundle
+
+REQUIRED = (
+    "schema", "version", "monai_version", "pytorch_version", "numpy_version",
+    "required_packages_version", "task", "description", "authors", "copyright",
+    "network_data_format",
+)  # fmt: skip
+"""What MONAI's own schema asks for, which is downloaded from where metadata say it is."""
+TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest phantom flow, and the bundle of its probe."""
+    path = tmp_path_factory.mktemp("flow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert main(command(path)) == 0
+        assert main(["bundle", *of_probe(path), "--out", str(path / "bundle"), "--zip"]) == 0
+    return path
+
+
+def of_probe(folder: Path) -> list[str]:
+    artifacts = folder / "artifacts"
+    return ["--probe", str(artifacts / "tiny/probe/latest"), "--artifacts", str(artifacts)]
+
+
+def test_monai_verifies_the_bundle(folder: Path, tmp_path: Path) -> None:
+    configs = folder / "bundle/configs"
+    tensor = {"type": "object", "required": list(TENSOR)}
+    tensors = {"type": "object", "additionalProperties": tensor, "minProperties": 1}
+    formats = {
+        "type": "object",
+        "properties": {"inputs": tensors, "outputs": tensors},
+        "required": ["inputs", "outputs"],
+    }
+    schema = {
+        "type": "object",
+        "required": list(REQUIRED),
+        "properties": {"network_data_format": formats, "eval_metrics": {"type": "object"}},
+    }
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    metadata = str(configs / "metadata.json")
+    verify_metadata(meta_file=metadata, filepath=str(tmp_path / "schema.json"))
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=metadata,
+        config_file=str(configs / "inference.json"),
+        device="cpu",
+    )
+
+
+def test_its_network_has_the_features_of_the_feature_store(folder: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(folder / "bundle/configs/inference.json"))
+    parser["bundle_root"], parser["device"] = str(folder / "bundle"), "cpu"
+    network = parser.get_parsed_content("network")
+    artifacts = folder / "artifacts/tiny"
+    images = np.load(artifacts / "ingest/latest/images.npy")[:, None] / np.float32(255)
+    stored = pd.read_parquet(artifacts / "extract/latest/features.parquet")["embedding"]
+    features = network(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(features, np.stack(list(stored)), atol=1e-5)
+
+
+def test_monai_runs_the_bundle_and_the_graph_says_the_same(folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for file in sorted(folder.glob("data/phantom-*/images/*.dcm"))[:5]:
+        (images / file.name).write_bytes(file.read_bytes())
+    bundle = folder / "bundle"
+    run_bundle(
+        config_file=str(bundle / "configs/inference.json"),
+        bundle_root=str(bundle),
+        dataset_dir=str(images),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+    )
+    table = pd.read_parquet(tmp_path / "out/features.parquet")
+    predictions = pd.read_csv(tmp_path / "out/predictions.csv", dtype={"image_id": str})
+    assert predictions["file"].isna().all()  # the name of a DICOM file may name a patient
+    artifacts = folder / "artifacts/tiny"
+    stored = pd.read_parquet(artifacts / "extract/latest/features.parquet").set_index("image_id")
+    features, expected = (
+        np.stack(list(one))
+        for one in (table["features"], stored.loc[table["image_id"], "embedding"])
+    )
+    # Registration sums over a batch: its size moves a position in the last bits.
+    np.testing.assert_allclose(features, expected, atol=0.02 * np.abs(expected).max())
+    probability = load_probe(artifacts / "probe/latest").predict_proba(features)[:, 1]
+    np.testing.assert_allclose(predictions["probability_1"], probability, atol=1e-6)
+
+
+def test_the_graph_predicts_what_the_probe_predicts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "encoder.onnx"
+    capsys.readouterr()
+    assert main(["onnx", *of_probe(folder), "--out", str(file), "--json"]) == 0
+    report = json_line(capsys.readouterr().out)
+    assert report["difference"] < 1e-4
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 64, 64), np.uint8)
+    features, prediction = run_onnx(file, images)
+    probe = load_probe(folder / "artifacts/tiny/probe/latest")
+    np.testing.assert_allclose(prediction[:, 0], probe.predict_proba(features)[:, 1], atol=1e-4)
+
+
+def test_the_card_tells_use_limits_data_and_metrics(folder: Path) -> None:
+    card = (folder / "bundle/docs/README.md").read_text()
+    metrics = json.loads((folder / "artifacts/tiny/probe/latest/metrics.json").read_text())
+    auroc = metrics["rows"][0]["auroc"]
+    assert f"| auroc | {auroc['mean']:.3f} | {auroc['ci95'][0]:.3f} to" in card
+    for title in ("Intended use", "Limits", "Training data", "Licences", "Provenance"):
+        assert f"## {title}\n" in card
+    assert (folder / "bundle.zip").stat().st_size > 1000
+    everything = "".join(
+        path.read_text()
+        for path in (folder / "bundle").rglob("*")
+        if path.suffix in {".json", ".md"}
+    )
+    assert str(folder) not in everything
+
+
+@pytest.mark.parametrize("name", ["bundle", "onnx"])
+def test_without_an_artifact_one_line_says_so(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--config", "phantom", "--artifacts", str(tmp_path)]) == 2
+    assert main([name, "--probe", str(tmp_path), "--artifacts", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all("is no finished artifact of the stage" in line for line in said)
