@@ -189,7 +189,7 @@ class Encoder:
     @property
     def template(self) -> Tensor | None:
         """What images are registered to, (1, 1, height, width); None where they are not."""
-        alignment = self._prepare.alignment
+        alignment = self.prepare.alignment
         return None if alignment is None else alignment.template
 
     @torch.inference_mode()

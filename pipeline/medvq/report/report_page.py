@@ -99,8 +99,10 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
     if file.is_file() and mark in file.read_text(encoding="utf-8")[:_HEAD]:
         return file
     extract = artifacts.source(main, "extract")
-    read = {name: artifacts.source(extract, name) for name in ("ingest", "pretrain")}
-    chain = {**read, "extract": extract, "probe": main}
+    # An encoder of the user's own may have no network of ours beside it.
+    inputs: list[str] = [n for n in ("ingest", "pretrain") if n in extract.record.inputs]
+    read = {name: artifacts.source(extract, name) for name in inputs}
+    chain: dict[str, Artifact] = {**read, "extract": extract, "probe": main}
     with artifact_modes(), tempfile.TemporaryDirectory() as scratch:
         text = _render(folder, chain, Path(scratch))
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,7 @@ def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
         distrust=list(distrust(probe, ingest)),
         probe=probe,
         ingest=ingest,
-        pretrain=chain["pretrain"].summary(PretrainSummary),
+        pretrain=chain["pretrain"].summary(PretrainSummary) if "pretrain" in chain else None,
         headline=METRIC_NAMES[probe.headline],
         metric_name=metric_name,
         shown_name=shown_name,
@@ -246,7 +248,8 @@ def _made_here(
 ) -> tuple[list[CodeEntry], dict[str, Picture]]:
     """Draw the atlas of codes and the worst errors."""
     pictures: dict[str, Picture] = {}
-    codes = describe_codes(chain["extract"].folder / FEATURES, _CODES, _PATCHES)
+    store = chain["extract"].folder / FEATURES
+    codes = describe_codes(store, _CODES, _PATCHES) if "pretrain" in chain else []
     images = np.load(chain["ingest"].folder / "images.npy", mmap_mode="r")
     if codes:
         draw_atlas(codes, images, file := scratch / "atlas.png")
@@ -256,7 +259,7 @@ def _made_here(
         )
         pictures["atlas"] = Picture(_embed(file), caption, chain["extract"].fingerprint)
     errors = find_errors(chain["probe"].folder, chain["ingest"].folder, _ERRORS)
-    if errors is not None and images.ndim == 3:  # grey pictures
+    if errors is not None and images.ndim == 3 and codes:  # grey pictures of an encoder of ours
         sources = ProbeSources(chain["probe"].folder, "cpu")
         has_maps = draw_errors(errors, sources, file := scratch / "errors.png")
         caption = (

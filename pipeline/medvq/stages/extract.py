@@ -88,7 +88,13 @@ def run(context: StageContext) -> ExtractSummary:
     seconds = {}
     with threads_of_one_core(torch.get_num_threads()) as threads:
         extractor = FeatureExtractor(
-            model or architecture, shape, metadata.grid, device, threads, frozen, network
+            model or architecture,
+            shape,
+            metadata.grid,
+            device,
+            threads,
+            frozen=frozen,
+            external=network,
         )
         for name, passes in ((FEATURES, [originals]), (VERSIONS, versions)):
             started = time.perf_counter()

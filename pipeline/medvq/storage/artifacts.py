@@ -257,8 +257,13 @@ def source(artifact: Artifact, stage: str) -> Artifact:
     Raises
     ------
     UserError
-        It is not there.
+        It is not there, or there is none: an encoder that MedVQ did not make has no pretraining.
     """
+    if stage not in artifact.record.inputs:
+        raise UserError(
+            f"{artifact.folder} was made without the stage '{stage}', of another encoder than "
+            "MedVQ's; what reads MedVQ's own networks does not work with it"
+        )
     folder = artifact.folder.resolve().parents[1] / stage / artifact.record.inputs[stage]
     if (found := find(folder)) is None:
         raise UserError(
