@@ -123,6 +123,11 @@ similar: setup ## training images of other patients that are most like IMAGE=fil
 	@$(BIN)/python -m medvq similar $(if $(JSON),--json) $(if $(N),--number $(N)) \
 		--out "$$OUT" -- "$$IMAGE"
 
+suggest-labels: OUT = $(ARTIFACTS)/to-label
+suggest-labels: setup ## the N=40 patients whose labels help most, chosen without labels
+	@$(BIN)/python -m medvq suggest-labels $(if $(JSON),--json) $(if $(N),--number $(N)) \
+		--dataset "$(basename $(notdir $(DATASET)))" --out "$$OUT"
+
 predict: OUT = $(ARTIFACTS)/predictions.csv
 predict: setup ## what PROBE says of new images: IN=file-or-folder OUT=file.csv
 	@$(BIN)/python -m medvq predict --device "$(DEVICE)" --in "$$IN" --out "$$OUT" \

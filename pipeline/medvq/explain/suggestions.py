@@ -1,0 +1,134 @@
+"""Which patients to label first: those that are typical of many others, and unlike one another.
+
+Patients are clustered, and of each large cluster the one in its densest part is suggested, as
+TypiClust does [1]_: where labels are very few, typical examples teach more than unusual ones.
+
+References
+----------
+.. [1] Hacohen, Dekel, Weinshall: Active Learning on a Budget: Opposite Strategies Suit High and Low
+   Budgets. ICML 2022, arXiv 2202.02794.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.neighbors import NearestNeighbors
+
+from medvq.config import Config
+from medvq.errors import UserError
+from medvq.storage.encoded_features import FeatureStore
+
+Floats = NDArray[np.float64]
+_NEIGHBOURS = 20
+"""Of the same cluster, whose mean distance says how dense it is around a patient; as in [1]_."""
+_ITERATIONS = 100
+
+
+def suggest(
+    vectors: Floats, is_labelled: NDArray[np.bool_], number: int, seed: int
+) -> NDArray[np.intp]:
+    """Return the patients to label, the most useful first.
+
+    There are as many clusters as patients that are labelled or asked for. Clusters without a
+    labelled patient come first, the largest before the others.
+
+    Parameters
+    ----------
+    vectors : (P, D), one of each patient.
+    is_labelled : (P,), whose labels are known already.
+    number : of patients, at most those that are not labelled.
+
+    Raises
+    ------
+    ValueError
+        More are asked for than are not labelled.
+    """
+    if number > np.count_nonzero(~is_labelled):
+        raise ValueError(f"{number} of {np.count_nonzero(~is_labelled)} patients")
+    clusters = min(len(vectors), number + int(np.count_nonzero(is_labelled)))
+    fitted = KMeans(clusters, n_init=1, max_iter=_ITERATIONS, random_state=seed).fit(vectors)
+    members = [np.flatnonzero(fitted.labels_ == cluster) for cluster in range(clusters)]
+    typicality = np.concatenate([_typicality(vectors[rows]) for rows in members])
+    rank = pd.Series(typicality, np.concatenate(members))
+    # Of each cluster the patients that are not labelled, the most typical first.
+    queues = [
+        [int(row) for row in rank[rows].sort_values(ascending=False).index if not is_labelled[row]]
+        for rows in members
+    ]
+    taken = [int(is_labelled[rows].sum()) for rows in members]
+    chosen: list[int] = []
+    while len(chosen) < number:
+        open_clusters = [cluster for cluster in range(clusters) if queues[cluster]]
+        cluster = min(open_clusters, key=lambda c: (taken[c], -len(members[c]), c))
+        chosen.append(queues[cluster].pop(0))
+        taken[cluster] += 1
+    return np.array(chosen, np.intp)
+
+
+def _typicality(vectors: Floats) -> Floats:
+    """Return the inverse mean distance of each of the vectors (N, D) to its nearest others."""
+    number = min(_NEIGHBOURS, len(vectors) - 1)
+    if number < 1:
+        return np.ones(len(vectors))
+    nearest = NearestNeighbors(n_neighbors=number + 1).fit(vectors)
+    distances = nearest.kneighbors(vectors)[0][:, 1:]
+    return np.asarray(1 / np.maximum(distances.mean(1), 1e-12))
+
+
+def suggest_patients(
+    extract: Path, config: Config, number: int, *, among_all: bool = False
+) -> pd.DataFrame:
+    """Return the patients of the training split to label: a row for each, one of its images.
+
+    Parameters
+    ----------
+    extract : the artifact of the stage ``extract``.
+    number : of patients.
+    among_all : whether labels that are known are ignored.
+
+    Returns
+    -------
+    Columns ``image_id``, ``subject_id`` and ``row``, that of the image in the store.
+
+    Raises
+    ------
+    UserError
+        Fewer training patients are without a label.
+    """
+    store = FeatureStore(extract)
+    store.check(config.probe.features)
+    train = np.flatnonzero(store.keys["split"] == "train")
+    # Images without a label have no random versions to whiten by.
+    settings = config.probe.model_copy(update={"whitening": None})
+    _, encoded = store.encode(config.probe.features, settings, config.seed, train)
+    keys = store.keys.iloc[train]
+    subjects, owner = np.unique(keys["subject_id"].to_numpy(str), return_inverse=True)
+    number_of_images = np.bincount(owner)
+    vectors = np.zeros((len(subjects), encoded.images.shape[1]))
+    np.add.at(vectors, owner, encoded.images[train])
+    vectors /= number_of_images[:, None]
+    is_labelled = np.zeros(len(subjects), bool)
+    if not among_all:
+        is_labelled[owner[keys["label"].notna().to_numpy()]] = True
+    if number > (free := int(np.count_nonzero(~is_labelled))):
+        raise UserError(
+            f"{number} patients are asked for, and {free} of the {len(subjects)} training patients "
+            "have no label; ask for fewer" + ("" if among_all else ", or for any (--all)")
+        )
+    chosen = suggest(vectors, is_labelled, number, config.seed)
+    # Of each patient the image that is nearest to its mean.
+    distance = ((encoded.images[train] - vectors[owner]) ** 2).sum(1)
+    order = np.lexsort((distance, owner))
+    first = order[np.searchsorted(owner[order], chosen)]
+    return pd.DataFrame(
+        {
+            "image_id": keys["image_id"].to_numpy()[first],
+            "subject_id": subjects[chosen],
+            "row": train[first],
+        }
+    )

@@ -1,0 +1,78 @@
+"""The command ``suggest-labels``: the patients whose labels help most, chosen without labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from medvq.errors import UserError
+from medvq.stages.command import Command, add_artifacts_option, add_json_option
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the data set, how many patients to suggest, and where to write."""
+    parser.add_argument(
+        "--dataset",
+        default=Path(os.environ.get("DATASET") or "kermany").stem,
+        help="name of the data set, of its folder of artifacts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--number", type=int, default=40, help="of patients to suggest (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="choose among all training patients, not only those without a label",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("to-label"),
+        help="folder that the table and the sheet are written to (default: %(default)s)",
+    )
+    add_artifacts_option(parser)
+    add_json_option(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Write a table and a contact sheet, and print what to open."""
+    import numpy as np
+
+    from medvq.datasets.manifest import read_manifest
+    from medvq.explain.suggestions import suggest_patients
+    from medvq.report.suggestions_figure import draw_suggestions
+    from medvq.storage import artifacts
+
+    if parsed.number < 1:
+        raise UserError(f"N={parsed.number} patients cannot be suggested; ask for 1 or more")
+    folder = parsed.artifacts / parsed.dataset / "extract" / "latest"
+    extract = artifacts.find(folder.resolve())
+    if extract is None:
+        raise UserError(
+            f"{folder} is no feature store; run 'make extract-features DATASET=...' first"
+        )
+    artifacts.verify(extract)
+    ingest = artifacts.source(extract, "ingest").folder
+    chosen = suggest_patients(extract.folder, extract.config(), parsed.number, among_all=parsed.all)
+    manifest = read_manifest(ingest / "manifest.csv")
+    table = chosen.assign(file=manifest["path"].fillna("").to_numpy()[chosen["row"]])
+    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    sheet, file = (parsed.out.absolute() / f"to-label.{suffix}" for suffix in ("png", "csv"))
+    shown = table[["rank", "file", "image_id", "subject_id"]].assign(label="")
+    shown.to_csv(file, index=False)
+    draw_suggestions(np.load(ingest / "originals.npy", mmap_mode="r"), table["row"], sheet)
+    print(f"{len(table)} patients to label; fill in the column 'label': {file}")
+    print(json.dumps({"table": str(file), "sheet": str(sheet)}) if parsed.json else sheet)
+    return 0
+
+
+SUGGEST_LABELS = Command(
+    name="suggest-labels",
+    help="choose the patients whose labels help most, without any label",
+    add_options=add_options,
+    run=run,
+    writes=lambda parsed: (parsed.out,),
+)

@@ -1,0 +1,109 @@
+"""Patients to label: the densest of every cluster, each once, and none that is labelled."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from medvq.cli import main
+from medvq.explain.suggestions import suggest
+
+CENTRES = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+SIZES = (40, 30, 20, 10)
+
+
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """Return patients around four centres, the first of each exactly there, and the centres."""
+    rng = np.random.default_rng(0)
+    parts = [
+        np.concatenate([[centre], centre + rng.normal(size=(size - 1, 2))])
+        for centre, size in zip(CENTRES, SIZES, strict=True)
+    ]
+    return np.concatenate(parts), np.repeat(np.arange(4), SIZES)
+
+
+def test_one_patient_of_the_middle_of_each_cluster_the_largest_first() -> None:
+    vectors, cluster = blobs()
+    chosen = suggest(vectors, np.zeros(len(vectors), bool), 4, seed=0)
+    assert cluster[chosen].tolist() == [0, 1, 2, 3]
+    distances = np.linalg.norm(vectors[chosen] - CENTRES, axis=1)
+    typical = [np.linalg.norm(vectors[cluster == c] - CENTRES[c], axis=1) for c in range(4)]
+    assert all(one < np.quantile(all_, 0.35) for one, all_ in zip(distances, typical, strict=True))
+
+
+def test_clusters_with_a_labelled_patient_come_last() -> None:
+    vectors, cluster = blobs()
+    is_labelled = np.zeros(len(vectors), bool)
+    is_labelled[[1, 45]] = True
+    chosen = suggest(vectors, is_labelled, 2, seed=0)
+    assert sorted(cluster[chosen]) == [2, 3]
+    everybody = suggest(vectors, is_labelled, len(vectors) - 2, seed=0)
+    assert sorted(everybody) == sorted(set(range(len(vectors))) - {1, 45})
+    with pytest.raises(ValueError, match="99 of 98 patients"):
+        suggest(vectors, is_labelled, 99, seed=0)
+
+
+def test_the_same_seed_gives_the_same_patients() -> None:
+    vectors, _ = blobs()
+    nobody = np.zeros(len(vectors), bool)
+    first, again = (suggest(vectors, nobody, 12, seed=3) for _ in range(2))
+    assert first.tolist() == again.tolist()
+
+
+def command(folder: Path, out: Path, *more: str) -> list[str]:
+    artifacts = str(folder / "artifacts")
+    return [
+        "suggest-labels",
+        "--dataset",
+        "tiny",
+        "--artifacts",
+        artifacts,
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+def test_the_command_writes_a_table_to_fill_in_and_a_sheet(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(folder, tmp_path, "--number", "7", "--all", "--json")) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    table = pd.read_csv(told["table"])
+    assert table.columns.tolist() == ["rank", "file", "image_id", "subject_id", "label"]
+    assert table["rank"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert table["label"].isna().all()
+    assert table["subject_id"].nunique() == 7
+    with (folder / "artifacts/tiny/ingest/latest/manifest.csv").open() as stream:
+        manifest = {row["image_id"]: row for row in csv.DictReader(stream)}
+    chosen = [manifest[image_id] for image_id in table["image_id"]]
+    assert {row["split"] for row in chosen} == {"train"}
+    assert [row["subject_id"] for row in chosen] == table["subject_id"].tolist()
+    assert Path(told["sheet"]).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (("--number", "0"), "N=0 patients cannot be suggested"),
+        (("--number", "5000", "--all"), "5000 patients are asked for"),
+        (("--number", "5"), "0 of the .* have no label; ask for fewer, or for any"),
+        (("--dataset", "none"), "is no feature store; run 'make extract-features"),
+    ],
+)
+def test_what_cannot_be_suggested_is_one_line(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    complaint: str,
+) -> None:
+    assert main(command(folder, tmp_path, *more)) == 2
+    err = capsys.readouterr().err
+    assert re.search(complaint, err)
+    assert "Traceback" not in err
