@@ -10,14 +10,13 @@ import pydicom
 import pytest
 from medvq.config_file import load_config
 from medvq.datasets.phantom import (
-    SCANNERS,
     SEVERAL,
-    Label,
     Multiplicity,
     assign,
     number_of_pictures,
     write_phantom,
 )
+from medvq.datasets.phantom_drawing import SCANNERS, Label
 from medvq.datasets.sources import locate
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from factories.priors import frequency_prior
-from medvq.datasets import phantom
+from medvq.datasets import phantom_drawing as phantom
+from medvq.datasets.phantom import Subject
 from medvq.errors import UserError
 from medvq.method.scaling import to_network, to_unit
 from medvq.method.vqvae import VQVAE, Architecture
@@ -76,10 +77,10 @@ def phantoms(number: int, first: int) -> NDArray[np.uint8]:
     images = []
     for place in range(first, first + number):
         key = (0, 0, place)
-        subject = phantom.Subject(place, "train", "NORMAL", phantom.SCANNERS["A"], key)
+        subject = Subject(place, "train", "NORMAL", phantom.SCANNERS["A"], key)
         rng = subject.rng(4)
         view = phantom.pose(subject.scanner, 96, rng)
-        picture = phantom.draw(subject, phantom.grow(subject.rng(2), "NORMAL"), view, rng)
+        picture = phantom.draw(phantom.grow(subject.rng(2), "NORMAL"), view, rng)
         images.append(cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA))
     return np.asarray(np.rint(255 * np.clip(images, 0, 1)), np.uint8)
 
