@@ -23,14 +23,13 @@ from medvq.explain.sources import ProbeSources
 from medvq.modes import artifact_modes
 from medvq.report.probe_figures import draw_label_efficiency, shown_name
 from medvq.report.report_figures import draw_atlas, draw_errors, find_errors
+from medvq.report.report_file import is_of, mark, report_file
 from medvq.report.tables import METRIC_NAMES, metric_name
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES
 from medvq.summaries import AuditHeadline, IngestSummary, Interval, PretrainSummary, ProbeSummary
 
-FOLDER, FILE = "report", "report.html"
-_HEAD = 1000  # characters of the page that say which probe it is of
 _CODES, _PATCHES, _ERRORS = 16, 6, 6
 _FEW_SUBJECTS = 100
 """Labelled test subjects below which an interval is wide whatever the probe does."""
@@ -94,9 +93,8 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
         raise UserError(
             f"{folder} holds no finished probe to report on; run 'make linear-probe' first"
         )
-    file = folder / FOLDER / FILE
-    mark = f'<meta name="probe" content="{main.fingerprint} {main.record.finished}">'
-    if file.is_file() and mark in file.read_text(encoding="utf-8")[:_HEAD]:
+    file = report_file(folder)
+    if is_of(file, main):
         return file
     extract = artifacts.source(main, "extract")
     # An encoder of the user's own may have no network of ours beside it.
@@ -106,8 +104,8 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
     with artifact_modes(), tempfile.TemporaryDirectory() as scratch:
         text = _render(folder, chain, Path(scratch))
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{FILE}-{os.getpid()}")
-        aside.write_text(text.replace("<head>", f"<head>\n{mark}", 1), encoding="utf-8")
+        aside = file.with_name(f".{file.name}-{os.getpid()}")
+        aside.write_text(text.replace("<head>", f"<head>\n{mark(main)}", 1), encoding="utf-8")
         aside.replace(file)
     return file
 

@@ -171,9 +171,14 @@ def table(summary: ProbeSummary) -> list[str]:
 
 def page(artifact: Artifact) -> Path:
     """Write the report of the data set."""
+    from medvq.report.report_file import is_of, report_file
+
+    folder = artifact.folder.resolve().parents[1]
+    if is_of(file := report_file(folder), artifact):
+        return file
     from medvq.report.report_page import write_report
 
-    return write_report(artifact.folder.parents[1], artifact.folder)
+    return write_report(folder, artifact.folder)
 
 
 PROBE = Stage(
