@@ -28,8 +28,8 @@ METADATA = FeatureStoreMetadata("model", "data", [CodeLevel(SIZE, [*SHAPE])], 2,
 WIDTHS = {
     "raw_pixels": 8, "hog": 8, "untrained_encoder": 8, "border_only": 8, "images_per_subject": 1,
     "embedding": 8, "embedding_fine": 8, "latent": 4, "quantized": 4,
-    "frozen_imagenet": 8,
 }  # fmt: skip
+OTHER_WIDTHS = {"frozen_imagenet": 8, "external": 8}
 Features = dict[str, NDArray[Any]]
 
 
@@ -53,6 +53,8 @@ def random_features(signal: NDArray[Any], rng: np.random.Generator) -> Features:
     sets = {name: rng.normal(size=(len(signal), width)) for name, width in WIDTHS.items()}
     sets["embedding"] = sets["embedding"] + signal
     codes = rng.integers(0, SIZE, (len(signal), 16)).astype(np.uint16)
+    for name, width in OTHER_WIDTHS.items():
+        sets[name] = rng.normal(size=(len(signal), width))
     return {"codes_0": codes} | {name: values.astype(np.float32) for name, values in sets.items()}
 
 

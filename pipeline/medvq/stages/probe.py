@@ -103,7 +103,8 @@ def run(context: StageContext) -> ProbeSummary:
         medvq_minus={
             name: judge.difference(medvq, results[name])
             for name in BASELINES
-            if name in results and (name,) != config.features
+            # An encoder of the user's own that is judged alone is no baseline of itself.
+            if name in results and not (name == "external" and config.features == (name,))
         },
         task=data.task.name(store.metadata.target),
         headline=data.task.headline,
