@@ -93,6 +93,7 @@ def test_the_page_is_whole_in_itself_and_no_name_is_markup(folder: Path) -> None
     assert "default-src 'none'" in text
     assert len(text) < 10e6
     assert page.text.count("patient") == 0
+    assert (folder / "report" / "report.html").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_first_sentence_and_the_table_are_those_of_the_probe(folder: Path) -> None:
@@ -141,12 +142,16 @@ def test_without_a_probe_there_is_no_report(tmp_path: Path) -> None:
         write_report(tmp_path / "none")
 
 
-def test_the_command_prints_what_to_open(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["report", "--dataset", folder.name, "--artifacts", str(folder.parent)]
+def test_the_command_prints_what_to_open(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parents[1])
+    command = ["report", "--dataset", folder.name, "--artifacts", folder.parent.name]
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(folder / "report" / "report.html")
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["report"] == str(folder / "report" / "report.html")
     assert told["bytes"] == (folder / "report" / "report.html").stat().st_size
 
 

@@ -29,7 +29,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Write the page, and print what to open."""
     from medvq.report.report_page import write_report
 
-    file = write_report(parsed.artifacts / parsed.dataset, parsed.probe)
+    file = write_report(parsed.artifacts / parsed.dataset, parsed.probe).absolute()
     if parsed.json:
         print(file, file=sys.stderr)
         print(json.dumps({"report": str(file), "bytes": file.stat().st_size}))
