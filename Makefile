@@ -124,7 +124,7 @@ similar: setup ## training images of other patients that are most like IMAGE=fil
 		--out "$$OUT" -- "$$IMAGE"
 
 suggest-labels: OUT = $(ARTIFACTS)/to-label
-suggest-labels: setup ## the N=40 patients whose labels help most, chosen without labels
+suggest-labels: setup ## N=40 typical and diverse patients to label first, chosen without labels
 	@$(BIN)/python -m medvq suggest-labels $(if $(JSON),--json) $(if $(N),--number $(N)) \
 		--dataset "$(basename $(notdir $(DATASET)))" --out "$$OUT"
 

@@ -30,7 +30,7 @@ from medvq.summaries import (
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
 CONFIG = Config(
     name="tiny",
@@ -102,7 +102,7 @@ def features() -> pd.DataFrame:
     return pd.DataFrame({"embedding": list(rng.normal(size=(20, 3)).astype(np.float32))})
 
 
-def fitted() -> object:
+def fitted() -> Pipeline:
     """A probe that reads :func:`features`."""
     steps = FeatureColumns(["embedding"]), BlockScaler([3]), PCA(2, random_state=0), NormScaler()
     return make_pipeline(*steps, LogisticRegression()).fit(features(), np.arange(20) % 2)

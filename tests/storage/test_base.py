@@ -28,8 +28,8 @@ def test_half_precision_keeps_eleven_bits_of_weights_and_all_of_statistics(tmp_p
         read = dict(halved.named_parameters())[name]
         assert read.dtype == torch.float32
         torch.testing.assert_close(read, value, rtol=2**-11, atol=1e-7)
-    for name, value in network.named_buffers():
-        assert torch.equal(dict(halved.named_buffers())[name], value)
+    for name, buffer in network.named_buffers():
+        assert torch.equal(dict(halved.named_buffers())[name], buffer)
     assert (tmp_path / "half").stat().st_size < (tmp_path / "whole").stat().st_size
 
 

@@ -233,7 +233,9 @@ def test_writers_at_once_share_a_server_with_postgresql(
         versions = client.search_model_versions("name = 'medvq-tiny'")
         assert sorted(int(version.version) for version in versions) == [1, 2, 3, 4]
         # Playwright runs once in a thread, for the other server already.
-        page = site.page.context.new_page()
+        browser = site.page.context.browser
+        assert browser is not None
+        page = browser.new_page(viewport=site.page.viewport_size)
         page.goto(runs_of(server.address, "tiny"))
         shown = [(row["features"], float(row["auroc"])) for row in rows_shown(page)]
         page.close()

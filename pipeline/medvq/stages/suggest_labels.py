@@ -1,4 +1,4 @@
-"""The command ``suggest-labels``: the patients whose labels help most, chosen without labels."""
+"""The command ``suggest-labels``: typical and diverse patients to label first."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 SUGGEST_LABELS = Command(
     name="suggest-labels",
-    help="choose the patients whose labels help most, without any label",
+    help="choose typical and diverse patients to label first, without any label",
     add_options=add_options,
     run=run,
     writes=lambda parsed: (parsed.out,),
