@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,21 +40,16 @@ def browser_page() -> Iterator[Page]:
 
 
 @contextmanager
-def postgres(folder: Path, port: int) -> Iterator[str]:
+def postgres(port: int) -> Iterator[str]:
     """Run a PostgreSQL server for this machine alone, and return the address of its database."""
     programs = sorted(_POSTGRES.glob("*/bin"))
     need("postgresql", programs)
     prefix = []
+    # Not in pytest's folder, which its other runs close to other users.
+    folder = Path(tempfile.mkdtemp(prefix="medvq-postgresql-"))
     if os.getuid() == 0:  # it refuses to run as root
         prefix = ["runuser", "-u", "postgres", "--"]
         shutil.chown(folder, "postgres")
-        for parent in folder.parents[:-1]:
-            if (
-                parent.owner() == "root"
-                and parent.is_relative_to("/tmp")
-                and parent != Path("/tmp")
-            ):
-                parent.chmod(parent.stat().st_mode | 0o111)
 
     def run(program: str, *options: str) -> None:
         command = [*prefix, str(programs[-1] / program), *options]
@@ -66,3 +62,4 @@ def postgres(folder: Path, port: int) -> Iterator[str]:
         yield f"postgresql+pg8000://medvq@127.0.0.1:{port}/postgres"
     finally:
         run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder)

@@ -208,8 +208,8 @@ def test_writers_at_once_share_a_server_with_postgresql(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], site: Site,
 ) -> None:  # fmt: skip
-    home, database = (tmp_path_factory.mktemp(name) for name in ("writers", "database"))
-    with postgres(database, free_port()) as store, serve(home, store, free_port()) as server:
+    home = tmp_path_factory.mktemp("writers")
+    with postgres(free_port()) as store, serve(home, store, free_port()) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
         monkeypatch.setattr("medvq.storage.tracking._PATIENCE", 120.0)
         # Each has artifacts of its own, as on machines that share nothing else.
