@@ -44,6 +44,15 @@ def add_artifacts_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dataset_option(parser: argparse.ArgumentParser) -> None:
+    """Add the name of a data set whose artifacts are read."""
+    parser.add_argument(
+        "--dataset",
+        default=Path(os.environ.get("DATASET") or "kermany").stem,
+        help="name of the data set, of its folder of artifacts (default: %(default)s)",
+    )
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add the option for one JSON object on the last line of the output."""
     parser.add_argument(

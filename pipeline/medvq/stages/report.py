@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from medvq.stages.command import Command, add_artifacts_option, add_json_option
+from medvq.stages.command import (
+    Command,
+    add_artifacts_option,
+    add_dataset_option,
+    add_json_option,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the data set, and the probe that the report is about."""
-    parser.add_argument(
-        "--dataset",
-        default=Path(os.environ.get("DATASET") or "kermany").stem,
-        help="name of the data set, of its folder of artifacts (default: %(default)s)",
-    )
+    add_dataset_option(parser)
     parser.add_argument(
         "--probe", type=Path, help="the artifact of the probe (default: the data set's last one)"
     )
