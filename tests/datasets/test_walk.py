@@ -4,7 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
-from medvq.datasets.walk import BROKEN_LINK, HIDDEN, NO_FILE, REPEATED_LINK, SYSTEM, shown, walk
+from medvq.datasets.walk import (
+    BROKEN_LINK,
+    HIDDEN,
+    NO_FILE,
+    OWN,
+    REPEATED_LINK,
+    SYSTEM,
+    shown,
+    walk,
+)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -75,3 +84,23 @@ def test_links_to_listed_files_are_kept_with_those(tmp_path: Path) -> None:
     found = walk(tmp_path, no_image)
     assert found.files == ["ill/a.png"]
     assert found.repeats == [("copy.png", "ill/a.png"), ("well.png", "ill/a.png")]
+
+
+def test_artifacts_in_the_folder_of_the_images_are_no_images(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "a.png",
+        "artifacts/mlflow.db",
+        "artifacts/set/probe/0123/figures/roc.png",
+        "elsewhere/ingest/0123/stage.json",
+        "elsewhere/ingest/0123/figures/images.png",
+        "elsewhere/b.png",
+    )
+    found = walk(tmp_path, lambda path: "")
+    assert found.files == ["a.png", "elsewhere/b.png"]
+    assert found.skipped == {OWN: 4}
+    # Who asks for the folder itself gets what is in it.
+    assert walk(tmp_path / "artifacts", lambda path: "").files == [
+        "mlflow.db",
+        "set/probe/0123/figures/roc.png",
+    ]

@@ -13,6 +13,7 @@ SYSTEM = "left by an operating system or a server"
 BROKEN_LINK = "symbolic link that leads nowhere"
 REPEATED_LINK = "symbolic link to what is listed already"
 CLOSED = "folder that cannot be opened"
+OWN = "written by MedVQ itself"
 NO_FILE = "neither a file nor a folder"
 
 _SYSTEM_NAMES = frozenset(
@@ -36,6 +37,10 @@ _SYSTEM_NAMES = frozenset(
         "icon\r",
     }
 )
+
+
+# One of these is in every artifact, and in the folder of all artifacts.
+_OWN_FILES = frozenset({"stage.json", "mlflow.db"})
 
 
 @dataclass
@@ -109,6 +114,9 @@ class _Walker:
                 self.found.skipped[REPEATED_LINK] += 1
                 continue
             self._listed[status.st_dev, status.st_ino] = current
+            if current != self._folder and not _OWN_FILES.isdisjoint(e.name for e in entries):
+                self.found.skipped[OWN] += _count_below(current)
+                continue
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = Path(entry.path)
                 if reason := _set_apart(entry.name):
