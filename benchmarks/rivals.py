@@ -123,7 +123,7 @@ class PretrainedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, 2) of images in the network's range."""
-        logits: Tensor = self.head(self.encoder(images)[-1].mean((2, 3)))
+        logits: Tensor = self.head(self.encoder(images).levels[-1].mean((2, 3)))
         return logits
 
 

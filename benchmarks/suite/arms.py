@@ -184,8 +184,8 @@ _FROZEN = (
     "ingest.image_size=224",
     "ingest.swap.training_copies=0",  # nothing is trained
     "extract.grid=4",
-    "extract.frozen_imagenet=false",
-    "probe.features=[embedding]",
+    "extract.frozen_imagenet=true",
+    "probe.features=[frozen_imagenet]",
 )
 _AS_THEY_ARE = (
     "ingest.equalise=null",

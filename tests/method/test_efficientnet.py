@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from medvq.config import PretrainConfig
 from medvq.method.collectives import BatchNorm2d
-from medvq.method.efficientnet import EfficientNetLite0, _SameConvolution, folded, from_published
+from medvq.method.efficientnet import (
+    ALL_LEVELS,
+    EfficientNetLite0,
+    _SameConvolution,
+    folded,
+    from_published,
+)
 from medvq.method.scaling import to_network
 from medvq.method.vqvae import VQVAE, Architecture
 from torch import Tensor
@@ -20,7 +26,8 @@ STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
     (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
 )  # fmt: skip
-ENDS = (0, 2, 4, 10)  # the block at the end of each level
+ENDS = (0, 2, 4, 10, 15)  # the block at the end of each level
+SHOWN = (7, 10, 15)  # the blocks that say what is shown
 
 
 def published(seed: int = 0) -> dict[str, Tensor]:
@@ -83,7 +90,7 @@ def reference(weights: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
 
 
 def encoder(channels: int) -> EfficientNetLite0:
-    network = EfficientNetLite0(channels).eval()
+    network = EfficientNetLite0(channels, ALL_LEVELS).eval()
     network.load_state_dict(from_published(published(), channels))
     return network
 
@@ -92,21 +99,34 @@ def encoder(channels: int) -> EfficientNetLite0:
 def test_the_levels_are_those_of_the_published_network(side: int) -> None:
     images = torch.rand(2, 3, side, side)
     maps = reference(published(), images)
-    levels = encoder(3)(to_network(images))
+    levels, embedding = encoder(3)(to_network(images))
     for level, end in zip(levels, ENDS, strict=True):
         torch.testing.assert_close(level, maps[end], rtol=1e-4, atol=1e-4)
+    for shown, block in zip(embedding, SHOWN, strict=True):
+        torch.testing.assert_close(shown, maps[block], rtol=1e-4, atol=1e-4)
+
+
+def test_the_encoder_of_a_vqvae_is_the_first_half_of_the_network() -> None:
+    whole, half = encoder(1), EfficientNetLite0(1).eval()
+    state = whole.state_dict()
+    half.load_state_dict({name: state[name] for name in half.state_dict()})
+    images = torch.rand(1, 1, 32, 32)
+    for maps, of_half in zip(whole(images), half(images), strict=True):
+        for one, other in zip(maps, of_half, strict=False):  # the whole has more
+            assert torch.equal(one, other)
+    assert (len(half(images).levels), len(half(images).embedding)) == (4, 2)
 
 
 def test_a_grey_image_counts_as_three_equal_channels() -> None:
     images = torch.rand(2, 1, 32, 32)
     grey, colour = encoder(1)(to_network(images)), encoder(3)(to_network(images).repeat(1, 3, 1, 1))
-    for one, other in zip(grey, colour, strict=True):
+    for one, other in zip(grey.levels, colour.levels, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_levels_have_the_resolutions_and_widths_of_the_configuration() -> None:
     config = PretrainConfig(encoder="efficientnet_lite0")
-    levels = EfficientNetLite0(1).eval()(torch.zeros(1, 1, 64, 64))
+    levels, _ = EfficientNetLite0(1).eval()(torch.zeros(1, 1, 64, 64))
     assert [tuple(level.shape[1:]) for level in levels] == [
         (width, 64 >> halvings, 64 >> halvings)
         for halvings, width in enumerate(config.level_widths, 1)
@@ -161,12 +181,12 @@ def test_frozen_levels_keep_their_weights_and_statistics(encoder_name: str, leve
 
 def test_folded_normalisation_changes_nothing_but_the_rounding() -> None:
     torch.manual_seed(0)
-    encoder = EfficientNetLite0(channels=1)
+    encoder = EfficientNetLite0(1, ALL_LEVELS)
     encoder(torch.randn(8, 1, 64, 64))  # statistics other than those it is made with
     encoder.eval()
     images = torch.rand(4, 1, 64, 64) * 2 - 1
     with torch.inference_mode():
-        expected, levels = encoder(images), folded(encoder)(images)
+        expected, levels = encoder(images).levels, folded(encoder)(images).levels
     assert not any(isinstance(module, BatchNorm2d) for module in folded(encoder).modules())
     for one, other in zip(expected, levels, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4 * float(one.std()))

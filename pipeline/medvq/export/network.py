@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medvq.errors import UserError
 from medvq.explain.evidence import LinearProbe
-from medvq.method.efficientnet import EfficientNetLite0
+from medvq.method.efficientnet import ALL_LEVELS, EfficientNetLite0
 from medvq.method.encodings import CodeHistogram, pyramid_grids
 from medvq.method.features import FeatureMaps, FeatureNetworks, pool_cells, raw_pixels
 from medvq.method.vqvae import VQVAE, Architecture
@@ -52,7 +52,7 @@ class FeatureNetwork(nn.Module):
     ) -> None:
         super().__init__()
         shape = Architecture(**architecture)
-        network = EfficientNetLite0(shape.channels) if frozen else None
+        network = EfficientNetLite0(shape.channels, ALL_LEVELS) if frozen else None
         self.networks = FeatureNetworks(VQVAE(shape), network)
         self.names, self.grid = tuple(features), grid
         latent = [side // 2 ** len(shape.widths) for side in image_shape]

@@ -1,12 +1,14 @@
-"""The first half of EfficientNet-Lite0 as the encoder of a VQ-VAE.
+"""EfficientNet-Lite0: its first half as the encoder of a VQ-VAE, and all of it as it is.
 
 EfficientNet-Lite0 [1]_ is EfficientNet-B0 [2]_ without squeeze-and-excitation, with ReLU6 in place
-of swish: 4.7 million weights, made for processors. Of its sixteen blocks the first eleven serve
-here, down to a sixteenth of the resolution: 700,000 weights. What follows is about the classes of
-ImageNet: on radiographs the eleventh block does best.
+of swish: 4.7 million weights, made for processors. Of its sixteen blocks the first eleven, down to
+a sixteenth of the resolution, are the encoder: 700,000 weights, whose four levels have the
+resolutions of a convolutional encoder of four halvings, so that the quantizer, the decoder, the
+contrastive loss and the features are the same for both.
 
-Its four levels have the resolutions of a convolutional encoder of four halvings, so the quantizer,
-the decoder, the contrastive loss and the features are the same for both.
+The other five blocks, a fifth level, are about the classes of ImageNet. Statistics of radiographs
+do not suit them, and alone they are worth less on radiographs than the eleventh block; as they are,
+beside it, they add what it lacks.
 
 References
 ----------
@@ -29,6 +31,7 @@ from torch.nn.grad import conv2d_weight
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medvq.method.collectives import BatchNorm2d
+from medvq.method.encoder_maps import EncoderMaps
 from medvq.method.scaling import from_network
 
 # Of each block: kernel, stride, expansion and channels; a level ends before the next halving.
@@ -37,7 +40,10 @@ _LEVELS = (
     ((3, 2, 6, 24), (3, 1, 6, 24)),
     ((5, 2, 6, 40), (5, 1, 6, 40)),
     ((3, 2, 6, 80), *[(3, 1, 6, 80)] * 2, *[(5, 1, 6, 112)] * 3),
+    ((5, 2, 6, 192), *[(5, 1, 6, 192)] * 3, (3, 1, 6, 320)),
 )
+ALL_LEVELS = len(_LEVELS)
+_EMBEDDING = (80, 112, 320)  # channels of the maps that say what is shown: docs/method.md
 _STEM = 32  # channels
 # Published weights take bytes b as (b - 127) / 128.
 _SCALE, _OFFSET = 255 / 128, -127 / 128
@@ -57,15 +63,16 @@ class EfficientNetLite0(nn.Module):
     Parameters
     ----------
     channels : of the images, 1 or 3.
+    levels : halvings of the resolution, at most ``ALL_LEVELS``.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, levels: int = 4) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             _SameConvolution(channels, _STEM, 3, 2), _norm(_STEM), nn.ReLU6(inplace=True)
         )
         before, self.levels = _STEM, nn.ModuleList()
-        for blocks in _LEVELS:
+        for blocks in _LEVELS[:levels]:
             widths = [before, *(width for *_, width in blocks)]
             self.levels.append(
                 nn.Sequential(
@@ -83,14 +90,16 @@ class EfficientNetLite0(nn.Module):
         """Return the modules that the first ``levels`` maps are made by."""
         return [self.stem, *self.levels[:levels]] if levels else []
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return one map per level, each half as large as the one before."""
+    def forward(self, images: Tensor) -> EncoderMaps:
+        """Return the last map of every level, and those of 80, 112 and 320 channels."""
         maps = self.stem(from_network(images) * _SCALE + _OFFSET)
-        levels = []
+        levels, last = [], {}
         for level in self.levels:
-            maps = level(maps)
+            for block in level.children():
+                maps = block(maps)
+                last[maps.shape[1]] = maps
             levels.append(maps)
-        return levels
+        return EncoderMaps(levels, [last[width] for width in _EMBEDDING if width in last])
 
 
 class InvertedResidual(nn.Module):

@@ -56,7 +56,7 @@ class FeatureNetworks(nn.Module):
     Parameters
     ----------
     model : the trained network; a shape where there is none, for the untrained one.
-    frozen : another encoder of pictures, whose deepest level is the set ``frozen_imagenet``.
+    frozen : another encoder of pictures, whose embedding is the set ``frozen_imagenet``.
     """
 
     def __init__(
@@ -73,23 +73,22 @@ class FeatureNetworks(nn.Module):
         codes, pooled = ([], {}) if self.model is None else _trained_maps(self.model, scaled)
         if self.frozen is not None:
             pictures = F.interpolate(scaled, (_IMAGENET_SIDE,) * 2, mode="bilinear", antialias=True)
-            pooled["frozen_imagenet"] = self.frozen(pictures)[-1]
-        sets = {name: [values] for name, values in pooled.items()}
+            pooled["frozen_imagenet"] = self.frozen(pictures).embedding
         if with_untrained:
             untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
-            sets["untrained_encoder"] = untrained[-2:]
-        return FeatureMaps(codes, sets)
+            pooled["untrained_encoder"] = untrained.levels[-2:]
+        return FeatureMaps(codes, pooled)
 
 
-def _trained_maps(model: VQVAE, scaled: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+def _trained_maps(model: VQVAE, scaled: Tensor) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
     encoded = model.features(scaled)
     latents, codes = model.quantize(encoded)
     return codes, {
-        "embedding": encoded.levels[-1],
-        "embedding_fine": encoded.levels[-2],
-        "latent": encoded.latent,
-        "quantized": model.quantizers[0].decode(codes[0]),
-        **{f"latent_{level}": latents[level] for level in range(1, len(latents))},
+        "embedding": encoded.embedding,
+        "embedding_fine": [encoded.levels[-2]],
+        "latent": [encoded.latent],
+        "quantized": [model.quantizers[0].decode(codes[0])],
+        **{f"latent_{level}": [latents[level]] for level in range(1, len(latents))},
     }
 
 
@@ -103,7 +102,7 @@ class FeatureExtractor:
     latent_shape : the grid of its coarsest codes.
     grid : feature maps are pooled to so many cells along each axis.
     threads : in each of them torch computes on one core.
-    frozen : another encoder of pictures, whose deepest level is the set ``frozen_imagenet``.
+    frozen : another encoder of pictures, whose embedding is the set ``frozen_imagenet``.
     only : names of the baselines that are wanted, which take as long as the network; None for all.
     external : an encoder that MedVQ did not make, whose features are the set ``external``.
     """

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from medvq.config import PretrainConfig
 from medvq.method.collectives import BatchNorm2d, BatchNorm3d
 from medvq.method.efficientnet import EfficientNetLite0
+from medvq.method.encoder_maps import EncoderMaps
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -76,6 +77,7 @@ class EncoderOutput(NamedTuple):
     """The feature maps of images (B, C, *spatial)."""
 
     levels: list[Tensor]  # the map of every level, (B, widths[i], *spatial / 2^(i + 1))
+    embedding: list[Tensor]  # maps that say what is shown, shallowest first
     latent: Tensor  # the deepest map projected to the codebook's dimension, before quantization
 
 
@@ -155,13 +157,13 @@ class Encoder(nn.Module):
         """Return the modules that the first ``levels`` maps are made by."""
         return [*self.levels[:levels]]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> EncoderMaps:
         """Return one map per level, each half as large as the one before."""
         maps = []
         for level in self.levels:
             images = level(images)
             maps.append(images)
-        return maps
+        return EncoderMaps(maps, maps[-1:])
 
 
 def _encoder(shape: Architecture, layers: _Layers) -> Encoder | EfficientNetLite0:
@@ -276,8 +278,8 @@ class VQVAE(nn.Module):
 
     def features(self, images: Tensor) -> EncoderOutput:
         """Compute everything before quantization, of images (B, channels, *spatial)."""
-        levels = self.encoder(images)
-        return EncoderOutput(levels, self._levels[0].latent(levels[-1], []))
+        levels, embedding = self.encoder(images)
+        return EncoderOutput(levels, embedding, self._levels[0].latent(levels[-1], []))
 
     def forward(self, images: Tensor) -> VQVAEOutput:
         """Encode, quantize, decode."""

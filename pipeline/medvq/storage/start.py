@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvq.errors import UserError
-from medvq.method.efficientnet import EfficientNetLite0, from_published
+from medvq.method.efficientnet import ALL_LEVELS, EfficientNetLite0, from_published
 from medvq.method.vqvae import VQVAE
 from medvq.storage import artifacts
 from medvq.storage.base import BASE_FILE
@@ -52,7 +52,7 @@ def load_start(network: VQVAE, start_from: str) -> None:
     if start_from == NONE:
         return
     if start_from == IMAGENET:
-        network.encoder.load_state_dict(_imagenet(network.shape.channels))
+        network.encoder.load_state_dict(_imagenet(network.shape.channels, network.encoder))
         return
     other = load_model(_file(start_from))
     # As JSON, in which lists and tuples are alike.
@@ -69,15 +69,15 @@ def load_start(network: VQVAE, start_from: str) -> None:
 
 
 def imagenet_encoder(channels: int) -> EfficientNetLite0:
-    """Return EfficientNet-Lite0 as trained on ImageNet, for pictures of 1 or 3 channels.
+    """Return all of EfficientNet-Lite0 as trained on ImageNet, for pictures of 1 or 3 channels.
 
     Raises
     ------
     UserError
         Its weights are not installed.
     """
-    encoder = EfficientNetLite0(channels)
-    encoder.load_state_dict(_imagenet(channels))
+    encoder = EfficientNetLite0(channels, ALL_LEVELS)
+    encoder.load_state_dict(_imagenet(channels, encoder))
     return encoder
 
 
@@ -115,11 +115,11 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _imagenet(channels: int) -> Mapping[str, Tensor]:
+def _imagenet(channels: int, encoder: nn.Module) -> Mapping[str, Tensor]:
+    """Return the published weights that an encoder has."""
     weights = torch.load(_published_file(), map_location="cpu", weights_only=True)
-    expected = EfficientNetLite0(channels).state_dict().keys()
     state = from_published(weights, channels)
-    return {name: state[name] for name in expected}
+    return {name: state[name] for name in encoder.state_dict()}
 
 
 def _told(network: VQVAE) -> str:

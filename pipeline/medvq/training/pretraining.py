@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from medvq.training.loop import Run, TrainingLoop
 RECONSTRUCTIONS = "reconstructions.npz"
 _SHOWN = 12  # validation images whose reconstructions are kept for the figure
 _STATISTICS_IMAGES, _STATISTICS_BATCH = 512, 64  # at least, of those with as many
+_CODEBOOK_IMAGES = 1024  # at least, of those with as many: some hundred places of each
 _VARIANCE_IMAGES = 512  # evenly spaced, for an estimate of the variance of the training images
 
 
@@ -105,12 +107,13 @@ class Pretraining(TrainingLoop):
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
-        """Let the codebooks follow one epoch of images through a network that does not change."""
+        """Let the codebooks follow images, at most an epoch, through a network that stays."""
         network = self.objective.network.eval()
         for quantizer in network.quantizers:
             quantizer.train()
         torch.manual_seed(epoch_seed(self.run.seed + 1, 0))
-        for batch in self.load():
+        batches = -(-_CODEBOOK_IMAGES // self.batches.batch_size)
+        for batch in islice(self.load(), batches):
             network(batch["first"])
 
     def image_faults(self, batch: int) -> dict[str, str]:
