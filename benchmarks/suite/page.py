@@ -31,8 +31,9 @@ of C (larger values, too, for all but MedVQ's) and test subjects.
 - `raw_pixels`, `hog`, `untrained_encoder`, `border_only`, `images_per_subject`: what needs no
   training. `border_only` has no look at what the image is of, and says how far a shortcut leads.
 - `frozen_imagenet`: EfficientNet-Lite0 as trained on ImageNet, its eighth, eleventh and last block,
-  averaged over 4x4 cells, at 224 pixels, on images that are prepared as MedVQ's; `frozen_imagenet_whole`: on images
-  as they are, where the frame that alignment cuts away may tell the label, too.
+  averaged over 4x4 cells, at 224 pixels, on images that are prepared as MedVQ's;
+  `frozen_imagenet_whole`: on images as they are, where the frame that alignment cuts away may tell
+  the label, too.
 - `resnet18_scratch`, `efficientnet_imagenet`: networks trained on the very labels, at 128 pixels,
   one for each label subset (`make benchmark-supervised` says how), without a validation score.
 

@@ -85,7 +85,9 @@ def expected(model: VQVAE, images: Tensor) -> dict[str, NDArray[np.float32]]:
         "latent_1": pool_to_grid(out.latents[1], GRID),
         "raw_pixels": raw_pixels(images).numpy(),
         "hog": histogram_of_oriented_gradients(images),
-        "untrained_encoder": np.concatenate([pool_to_grid(level, GRID) for level in raw.levels], axis=1),
+        "untrained_encoder": np.concatenate(
+            [pool_to_grid(level, GRID) for level in raw.levels], axis=1
+        ),
     }
 
 
