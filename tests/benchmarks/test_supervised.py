@@ -104,7 +104,7 @@ def test_an_encoder_of_the_product_is_fine_tuned() -> None:
     images = torch.rand(3, 1, 32, 32)
     with torch.inference_mode():
         network: Any = trained.eval()
-        means = network.encoder(images)[-1].mean((2, 3))
+        means = network.encoder(images).levels[-1].mean((2, 3))
         torch.testing.assert_close(network(images), network.head(means))
 
 
