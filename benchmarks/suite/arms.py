@@ -45,8 +45,8 @@ DATA_SETS = {
     "pneumoniamnist": DataSet("pneumoniamnist"),
     "tuberculosis": DataSet("tuberculosis"),
     "brain-tumour": DataSet("brain-tumour"),
-    # The official label subsets are of a fifth of the labels.
-    "stl10": DataSet("stl10", settings=("probe.label_subsets=random",)),
+    # The official label subsets are of a fifth of the labels. Its images are ImageNet's.
+    "stl10": DataSet("stl10-imagenet", settings=("probe.label_subsets=random",)),
     "hippocampus": DataSet("hippocampus"),
     "phantom": DataSet("phantom"),
 }
