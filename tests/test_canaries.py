@@ -158,6 +158,7 @@ def test_no_stage_lets_a_canary_out(ran: Ran) -> None:
     for stage in STAGES:
         assert (folder / "artifacts" / "study" / stage / "latest" / "stage.json").is_file()
     assert (folder / "artifacts" / "mlflow.db").is_file()
+    assert (folder / "artifacts" / "study" / "report" / "report.html").is_file()
     assert leaks(printed.encode(), "printed") == []
     assert leaks_below(folder) == []
 

@@ -308,6 +308,20 @@ class _WithRows(Summary):
 
 
 @dataclass(frozen=True)
+class LabelScores:
+    """The headline metric of MedVQ's probe with parts of its labels, on the images judged.
+
+    Attributes
+    ----------
+    labels : images in a part (the median over draws), the label subset itself last.
+    scores : of each draw, whose parts are nested, one for each of ``labels``.
+    """
+
+    labels: list[int]
+    scores: list[list[float]]
+
+
+@dataclass(frozen=True)
 class ProbeSummary(_WithRows):
     """What the probe reached on the test split, or in cross-validation of all labelled images.
 
@@ -323,6 +337,8 @@ class ProbeSummary(_WithRows):
     headline : the metric that rows are compared by.
     evaluate : what the rows were measured on.
     outer_folds : of the cross-validation; None where there was none.
+    label_scores : of parts of the labels; None where there are too few labels, or label subsets are
+        not drawn.
     """
 
     label_fraction: float
@@ -336,6 +352,7 @@ class ProbeSummary(_WithRows):
     headline: str
     evaluate: Literal["test", "cross_validation"] = "test"
     outer_folds: int | None = None
+    label_scores: LabelScores | None = None
 
     @property
     def intervals_given(self) -> list[str]:

@@ -54,8 +54,29 @@ def test_a_sentence_says_how_many_labels_or_that_none_suffice() -> None:
 def test_no_score_beyond_the_range_of_the_metric_is_promised() -> None:
     rising = np.tile(0.5 + 0.1 * np.arange(5), (2, 1))
     assert fit_label_curve(SIZES, rising, seed=0, resamples=5).score(1e9).high <= 1
+    noisy = np.array([[0.9, 0.95, 0.99], [0.8, 0.93, 0.98]])
+    assert fit_label_curve([10, 20, 40], noisy, seed=0).score(60).high <= 1
 
 
 def test_too_few_numbers_of_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="three numbers"):
         fit_label_curve([10, 20], np.ones((3, 2)), seed=0)
+
+
+def test_a_law_that_misses_the_scores_says_so_and_promises_less() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.002, (10, 5))
+    good = fit_label_curve(SIZES, law(SIZES, 0.95, 0.6, 0.5) + noise, seed=0, resamples=60)
+    bent = law(SIZES, 0.95, 0.6, 0.5) + np.array([0, 0.02, -0.02, 0.02, -0.01])
+    poor = fit_label_curve(SIZES, bent + noise, seed=0, resamples=60)
+    assert not good.is_poor
+    assert poor.is_poor
+    good_score, poor_score = good.score(1600), poor.score(1600)
+    assert poor_score.high - poor_score.low > 3 * (good_score.high - good_score.low)
+
+
+def test_the_score_of_one_probe_is_less_certain_than_the_mean_of_many() -> None:
+    rng, draws = np.random.default_rng(0), 400
+    scores = law(SIZES, 0.93, 0.8, 0.6) + rng.normal(0, 0.3 / SIZES**0.5, (draws, 5))
+    found = fit_label_curve(SIZES, scores, seed=0).score(160)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.3 / 160**0.5, rel=0.1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,20 @@ import pandas as pd
 import pytest
 from medvq.cli import main
 from medvq.errors import UserError
-from medvq.explain.atlas import describe_codes
-from medvq.report.report_page import alike, distrust, sentence, write_report
-from medvq.storage.artifacts import Artifact, find
+from medvq.explain.atlas import describe_codes, nearest_patches
+from medvq.inference import Encoder
+from medvq.method.scaling import to_unit
+from medvq.report.label_needs import fit_curve, say_needs
+from medvq.report.report_file import is_of, report_file
+from medvq.report.report_page import alike, write_report
+from medvq.report.report_words import distrust, sentence
+from medvq.storage.artifacts import Artifact, find, source
 from medvq.storage.feature_store import FEATURES, read_feature, read_keys
 from medvq.summaries import (
     AuditHeadline,
     IngestSummary,
     Interval,
+    LabelScores,
     ProbeRow,
     ProbeSummary,
     Shortcut,
@@ -137,9 +145,60 @@ def test_a_page_is_made_once_for_each_probe_and_is_the_same_again(folder: Path) 
     assert read(folder) == before
 
 
-def test_without_a_probe_there_is_no_report(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished probe to report on; run 'make linear-probe'"):
+def test_without_features_there_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"neither a finished probe .* run 'make linear-probe'"):
         write_report(tmp_path / "none")
+    with pytest.raises(UserError, match="no finished probe to report on"):
+        write_report(tmp_path / "none", tmp_path / "other")
+
+
+def test_without_a_probe_there_is_a_page_of_the_data_and_the_codes(
+    folder: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied, symlinks=True, ignore=shutil.ignore_patterns("probe", "report"))
+    write_report(copied)
+    page = Page(read(copied))
+    assert page.open == []
+    assert "No probe has been fitted yet. The features of 96 images of 96 subjects" in page.text
+    assert "make linear-probe DATASET=hostile fits one" in page.text
+    assert "Codes" in page.text
+    assert "All rows" not in page.text
+    assert "None" not in page.text
+
+
+def test_a_page_is_made_anew_when_its_code_or_what_it_shows_has_changed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, file = last_probe(folder), report_file(folder)
+    write_report(folder)
+    assert is_of(file, probe)
+    with monkeypatch.context() as changed:
+        changed.setattr("medvq.report.report_file._code", lambda: "other")
+        assert not is_of(file, probe)
+    (folder / "sample" / "0123456789abcdef").mkdir(parents=True)
+    try:
+        assert not is_of(file, probe)
+    finally:
+        shutil.rmtree(folder / "sample")
+    assert is_of(file, probe)
+
+
+def test_numbers_and_sources_are_told_to_who_sees_no_picture(folder: Path) -> None:
+    text, probe = html.unescape(read(folder)), last_probe(folder)
+    summary = probe.summary(ProbeSummary)
+    result = summary.rows[0].metrics["auroc"]
+    shown = f"{result.mean:.3f} [{result.ci95[0]:.3f}, {result.ci95[1]:.3f}]"
+    texts = re.findall(r'alt="([^"]*)"', text)
+    assert sum(shown in one for one in texts) == 2  # the curve and the ROC
+    assert any("dB, SSIM" in one for one in texts)
+    assert any("codes in use, perplexity" in one for one in texts)
+    for other in alike(folder, probe).values():
+        assert other.fingerprint in text
+    wide = re.findall(r'<div class="wide"[^>]*>', text)
+    assert len(wide) >= 5
+    assert all('role="region" tabindex="0" aria-label="' in one for one in wide)
+    assert "No model of the codes has been trained" in text
 
 
 def test_the_command_prints_what_to_open(
@@ -159,7 +218,7 @@ def test_codes_are_counted_as_they_stand_in_the_store(folder: Path) -> None:
     extract = find((folder / "extract" / "latest").resolve())
     assert extract is not None
     store = extract.folder / FEATURES
-    entries = describe_codes(store, 3, 4)
+    entries = describe_codes(store, 3)
     keys, codes = read_keys(store), read_feature(store, "codes_0")
     train = np.flatnonzero(keys["split"] == "train")
     labels = keys["label"].to_numpy()[train].astype(int)
@@ -170,10 +229,31 @@ def test_codes_are_counted_as_they_stand_in_the_store(folder: Path) -> None:
         has = (codes[train] == entry.code).any(1)
         lean = [has[labels == index].mean() / has.mean() for index in (0, 1)]
         assert sorted(entry.lean.values()) == pytest.approx(sorted(lean))
-        for row, place in entry.examples:
-            assert codes[row, place] == entry.code
-            assert keys["split"].iloc[row] == "train"
-        assert len({keys["subject_id"].iloc[row] for row, _ in entry.examples}) == 4
+
+
+def test_patches_are_the_nearest_of_all_and_each_of_another_subject(folder: Path) -> None:
+    extract = find((folder / "extract" / "latest").resolve())
+    assert extract is not None
+    store, encoder = extract.folder / FEATURES, Encoder(source(extract, "pretrain"), "cpu")
+    images = np.load(source(extract, "ingest").folder / "images.npy")
+    keys = read_keys(store)
+    train = np.flatnonzero(keys["split"] == "train")
+    encoding = encoder.encode(to_unit(images[train]))
+    vectors = encoding.latents[0].flatten(2).numpy()
+    codebook = encoder.model.quantizers[0].codebook.numpy()
+    codes = encoding.codes[0].flatten(1).numpy()
+    shown = [int(code) for code in np.unique(codes)[:3]]
+    found = nearest_patches(store, encoder, images, shown, 4)
+    assert list(found) == shown
+    for code, patches in found.items():
+        distance = ((vectors - codebook[code][:, None]) ** 2).sum(1)
+        distance[codes != code] = np.inf
+        nearest = pd.Series(distance.min(1)).groupby(keys["subject_id"].to_numpy()[train]).min()
+        expected = np.sort(nearest[np.isfinite(nearest)])[:4]
+        rows = {row: number for number, row in enumerate(train)}
+        drawn = [distance[rows[one.row], one.place] for one in patches]
+        assert drawn == pytest.approx(expected, rel=1e-4)
+        assert len({keys["subject_id"].iloc[one.row] for one in patches}) == len(patches)
 
 
 def summaries() -> tuple[ProbeSummary, IngestSummary]:
@@ -213,6 +293,9 @@ def test_whatever_is_to_be_distrusted_is_said() -> None:
         "HOG may be as good: MedVQ less HOG: +0.010 [-0.020, 0.040], not surely above 0.",
         "border only is better: MedVQ less border only: -0.100 [-0.200, -0.050], "
         "not surely above 0.",
+        "several comparisons: MedVQ is compared with 3 baselines, each by a 95% interval of its "
+        "own. Were it as good as all of them, one or more of these would miss 0 by chance in up to "
+        "14% of such studies.",
         "few test subjects: 30 labelled subjects are in the test split, so that the interval is "
         "wide; probe.evaluate=cross_validation judges on all of them.",
         "strongest shortcut: The frame alone tells the label at AUROC 0.910.",
@@ -221,6 +304,36 @@ def test_whatever_is_to_be_distrusted_is_said() -> None:
         "the audit: 3 of its findings call for a look; they are in audit.html.",
         "what the interval leaves out: It is given this training: chance in that is not in it.",
     ]
+
+
+def with_scores(probe: ProbeSummary, end: float, noise: float = 0.0) -> ProbeSummary:
+    """Scores of parts of 40 labels that follow a law to the plateau ``end``."""
+    labels = np.array([5, 10, 20, 40])
+    draws = end - 0.45 * labels**-0.5 + noise * np.random.default_rng(0).normal(size=(10, 4))
+    return replace(probe, label_scores=LabelScores(labels.tolist(), draws.tolist()))
+
+
+def test_how_many_labels_are_needed_is_said_or_why_it_is_not_known() -> None:
+    probe, _ = summaries()
+    assert "not known: there are too few labels" in say_needs(probe, fit_curve(probe))
+    crossed = replace(probe, evaluate="cross_validation")
+    assert "not known: labels are judged in every fold" in say_needs(crossed, None)
+    # (0.45 / 0.02)^2 = 506 labels, of which 40 are at hand; 800 are all.
+    rising = with_scores(probe, 0.97)
+    text = say_needs(rising, fit_curve(rising))
+    assert text.startswith("For .95 you need about 470 [470, 470] more labels: an extrapolation")
+    assert f"gives {0.97 - 0.45 * 800**-0.5:.3f} [" in text
+    flat = with_scores(probe, 0.93)
+    assert say_needs(flat, fit_curve(flat)).startswith("No number of labels like these reaches .95")
+    assert "poorly" not in text
+    high = replace(rising.rows[0], metrics={"auroc": Interval(0.999, 0.0, (0.99, 1.0))})
+    assert "hardly worth it" in say_needs(replace(rising, rows=[high]), fit_curve(rising))
+
+
+def test_the_page_says_what_the_curve_says(folder: Path) -> None:
+    summary = last_probe(folder).summary(ProbeSummary)
+    assert summary.label_scores is not None
+    assert say_needs(summary, fit_curve(summary)) in Page(read(folder)).text
 
 
 @pytest.mark.parametrize("name", ["report/report.html", "ingest/latest/audit.html"])

@@ -120,6 +120,15 @@ def test_counts_are_those_of_the_label_subsets(
     assert {row.metrics["auroc"].std for row in everything.summary.rows} == {0}
 
 
+def test_parts_of_the_labels_end_with_the_label_subsets(probed: Probed) -> None:
+    found = probed.summary.label_scores
+    assert found is not None
+    assert found.labels == sorted(found.labels)
+    assert found.labels[-1] == probed.summary.labels
+    assert np.shape(found.scores) == (probed.summary.repeats, len(found.labels))
+    assert np.mean(found.scores, 0)[-1] == pytest.approx(probed.mean("auroc"))
+
+
 def test_what_tells_the_class_wins_and_noise_is_chance(probed: Probed) -> None:
     assert probed.mean("auroc") > 0.95
     assert probed.row().metrics == probed.row("embedding").metrics

@@ -16,7 +16,7 @@ from medvq.evaluation.metrics import range_of
 from medvq.evaluation.probe_data import ProbeData, Rows
 from medvq.evaluation.probing import FeatureSetResult, ProbeJudge
 from medvq.method.probe import FittedProbe, ProbeFeatures, fit_probe
-from medvq.summaries import ProbeRow
+from medvq.summaries import LabelScores, ProbeRow
 
 # Scores of different probes have no common scale, so that images are ranked within a fold and the
 # folds averaged; all else is computed on the predictions of all folds together, where few images
@@ -91,6 +91,12 @@ class CrossValidationJudge(ProbeJudge):
             for repeat, (predicted, thresholds) in enumerate(judged)
         ]
         return FeatureSetResult(row, metrics, pd.concat(tables), [self._final(features, config)])
+
+    def label_scores(
+        self, judged: FeatureSetResult, features: ProbeFeatures, config: ProbeConfig, seed: int
+    ) -> LabelScores | None:
+        """Return None: labels are judged in every fold, and none is held back for all parts."""
+        return None
 
     def _predict(
         self, features: ProbeFeatures, folds: list[OuterFold], config: ProbeConfig

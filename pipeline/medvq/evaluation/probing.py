@@ -16,11 +16,12 @@ from medvq.evaluation.intervals import (
     resample,
     subject_weights,
 )
+from medvq.evaluation.label_scores import score_parts
 from medvq.evaluation.metrics import range_of
 from medvq.evaluation.probe_data import ProbeData, Rows
 from medvq.method.probe import CLEAN_WEIGHT, FittedProbe, ProbeFeatures, fit_probe
 from medvq.method.targets import Truth
-from medvq.summaries import Interval, ProbeRow, Validation
+from medvq.summaries import Interval, LabelScores, ProbeRow, Validation
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,27 @@ class ProbeJudge:
             for number, (values, probe) in enumerate(zip(predicted, probes, strict=True))
         ]
         return FeatureSetResult(row, metrics, pd.concat(tables), probes)
+
+    def label_scores(
+        self, judged: FeatureSetResult, features: ProbeFeatures, config: ProbeConfig, seed: int
+    ) -> LabelScores | None:
+        """Judge the feature set of ``judged`` on parts of its labels, see :mod:`label_scores`.
+
+        None where label subsets are not drawn at random.
+        """
+        if config.label_subsets != "random":
+            return None
+        data, task = self.data, self.data.task
+        truth, images = data.truth[data.test], features.images[data.test]
+
+        def score(rows: Rows) -> float:
+            probe = fit_probe(features, data.truth, data.subjects, rows, config, task)
+            predicted = task.predict(probe.classifier, images)
+            metrics = task.evaluate(truth, predicted, probe.threshold, np.ones((1, len(truth))))
+            return float(metrics[task.headline][0])
+
+        scores = judged.metrics[task.headline].cells[0]
+        return score_parts(data, self.subsets, scores, config.label_fraction, seed, score)
 
     def difference(self, first: FeatureSetResult, second: FeatureSetResult) -> Interval:
         """Return by how much the headline metric of one feature set exceeds that of another."""

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvq.inference import Encoder
+from medvq.method.scaling import to_unit
 from medvq.storage.feature_store import read_feature, read_keys, read_metadata
 
 Floats = NDArray[np.float64]
 # Images that codes are counted in: evenly spaced, more would only take longer.
 _COUNTED = 20_000
+# Images that are encoded again for the patches nearest to a code, and how many of them at once.
+_ENCODED, _BATCH = 256, 32
+
+
+class Patch(NamedTuple):
+    """A place of an image: the image's row, and the index into the flattened grid."""
+
+    row: int
+    place: int
 
 
 @dataclass(frozen=True)
@@ -28,23 +39,20 @@ class CodeEntry:
     places : (*grid), the share of images that have it at each place.
     lean : by class, how much more often an image of the class has it anywhere than an image on
         average, as a factor; empty without labels.
-    examples : (row, place): a training image each, evenly spaced over those that have the code.
     """
 
     code: int
     share: float
     places: Floats
     lean: dict[str, float]
-    examples: list[tuple[int, int]]
 
 
-def describe_codes(store: Path, number: int, examples: int) -> list[CodeEntry]:
-    """Describe the most frequent codes of the training images.
+def describe_codes(store: Path, number: int) -> list[CodeEntry]:
+    """Describe the most frequent codes of the training images, so many at most.
 
     Parameters
     ----------
     store : the table of features.
-    number, examples : codes, and images to show of each, at most.
     """
     keys, metadata = read_keys(store), read_metadata(store)
     train = np.flatnonzero(keys["split"] == "train")
@@ -53,9 +61,8 @@ def describe_codes(store: Path, number: int, examples: int) -> list[CodeEntry]:
     grid, size = metadata.levels[0].latent_shape, metadata.levels[0].codebook_size
     counts = np.bincount(codes.ravel().astype(np.int64), minlength=size)
     labels = keys["label"].to_numpy()[train]
-    subjects = keys["subject_id"].to_numpy(str)[train]
     return [
-        _describe(code, codes, train, grid, labels, metadata.classes, subjects, examples)
+        _describe(code, codes, grid, labels, metadata.classes)
         for code in np.argsort(-counts, kind="stable")[:number].tolist()
         if counts[code]
     ]
@@ -64,12 +71,9 @@ def describe_codes(store: Path, number: int, examples: int) -> list[CodeEntry]:
 def _describe(
     code: int,
     codes: NDArray[Any],
-    rows: NDArray[np.intp],
     grid: Sequence[int],
     labels: NDArray[Any],
     classes: Sequence[str],
-    subjects: NDArray[np.str_],
-    examples: int,
 ) -> CodeEntry:
     there = codes == code
     has = there.any(1)
@@ -80,10 +84,47 @@ def _describe(
             of_class = known & (labels == index)
             if of_class.any():
                 lean[name] = float(has[of_class].mean() / average)
-    # One image of each subject, since nothing but pixels is shown.
-    _, first = np.unique(subjects[has], return_index=True)
-    candidates = np.flatnonzero(has)[np.sort(first)]
-    spaced = np.unique(np.linspace(0, len(candidates) - 1, examples).astype(int))
-    chosen = candidates[spaced]
-    pairs = [(int(rows[image]), int(np.flatnonzero(there[image])[0])) for image in chosen]
-    return CodeEntry(code, float(there.mean()), there.mean(0).reshape(grid), lean, pairs)
+    return CodeEntry(code, float(there.mean()), there.mean(0).reshape(grid), lean)
+
+
+def nearest_patches(
+    store: Path, encoder: Encoder, images: NDArray[Any], codes: Sequence[int], number: int
+) -> dict[int, list[Patch]]:
+    """Return the patches whose latent vectors are nearest to each code, the nearest first.
+
+    They are searched for in some training images, evenly spaced, since these are encoded again.
+    Each patch is of another subject, since nothing but pixels is shown.
+
+    Parameters
+    ----------
+    images : all, as the cache has them.
+    codes : of the coarsest codebook.
+    number : of patches of each code, at most.
+    """
+    keys = read_keys(store)
+    train = np.flatnonzero(keys["split"] == "train")
+    rows = train[:: -(-len(train) // _ENCODED)]
+    found, distances = [], []
+    for batch in np.array_split(rows, -(-len(rows) // _BATCH)):
+        encoding = encoder.encode(to_unit(images[batch]))
+        nearest = encoder.model.quantizers[0].decode(encoding.codes[0])
+        squared = (encoding.latents[0] - nearest).square().sum(1)
+        found.append(encoding.codes[0].flatten(1).cpu().numpy())
+        distances.append(squared.flatten(1).cpu().numpy())
+    code_of, distance = np.concatenate(found), np.concatenate(distances)
+    subjects = keys["subject_id"].to_numpy(str)[rows]
+    return {code: _nearest(code_of == code, distance, rows, subjects, number) for code in codes}
+
+
+def _nearest(
+    has: NDArray[np.bool_],
+    distance: Floats,
+    rows: NDArray[np.intp],
+    subjects: NDArray[np.str_],
+    number: int,
+) -> list[Patch]:
+    image, place = np.nonzero(has)
+    order = np.argsort(distance[image, place], kind="stable")
+    _, first = np.unique(subjects[image[order]], return_index=True)
+    chosen = order[np.sort(first)[:number]]
+    return [Patch(int(rows[image[one]]), int(place[one])) for one in chosen]

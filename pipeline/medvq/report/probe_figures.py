@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,19 +112,24 @@ def draw_evaluation(
         _draw_decisions(known, figures)
 
 
-def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -> None:
+def draw_label_efficiency(
+    summaries: Mapping[float, ProbeSummary],
+    file: Path,
+    extrapolate: Callable[[Axes, str], None] | None = None,
+) -> None:
     """Draw the headline metric against the share of labels.
 
     Parameters
     ----------
     summaries : of probes of the same features, by label fraction.
+    extrapolate : plots MedVQ's curve beyond the labels at hand, in a colour.
     """
     fractions = sorted(summaries)
     first = summaries[fractions[0]]
     headline = first.headline
     where = "in cross-validation" if first.evaluate == "cross_validation" else "on test"
     if len(fractions) == 1:
-        _draw_dots(first, where, file)
+        _draw_dots(first, where, file, extrapolate)
         return
     rows = [{row.features: row for row in summaries[f].rows} for f in fractions]
     percent = [100 * fraction for fraction in fractions]
@@ -137,21 +142,43 @@ def draw_label_efficiency(summaries: Mapping[float, ProbeSummary], file: Path) -
             low, high = np.array([point.ci95 for point in points]).T
             spread = np.maximum([mean - low, high - mean], 0)
             axis.errorbar(percent, mean, spread, marker=style.marker, capsize=3, **style.options())
-        axis.set(
-            xscale="log",
-            xlabel="labels (% of training subjects)",
-            ylabel=f"{METRIC_NAMES[headline]} {where}",
-            title="Label efficiency, mean and 95% interval given this training",
-        )
+        if extrapolate is not None:
+            extrapolate(axis, plots.BLUE)
+        _name_label_axes(axis, first, where)
+        axis.set_title("Label efficiency, mean and 95% interval given this training")
         axis.set_xticks(percent, [f"{value:g}" for value in percent])
         axis.minorticks_off()
 
 
-def _draw_dots(summary: ProbeSummary, where: str, file: Path) -> None:
-    """Draw the headline metric of every feature set as a dot with its interval, MedVQ on top."""
+def _name_label_axes(axis: Axes, summary: ProbeSummary, where: str) -> None:
+    axis.set(
+        xscale="log",
+        xlabel="labels (% of training subjects)",
+        ylabel=f"{METRIC_NAMES[summary.headline]} {where}",
+    )
+
+
+def _draw_dots(
+    summary: ProbeSummary,
+    where: str,
+    file: Path,
+    extrapolate: Callable[[Axes, str], None] | None,
+) -> None:
+    """Draw the headline metric of every feature set as a dot with its interval, MedVQ on top.
+
+    A curve beyond the labels at hand has a panel of its own.
+    """
     rows = {row.features: row for row in summary.rows}
     shown = [(style, rows[name]) for name, style in _STYLES.items() if name in rows]
-    with plots.panels(file, height=1.6 + 0.32 * len(shown)) as (axis,):
+    number, height = 1 + (extrapolate is not None), 1.6 + 0.32 * len(shown)
+    with plots.panels(file, number, height=max(height, 4.0) if extrapolate else height) as axes:
+        axis, *others = axes
+        for other in others:
+            assert extrapolate is not None
+            extrapolate(other, plots.BLUE)
+            _name_label_axes(other, summary, where)
+            other.set_title("How many labels are needed")
+            other.xaxis.set_major_formatter("{x:g}")
         for place, (style, row) in enumerate(shown):
             point = row.metrics[summary.headline]
             low, high = point.ci95

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvq.datasets.manifest import read_manifest
 from medvq.errors import UserError
-from medvq.explain.atlas import CodeEntry
+from medvq.explain.atlas import CodeEntry, Patch
 from medvq.explain.evidence import LinearProbe
 from medvq.explain.explanation import Explainer, arrays
 from medvq.explain.sources import ProbeSources
@@ -38,9 +38,14 @@ class Errors:
     rows: NDArray[np.intp]
 
 
-def draw_atlas(entries: Sequence[CodeEntry], images: NDArray[Any], file: Path) -> None:
-    """Draw a row for each code: where it stands, and training patches that have it."""
-    number = max((len(entry.examples) for entry in entries), default=0)
+def draw_atlas(
+    entries: Sequence[CodeEntry],
+    patches: Mapping[int, Sequence[Patch]],
+    images: NDArray[Any],
+    file: Path,
+) -> None:
+    """Draw a row for each code: where it stands, and the training patches nearest to it."""
+    number = max((len(patches[entry.code]) for entry in entries), default=0)
     with plots.panels(file, len(entries) * (1 + number), 1.15, 1.2, 1 + number) as axes:
         for axis in axes:
             axis.set(xticks=[], yticks=[])
@@ -52,7 +57,7 @@ def draw_atlas(entries: Sequence[CodeEntry], images: NDArray[Any], file: Path) -
             first.set_ylabel(f"{entry.code}", rotation=0, ha="right", va="center", fontsize=9)
             for axis in others:
                 axis.set_axis_off()
-            for axis, (row, place) in zip(others, entry.examples, strict=False):
+            for axis, (row, place) in zip(others, patches[entry.code], strict=False):
                 picture = plots.picture(patch(images[row], places.shape, place))
                 axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
 

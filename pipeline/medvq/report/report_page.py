@@ -1,7 +1,8 @@
 """The report of a data set: one page with the result, what to distrust, and where it comes from.
 
 Like the page of the audit it holds every picture and loads nothing. It is made of finished
-artifacts; nothing is trained or encoded anew but the few images of the worst errors.
+artifacts; nothing is trained, and only a few images are encoded anew, for the patches of the codes
+and the worst errors.
 """
 
 from __future__ import annotations
@@ -12,41 +13,51 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
 
 from medvq.errors import UserError
-from medvq.explain.atlas import CodeEntry, describe_codes
+from medvq.explain.atlas import CodeEntry, describe_codes, nearest_patches
 from medvq.explain.sources import ProbeSources
+from medvq.inference import Encoder
 from medvq.modes import artifact_modes
+from medvq.prior.existing import find_prior
+from medvq.report.label_needs import fit_curve, plot_curve, say_needs
 from medvq.report.probe_figures import draw_label_efficiency, shown_name
 from medvq.report.report_figures import draw_atlas, draw_errors, find_errors
 from medvq.report.report_file import is_of, mark, report_file
+from medvq.report.report_words import (
+    distrust,
+    efficiency_text,
+    key_numbers,
+    of_audit,
+    sentence,
+    sentence_without_probe,
+)
 from medvq.report.tables import METRIC_NAMES, metric_name
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES
-from medvq.summaries import AuditHeadline, IngestSummary, Interval, PretrainSummary, ProbeSummary
+from medvq.summaries import ExtractSummary, IngestSummary, PretrainSummary, ProbeSummary
 
 _CODES, _PATCHES, _ERRORS = 16, 6, 6
-_FEW_SUBJECTS = 100
-"""Labelled test subjects below which an interval is wide whatever the probe does."""
-_SHIFTED = 0.7
-"""AUROC from which on test images can be told from training images."""
 _CAPTIONS = {
     "images": "Images as read, as the network sees them, and with another image's acquisition.",
     "class_means": "Mean image of each class and split: what differs at the border is a shortcut.",
-    "training": "Losses of each epoch.",
+    "curves": "Losses of each epoch.",
     "reconstructions": "Validation images, their reconstructions and the error.",
     "codebook_use": "How often each code is used, by frequency.",
     "roc_and_calibration": "Left: sensitivity against false positives. Right: how often an image "
     "is positive, against the probability that it was given.",
     "decisions_and_abstention": "Left: net benefit of deciding by the probe. Right: what remains "
     "where the probe leaves the least certain images to people.",
-    "numbers": "Predicted against true numbers.",
-    "confusion": "Which classes are taken for which.",
+    "predictions": "Predictions against the truth.",
+    "comparison": "Real images, images drawn from the model of the codes, and images whose codes "
+    "are drawn at each place for themselves.",
     "samples": "Images drawn from the model of the codes.",
 }
 
@@ -58,65 +69,70 @@ class Picture:
     Attributes
     ----------
     address : holds the content itself.
-    caption : says what it shows; also the text of who cannot see it.
-    source : the artifact that it was made from.
+    caption : says what it shows.
+    text : says it, with the key numbers, to who cannot see it.
+    source : the artifacts that it was made from.
     """
 
     address: str
     caption: str
+    text: str
     source: str
 
 
-@dataclass(frozen=True)
-class Warned:
-    """Something to distrust, in a sentence."""
-
-    what: str
-    text: str
-
-
 def write_report(folder: Path, probe: Path | None = None) -> Path:
-    """Write the report of a data set, and return its file; one that is there already is kept.
+    """Write the report of a data set, and return its file; one that is up to date is kept.
 
     Parameters
     ----------
     folder : the folder of the data set's artifacts, such as ``artifacts/kermany``.
-    probe : the artifact of the probe whose result it is about; None takes the last one.
+    probe : the artifact of the probe whose result it is about; None takes the last one, or where
+        there is none the last extraction.
 
     Raises
     ------
     UserError
-        No probe of the data set is finished.
+        Neither is finished.
     """
-    main = artifacts.find((probe or folder / "probe" / "latest").resolve())
-    if main is None or main.record.stage != "probe":
-        raise UserError(
-            f"{folder} holds no finished probe to report on; run 'make linear-probe' first"
-        )
+    main = _find_main(folder, probe)
     file = report_file(folder)
     if is_of(file, main):
         return file
-    extract = artifacts.source(main, "extract")
+    of_probe = main.record.stage == "probe"
+    extract = artifacts.source(main, "extract") if of_probe else main
     # An encoder of the user's own may have no network of ours beside it.
     inputs: list[str] = [n for n in ("ingest", "pretrain") if n in extract.record.inputs]
     read = {name: artifacts.source(extract, name) for name in inputs}
-    chain: dict[str, Artifact] = {**read, "extract": extract, "probe": main}
+    chain: dict[str, Artifact] = {**read, "extract": extract}
+    if of_probe:
+        chain["probe"] = main
     with artifact_modes(), tempfile.TemporaryDirectory() as scratch:
         text = _render(folder, chain, Path(scratch))
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_name(f".{file.name}-{os.getpid()}")
-        aside.write_text(text.replace("<head>", f"<head>\n{mark(main)}", 1), encoding="utf-8")
+        marked = text.replace("<head>", f"<head>\n{mark(folder, main)}", 1)
+        aside.write_text(marked, encoding="utf-8")
         aside.replace(file)
     return file
 
 
-def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
-    probe = chain["probe"].summary(ProbeSummary)
-    probes = alike(folder, chain["probe"])
-    draw_label_efficiency(
-        {fraction: found.summary(ProbeSummary) for fraction, found in probes.items()},
-        scratch / "label_efficiency.png",
+def _find_main(folder: Path, probe: Path | None) -> Artifact:
+    """Return the artifact that the report is about."""
+    for stage in ("probe", "extract") if probe is None else ("probe",):
+        found = artifacts.find((probe or folder / stage / "latest").resolve())
+        if found is not None and found.record.stage == stage:
+            return found
+    if probe is not None:
+        raise UserError(f"{probe} is no finished probe to report on")
+    raise UserError(
+        f"{folder} holds neither a finished probe nor finished features to report on; run "
+        "'make linear-probe' first"
     )
+
+
+def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
+    main = chain.get("probe", chain["extract"])
+    ingest = chain["ingest"].summary(IngestSummary)
     codes, pictures = _made_here(chain, scratch)
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -125,28 +141,56 @@ def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report_page.html")
-    ingest = chain["ingest"].summary(IngestSummary)
+    if "probe" in chain:
+        of_main = _of_probe(folder, main, ingest, scratch)
+    else:
+        of_main = {
+            "probe": None,
+            "sentence": sentence_without_probe(chain["extract"].summary(ExtractSummary), ingest),
+            "distrust": list(of_audit(ingest.audit)) if ingest.audit else [],
+        }
     return page.render(
-        dataset=chain["probe"].record.dataset,
-        description=chain["probe"].config().description,
-        sentence=sentence(probe, ingest),
-        efficiency=_embed(scratch / "label_efficiency.png"),
-        fractions=sorted(probes),
-        distrust=list(distrust(probe, ingest)),
-        probe=probe,
+        **of_main,
+        dataset=main.record.dataset,
+        description=main.config().description,
         ingest=ingest,
         pretrain=chain["pretrain"].summary(PretrainSummary) if "pretrain" in chain else None,
-        headline=METRIC_NAMES[probe.headline],
         metric_name=metric_name,
         shown_name=shown_name,
-        metrics=_shown_metrics(probe),
         sections=dict(_sections(chain)),
+        samples=_samples(chain),
         made=pictures,
         codes=codes,
         stages=[artifact.record for artifact in chain.values()],
-        versions=chain["probe"].record.versions,
-        command=_command(chain["probe"]),
+        versions=main.record.versions,
+        command=_command(main),
     )
+
+
+def _of_probe(folder: Path, main: Artifact, ingest: IngestSummary, scratch: Path) -> dict[str, Any]:
+    """Return what the page says of a probe."""
+    probe, found = main.summary(ProbeSummary), alike(folder, main)
+    summaries = {fraction: one.summary(ProbeSummary) for fraction, one in found.items()}
+    curve = fit_curve(probe)
+    extrapolate = None if curve is None else partial(plot_curve, probe, curve)
+    draw_label_efficiency(summaries, file := scratch / "label_efficiency.png", extrapolate)
+    headline = METRIC_NAMES[probe.headline]
+    caption = (
+        f"{headline} at each share of the labels that has been run with these settings, with 95% "
+        "intervals."
+    )
+    if curve is not None:
+        caption += " Dashed: the curve beyond the labels at hand, and its 95% interval."
+    fingerprints = ", ".join(found[fraction].fingerprint for fraction in sorted(found))
+    return {
+        "probe": probe,
+        "sentence": sentence(probe, ingest),
+        "needs": say_needs(probe, curve),
+        "efficiency": Picture(_embed(file), caption, efficiency_text(summaries), fingerprints),
+        "fractions": sorted(found),
+        "distrust": list(distrust(probe, ingest)),
+        "metrics": _shown_metrics(probe),
+    }
 
 
 def alike(folder: Path, main: Artifact) -> dict[float, Artifact]:
@@ -170,72 +214,6 @@ def alike(folder: Path, main: Artifact) -> dict[float, Artifact]:
     return probes | {float(main.record.settings["label_fraction"]): main}
 
 
-def sentence(probe: ProbeSummary, ingest: IngestSummary) -> str:
-    """Say the result and its interval."""
-    result = probe.rows[0].metrics[probe.headline]
-    where = "in cross-validation"
-    if probe.evaluate == "test":
-        test = ingest.splits["test"]
-        where = f"on {test.images} test images of {test.subjects} subjects"
-    return (
-        f"With {100 * probe.label_fraction:g}% of the labels ({probe.labels} images of "
-        f"{probe.subjects} subjects) MedVQ reaches {METRIC_NAMES[probe.headline]} "
-        f"{_interval(result)} {where}."
-    )
-
-
-def distrust(probe: ProbeSummary, ingest: IngestSummary) -> Iterator[Warned]:
-    """Yield what should be known before the result is believed."""
-    for name, difference in probe.medvq_minus.items():
-        if difference.ci95[0] <= 0:
-            verdict = "is better" if difference.ci95[1] < 0 else "may be as good"
-            shown = shown_name(name)
-            less = f"MedVQ less {shown}: {_interval(difference, signed=True)}, not surely above 0."
-            yield Warned(f"{shown} {verdict}", less)
-    if probe.evaluate == "test" and ingest.labelled_test_subjects < _FEW_SUBJECTS:
-        yield Warned(
-            "few test subjects",
-            f"{ingest.labelled_test_subjects} labelled subjects are in the test split, so that the "
-            "interval is wide; probe.evaluate=cross_validation judges on all of them.",
-        )
-    if probe.audit is not None:
-        yield from _of_audit(probe.audit)
-    if given := " and ".join(probe.intervals_given):
-        yield Warned(
-            "what the interval leaves out", f"It is given {given}: chance in that is not in it."
-        )
-
-
-def _of_audit(audit: AuditHeadline) -> Iterator[Warned]:
-    if (shortcut := audit.strongest_shortcut) is not None:
-        yield Warned(
-            "strongest shortcut",
-            f"{_capital(shortcut.what)} alone tells the label at AUROC {shortcut.auroc:.3f}.",
-        )
-    for label, auroc in audit.test_told_from_train.items():
-        if auroc is not None and auroc > _SHIFTED:
-            of_class = f" of class {label}" if label else ""
-            yield Warned(
-                "test is not drawn like train",
-                f"Test images{of_class} are told from training images at AUROC {auroc:.3f}.",
-            )
-    if audit.warnings:
-        yield Warned(
-            "the audit",
-            f"{audit.warnings} of its findings call for a look; they are in audit.html.",
-        )
-
-
-def _interval(value: Interval, signed: bool = False) -> str:
-    low, high = value.ci95
-    plus = "+" if signed else ""
-    return f"{value.mean:{plus}.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _shown_metrics(probe: ProbeSummary) -> list[str]:
     names = list(probe.rows[0].metrics)
     return [probe.headline, *[name for name in names if name != probe.headline]][:6]
@@ -247,15 +225,22 @@ def _made_here(
     """Draw the atlas of codes and the worst errors."""
     pictures: dict[str, Picture] = {}
     store = chain["extract"].folder / FEATURES
-    codes = describe_codes(store, _CODES, _PATCHES) if "pretrain" in chain else []
+    codes = describe_codes(store, _CODES) if "pretrain" in chain else []
     images = np.load(chain["ingest"].folder / "images.npy", mmap_mode="r")
     if codes:
-        draw_atlas(codes, images, file := scratch / "atlas.png")
+        shown = [entry.code for entry in codes]
+        encoder = Encoder(chain["pretrain"], "cpu")
+        patches = nearest_patches(store, encoder, images, shown, _PATCHES)
+        draw_atlas(codes, patches, images, file := scratch / "atlas.png")
         caption = (
             "One code a row, the most frequent first: where it stands in the images (bright: "
-            "often), and training patches that have it, each of another subject."
+            "often), and the training patches that are nearest to it, each of another subject."
         )
-        pictures["atlas"] = Picture(_embed(file), caption, chain["extract"].fingerprint)
+        shares = ", ".join(f"{entry.code} {entry.share:.1%}" for entry in codes)
+        text = f"{caption} Codes with their share of places: {shares}."
+        pictures["atlas"] = Picture(_embed(file), caption, text, chain["extract"].fingerprint)
+    if "probe" not in chain:
+        return codes, pictures
     errors = find_errors(chain["probe"].folder, chain["ingest"].folder, _ERRORS)
     if errors is not None and images.ndim == 3 and codes:  # grey pictures of an encoder of ours
         sources = ProbeSources(chain["probe"].folder, "cpu")
@@ -265,25 +250,52 @@ def _made_here(
         )
         if has_maps:
             caption += " Orange places speak for the second class, blue ones against it."
-        pictures["errors"] = Picture(_embed(file), caption, chain["probe"].fingerprint)
+        given = ", ".join(f"{one:.2f}" for one in errors.table["probability"])
+        text = f"{caption} Probabilities that were given: {given}."
+        pictures["errors"] = Picture(_embed(file), caption, text, chain["probe"].fingerprint)
     return codes, pictures
 
 
 def _sections(chain: Mapping[str, Artifact]) -> Iterator[tuple[str, list[Picture]]]:
     """Yield the figures of every stage."""
+    numbers = key_numbers(chain)
     for name, artifact in chain.items():
-        files = sorted((artifact.folder / "figures").glob("*.png"))
-        yield name, [_picture(file, artifact) for file in files]
+        yield name, _pictures(artifact, numbers)
 
 
-def _picture(file: Path, artifact: Artifact) -> Picture:
-    caption = _CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
-    return Picture(_embed(file), caption, artifact.fingerprint)
+def _pictures(artifact: Artifact, numbers: Mapping[str, str]) -> list[Picture]:
+    pictures = []
+    for file in sorted((artifact.folder / "figures").glob("*.png")):
+        caption = _CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
+        text = f"{caption} {numbers.get(file.stem, '')}".strip()
+        pictures.append(Picture(_embed(file), caption, text, artifact.fingerprint))
+    return pictures
 
 
-def _command(probe: Artifact) -> str:
-    fraction = probe.record.settings["label_fraction"]
-    return f"make linear-probe DATASET={probe.record.dataset} LABEL_FRACTION={fraction:g}"
+def _samples(chain: Mapping[str, Artifact]) -> list[Picture] | str:
+    """Return the figures of the newest samples of the codes, or why there are none."""
+    if "pretrain" not in chain:
+        return "There is no model of codes beside an encoder of one's own."
+    if not chain["pretrain"].config().pretrain.has_trained_decoder:
+        return "No decoder was trained, so that images drawn from the codes would mean nothing."
+    if (prior := find_prior(chain["extract"])) is None:
+        return "No model of the codes has been trained: make prior trains one."
+    folders = chain["extract"].folder.resolve().parents[1].glob("sample/*")
+    found = [artifacts.find(one) for one in sorted(folders) if not one.is_symlink()]
+    of_prior = [
+        one for one in found if one is not None and one.record.inputs["prior"] == prior.fingerprint
+    ]
+    if not of_prior:
+        return "A model of the codes was trained: make sample draws images from it."
+    return _pictures(max(of_prior, key=lambda one: one.record.finished), {})
+
+
+def _command(main: Artifact) -> str:
+    name = main.record.dataset
+    if main.record.stage == "extract":
+        return f"make extract-features DATASET={name}"
+    fraction = main.record.settings["label_fraction"]
+    return f"make linear-probe DATASET={name} LABEL_FRACTION={fraction:g}"
 
 
 def _embed(file: Path) -> str:

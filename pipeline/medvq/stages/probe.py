@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from medvq.evaluation.probing import FeatureSetResult, ProbeJudge
     from medvq.storage.artifacts import Artifact
     from medvq.storage.encoded_features import FeatureStore
+    from medvq.summaries import LabelScores
 
 MEDVQ, EXTERNAL = "medvq", "external"
 """The row of the feature sets that the configuration chooses."""
@@ -84,7 +85,7 @@ def run(context: StageContext) -> ProbeSummary:
     cross_validated = config.evaluate == "cross_validation"
     kind = CrossValidationJudge if cross_validated else ProbeJudge
     judge = kind(store.keys, store.metadata.classes, config, context.config.seed)
-    results = _judge_all(context, store, judge)
+    results, label_scores = _judge_all(context, store, judge)
     medvq, data, subsets = results[MEDVQ], judge.data, judge.subsets
     for number in range(judge.repeats):
         values = {
@@ -110,6 +111,7 @@ def run(context: StageContext) -> ProbeSummary:
         headline=data.task.headline,
         evaluate=config.evaluate,
         outer_folds=config.outer_folds if cross_validated else None,
+        label_scores=label_scores,
     )
     predictions = pd.concat([result.predictions for result in results.values()])
     predictions.to_parquet(context.folder / "predictions.parquet", index=False)
@@ -120,8 +122,8 @@ def run(context: StageContext) -> ProbeSummary:
 
 def _judge_all(
     context: StageContext, store: FeatureStore, judge: ProbeJudge
-) -> dict[str, FeatureSetResult]:
-    """Judge every feature set, MedVQ's first, and save MedVQ's probe."""
+) -> tuple[dict[str, FeatureSetResult], LabelScores | None]:
+    """Judge every feature set, MedVQ's first and on parts of its labels; save MedVQ's probe."""
     from sklearn.pipeline import make_pipeline
     from tqdm import tqdm
 
@@ -129,6 +131,7 @@ def _judge_all(
 
     config, seed = context.config.probe, context.config.seed
     results: dict[str, FeatureSetResult] = {}
+    label_scores = None
     others = [name for name in (*BASELINES, *SINGLE_SETS) if name in store.names]
     bar = tqdm([MEDVQ, *others], desc="probing", unit=" feature sets")
     for name in bar:
@@ -145,7 +148,8 @@ def _judge_all(
             steps = [step for _, step in encoding.steps]
             probe = make_pipeline(*steps, results[MEDVQ].probes[0].classifier)
             save_probe(probe, context.folder)
-    return results
+            label_scores = judge.label_scores(results[MEDVQ], encoded, config, seed)
+    return results, label_scores
 
 
 def of_baselines(config: ProbeConfig) -> ProbeConfig:
