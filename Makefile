@@ -16,6 +16,8 @@ ONLY ?=
 ARMS ?=
 SEEDS ?=
 VALIDATION ?=
+SETS ?=
+STORES ?=
 NPROC ?= 1
 PROBE ?=
 IN ?=
@@ -31,7 +33,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := build/tools
 # Recipes take them from here ("$$ARTIFACTS"): their names may hold quotes.
-export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE
+export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE STORES
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
 ifneq ($(filter-out 1,$(NPROC)),)
@@ -50,6 +52,9 @@ EXPORT = $(if $(PROBE),--probe "$$PROBE",--config "$(DATASET)") $(if $(filter-ou
 	--artifacts "$$ARTIFACTS" $(if $(JSON),--json)
 STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVICE)" $(OVERRIDES) \
 	$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
+FEW_LABELS = $(BIN)/python -m benchmarks.few_labels --only $(1) --device "$(DEVICE)" $(OVERRIDES) \
+	$(if $(SETS),--sets $(SETS)) $(if $(STORES),--stores "$$STORES") $(if $(ACCEPT_CODE),--accept-code) \
+	$(if $(JSON),--json)
 
 # What mypy does not ask of the tests: types of stub-less calls, and of arguments, which numpy's stubs
 # and **settings get wrong.
@@ -76,6 +81,7 @@ help: ## this text
 	@echo "  PROBE=                  linear-probe: judge this fitted probe on DATASET, fit nothing;"
 	@echo "                          explain, similar, predict: this one, and not the last one of DATASET"
 	@echo "  DICOM_OUTPUT=sr         predict: of each DICOM image a structured report; sc: its evidence map"
+	@echo "  SETS=a,b STORES=        benchmark-label-curve, -suggestions: data sets; artifacts to read as they are"
 	@echo "  TYPICALITY=0            predict: do not say how typical images are"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
 	@echo "  SEED=0                  seed of everything random"
@@ -208,6 +214,12 @@ benchmark-evidence: setup ## whether evidence maps show what the probe looks at,
 
 benchmark-similar: setup ## how often look-alikes share a class (ONLY=million: how fast a million answer)
 	$(call STUDY,look_alikes)
+
+benchmark-label-curve: setup ## AUROC at all labels, foretold from 20% of them (SETS=kermany,phantom)
+	$(call FEW_LABELS,curve)
+
+benchmark-suggestions: setup ## suggested against random labels, 30 repeats (an hour; SETS=kermany,phantom)
+	$(call FEW_LABELS,suggestions)
 
 benchmark-faults: setup ## kills, full disks, poisoned files (an hour; N=20: a tenth of it)
 	$(BIN)/python -m benchmarks.faults --artifacts "$(ARTIFACTS)" $(if $(N),--number $(N)) \

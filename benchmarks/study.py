@@ -137,12 +137,14 @@ def run_study(
     target: str,
     main: Callable[[Study, argparse.Namespace], None],
     groups: Sequence[str] = (),
+    add_more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> NoReturn:
     """Run a study and end as the stages' commands do: what a user can mend is one line.
 
     Parameters
     ----------
     groups : parts of the study that ``--only`` can ask for.
+    add_more : adds options of the study's own.
     """
     module = name.replace("-", "_")
     parser = argparse.ArgumentParser(f"python -m benchmarks.{module}", description=main.__doc__)
@@ -151,6 +153,8 @@ def run_study(
     parser.add_argument("--json", action="store_true", help="figures as JSON on the last line")
     if groups:
         parser.add_argument("--only", choices=groups, help="one part of the study alone")
+    if add_more is not None:
+        add_more(parser)
     parsed = parser.parse_args()
     places = (parsed.data_root, parsed.data_mirror, parsed.artifacts)
     options = RunOptions(*places, device=parsed.device, accept_code=parsed.accept_code)

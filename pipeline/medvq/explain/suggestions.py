@@ -29,6 +29,36 @@ _NEIGHBOURS = 20
 _ITERATIONS = 100
 
 
+class Patients:
+    """The patients of some images, each by the mean of its images.
+
+    Parameters
+    ----------
+    subjects : (N,), of each image.
+    images : (N, D), their vectors.
+
+    Attributes
+    ----------
+    names, vectors : (P,) and (P, D), of each patient.
+    owner : (N,), the patient of each image.
+    """
+
+    def __init__(self, subjects: NDArray[np.str_], images: Floats) -> None:
+        self.names, self.owner, number = np.unique(
+            subjects, return_inverse=True, return_counts=True
+        )
+        sums = np.zeros((len(self.names), images.shape[1]))
+        np.add.at(sums, self.owner, images)
+        self.vectors = sums / number[:, None]
+        distance = ((images - self.vectors[self.owner]) ** 2).sum(1)
+        self._order = np.lexsort((distance, self.owner))
+
+    def images_of(self, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the image of each chosen patient that is nearest to its mean."""
+        first = np.searchsorted(self.owner[self._order], chosen)
+        return np.asarray(self._order[first])
+
+
 def suggest(
     vectors: Floats, is_labelled: NDArray[np.bool_], number: int, seed: int
 ) -> NDArray[np.intp]:
@@ -107,28 +137,21 @@ def suggest_patients(
     settings = config.probe.model_copy(update={"whitening": None})
     _, encoded = store.encode(config.probe.features, settings, config.seed, train)
     keys = store.keys.iloc[train]
-    subjects, owner = np.unique(keys["subject_id"].to_numpy(str), return_inverse=True)
-    number_of_images = np.bincount(owner)
-    vectors = np.zeros((len(subjects), encoded.images.shape[1]))
-    np.add.at(vectors, owner, encoded.images[train])
-    vectors /= number_of_images[:, None]
-    is_labelled = np.zeros(len(subjects), bool)
+    patients = Patients(keys["subject_id"].to_numpy(str), encoded.images[train])
+    is_labelled = np.zeros(len(patients.names), bool)
     if not among_all:
-        is_labelled[owner[keys["label"].notna().to_numpy()]] = True
+        is_labelled[patients.owner[keys["label"].notna().to_numpy()]] = True
     if number > (free := int(np.count_nonzero(~is_labelled))):
         raise UserError(
-            f"{number} patients are asked for, and {free} of the {len(subjects)} training patients "
-            "have no label; ask for fewer" + ("" if among_all else ", or for any (--all)")
+            f"{number} patients are asked for, and {free} of the {len(is_labelled)} training "
+            "patients have no label; ask for fewer" + ("" if among_all else ", or for any (--all)")
         )
-    chosen = suggest(vectors, is_labelled, number, config.seed)
-    # Of each patient the image that is nearest to its mean.
-    distance = ((encoded.images[train] - vectors[owner]) ** 2).sum(1)
-    order = np.lexsort((distance, owner))
-    first = order[np.searchsorted(owner[order], chosen)]
+    chosen = suggest(patients.vectors, is_labelled, number, config.seed)
+    first = patients.images_of(chosen)
     return pd.DataFrame(
         {
             "image_id": keys["image_id"].to_numpy()[first],
-            "subject_id": subjects[chosen],
+            "subject_id": patients.names[chosen],
             "row": train[first],
         }
     )
