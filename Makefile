@@ -92,7 +92,7 @@ help: ## this text
 	@echo "  FORCE=1                 run the stage although it is up to date"
 	@echo "  ACCEPT_CODE=1           reuse artifacts of other code; the result records it"
 	@echo "  JSON=1                  one JSON object on the last line of standard output"
-	@echo "  NPROC=1                 processes that pretrain and extract together, by torchrun"
+	@echo "  NPROC=1                 processes that ingest, pretrain and extract together, by torchrun"
 	@echo "  PYTHON=                 setup: the interpreter, instead of the newest of 3.11 to 3.13"
 	@echo "  PORT=                   mlflow-ui: the port, instead of the first free one from 5000 on"
 
@@ -209,6 +209,10 @@ benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fe
 	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
+benchmark-peers: setup ## AUROC against minutes, MedVQ and what others would use (hours; ONLY=medvq_scratch,hog)
+	$(BIN)/python -m benchmarks.peers --device "$(DEVICE)" $(OVERRIDES) \
+		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
+
 benchmark-evidence: setup ## whether evidence maps show what the probe looks at, by deletion (minutes)
 	$(call STUDY,evidence_maps)
 
@@ -229,11 +233,12 @@ evaluate-prior: setup ## likelihood, samples, anomalies and typicality of the mo
 	$(call STUDY,prior)
 
 # SlipCover counts by instrumented bytecode: a tracer, such as coverage.py's on Python 3.11, makes
-# Python code half as slow again. Its warning is that it does not count the tests' own branches. Without
-# the threshold it rewrites functions meanwhile, and trips over imports in threads.
+# Python code half as slow again. Its warning is that it does not count the tests' own branches. The
+# tests of a file share what its fixtures make; tests/conftest.py has files that take long first.
 test: setup ## all tests, doctests included, and the share of the code that they cover
 	$(BIN)/python -W ignore::RuntimeWarning:slipcover.importer -m slipcover --branch \
-		--threshold 1000000000 --source pipeline/medvq --skip-covered -m pytest
+		--source pipeline/medvq --skip-covered -m pytest \
+		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-cuda: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -rs tests/test_cuda.py

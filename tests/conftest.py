@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 # Threads cost more than they give on tiny images. Read when torch and the BLAS are loaded, and by
@@ -10,6 +12,30 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+
+# On Python 3.11 SlipCover rewrites functions that it has nothing more to learn from, and trips over
+# imports in threads. Its command line has an option against that, which is not passed on to the
+# processes of pytest-xdist.
+if counting := getattr(sys.modules.get("slipcover.pytest_plugin"), "_slipcover_instance", None):
+    counting.d_miss_threshold = 1_000_000_000
+
+# Files that take longest, half a minute each: begun last, they would keep one process busy alone.
+LONGEST = (
+    "test_distributed.py",
+    "test_faults.py",
+    "test_flow.py",
+    "test_end_to_end.py",
+    "test_canaries.py",
+    "test_notebooks.py",
+    "test_tracking_pages.py",
+    "test_multiplicity.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the order within each stays."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +50,15 @@ def _no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
     for scheme in ("http", "https", "all"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
+@pytest.fixture(scope="module")
+def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and artifacts of the smallest phantom set, up to the probe: a copy for each module."""
+    from factories.flow import finished_flow
+
+    made = finished_flow(tmp_path_factory.getbasetemp())
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("flow") / "flow", symlinks=True))
 
 
 @pytest.fixture

@@ -10,21 +10,14 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
-from factories.flow import SMALLEST, command
-from medvq.cli import main
+from factories.flow import SMALLEST
 from medvq.errors import UserError
 from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data and artifacts of the smallest phantom set, up to the probe."""
-    path = tmp_path_factory.mktemp("flow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert main(command(path)) == 0
-    return path
+def folder(flow_folder: Path) -> Path:
+    return flow_folder
 
 
 @pytest.fixture(scope="module")

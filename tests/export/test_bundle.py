@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from factories.flow import command, json_line
+from factories.flow import json_line
 from medvq.cli import main
 from medvq.export.onnx import run_onnx
 from medvq.inference import load_probe
@@ -24,15 +24,12 @@ TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_ran
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(flow_folder: Path) -> Path:
     """The smallest phantom flow, and the bundle of its probe."""
-    path = tmp_path_factory.mktemp("flow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert main(command(path)) == 0
-        assert main(["bundle", *of_probe(path), "--out", str(path / "bundle"), "--zip"]) == 0
-    return path
+    assert (
+        main(["bundle", *of_probe(flow_folder), "--out", str(flow_folder / "bundle"), "--zip"]) == 0
+    )
+    return flow_folder
 
 
 def of_probe(folder: Path) -> list[str]:
@@ -133,6 +130,7 @@ def test_the_card_tells_use_limits_data_and_metrics(folder: Path) -> None:
         if path.suffix in {".json", ".md"}
     )
     assert str(folder) not in everything
+    assert "finished-flow" not in everything  # the folder that it is a copy of
 
 
 @pytest.mark.parametrize("name", ["bundle", "onnx"])

@@ -6,11 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
+from filelock import FileLock
+from medvq.cli import main
 
 from benchmarks.faults.tiny import SMALLEST, command
 
-__all__ = ["SMALLEST", "STAGES", "command", "json_line", "run_in_process"]
+__all__ = ["SMALLEST", "STAGES", "command", "finished_flow", "json_line", "run_in_process"]
 
 STAGES = ("ingest", "pretrain", "extract", "probe")
 
@@ -32,3 +37,20 @@ def json_line(output: str) -> dict[str, Any]:
     """Return the object on the last line of a stage's output."""
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
+
+
+def finished_flow(base: Path) -> Path:
+    """Return the folder with data and artifacts of the smallest phantom set, up to the probe.
+
+    Parameters
+    ----------
+    base : of temporary folders of one process; that of all of them, under pytest-xdist, lies above.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    path = base / "finished-flow"
+    with FileLock(f"{path}.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert main(command(path)) == 0  # at once where another test has done it
+    return path

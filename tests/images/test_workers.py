@@ -30,12 +30,12 @@ def test_nothing_is_nothing() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_only_the_item_that_did_it_is_lost(processes: int) -> None:
-    found = list(map_in_processes(misbehaving.perilous, range(20), processes=processes, timeout=2))
+    found = list(map_in_processes(misbehaving.perilous, range(20), processes=processes, timeout=6))
     lost = {n: result.reason for n, result in enumerate(found) if isinstance(result, WorkerFailure)}
     assert lost == {
         3: "the decoder crashed (SIGSEGV)",
         5: "the decoder crashed (SIGKILL)",
-        7: "reading it took longer than 2 seconds",
+        7: "reading it took longer than 6 seconds",
         9: "the decoder crashed (exit status 3)",
         11: "it needs more memory than there is",
     }

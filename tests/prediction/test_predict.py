@@ -28,15 +28,13 @@ Predict = Callable[..., list[dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(flow_folder: Path) -> Path:
     """Data and artifacts, up to the probe and the model of the codes."""
-    path = tmp_path_factory.mktemp("flow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for stage in ("probe", "prior"):
-            assert main(stage_command(path, stage)) == 0
-    return path
+        assert main(stage_command(flow_folder, "prior")) == 0
+    return flow_folder
 
 
 @pytest.fixture(scope="module")
