@@ -1,11 +1,19 @@
-"""Memory of the libraries that compute."""
+"""Memory and threads of the libraries that compute."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from medvq import device
+from medvq.device import free_threads, resume_threads, threads_for_training
+from medvq.errors import Notice
 
 LEAVE_16_MIB = """
 import resource
@@ -53,3 +61,47 @@ def test_openblas_has_its_memory_or_is_refused_and_never_waits_for_it(
     command = [sys.executable, "-c", LEAVE_16_MIB + program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == printed
+
+
+@given(st.integers(1, 256), st.floats(0, 1000), st.floats(0, 1000))
+def test_there_is_a_thread_for_each_processor_that_is_free(
+    processors: int, others: float, more: float
+) -> None:
+    assert free_threads(processors, 0.0) == processors
+    assert 1 <= free_threads(processors, others + more) <= free_threads(processors, others)
+    if free_threads(processors, others) > 1:
+        # Together with the other tasks there is no thread too many, and no processor idle.
+        assert abs(free_threads(processors, others) + others - processors) <= 0.5
+
+
+@pytest.fixture
+def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_training_leaves_the_processors_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_other_tasks", lambda: 9.5)
+    with ExitStack() as stack:
+        with pytest.warns(Notice, match="in 1 thread, .* OMP_NUM_THREADS=2"):
+            stack.enter_context(threads_for_training("cpu"))
+        assert torch.get_num_threads() == 1
+        resume_threads(2)  # of a run that began on an idle machine
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 2
+    monkeypatch.setattr(device, "_other_tasks", lambda: 0.2)
+    with threads_for_training("cpu"):
+        assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_what_the_user_says_of_threads_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(device, "_other_tasks", lambda: 9.5)
+    with threads_for_training("cpu"):
+        resume_threads(1)
+        assert torch.get_num_threads() == 2

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from medvq.config import TrainingConfig
-from medvq.device import computes_in_bfloat16
+from medvq.device import computes_in_bfloat16, resume_threads
 from medvq.errors import UserError
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.training.batches import epoch_seed
@@ -333,6 +333,7 @@ class TrainingLoop(ABC):
         """Write a checkpoint: at the end of an epoch, or within the next at ``position``."""
         state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in _STATE}
         state |= {"history": self.history, "first_losses": self.first_losses, "position": None}
+        state["threads"] = torch.get_num_threads()
         if position is not None:
             state["position"] = vars(replace(position, random=_random_states(self.run.device)))
         save_checkpoint(self.run.folder / CHECKPOINT, state)
@@ -353,6 +354,7 @@ class TrainingLoop(ABC):
                 f"{file} does not fit this configuration; delete its folder to start anew"
             ) from error
         self._position = Position(**position) if position else None
+        resume_threads(saved.get("threads"))
         within = f" and {self._first} batches" if position else ""
         tqdm.write(f"resuming after {len(self.history)} epochs{within}")
         # A kill may have come between a checkpoint and its report.
