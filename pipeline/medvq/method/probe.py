@@ -8,6 +8,7 @@ the probabilities.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,9 @@ def fit_probe(
     UserError
         A class has too few subjects in ``rows`` to cross-validate.
     """
-    folds = grouped_folds(target.strata(truth)[rows], subjects[rows], config.folds)
+    # Every feature set is judged on the same rows, and to group them takes longer than to fit.
+    strata = np.asarray(target.strata(truth)[rows], np.int64)
+    folds = _folds_of(strata.tobytes(), tuple(subjects[rows]), config.folds)
     # C weighs a sum over images: with all of them a smaller one shrinks as the held-out fits did.
     shrink = 1 - 1 / len(folds)
     if len(rows) > MANY_LABELS:
@@ -113,6 +116,11 @@ def calibrate(
         return
     weights = np.repeat([CLEAN_CALIBRATION_WEIGHT, 1 - CLEAN_CALIBRATION_WEIGHT], len(truth))
     target.calibrate(model, np.tile(truth, 2), np.concatenate([clean, swapped]), weights)
+
+
+@functools.lru_cache(maxsize=32)
+def _folds_of(strata: bytes, subjects: tuple[str, ...], folds: int) -> Folds:
+    return grouped_folds(np.frombuffer(strata, np.int64), np.array(subjects), folds)
 
 
 def grouped_folds(strata: NDArray[np.int64], subjects: NDArray[np.str_], folds: int) -> Folds:

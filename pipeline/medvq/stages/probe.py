@@ -127,8 +127,10 @@ def _judge_all(
     from sklearn.pipeline import make_pipeline
     from tqdm import tqdm
 
+    from medvq.storage.encoding_cache import encode
     from medvq.storage.probe_file import save_probe
 
+    extract, train = context.inputs["extract"], judge.data.unlabelled_train
     config, seed = context.config.probe, context.config.seed
     results: dict[str, FeatureSetResult] = {}
     label_scores = None
@@ -142,7 +144,7 @@ def _judge_all(
         if name != MEDVQ and features == config.features and alike:
             results[name] = results[MEDVQ].renamed(name)
             continue
-        encoding, encoded = store.encode(features, search, seed, judge.data.unlabelled_train)
+        encoding, encoded = encode(extract, store, features, search, seed, train, context.cache)
         results[name] = judge.judge(name, encoded, search)
         if name == MEDVQ:
             steps = [step for _, step in encoding.steps]
