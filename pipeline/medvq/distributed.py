@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from medvq.device import choose_device
 from medvq.errors import UserError
 
 T = TypeVar("T")
+R = TypeVar("R")
 PEER_LOST = 75
 """Exit status of a process whose peer is gone: the peer says why."""
 _RENDEZVOUS = dt.timedelta(seconds=60)
@@ -37,6 +38,11 @@ def rank() -> int:
 def world_size() -> int:
     """Return how many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Return how many of the processes run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @contextmanager
@@ -100,6 +106,26 @@ def from_first(compute: Callable[[], T]) -> T:
     dist.broadcast_object_list(box)
     value: T = box[0]
     return value
+
+
+def map_shared(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield the results of ``function`` in the order of ``items``, each made by one process.
+
+    Every process has to call it with the same items and to go through what it yields: that is
+    everything in the first process, and nothing in the others.
+    """
+    size = world_size()
+    if size == 1:
+        yield from map(function, items)
+        return
+    import torch.distributed as dist
+
+    for start in range(0, len(items), size):
+        own = items[start + rank() : start + rank() + 1]
+        results: list[Any] | None = [None] * size if rank() == 0 else None
+        dist.gather_object([function(item) for item in own], results)
+        for part in results or ():
+            yield from part
 
 
 def barrier() -> None:

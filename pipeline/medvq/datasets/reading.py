@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from medvq.datasets.array_files import ArrayImage, read_array_images
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.sources import dataset
 from medvq.datasets.splits import draw_splits, join_equal_images
+from medvq.distributed import from_first, rank, world_size
 from medvq.errors import Notice, UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import (
@@ -26,6 +28,7 @@ from medvq.images.reading import (
     Reader,
     ReadResult,
     image_checksum,
+    not_cached,
     read_all,
     warn_of_notices,
 )
@@ -83,6 +86,31 @@ class ReadDataset:
         raise UserError(f"{problem}: {reasons} (table: {table})")
 
 
+def share_reading(
+    listed: Sequence[SourceImage],
+    config: IngestConfig,
+    open_cache: Callable[[int | None], ReadCache],
+) -> None:
+    """Read, in each of several processes, a share of what was not read before, into the cache.
+
+    Parameters
+    ----------
+    open_cache : opens the cache of a process, or, with None, all that processes have left.
+    """
+    reader, files = _reader(config), _files(listed)
+
+    def missing() -> list[ImageFiles]:
+        with open_cache(None) as cache:
+            return not_cached(files, reader, cache) if cache.is_kept else []
+
+    own = from_first(missing)[rank() :: world_size()]
+    with open_cache(rank()) as cache:
+        bar = tqdm(total=len(own), desc="reading a share", unit=" images", disable=rank() > 0)
+        for _ in read_all(own, reader, cache):
+            bar.update()
+        bar.close()
+
+
 def read_dataset(
     listed: Sequence[SourceImage],
     config: Config,
@@ -114,6 +142,7 @@ def read_dataset(
         quarantine.append((item.shown_path, result.sha256, result.reason))
         if not item.set_aside:
             broken.append(result.reason)
+    originals.flush()  # other processes read them, on other machines, too
     warn_of_notices(results)
     contradicted = _contradicted(images, results, config)
     for number in sorted(contradicted):
@@ -138,7 +167,7 @@ def _stored_shape(config: IngestConfig) -> tuple[int, ...]:
     return config.read_shape if grey_pictures else (config.channels, *config.read_shape)
 
 
-def _allocate(file: Path, shape: tuple[int, ...]) -> Bytes:
+def _allocate(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
     images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     with file.open("r+b") as stream:
         # A sparse file that meets a full disk while it is mapped kills the process (SIGBUS).
@@ -150,13 +179,8 @@ def _read(
     listed: Sequence[SourceImage], config: IngestConfig, cache: ReadCache
 ) -> Iterator[ReadResult]:
     """Yield every image as read, in worker processes."""
-    reader = Reader(config.read_shape, config.channels, config.fit)
-    files = [
-        ImageFiles(item.files, bool(item.parts), item.window)
-        for item in listed
-        if item.index is None and not item.set_aside
-    ]
-    results = read_all(files, reader, cache)
+    reader = _reader(config)
+    results = read_all(_files(listed), reader, cache)
     arrays = read_array_images(
         [ArrayImage(item.path, item.index) for item in listed if item.index is not None], reader
     )
@@ -167,6 +191,19 @@ def _read(
             yield next(arrays)
         else:
             yield next(results)
+
+
+def _reader(config: IngestConfig) -> Reader:
+    return Reader(config.read_shape, config.channels, config.fit)
+
+
+def _files(listed: Sequence[SourceImage]) -> list[ImageFiles]:
+    """Return the files of each image that has files of its own and is to be read."""
+    return [
+        ImageFiles(item.files, bool(item.parts), item.window)
+        for item in listed
+        if item.index is None and not item.set_aside
+    ]
 
 
 def _contradicted(

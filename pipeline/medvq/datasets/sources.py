@@ -186,10 +186,15 @@ def fingerprint(images: list[SourceImage], folder: Path, cache: ReadCache) -> st
     return digest.hexdigest()
 
 
-def read_cache(folder: Path | None) -> ReadCache:
-    """Open the cache of what was read before; without a secret it remembers nothing."""
+def read_cache(folder: Path | None, part: int | None = None) -> ReadCache:
+    """Open the cache of what was read before; without a secret it remembers nothing.
+
+    Parameters
+    ----------
+    part : see :class:`~medvq.images.cache.ReadCache`.
+    """
     try:
-        return ReadCache(folder, subject_key())
+        return ReadCache(folder, subject_key(), part=part)
     except UserError:
         return ReadCache(None)
 

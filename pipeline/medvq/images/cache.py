@@ -26,6 +26,8 @@ Bytes = NDArray[np.uint8]
 T = TypeVar("T")
 
 FILE = "reading.sqlite"
+PART = "reading-{}.sqlite"
+"""What one of several processes has read; the first, and one that is alone, write :data:`FILE`."""
 # Bytes of pictures: 428,000 of 224 x 224 pixels, more than any public set of radiographs has.
 LIMIT = 20 * 2**30
 _TABLES = """
@@ -61,12 +63,22 @@ class ReadCache:
     folder : where it lies, None for a cache that remembers nothing.
     secret : that names of files are hashed with, since without one they could be guessed.
     limit : how many bytes of pictures are kept; the oldest go first.
+    part : the number of a process among others, which reads and writes its own file alone; else
+        what other processes have read is known, too, which must have ended.
     """
 
-    def __init__(self, folder: Path | None, secret: bytes = b"", limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        secret: bytes = b"",
+        limit: int = LIMIT,
+        part: int | None = None,
+    ) -> None:
         self.limit = limit
         self._unsaved = 0
-        self._file = folder / FILE if folder and secret else None
+        self._file = folder / (PART.format(part) if part else FILE) if folder and secret else None
+        numbers = _parts(folder) if folder and part is None else []
+        self._others = [ReadCache(folder, secret, limit, number) for number in numbers]
         self._key = hashlib.sha256(b"read cache" + secret).digest()
         self._open: sqlite3.Connection | None = None
         self._row("SELECT 1")  # so that a file that is no cache is found out now
@@ -75,8 +87,15 @@ class ReadCache:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for other in self._others:
+            other._close()
         self._try(self._bound)
         self._close()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is put into it is remembered."""
+        return self._file is not None
 
     def sha256(self, path: Path, status: os.stat_result) -> str | None:
         """Return the checksum of a file that is as it was when it was hashed."""
@@ -128,7 +147,11 @@ class ReadCache:
         return name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def _row(self, query: str, *values: object) -> Any:
-        return self._try(lambda db: db.execute(query, values).fetchone())
+        row = self._try(lambda db: db.execute(query, values).fetchone())
+        others = iter(self._others)
+        while row is None and (other := next(others, None)) is not None:
+            row = other._row(query, *values)
+        return row
 
     def _write(self, statement: str, *values: object) -> None:
         self._try(lambda db: db.execute(statement, values))
@@ -154,7 +177,7 @@ class ReadCache:
             except (sqlite3.DatabaseError, ValueError, TypeError):
                 self._close()
                 for suffix in ("", "-wal", "-shm"):
-                    self._file.with_name(f"{FILE}{suffix}").unlink(missing_ok=True)
+                    self._file.with_name(f"{self._file.name}{suffix}").unlink(missing_ok=True)
             except OSError:
                 break
         self._close()
@@ -175,6 +198,12 @@ class ReadCache:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+
+def _parts(folder: Path) -> list[int]:
+    """Return the numbers of the processes that have left a file."""
+    numbers = [path.stem.rpartition("-")[2] for path in folder.glob(PART.format("*"))]
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def _crc(pixels: object, *others: object) -> int:

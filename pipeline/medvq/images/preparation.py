@@ -6,6 +6,7 @@ Processes that only read files do not import this module, since it imports torch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medvq.config import IngestConfig
+from medvq.distributed import map_shared, rank
 from medvq.images.workers import processors
 from medvq.method.alignment import Alignment, Registration, warp
 
@@ -58,9 +60,9 @@ class Preparation:
 
     def __call__(self, images: Bytes) -> PreparedImages:
         """Prepare a batch of images as read, bytes of shape (B, [C,] *read_shape)."""
-        if self.alignment is None and self.config.equalise is None and not self._resizes:
+        if self.changes_nothing:
             # The images may be mapped from a file that is larger than memory.
-            return PreparedImages(images, self._zero_registration(len(images)))
+            return PreparedImages(images, self.zero_registration(len(images)))
         equalised = self.equalise(images)
         registration = self.register(equalised)
         return PreparedImages(self.resample(equalised, registration), registration)
@@ -84,25 +86,16 @@ class Preparation:
         with ThreadPoolExecutor(processors()) as pool:
             return torch.from_numpy(np.stack(list(pool.map(equalise, images))))[:, None]
 
-    def register(self, equalised: Tensor, progress: str | None = None) -> Registration:
+    def register(self, equalised: Tensor) -> Registration:
         """Find the position of each image in the template, or zero where there is no template.
 
         Parameters
         ----------
         equalised : bytes of shape (B, C, *read_shape).
-        progress : what a progress bar calls it; None shows none.
         """
         if self.alignment is None:
-            return self._zero_registration(len(equalised))
-        chunks = tqdm(
-            equalised.split(_CHUNK), desc=progress, unit=" batches", disable=progress is None
-        )
-        parts = [self.alignment.register(chunk) for chunk in chunks]
-        return Registration(
-            torch.cat([part.positions for part in parts]),
-            torch.cat([part.correlation for part in parts]),
-            torch.cat([part.failed for part in parts]),
-        )
+            return self.zero_registration(len(equalised))
+        return _joined([self.alignment.register(chunk) for chunk in equalised.split(_CHUNK)])
 
     def resample(self, equalised: Tensor, registration: Registration) -> Bytes:
         """Resample each image at its position: bytes of shape (B, [C,] *image_shape)."""
@@ -116,6 +109,11 @@ class Preparation:
         return np.asarray(resampled[:, 0] if self._is_grey else resampled)
 
     @property
+    def changes_nothing(self) -> bool:
+        """Whether the images are used as they are read."""
+        return self.alignment is None and self.config.equalise is None and not self._resizes
+
+    @property
     def _is_grey(self) -> bool:
         return self.config.channels == 1 and len(self.config.read_shape) == 2
 
@@ -123,6 +121,32 @@ class Preparation:
     def _resizes(self) -> bool:
         return self.config.read_shape != self.config.image_shape
 
-    def _zero_registration(self, count: int) -> Registration:
+    def zero_registration(self, count: int) -> Registration:
+        """Return the registration of images that lie as the template does."""
         zeros = torch.zeros(count, 1 + 2 * len(self.config.read_shape))
         return Registration(zeros[:, 1:], zeros[:, 0], zeros[:, 0].bool())
+
+
+def prepare_shared(preparation: Preparation, originals: Bytes) -> PreparedImages:
+    """Prepare all images of a data set; of several processes each prepares some, bit for bit alike.
+
+    The images are returned by the first process alone.
+    """
+    if preparation.changes_nothing:
+        return preparation(originals)
+    # The sums of a registration depend on the images that are searched for together.
+    starts = range(0, len(originals), _CHUNK)
+    made = map_shared(lambda start: preparation(originals[start : start + _CHUNK]), starts)
+    parts = list(tqdm(made, "preparing", len(starts), unit=" batches", disable=rank() > 0))
+    if not parts:
+        return PreparedImages(originals[:0], preparation.zero_registration(0))
+    images = np.concatenate([part.images for part in parts])
+    return PreparedImages(images, _joined([part.registration for part in parts]))
+
+
+def _joined(parts: Sequence[Registration]) -> Registration:
+    return Registration(
+        torch.cat([part.positions for part in parts]),
+        torch.cat([part.correlation for part in parts]),
+        torch.cat([part.failed for part in parts]),
+    )

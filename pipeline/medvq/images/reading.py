@@ -184,6 +184,11 @@ def read_all(
         yield result
 
 
+def not_cached(listed: Sequence[ImageFiles], reader: Reader, cache: ReadCache) -> list[ImageFiles]:
+    """Return the images that the cache does not have."""
+    return [files for files in listed if not _cached_checksum(files, reader, cache)]
+
+
 def warn_of_notices(results: Iterable[ReadResult]) -> None:
     """Say each distinct notice of the images that were read once, with its number of files."""
     counts = Counter(notice for result in results for notice in result.notices)

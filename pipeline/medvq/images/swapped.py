@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from medvq.distributed import map_shared, rank
 from medvq.images.frame import frame_features
 from medvq.images.preparation import Preparation
 from medvq.method.swap import Kind, swap_acquisition
@@ -41,8 +42,10 @@ def swap_all(
     split: NDArray[np.str_],
     preparation: Preparation,
     seed: int,
-) -> SwappedImages:
-    """Swap the acquisitions of all training and validation images.
+) -> SwappedImages | None:
+    """Swap the acquisitions of all training and validation images, in all processes.
+
+    Of several processes only the first one returns the copies.
 
     Parameters
     ----------
@@ -52,12 +55,15 @@ def swap_all(
     """
     train, not_test = np.flatnonzero(split == "train"), np.flatnonzero(split != "test")
 
-    def copies(rows: NDArray[np.intp], kind: Kind, number: int) -> tuple[Bytes, NDArray[Any]]:
+    def copies(number: int) -> tuple[Bytes, NDArray[Any]]:
+        kind: Kind = "training" if number else "validation"
+        rows = train if number else not_test
         rng = np.random.default_rng([seed, number])
         donors = rng.choice(train, len(rows))
         images, frames = [], []
         starts = range(0, len(rows), _CHUNK)
-        for start in tqdm(starts, desc=f"swapping ({kind})", unit=" batches"):
+        quiet = rank() > 0
+        for start in tqdm(starts, desc=f"swapping ({kind})", unit=" batches", disable=quiet):
             target, donor = rows[start : start + _CHUNK], donors[start : start + _CHUNK]
             swapped = swap_acquisition(
                 originals[target], positions[target], originals[donor], positions[donor], kind, rng
@@ -67,8 +73,11 @@ def swap_all(
             frames.append(frame_features(swapped, registration.positions))
         return np.concatenate(images), np.concatenate(frames)
 
-    numbers = range(1, 1 + preparation.config.swap.training_copies)
-    training = [copies(train, "training", number)[0] for number in numbers]
-    shape = (len(numbers), len(train), *preparation.config.image_shape)
-    validation, frame = copies(not_test, "validation", 0)
-    return SwappedImages(np.array(training, np.uint8).reshape(shape), validation, frame)
+    # The random numbers of a copy are drawn one after the other: a process makes it whole.
+    made = list(map_shared(copies, range(1 + preparation.config.swap.training_copies)))
+    if not made:
+        return None
+    (validation, frame), *training = made
+    shape = (len(training), len(train), *preparation.config.image_shape)
+    images = np.array([images for images, _ in training], np.uint8).reshape(shape)
+    return SwappedImages(images, validation, frame)

@@ -34,6 +34,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from medvq.distributed import local_world_size
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -83,16 +85,18 @@ class _Died(Exception):
 
 
 def processors() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Count the processors that this process may use: of several processes each has a share."""
+    return max(1, len(os.sched_getaffinity(0)) // local_world_size())
 
 
 def memory_limit(processes: int) -> int:
     """Return the bytes that each of some processes may allocate.
 
     Four fifths of the memory of the machine, or of the control group (container, job of a cluster)
-    where that has less, divided by the number of processes; at least 1.5 GiB.
+    where that has less, divided by the number of processes, those of other ranks among them; at
+    least 1.5 GiB.
     """
+    processes *= local_world_size()
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(_LEAST_MEMORY, int(_MEMORY_SHARE * min([total, *_group_limits()])) // processes)
 

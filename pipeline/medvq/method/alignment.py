@@ -19,14 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medvq.config import AlignmentConfig
 from medvq.method.pooling import average_over_cells
+
+Items = TypeVar("Items", Tensor, NDArray[Any])
 
 # The search stays within scales of 0.55 to 1.5 and shifts of a quarter of the image side.
 _LOG_SCALE_LIMITS, _SHIFT_LIMIT = (-0.6, 0.4), 0.5
@@ -102,7 +105,7 @@ class Alignment:
     @classmethod
     def fit(cls, images: Tensor, config: AlignmentConfig) -> Self:
         """Make the template from training images of shape (N, 1, *spatial), uint8 or [0, 1]."""
-        images = images[:: max(1, len(images) // _TEMPLATE_IMAGES)][:_TEMPLATE_IMAGES]
+        images = of_template(images)
         small = torch.cat([shrink(chunk, config.size) for chunk in images.split(_CHUNK)])
         centre = mean_position(config, small.ndim - 2)
         positions = centre.repeat(len(small), 1)
@@ -128,6 +131,11 @@ class Alignment:
         return _levenberg(
             small, self.template, best_candidates(self.template, self.config)(small), self.config
         )
+
+
+def of_template(images: Items) -> Items:
+    """Return the images, evenly spaced, that a template is made from; see :meth:`Alignment.fit`."""
+    return images[:: max(1, len(images) // _TEMPLATE_IMAGES)][:_TEMPLATE_IMAGES]
 
 
 def best_candidates(template: Tensor, config: AlignmentConfig) -> Callable[[Tensor], Tensor]:

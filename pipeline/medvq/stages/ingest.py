@@ -30,7 +30,8 @@ test images, aligned to the template of that artifact.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medvq.config import Config
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medvq.audit.findings import Audit
+    from medvq.datasets.dataset import Listing
     from medvq.datasets.reading import ReadDataset
     from medvq.images.preparation import Preparation, PreparedImages
     from medvq.method.alignment import Registration
@@ -57,58 +59,63 @@ REFERENCE = "reference"
 
 
 def run(context: StageContext) -> IngestSummary:
-    """Read, prepare and audit the images, and write the artifact."""
-    from medvq.audit.accounting import ingest_summary
-    from medvq.datasets.manifest import check_manifest
-    from medvq.datasets.sources import needed_splits
-    from medvq.datasets.split_checks import check_splits_for_probe
-    from medvq.evaluation.label_check import warn_of_label_fraction
-    from medvq.images.frame import frame_features
+    """Read, prepare and audit the images, and write the artifact.
 
-    config, folder, settings = context.config, context.folder, context.config.ingest
-    is_elsewhere = REFERENCE in context.inputs
-    skipped, data, acquisition = _read(context)
-    _write(folder, {"quarantine.csv": data.quarantine})
-    data.check_share_broken(settings.max_quarantined, folder / "quarantine.csv")
-    if not is_elsewhere:
-        check_splits_for_probe(data.manifest, config.probe.folds)
-    needed = ("test",) if is_elsewhere else needed_splits(config.source)
-    manifest = check_manifest(data.manifest, needed)
-    if not is_elsewhere:
-        warn_of_label_fraction(manifest, config.probe)
-    preparation, prepared = _prepare(context, manifest, data.originals)
-    files: Files = {"manifest.csv": manifest, "images.npy": prepared.images}
-    if preparation.alignment is not None:
-        files["template.npy"] = preparation.alignment.template[0, 0].numpy()
-    if settings.alignment.enabled or settings.swap.enabled:
-        files["alignment.csv"] = _alignment_table(manifest, prepared.registration)
-    positions = prepared.registration.positions[:, :4]
-    frame = frame_features(data.originals, positions)
-    if settings.swap.enabled:
-        swapped = _swap(context, manifest, data.originals, preparation, positions)
-        files |= {"frame.npy": frame, **swapped}
-    audit, clusters = _audit(config, data, manifest, frame, acquisition)
-    files |= {"audit.json": audit, "clusters.csv": clusters}
-    _write(folder, files)
-    not_aligned = int(prepared.registration.failed.sum())
-    set_aside = data.quarantine["reason"].tolist()
-    return ingest_summary(manifest, set_aside, skipped, not_aligned, audit)
+    Several processes share the reading, the registration and the swapped copies; the first one
+    does the rest.
+    """
+    import numpy as np
+
+    from medvq.distributed import from_first
+
+    reading = _read(context)
+    manifest = from_first(lambda: _checked_manifest(context, reading))
+    originals = np.load(context.folder / "originals.npy", mmap_mode="r")
+    preparation, prepared = _prepare(context, manifest, originals)
+    registration = from_first(lambda: prepared.registration)
+    swapped = _swap(context, manifest, originals, preparation, registration)
+    return from_first(lambda: _finish(context, reading, manifest, preparation, prepared, swapped))
 
 
-def _read(context: StageContext) -> tuple[dict[str, int], ReadDataset, pd.DataFrame]:
-    """Read the data set: the files that are no images, by reason; the images; their acquisition."""
+@dataclass(frozen=True)
+class Reading:
+    """What the first process has read.
+
+    Attributes
+    ----------
+    skipped : the files that are no images, by reason.
+    acquisition : how each image was acquired.
+    """
+
+    skipped: dict[str, int]
+    data: ReadDataset
+    acquisition: pd.DataFrame
+
+
+def _read(context: StageContext) -> Reading | None:
+    """Read the data set; of several processes, each reads a share, and the first returns all."""
     import pandas as pd
 
     from medvq.audit.acquisition import describe
     from medvq.audit.alike import find_alike
     from medvq.datasets import sources
-    from medvq.datasets.reading import read_dataset
+    from medvq.datasets.reading import read_dataset, share_reading
+    from medvq.distributed import barrier, from_first, rank, world_size
     from medvq.images.workers import kept_processes
 
     config = context.config
-    root = sources.locate(config, context.data_root, context.data_mirror)
+
+    def list_dataset() -> Listing:
+        root = sources.locate(config, context.data_root, context.data_mirror)
+        return sources.list_dataset(config, root)
+
     with kept_processes():
-        listing = sources.list_dataset(config, root)
+        listing = from_first(list_dataset)
+        if world_size() > 1:
+            share_reading(listing.images, config.ingest, partial(sources.read_cache, context.cache))
+            barrier()
+        if rank() > 0:
+            return None
         listed = listing.images
         if REFERENCE in context.inputs:
             listed = [replace(image, split="test") for image in listed]
@@ -119,34 +126,59 @@ def _read(context: StageContext) -> tuple[dict[str, int], ReadDataset, pd.DataFr
         # A file that holds many images says nothing of each.
         if all(image.index is None for image in data.images):
             acquisition = describe([image.path for image in data.images])
-    return listing.skipped, data, acquisition
+    return Reading(listing.skipped, data, acquisition)
+
+
+def _checked_manifest(context: StageContext, reading: Reading | None) -> pd.DataFrame:
+    """Return the manifest of what was read, unless it is of no use."""
+    from medvq.datasets.manifest import check_manifest
+    from medvq.datasets.sources import needed_splits
+    from medvq.datasets.split_checks import check_splits_for_probe
+    from medvq.evaluation.label_check import warn_of_label_fraction
+
+    assert reading is not None
+    config, folder, data = context.config, context.folder, reading.data
+    is_elsewhere = REFERENCE in context.inputs
+    _write(folder, {"quarantine.csv": data.quarantine})
+    data.check_share_broken(config.ingest.max_quarantined, folder / "quarantine.csv")
+    if not is_elsewhere:
+        check_splits_for_probe(data.manifest, config.probe.folds)
+    needed = ("test",) if is_elsewhere else needed_splits(config.source)
+    manifest = check_manifest(data.manifest, needed)
+    if not is_elsewhere:
+        warn_of_label_fraction(manifest, config.probe)
+    return manifest
 
 
 def _prepare(
     context: StageContext, manifest: pd.DataFrame, originals: NDArray[Any]
 ) -> tuple[Preparation, PreparedImages]:
-    """Equalise and align the images, to the template of the reference where there is one."""
+    """Equalise and align the images, to the template of the reference where there is one.
+
+    The images are returned by the first of several processes alone.
+    """
     import numpy as np
     import torch
 
-    from medvq.images.preparation import Preparation, PreparedImages
-    from medvq.method.alignment import Alignment
+    from medvq.distributed import from_first
+    from medvq.images.preparation import Preparation, prepare_shared
+    from medvq.method.alignment import Alignment, of_template
 
     settings = context.config.ingest
     preparation = Preparation(settings)
     if not settings.alignment.enabled:
-        return preparation, preparation(originals)
-    equalised = preparation.equalise(originals)
-    if REFERENCE in context.inputs:
-        template = np.load(context.inputs[REFERENCE].folder / "template.npy")
-        alignment = Alignment(torch.from_numpy(template)[None, None], settings.alignment)
-    else:
-        train = torch.from_numpy(np.flatnonzero(manifest["split"] == "train"))
-        alignment = Alignment.fit(equalised[train], settings.alignment)
+        return preparation, prepare_shared(preparation, originals)
+
+    def template() -> Tensor:
+        if REFERENCE in context.inputs:
+            stored = np.load(context.inputs[REFERENCE].folder / "template.npy")
+            return torch.from_numpy(stored)[None, None]
+        train = of_template(np.flatnonzero(manifest["split"] == "train"))
+        return Alignment.fit(preparation.equalise(originals[train]), settings.alignment).template
+
+    alignment = Alignment(from_first(template), settings.alignment)
     preparation = Preparation(settings, alignment)
-    registration = preparation.register(equalised, progress="aligning")
-    images = preparation.resample(equalised, registration)
-    return preparation, PreparedImages(images, registration)
+    return preparation, prepare_shared(preparation, originals)
 
 
 def _swap(
@@ -154,17 +186,51 @@ def _swap(
     manifest: pd.DataFrame,
     originals: NDArray[Any],
     preparation: Preparation,
-    positions: Tensor,
+    registration: Registration,
 ) -> Files:
     from medvq.images.swapped import swap_all
 
-    split = manifest["split"].to_numpy()
-    swapped = swap_all(originals, positions, split, preparation, context.config.seed)
+    if not context.config.ingest.swap.enabled:
+        return {}
+    split, seed = manifest["split"].to_numpy(), context.config.seed
+    swapped = swap_all(originals, registration.positions[:, :4], split, preparation, seed)
+    if swapped is None:
+        return {}
     return {
         "frame_swapped.npy": swapped.validation_frame,
         "swapped_training.npy": swapped.training,
         "swapped_validation.npy": swapped.validation,
     }
+
+
+def _finish(
+    context: StageContext,
+    reading: Reading | None,
+    manifest: pd.DataFrame,
+    preparation: Preparation,
+    prepared: PreparedImages,
+    swapped: Files,
+) -> IngestSummary:
+    """Audit the set, and write everything."""
+    from medvq.audit.accounting import ingest_summary
+    from medvq.images.frame import frame_features
+
+    assert reading is not None
+    config, settings, data = context.config, context.config.ingest, reading.data
+    files: Files = {"manifest.csv": manifest, "images.npy": prepared.images, **swapped}
+    if preparation.alignment is not None:
+        files["template.npy"] = preparation.alignment.template[0, 0].numpy()
+    if settings.alignment.enabled or settings.swap.enabled:
+        files["alignment.csv"] = _alignment_table(manifest, prepared.registration)
+    frame = frame_features(data.originals, prepared.registration.positions[:, :4])
+    if settings.swap.enabled:
+        files["frame.npy"] = frame
+    audit, clusters = _audit(config, data, manifest, frame, reading.acquisition)
+    files |= {"audit.json": audit, "clusters.csv": clusters}
+    _write(context.folder, files)
+    not_aligned = int(prepared.registration.failed.sum())
+    set_aside = data.quarantine["reason"].tolist()
+    return ingest_summary(manifest, set_aside, reading.skipped, not_aligned, audit)
 
 
 def _alignment_table(manifest: pd.DataFrame, registration: Registration) -> pd.DataFrame:
@@ -251,6 +317,7 @@ INGEST = Stage(
         **config.ingest.model_dump(mode="json"),
     },
     outside=fingerprint_files,
+    distributed=True,
     run=run,
     summary=IngestSummary,
     table=table,
