@@ -15,7 +15,7 @@ from medvq.device import choose_device
 from medvq.flow import commit
 
 from benchmarks.page import RESULTS, Section, demand, table, write_page
-from benchmarks.speed import stages, steps
+from benchmarks.speed import reading, stages, steps
 from benchmarks.speed.measure import Bench, Row
 
 MEASURES = {
@@ -23,7 +23,9 @@ MEASURES = {
     "training": steps.measure_training,
     "epoch": stages.measure_epoch,
     "extraction": stages.measure_extraction,
-    "reading": stages.measure_reading,
+    "reading": reading.measure_reading,
+    "dicom": reading.measure_dicom,
+    "ingest": reading.measure_ingest,
     "memory": stages.measure_memory,
 }
 

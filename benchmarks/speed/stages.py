@@ -1,15 +1,13 @@
-"""The data path, extraction and memory of the stages, on a cache of noise, and reading files."""
+"""The data path, extraction and memory of the stages, on a cache of noise."""
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,6 @@ TINY = PretrainConfig(
     widths=(8, 8), residual_levels=1, codebook_size=16, codebook_dim=8, epochs=1, batch_size=128
 )
 """A network whose own memory is small beside that of the images."""
-_READ_SIDE, _FILE_SIDE = 224, 1400
 
 
 def noise_artifacts(folder: Path, number: int) -> None:
@@ -139,37 +136,6 @@ def measure_extraction(bench: Bench) -> list[Row]:
     return [
         faster(f"extraction of all feature sets, {figure}", against, stage, other, 3.0),
         faster(f"codes alone, {figure}", against, own, other, 3.0),
-    ]
-
-
-def measure_reading(bench: Bench) -> list[Row]:
-    """Measure how fast files are read, in worker processes and with their start counted."""
-    import cv2
-    from medvq.images.cache import ReadCache
-    from medvq.images.reading import ImageFiles, Reader, read_all
-    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Resize, ScaleIntensity
-
-    number, size = 48 if bench.quick else 96, (_READ_SIDE, _READ_SIDE)
-    loaders = [LoadImage(image_only=True), EnsureChannelFirst(), Resize(size), ScaleIntensity()]
-    chain, rng = Compose(loaders), np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as threads:
-        files = [Path(name) / f"{index}.jpg" for index in range(number)]
-        for file in files:
-            smooth = cv2.resize(rng.uniform(20, 235, (9, 9)), (_FILE_SIDE,) * 2, None, 0, 0, 2)
-            grainy = smooth + rng.normal(0, 5, smooth.shape)
-            cv2.imwrite(str(file), grainy.clip(0, 255).astype(np.uint8))
-        listed = [ImageFiles((file,)) for file in files]
-        steps: dict[str, Step] = {
-            MEDVQ: lambda: list(read_all(listed, Reader(size), ReadCache(None))),
-            MONAI: lambda: [chain(file) for file in files],
-            "decoder": lambda: list(threads.map(lambda f: cv2.imread(str(f), 0), files)),
-        }
-        taken = bench.seconds(steps, 3)
-    figure = f"reading {number} JPEG files of {_FILE_SIDE} px to {_READ_SIDE} px"
-    against = f"{MONAI}'s transforms in one process"
-    return [
-        faster(figure, against, taken[MEDVQ], taken[MONAI], None),
-        within(figure, "the decoder alone", taken[MEDVQ], taken["decoder"], None),
     ]
 
 

@@ -1,0 +1,1 @@
+"""AUROC against the minutes that it takes, for MedVQ and what people would use instead."""
