@@ -146,7 +146,8 @@ def _batches(number: int, size: int, epochs: int, seed: int) -> Iterator[NDArray
 
 
 def _resized(images: Bytes) -> Tensor:
-    return F.interpolate(to_unit(images), (SIDE, SIDE), mode="area")
+    # A copy, since they may be mapped from a file that is not to be written.
+    return F.interpolate(to_unit(np.array(images)), (SIDE, SIDE), mode="area")
 
 
 @torch.inference_mode()

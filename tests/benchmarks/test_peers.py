@@ -63,6 +63,7 @@ def test_the_study_judges_all_methods_on_the_same_images(
     for module in (peers, page):
         monkeypatch.setattr(module, "FRACTIONS", (0.5,))
     monkeypatch.setattr(peers, "EPOCHS", (1,))
+    monkeypatch.setattr(page, "MINUTES", (10_000,))  # all have come to their end
     places = ("--data-root", tmp_path / "data", "--artifacts", tmp_path / "artifacts")
     small = [s for s in SMALLEST if not s.startswith(("name=", "pretrain.epochs", "probe.label"))]
     options = [part for setting in small for part in ("--set", setting)]
