@@ -110,6 +110,8 @@ def test_the_last_override_wins(file: Path) -> None:
             ("pretrain", "finer: halvings must fall"),
         ),
         ("pretrain.finer=[{halvings: 2, size: 8}]", ("size", "halvings, codebook_size")),
+        ("pretrain.hierarchy=tree", ("pretrain.hierarchy='tree'", "'residual' or 'vqvae2'")),
+        ("pretrain.vit.depth=3", ("pretrain", "vit is of encoder=vit", "convolutional")),
         ("name=2020-01-01", ("date",)),
         *(
             (f"probe.label_fraction={v}", ("probe.label_fraction=", v))
@@ -283,6 +285,35 @@ def test_what_the_encoder_cannot_be_is_refused(file: Path, encoder: str) -> None
     if others:
         with pytest.raises(UserError, match=r"extract\.frozen_imagenet is for pictures"):
             load_config(file, ("extract.frozen_imagenet=true", encoder, *others))
+
+
+VIT = ("pretrain.encoder=vit", "ingest.image_size=128")
+
+
+def test_a_vision_transformer_has_a_code_for_each_patch(file: Path) -> None:
+    pretrain = load_config(file, (*VIT, "pretrain.vit.patch_size=8")).pretrain
+    assert pretrain.level_widths == (192, 192, 192)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["pretrain.vit.heads=5"], "channels must be a multiple of heads"),
+        (["pretrain.vit.patch_size=12"], "2, 4, 8, 16 or 32"),
+        (["pretrain.vit.channels=62", "pretrain.vit.heads=1"], "multiple of 4 for images of 2"),
+        (["ingest.image_size=104"], r"multiple of 16, since a patch .*pretrain\.vit\.patch_size"),
+        (["pretrain.widths=[8, 8, 8, 8]"], "widths must be null with encoder=vit"),
+        (["pretrain.decoder_widths=[8, 8, 8, 8]"], "decoder_widths must be left out"),
+        (["pretrain.finer=[{halvings: 2, codebook_size: 8}]"], "finer must be left out"),
+        (["pretrain.start_from=imagenet"], "needs encoder=efficientnet_lite0"),
+        (["pretrain.start_from=base", "pretrain.frozen_levels=1"], "frozen_levels must be left"),
+    ],
+)
+def test_what_a_vision_transformer_cannot_be_is_refused(
+    file: Path, overrides: list[str], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        load_config(file, (*VIT, *overrides))
 
 
 @pytest.mark.parametrize(

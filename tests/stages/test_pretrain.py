@@ -194,6 +194,23 @@ def test_measures_are_those_of_the_model_that_was_kept(finished: TrainedRun, cac
     assert best["codes_used"] == (use > 0).sum()
 
 
+@pytest.mark.parametrize(("weight", "judged_by"), [(0.0, "val_mse"), (1.0, "val_loss")])
+def test_reconstruction_alone_is_judged_by_its_error(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float, judged_by: str
+) -> None:
+    validate, losses = Pretraining.validate, iter([1.0, 2.0, 3.0])
+
+    def rising(training: Pretraining) -> dict[str, float]:
+        return validate(training) | {"val_loss": next(losses)}
+
+    monkeypatch.setattr(Pretraining, "validate", rising)
+    trained = train(tmp_path, cache, contrast=ContrastConfig(grid=2, weight=weight), epochs=3)
+    assert trained.summary is not None
+    best = trained.history[judged_by].idxmin()
+    assert trained.summary.best_epoch == best + 1
+    assert (trained.summary.val_mse == trained.history["val_mse"].min()) == (judged_by == "val_mse")
+
+
 def test_every_level_of_codes_is_measured(cache: Cache, tmp_path: Path) -> None:
     finer = (FinerCodes(halvings=1, codebook_size=6),)
     trained = train(tmp_path, cache, finer=finer, epochs=2)

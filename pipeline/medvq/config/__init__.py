@@ -37,6 +37,7 @@ from medvq.config.training import (
     PriorConfig,
     SampleConfig,
     TrainingConfig,
+    VitConfig,
 )
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "StrictModel",
     "SwapConfig",
     "TrainingConfig",
+    "VitConfig",
 ]
 
 
@@ -95,6 +97,12 @@ class Config(StrictModel):
         """Whether a VQ-VAE is part of the flow."""
         return self.encoder is None or self.encoder.with_vqvae
 
+    @property
+    def _stride_of(self) -> str:
+        if self.pretrain.encoder == "vit":
+            return "a patch has the side pretrain.vit.patch_size"
+        return "every entry of pretrain.widths halves the image"
+
     @model_validator(mode="after")
     def _external_encoder_takes_pictures(self) -> Self:
         networks = self.encoder is not None and self.encoder.kind != "table"
@@ -108,7 +116,7 @@ class Config(StrictModel):
         if any(side % stride for side in self.ingest.image_shape):
             raise ValueError(
                 f"ingest.image_size={self.ingest.image_size} must be a multiple of {stride}, "
-                "since every entry of pretrain.widths halves the image"
+                f"since {self._stride_of}"
             )
         if (view := self.pretrain.view_size) is not None and (
             view % stride or view > min(self.ingest.image_shape) or len(self.ingest.image_shape) > 2
@@ -134,6 +142,13 @@ class Config(StrictModel):
                 raise ValueError("pretrain.encoder=efficientnet_lite0 is for pictures, not volumes")
             if self.extract.frozen_imagenet:
                 raise ValueError("extract.frozen_imagenet is for pictures, not volumes")
+        # A sine and a cosine of the place along each axis.
+        waves = 2 * len(self.ingest.image_shape)
+        if self.pretrain.encoder == "vit" and self.pretrain.vit.channels % waves:
+            raise ValueError(
+                f"pretrain.vit.channels={self.pretrain.vit.channels} must be a multiple of {waves} "
+                f"for images of {waves // 2} axes"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -66,6 +67,25 @@ class FinerCodes(StrictModel):
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
 
 
+class VitConfig(StrictModel):
+    """A Vision Transformer as the encoder, and another as the decoder."""
+
+    patch_size: Literal[2, 4, 8, 16, 32] = 16
+    """Side of the square, or cube, of the image that becomes one code."""
+    channels: Annotated[int, Field(ge=8)] = 192
+    depth: Annotated[int, Field(ge=2)] = 6
+    """Blocks of the encoder. ``embedding_fine`` is made of the map after half of them."""
+    decoder_depth: Positive = 4
+    heads: Positive = 3
+    """Of the attention."""
+
+    @model_validator(mode="after")
+    def _heads_share_channels(self) -> Self:
+        if self.channels % self.heads:
+            raise ValueError("channels must be a multiple of heads")
+        return self
+
+
 class TrainingConfig(StrictModel):
     """What every training has."""
 
@@ -103,9 +123,11 @@ class PretrainConfig(TrainingConfig):
     adapt_statistics: bool = False
     """Whether the encoder's statistics of batch normalisation are estimated anew on the training
     images before it is trained or used, see :mod:`medvq.method.statistics`."""
-    encoder: Literal["convolutional", "efficientnet_lite0"] = "convolutional"
-    """Strided convolutions with residual blocks, of ``widths``; or the first half of
-    EfficientNet-Lite0, for pictures: see :mod:`medvq.method.efficientnet`."""
+    encoder: Literal["convolutional", "efficientnet_lite0", "vit"] = "convolutional"
+    """Strided convolutions with residual blocks, of ``widths``; the first half of
+    EfficientNet-Lite0, for pictures: see :mod:`medvq.method.efficientnet`; or a Vision Transformer
+    with a decoder of the same kind, of ``vit``: see :mod:`medvq.method.vit`."""
+    vit: VitConfig = VitConfig()
     widths: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=8)] | None = None
     """Channels after each halving of the resolution; null: 16, 64, 128, 256, or the encoder's."""
     residual_levels: Annotated[int, Field(ge=0)] = 2
@@ -119,6 +141,10 @@ class PretrainConfig(TrainingConfig):
     codebook_dim: Positive = 64
     finer: tuple[FinerCodes, ...] = ()
     """More codebooks, coarsest first; each encodes what the coarser ones leave out."""
+    hierarchy: Literal["residual", "vqvae2"] = "residual"
+    """How ``finer`` codes know the coarser ones: they quantize what the encoder's map has beyond
+    the map that the coarser ones predict; or the encoder's map joined with what the coarser ones
+    decode to (VQ-VAE-2, Razavi et al. 2019)."""
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
     """Of the codebook's moving averages (van den Oord et al. 2017, appendix A.1)."""
     commitment: Annotated[float, Field(ge=0.0)] = 0.25
@@ -145,7 +171,9 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def level_widths(self) -> tuple[int, ...]:
-        """Channels of each level of the encoder."""
+        """Channels of each level of the encoder, as many as there are halvings."""
+        if self.encoder == "vit":
+            return (self.vit.channels,) * int(math.log2(self.vit.patch_size))
         return self.widths or _WIDTHS[self.encoder]
 
     @property
@@ -171,9 +199,9 @@ class PretrainConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _encoder_fits(self) -> Self:
-        if self.encoder != "convolutional" and self.widths not in (None, _WIDTHS[self.encoder]):
+        if self.encoder != "convolutional" and self.widths not in (None, _WIDTHS.get(self.encoder)):
             raise ValueError(f"widths must be null with encoder={self.encoder}, which has its own")
-        if self.start_from == "imagenet" and self.encoder == "convolutional":
+        if self.start_from == "imagenet" and self.encoder != "efficientnet_lite0":
             raise ValueError("start_from=imagenet needs encoder=efficientnet_lite0")
         needs = self.frozen_levels or self.adapt_statistics or self.epochs == 0
         if self.start_from == "none" and needs:
@@ -181,6 +209,25 @@ class PretrainConfig(TrainingConfig):
                 "frozen_levels, adapt_statistics and epochs=0 need weights to start from "
                 "(start_from)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _vit_is_consistent(self) -> Self:
+        if self.encoder != "vit":
+            if self.vit != VitConfig():
+                raise ValueError(f"vit is of encoder=vit, and the encoder is {self.encoder}")
+            return self
+        for name, without in (
+            ("finer", ()),
+            ("decoder_widths", None),
+            ("frozen_levels", 0),
+            ("adapt_statistics", False),
+        ):
+            if getattr(self, name) != without:
+                raise ValueError(
+                    f"{name} must be left out with encoder=vit, which has one resolution and no "
+                    "batch normalisation"
+                )
         return self
 
 

@@ -190,7 +190,8 @@ def untrained_network(shape: Architecture) -> VQVAE:
     A convolutional one, whatever ``shape`` says: random filters of many layers tell little.
     """
     if shape.encoder != "convolutional":
-        shape = Architecture(channels=shape.channels)
+        widths = Architecture().widths[: len(shape.widths)]
+        shape = Architecture(shape.spatial_dims, shape.channels, widths=widths)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return VQVAE(shape).eval()

@@ -2,8 +2,9 @@
 
 One set of modules serves pictures and volumes. The encoder halves the resolution once for every
 entry of ``widths``; the decoder mirrors it [1]_. The deepest level is always quantized. A hierarchy
-also quantizes shallower levels: there the encoder's map is joined with the map that the coarser
-codes decode to, so that finer codes need not repeat coarser ones [2]_.
+also quantizes shallower levels. A ``residual`` one predicts the encoder's map there from the
+coarser codes, and quantizes what the prediction lacks. That of VQ-VAE-2 joins the encoder's map
+with the map that the coarser codes decode to [2]_.
 
 References
 ----------
@@ -21,6 +22,7 @@ from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvq.config import PretrainConfig
@@ -28,6 +30,7 @@ from medvq.method.collectives import BatchNorm2d, BatchNorm3d
 from medvq.method.efficientnet import EfficientNetLite0
 from medvq.method.encoder_maps import EncoderMaps
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
+from medvq.method.vit import ViTDecoder, ViTEncoder
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -45,7 +48,7 @@ class Architecture:
 
     spatial_dims: int = 2
     channels: int = 1  # of the images
-    encoder: str = "convolutional"  # or "efficientnet_lite0"
+    encoder: str = "convolutional"  # or "efficientnet_lite0", "vit"
     widths: Sequence[int] = (32, 64, 128, 256)  # channels of each level
     residual_levels: int = 2  # how many of the deepest levels carry residual blocks
     residual_blocks: int = 1  # of each of them, and wherever codes are decoded
@@ -57,6 +60,10 @@ class Architecture:
     commitment: float = 0.25
     bypass: bool = False
     finer: Sequence[Sequence[int]] = ()  # (halvings, codebook size) of other levels, coarsest first
+    hierarchy: str = "vqvae2"  # as of weights that do not tell; or "residual"
+    depth: int = 6  # of a Vision Transformer, in blocks; its width is that of every level
+    decoder_depth: int = 4
+    heads: int = 3
 
     @classmethod
     def from_config(cls, config: PretrainConfig, channels: int = 1, spatial_dims: int = 2) -> Self:
@@ -69,6 +76,7 @@ class Architecture:
             decoder_widths=config.decoder_widths or config.level_widths,
             bypass=config.bypass_codebook,
             finer=[(codes.halvings, codes.codebook_size) for codes in config.finer],
+            **config.vit.model_dump(include={"depth", "decoder_depth", "heads"}),
             **config.model_dump(include=names),
         )
 
@@ -76,7 +84,9 @@ class Architecture:
 class EncoderOutput(NamedTuple):
     """The feature maps of images (B, C, *spatial)."""
 
-    levels: list[Tensor]  # the map of every level, (B, widths[i], *spatial / 2^(i + 1))
+    # The map of every level, (B, widths[i], *spatial / 2^(i + 1)); of a Vision Transformer two
+    # maps with a place for each patch.
+    levels: list[Tensor]
     embedding: list[Tensor]  # maps that say what is shown, shallowest first
     latent: Tensor  # the deepest map projected to the codebook's dimension, before quantization
 
@@ -88,7 +98,7 @@ class VQVAEOutput(NamedTuple):
     encoded: EncoderOutput
     latents: list[Tensor]  # the input of each codebook, coarsest first: (B, dim, *grid)
     codes: list[Tensor]  # int64, the grids of code indices, coarsest first: (B, *grid)
-    loss: Tensor  # scalar, the sum of the quantizers' losses
+    loss: Tensor  # scalar, the sum of the quantizers' losses and of the finer levels' predictions
 
 
 class _Layers(NamedTuple):
@@ -166,9 +176,14 @@ class Encoder(nn.Module):
         return EncoderMaps(maps, maps[-1:])
 
 
-def _encoder(shape: Architecture, layers: _Layers) -> Encoder | EfficientNetLite0:
+def _encoder(shape: Architecture, layers: _Layers) -> Encoder | EfficientNetLite0 | ViTEncoder:
     if shape.encoder == "efficientnet_lite0":
         return EfficientNetLite0(shape.channels)
+    if shape.encoder == "vit":
+        patch, width = 2 ** len(shape.widths), shape.widths[-1]
+        return ViTEncoder(
+            shape.spatial_dims, shape.channels, patch, width, shape.depth, shape.heads
+        )
     return Encoder(layers, shape.channels, shape.widths, shape.residual_levels)
 
 
@@ -197,29 +212,66 @@ class CodeLevel(nn.Module):
     ) -> None:
         super().__init__()
         layers = _Layers(shape.spatial_dims, shape.batch_norm, shape.residual_blocks)
-        dim = shape.codebook_dim
-        self.join = nn.Sequential(*(layers.mix(width + coarser, width) if coarser else ()))
-        self.project = _CONVOLUTION[layers.dims](width, dim, 1)
+        convolution, dim = _CONVOLUTION[layers.dims], shape.codebook_dim
+        residual = shape.hierarchy == "residual"
+        joined = layers.mix(width + coarser, width) if coarser and not residual else ()
+        self.join = nn.Sequential(*joined)
+        self.predict = convolution(coarser, dim, 1) if coarser and residual else None
+        self.project = convolution(width, dim, 1)
         self.quantizer = VectorQuantizer(
             size, dim, decay=shape.decay, commitment=shape.commitment, bypass=shape.bypass
         )
-        decoder = layers.mix(dim + coarser, decoder_widths[0])
-        for before, after in pairwise(decoder_widths[:-1] if finest else decoder_widths):
-            decoder += layers.double(before, after)
-        if finest:
-            before, channels = decoder_widths[-2:]
-            decoder.append(_TRANSPOSED[layers.dims](before, channels, 4, 2, 1))
-        self.decoder = nn.Sequential(*decoder)
+        self.decoder = _decoder(shape, layers, dim + coarser, decoder_widths, finest=finest)
 
     def latent(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
         """Return the quantizer's input (B, dim, *grid) for the encoder's map (B, width, *grid)."""
-        latent: Tensor = self.project(self.join(torch.cat([features, *coarser], 1)))
-        return latent
+        wanted = self._wanted(features, coarser)
+        return wanted if self.predict is None else wanted - self.predict(coarser[0])
+
+    def quantize(self, features: Tensor, coarser: list[Tensor]) -> tuple[Tensor, QuantizerOutput]:
+        """Return the quantizer's input and output; its loss has that of the prediction, too.
+
+        Only what predicts is drawn by that loss. Without it nothing would ask the coarser codes for
+        what the finer ones can say alone, and those would have to say it.
+        """
+        if self.predict is None:
+            latent = self.latent(features, coarser)
+            return latent, self.quantizer(latent)
+        wanted, predicted = self._wanted(features, coarser), self.predict(coarser[0])
+        latent = wanted - predicted
+        out: QuantizerOutput = self.quantizer(latent)
+        missed = F.mse_loss(predicted.float(), wanted.detach().float())
+        return latent, out._replace(loss=out.loss + self.quantizer.commitment * missed)
 
     def decode(self, values: Tensor, coarser: list[Tensor]) -> Tensor:
         """Decode codebook vectors (B, dim, *grid) to the finer map, or to the image."""
+        if self.predict is not None:
+            values = values + self.predict(coarser[0])
         decoded: Tensor = self.decoder(torch.cat([values, *coarser], 1))
         return decoded
+
+    def _wanted(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
+        parts = [features, *coarser] if self.predict is None else [features]
+        wanted: Tensor = self.project(self.join(torch.cat(parts, 1)))
+        return wanted
+
+
+def _decoder(
+    shape: Architecture, layers: _Layers, before: int, widths: Sequence[int], *, finest: bool
+) -> nn.Module:
+    """Return the layers from ``before`` channels to a map of ``widths[-1]``, see CodeLevel."""
+    if shape.encoder == "vit":
+        patch, width = 2 ** len(shape.widths), shape.widths[-1]
+        return ViTDecoder(
+            layers.dims, before, shape.channels, patch, width, shape.decoder_depth, shape.heads
+        )
+    decoder = layers.mix(before, widths[0])
+    for narrow, wide in pairwise(widths[:-1] if finest else widths):
+        decoder += layers.double(narrow, wide)
+    if finest:
+        before, channels = widths[-2:]
+        decoder.append(_TRANSPOSED[layers.dims](before, channels, 4, 2, 1))
+    return nn.Sequential(*decoder)
 
 
 class VQVAE(nn.Module):
@@ -319,8 +371,9 @@ class VQVAE(nn.Module):
         levels = pairwise(self._levels)
         for (before, level), halvings in zip(levels, self.halvings[1:], strict=True):
             coarser = [before.decode(quantized[-1].values, coarser)]
-            latents.append(level.latent(encoded.levels[halvings - 1], coarser))
-            quantized.append(level.quantizer(latents[-1]))
+            latent, out = level.quantize(encoded.levels[halvings - 1], coarser)
+            latents.append(latent)
+            quantized.append(out)
         return latents, quantized, coarser
 
     @property

@@ -100,6 +100,7 @@ class TrainingLoop(ABC):
     section: ClassVar[str]  # of the configuration, for messages
     activity: ClassVar[str]  # for the progress bar
     terms: ClassVar[tuple[str, ...]]  # scalars that are averaged over an epoch, ``loss`` first
+    judged_by = "val_loss"  # the column of ``history`` that is least in the best epoch
 
     def __init__(
         self,
@@ -199,8 +200,8 @@ class TrainingLoop(ABC):
 
     @property
     def best(self) -> dict[str, float]:
-        """The row of the epoch with the least validation loss, the first of equal ones."""
-        return min(self.history, key=lambda row: row["val_loss"])
+        """The row of the epoch that does best in validation, the first of equal ones."""
+        return min(self.history, key=lambda row: row[self.judged_by])
 
     @property
     def _rate(self) -> str:
@@ -310,11 +311,11 @@ class TrainingLoop(ABC):
         images = trained.step * self.batches.batch_size
         speed = images / trained.seconds if trained.step else 0.0
         row |= validation | {"learning_rate": rate, "images_per_second": speed}
-        best = self.best["val_loss"] if self.history else math.inf
+        best = self.best[self.judged_by] if self.history else math.inf
         self.history.append(row)
         if rank() > 0:
             return
-        if row["val_loss"] < best:
+        if row[self.judged_by] < best:
             self.save_best()
         pd.DataFrame(self.history).to_csv(self.run.folder / HISTORY, index=False)
         self._save_checkpoint()

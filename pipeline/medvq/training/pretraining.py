@@ -64,6 +64,9 @@ class Pretraining(TrainingLoop):
 
     def __init__(self, data: PretrainingData, config: PretrainConfig, run: Run) -> None:
         self.data, self.config = data, config
+        if config.contrast.weight == 0:
+            # The commitment, which a hierarchy has several of, is no aim of its own.
+            self.judged_by = "val_mse"
         batches = ViewBatches(
             data.images,
             data.train,
