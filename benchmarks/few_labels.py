@@ -6,11 +6,13 @@ Writes ``docs/results/label-curve.md`` and ``docs/results/suggestions.md`` with 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from medvq.config import Config
@@ -23,12 +25,13 @@ from medvq.report import plots
 from medvq.storage.encoded_features import FeatureStore
 from medvq.summaries import LabelScores
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from threadpoolctl import threadpool_limits
 
 from benchmarks.page import Figure, Section, demand, table, write_page
 from benchmarks.study import Study, run_study
 
-Floats = NDArray[np.float64]
+T = TypeVar("T")
 DATA_SETS = ("kermany", "tuberculosis", "brain-tumour", "pneumoniamnist", "phantom")
 AT_HAND = 0.2
 """Share of the labels that the curve is fitted within."""
@@ -54,10 +57,16 @@ judged on the rest."""
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A data set of two classes with its features encoded."""
+    """A data set of two classes with its features encoded.
+
+    Attributes
+    ----------
+    kept : folder for what was measured, so that an interrupted study goes on where it stopped.
+    """
 
     config: Config
     store: FeatureStore
+    kept: Path
 
     @property
     def name(self) -> str:
@@ -83,14 +92,27 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class Foretold:
-    """What the curve says of all labels, and what they reach."""
+    """What all labels reach, and the scores with parts of them that this is foretold from.
+
+    Attributes
+    ----------
+    labels, reached : how many labels the training split has, and the AUROC with them.
+    """
 
     name: str
     scores: LabelScores
-    curve: LabelCurve
     labels: int
-    predicted: Estimate
     reached: float
+
+    @cached_property
+    def curve(self) -> LabelCurve:
+        """The curve through the scores."""
+        return fit_label_curve(self.scores.labels, self.scores.scores, seed=0)
+
+    @property
+    def predicted(self) -> Estimate:
+        """What the curve says of all labels."""
+        return self.curve.score(self.labels)
 
     @property
     def holds(self) -> bool:
@@ -107,10 +129,8 @@ def foretell(one: LabelledSet) -> Foretold:
     config = probe.model_copy(update={"label_fraction": AT_HAND})
     scores = one.judge(AT_HAND).label_scores(part, one.features, config, seed)
     assert scores is not None
-    curve = fit_label_curve(scores.labels, scores.scores, seed=0)
-    labels = len(one.judge(1.0).subsets[0])
     reached = float(whole.metrics["auroc"].cells[0, 0])
-    return Foretold(one.name, scores, curve, labels, curve.score(labels), reached)
+    return Foretold(one.name, scores, len(one.judge(1.0).subsets[0]), reached)
 
 
 @dataclass(frozen=True)
@@ -118,17 +138,17 @@ class Gained:
     """AUROC by number of labels: of suggested and of random ones, (REPEATS,) each."""
 
     name: str
-    suggested: Mapping[int, Floats]
-    random: Mapping[int, Floats]
+    suggested: dict[int, list[float]]
+    random: dict[int, list[float]]
 
     def gain(self, number: int) -> float:
         """Return by how much suggested labels are better."""
-        return float(self.suggested[number].mean() - self.random[number].mean())
+        return float(np.mean(self.suggested[number]) - np.mean(self.random[number]))
 
     def error(self, number: int) -> float:
         """Return the standard error of the gain over repeats."""
         both = (self.suggested[number], self.random[number])
-        return float(np.sqrt(sum(scores.var(ddof=1) / len(scores) for scores in both)))
+        return float(np.sqrt(sum(np.var(scores, ddof=1) / len(scores) for scores in both)))
 
 
 def compare(one: LabelledSet) -> Gained:
@@ -155,8 +175,8 @@ def compare(one: LabelledSet) -> Gained:
             for seed in range(REPEATS)
         ]
         found = [suggest(patients.vectors, nobody, number, seed) for seed in range(REPEATS)]
-        suggested[number] = np.array([score(chosen) for chosen in found])
-        random[number] = np.array([score(chosen) for chosen in drawn])
+        suggested[number] = [score(chosen) for chosen in found]
+        random[number] = [score(chosen) for chosen in drawn]
     return Gained(one.name, suggested, random)
 
 
@@ -207,8 +227,8 @@ def draw_gains(found: Sequence[Gained], file: Path) -> None:
                 (one.suggested, plots.BLUE, "-", "suggested"),
                 (one.random, plots.ORANGE, "--", "random"),
             ):
-                mean = np.array([values.mean() for values in scores.values()])
-                spread = [values.std(ddof=1) for values in scores.values()]
+                mean = [float(np.mean(values)) for values in scores.values()]
+                spread = [float(np.std(values, ddof=1)) for values in scores.values()]
                 number = list(scores)
                 axis.errorbar(
                     number, mean, spread, color=colour, ls=line, marker="o", capsize=3, label=label
@@ -250,7 +270,7 @@ def gains_page(found: Sequence[Gained]) -> tuple[list[Section], list[Figure]]:
     rows = []
     for one in found:
         cells = [
-            f"{one.random[n].mean():.3f}, {one.suggested[n].mean():.3f}: {one.gain(n):+.3f} "
+            f"{np.mean(one.random[n]):.3f}, {np.mean(one.suggested[n]):.3f}: {one.gain(n):+.3f} "
             f"± {1.96 * one.error(n):.3f}"
             if n in one.random
             else ""
@@ -277,11 +297,11 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     sets = [_load(replace(study, config_name=name), parsed.stores) for name in parsed.sets]
     options = f" SETS={','.join(parsed.sets)}" if tuple(parsed.sets) != DATA_SETS else ""
     if parsed.only != "suggestions":
-        found = [foretell(one) for one in sets]
+        found = [_kept(one, "curve", Foretold, foretell) for one in sets]
         draw_curves(found, study.results / "label-curve.png")
         _publish(study, "label-curve", "How many labels", CURVE, curve_page(found), options)
     if parsed.only != "curve":
-        gains = [compare(one) for one in sets]
+        gains = [_kept(one, "suggestions", Gained, compare) for one in sets]
         draw_gains(gains, study.results / "suggestions.png")
         _publish(study, "suggestions", "Which labels", SUGGESTED, gains_page(gains), options)
 
@@ -292,7 +312,17 @@ def _load(study: Study, stores: Path | None) -> LabelledSet:
     folder = (stores or Path()) / config.name / "extract" / "latest"
     if stores is None or not folder.exists():
         folder = study.run("extract", config).folder
-    return LabelledSet(config, FeatureStore(folder))
+    return LabelledSet(config, FeatureStore(folder), study.folder)
+
+
+def _kept(one: LabelledSet, name: str, kind: type[T], measure: Callable[[LabelledSet], T]) -> T:
+    """Measure a data set, or read what was measured on the same features."""
+    settings = f"{one.config.probe.model_dump_json()} {one.store.folder.resolve()}"
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    file, adapter = one.kept / f"{name}-{digest}.json", TypeAdapter(kind)
+    if not file.exists():
+        file.write_bytes(adapter.dump_json(measure(one)))
+    return adapter.validate_json(file.read_bytes())
 
 
 def _publish(

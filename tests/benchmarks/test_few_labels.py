@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from factories.stores import store_keys, write_store
 from medvq.config import Config, PhantomSource, ProbeConfig
-from medvq.evaluation.label_curve import Estimate, fit_label_curve
+from medvq.evaluation.label_curve import fit_label_curve
 from medvq.storage.encoded_features import FeatureStore
 from medvq.summaries import LabelScores
 
@@ -16,6 +14,7 @@ from benchmarks.few_labels import (
     Foretold,
     Gained,
     LabelledSet,
+    _kept,
     compare,
     curve_page,
     foretell,
@@ -26,10 +25,11 @@ from benchmarks.few_labels import (
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> LabelledSet:
+    home = tmp_path_factory.mktemp("kept")
     store = write_store(tmp_path_factory.mktemp("store"), store_keys())
     probe = ProbeConfig(repeats=2, components=4, folds=2, regularisation=(1e-3, 1e-2))
     config = Config(name="tiny", source=PhantomSource(kind="phantom"), probe=probe)
-    return LabelledSet(config, FeatureStore(store.folder))
+    return LabelledSet(config, FeatureStore(store.folder), home)
 
 
 def test_all_labels_are_foretold_from_a_part(
@@ -40,7 +40,9 @@ def test_all_labels_are_foretold_from_a_part(
     assert found.labels == 120
     assert found.scores.labels[-1] == pytest.approx(0.6 * 120, abs=4)
     assert found.reached > 0.9
-    assert found.predicted == found.curve.score(120)
+    assert found.predicted == fit_label_curve(found.scores.labels, found.scores.scores, 0).score(
+        120
+    )
 
 
 def test_of_one_class_nothing_is_learnt_and_of_two_patients_something(one: LabelledSet) -> None:
@@ -71,23 +73,31 @@ def test_suggested_and_random_labels_are_as_many(
     assert list(found.random) == list(found.suggested) == [10, 20]
 
 
-def test_pages_say_what_was_found(tmp_path: Path) -> None:
+def test_pages_say_what_was_found() -> None:
     labels = [10, 20, 40]
-    draws = (0.95 - 0.5 * np.array(labels) ** -0.5 + np.zeros((3, 3))).tolist()
-    curve = fit_label_curve(labels, draws, seed=0)
-    inside = Foretold("a", LabelScores(labels, draws), curve, 200, Estimate(0.9, 0.8, 0.95), 0.85)
-    outside = Foretold("b", LabelScores(labels, draws), curve, 200, Estimate(0.9, 0.8, 0.95), 0.96)
+    draws = 0.95 - 0.5 * np.array(labels) ** -0.5 + [[0.01], [0], [-0.01]]
+    scores = LabelScores(labels, draws.tolist())
+    inside, outside = Foretold("a", scores, 200, 0.915), Foretold("b", scores, 200, 0.97)
     (section,), (figure,) = curve_page([inside, outside, inside, inside, inside])
     assert (figure.value, figure.must_reach) == (4, 4)
     assert section.table["inside"].tolist() == ["yes", "no", "yes", "yes", "yes"]
-    gained = Gained("a", {10: np.array([0.8, 0.9])}, {10: np.array([0.7, 0.8])})
-    more = Gained(
-        "b",
-        dict.fromkeys((10, 20, 40, 100), np.array([0.8, 0.8])),
-        {number: np.array([0.7, 0.8]) for number in (10, 20, 40, 100)},
-    )
+    gained = Gained("a", {10: [0.8, 0.9]}, {10: [0.7, 0.8]})
+    numbers = (10, 20, 40, 100)
+    more = Gained("b", {n: [0.8, 0.8] for n in numbers}, {n: [0.7, 0.8] for n in numbers})
     (section,), figures = gains_page([gained, more])
     assert [one.value for one in figures] == pytest.approx([0.075, 0.05, 0.05, 0.05])
     assert [one.must_reach for one in figures] == [0.02, 0.02, None, None]
     assert section.table["20 labels"].tolist()[0] == ""
     assert gained.error(10) == pytest.approx(np.sqrt(2 * 0.005 / 2))
+
+
+def test_what_was_measured_is_kept(one: LabelledSet) -> None:
+    asked: list[str] = []
+
+    def measure(measured: LabelledSet) -> Gained:
+        asked.append(measured.name)
+        return Gained(measured.name, {10: [0.8, 0.9]}, {10: [0.7, 0.8]})
+
+    first = _kept(one, "suggestions", Gained, measure)
+    assert _kept(one, "suggestions", Gained, measure) == first == measure(one)
+    assert asked == ["tiny", "tiny"]
