@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from medvq.config import Config
 from medvq.evaluation.label_curve import Estimate, LabelCurve, fit_label_curve
 from medvq.evaluation.probing import ProbeJudge
 from medvq.evaluation.tasks import Binary
-from medvq.explain.suggestions import Patients, suggest
+from medvq.explain.suggestions import Patients, encode_to_cluster, suggest
 from medvq.method.probe import ProbeFeatures, fit_probe
 from medvq.report import plots
 from medvq.storage.encoded_features import FeatureStore
@@ -32,12 +32,14 @@ from benchmarks.page import Figure, Section, demand, table, write_page
 from benchmarks.study import Study, run_study
 
 T = TypeVar("T")
+Floats = NDArray[np.float64]
 DATA_SETS = ("kermany", "tuberculosis", "brain-tumour", "pneumoniamnist", "phantom")
 AT_HAND = 0.2
 """Share of the labels that the curve is fitted within."""
 NUMBERS, REPEATS = (10, 20, 40, 100), 30
 AIM, AIMED_AT = 0.02, (10, 20)
 """What suggested labels are to gain, mean over data sets, and at how many."""
+_NOTHING = b"null"
 _FEWEST = 2  # patients of a class that C can be chosen with
 CURVE = """\
 The labels at hand are 20% of those of the training split, in ten random subsets. Within each,
@@ -85,6 +87,11 @@ class LabelledSet:
         return self.store.encode(config.probe.features, config.probe, config.seed, train)[1]
 
     @cached_property
+    def to_cluster(self) -> Floats:
+        """The vectors that patients are suggested by."""
+        return encode_to_cluster(self.store, self.config, self.train)
+
+    @cached_property
     def train(self) -> NDArray[np.intp]:
         """Rows of the training split."""
         return np.flatnonzero(self.store.keys["split"] == "train")
@@ -120,64 +127,69 @@ class Foretold:
         return self.predicted.low <= self.reached <= self.predicted.high
 
 
-def foretell(one: LabelledSet) -> Foretold:
-    """Fit the curve within a part of the labels, and fit a probe on all of them."""
+def foretell(one: LabelledSet) -> Foretold | None:
+    """Judge probes on parts of the labels and on all of them; None where parts are too small."""
     probe, seed = one.config.probe, one.config.seed
     part, whole = (
         one.judge(fraction).judge("medvq", one.features, probe) for fraction in (AT_HAND, 1.0)
     )
     config = probe.model_copy(update={"label_fraction": AT_HAND})
     scores = one.judge(AT_HAND).label_scores(part, one.features, config, seed)
-    assert scores is not None
+    if scores is None:
+        return None
     reached = float(whole.metrics["auroc"].cells[0, 0])
     return Foretold(one.name, scores, len(one.judge(1.0).subsets[0]), reached)
 
 
 @dataclass(frozen=True)
+class Compared:
+    """AUROC with so many suggested and random labels, of each repeat."""
+
+    suggested: list[float]
+    random: list[float]
+
+
+@dataclass(frozen=True)
 class Gained:
-    """AUROC by number of labels: of suggested and of random ones, (REPEATS,) each."""
+    """What suggested labels gain, by number of labels."""
 
     name: str
-    suggested: dict[int, list[float]]
-    random: dict[int, list[float]]
+    compared: dict[int, Compared]
 
     def gain(self, number: int) -> float:
         """Return by how much suggested labels are better."""
-        return float(np.mean(self.suggested[number]) - np.mean(self.random[number]))
+        both = self.compared[number]
+        return float(np.mean(both.suggested) - np.mean(both.random))
 
     def error(self, number: int) -> float:
         """Return the standard error of the gain over repeats."""
-        both = (self.suggested[number], self.random[number])
-        return float(np.sqrt(sum(np.var(scores, ddof=1) / len(scores) for scores in both)))
+        both = self.compared[number]
+        return float(
+            np.sqrt(sum(np.var(s, ddof=1) / len(s) for s in (both.suggested, both.random)))
+        )
 
 
-def compare(one: LabelledSet) -> Gained:
-    """Label suggested and random patients, and judge the probes on the test split."""
+def compare(one: LabelledSet, number: int) -> Compared | None:
+    """Label so many suggested and random patients, and judge the probes on the test split.
+
+    None where the training split has not twice as many.
+    """
     data = one.judge(1.0).data
     train = one.train[data.truth[one.train] >= 0]
-    space = one.store.encode(
-        one.config.probe.features,
-        one.config.probe.model_copy(update={"whitening": None}),
-        one.config.seed,
-        one.train,
-    )[1]
-    patients = Patients(data.subjects[train], space.images[train])
+    patients = Patients(data.subjects[train], one.to_cluster[train])
     nobody = np.zeros(len(patients.names), bool)
+    if number > len(nobody) // 2:
+        return None
 
-    def score(chosen: NDArray[np.intp]) -> float:
-        rows = train[patients.images_of(chosen)]
-        return judged(one, data.truth, data.subjects, rows, data.test)
+    def scores(choose: Callable[[int], NDArray[np.intp]]) -> list[float]:
+        chosen = [train[patients.images_of(choose(seed))] for seed in range(REPEATS)]
+        return [judged(one, data.truth, data.subjects, rows, data.test) for rows in chosen]
 
-    suggested, random = {}, {}
-    for number in (one for one in NUMBERS if one <= len(nobody) // 2):
-        drawn = [
-            np.random.default_rng((seed, number)).permutation(len(nobody))[:number]
-            for seed in range(REPEATS)
-        ]
-        found = [suggest(patients.vectors, nobody, number, seed) for seed in range(REPEATS)]
-        suggested[number] = [score(chosen) for chosen in found]
-        random[number] = [score(chosen) for chosen in drawn]
-    return Gained(one.name, suggested, random)
+    def at_random(seed: int) -> NDArray[np.intp]:
+        return np.random.default_rng((seed, number)).permutation(len(nobody))[:number]
+
+    suggested = scores(lambda seed: suggest(patients.vectors, nobody, number, seed))
+    return Compared(suggested, scores(at_random))
 
 
 def judged(
@@ -223,18 +235,18 @@ def draw_gains(found: Sequence[Gained], file: Path) -> None:
     """Draw the AUROC of suggested and of random labels, mean and spread of the repeats."""
     with plots.panels(file, len(found), 3.6, 3.6) as axes:
         for axis, one in zip(axes, found, strict=True):
-            for scores, colour, line, label in (
-                (one.suggested, plots.BLUE, "-", "suggested"),
-                (one.random, plots.ORANGE, "--", "random"),
+            number = list(one.compared)
+            for kind, colour, line in (
+                ("suggested", plots.BLUE, "-"),
+                ("random", plots.ORANGE, "--"),
             ):
-                mean = [float(np.mean(values)) for values in scores.values()]
-                spread = [float(np.std(values, ddof=1)) for values in scores.values()]
-                number = list(scores)
+                scores = [getattr(both, kind) for both in one.compared.values()]
+                mean, spread = np.mean(scores, axis=1), np.std(scores, axis=1, ddof=1)
                 axis.errorbar(
-                    number, mean, spread, color=colour, ls=line, marker="o", capsize=3, label=label
+                    number, mean, spread, color=colour, ls=line, marker="o", capsize=3, label=kind
                 )
             axis.set(xscale="log", xlabel="labelled patients", ylabel="AUROC", title=one.name)
-            axis.set_xticks(list(one.random), [str(number) for number in one.random])
+            axis.set_xticks(number, [str(labels) for labels in number])
             axis.minorticks_off()
             plots.add_legend(axis, loc="lower right")
 
@@ -267,24 +279,25 @@ def curve_page(found: Sequence[Foretold]) -> tuple[list[Section], list[Figure]]:
 
 def gains_page(found: Sequence[Gained]) -> tuple[list[Section], list[Figure]]:
     """Return a row for each data set, and the means over data sets."""
+    numbers = sorted({number for one in found for number in one.compared})
     rows = []
     for one in found:
         cells = [
-            f"{np.mean(one.random[n]):.3f}, {np.mean(one.suggested[n]):.3f}: {one.gain(n):+.3f} "
-            f"± {1.96 * one.error(n):.3f}"
-            if n in one.random
+            f"{np.mean(one.compared[n].random):.3f}, {np.mean(one.compared[n].suggested):.3f}: "
+            f"{one.gain(n):+.3f} ± {1.96 * one.error(n):.3f}"
+            if n in one.compared
             else ""
-            for n in NUMBERS
+            for n in numbers
         ]
         rows.append([one.name, *cells])
     figures, means = [], []
-    for number in NUMBERS:
-        gains = [one.gain(number) for one in found if number in one.random]
+    for number in numbers:
+        gains = [one.gain(number) for one in found if number in one.compared]
         means.append(f"{np.mean(gains):+.3f}")
         name = f"gain at {number} labels, mean over {len(gains)} data sets"
         figures.append(Figure(name, float(np.mean(gains)), AIM if number in AIMED_AT else None))
     rows.append(["mean over data sets", *means])
-    columns = ["data set", *(f"{number} labels" for number in NUMBERS)]
+    columns = ["data set", *(f"{number} labels" for number in numbers)]
     text = (
         "AUROC of random labels, of suggested ones, and the difference with its 95% interval over "
         f"repeats ({REPEATS}), given this training and this test split."
@@ -297,11 +310,12 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     sets = [_load(replace(study, config_name=name), parsed.stores) for name in parsed.sets]
     options = f" SETS={','.join(parsed.sets)}" if tuple(parsed.sets) != DATA_SETS else ""
     if parsed.only != "suggestions":
-        found = [_kept(one, "curve", Foretold, foretell) for one in sets]
+        measured = [_kept(one, "curve", Foretold, foretell) for one in sets]
+        found = [one for one in measured if one is not None]
         draw_curves(found, study.results / "label-curve.png")
         _publish(study, "label-curve", "How many labels", CURVE, curve_page(found), options)
     if parsed.only != "curve":
-        gains = [_kept(one, "suggestions", Gained, compare) for one in sets]
+        gains = [_gained(one) for one in sets]
         draw_gains(gains, study.results / "suggestions.png")
         _publish(study, "suggestions", "Which labels", SUGGESTED, gains_page(gains), options)
 
@@ -315,14 +329,26 @@ def _load(study: Study, stores: Path | None) -> LabelledSet:
     return LabelledSet(config, FeatureStore(folder), study.folder)
 
 
-def _kept(one: LabelledSet, name: str, kind: type[T], measure: Callable[[LabelledSet], T]) -> T:
+def _gained(one: LabelledSet) -> Gained:
+    measured = {
+        number: _kept(one, f"{number}-suggestions", Compared, partial(compare, number=number))
+        for number in NUMBERS
+    }
+    return Gained(one.name, {number: both for number, both in measured.items() if both})
+
+
+def _kept(
+    one: LabelledSet, name: str, kind: type[T], measure: Callable[[LabelledSet], T | None]
+) -> T | None:
     """Measure a data set, or read what was measured on the same features."""
     settings = f"{one.config.probe.model_dump_json()} {one.store.folder.resolve()}"
     digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
     file, adapter = one.kept / f"{name}-{digest}.json", TypeAdapter(kind)
     if not file.exists():
-        file.write_bytes(adapter.dump_json(measure(one)))
-    return adapter.validate_json(file.read_bytes())
+        measured = measure(one)
+        file.write_bytes(_NOTHING if measured is None else adapter.dump_json(measured))
+    text = file.read_bytes()
+    return None if text == _NOTHING else adapter.validate_json(text)
 
 
 def _publish(

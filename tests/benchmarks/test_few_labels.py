@@ -11,6 +11,7 @@ from medvq.storage.encoded_features import FeatureStore
 from medvq.summaries import LabelScores
 
 from benchmarks.few_labels import (
+    Compared,
     Foretold,
     Gained,
     LabelledSet,
@@ -37,6 +38,7 @@ def test_all_labels_are_foretold_from_a_part(
 ) -> None:
     monkeypatch.setattr("benchmarks.few_labels.AT_HAND", 0.6)
     found = foretell(one)
+    assert found is not None
     assert found.labels == 120
     assert found.scores.labels[-1] == pytest.approx(0.6 * 120, abs=4)
     assert found.reached > 0.9
@@ -68,9 +70,11 @@ def test_suggested_and_random_labels_are_as_many(
         return 0.5
 
     monkeypatch.setattr("benchmarks.few_labels.judged", count)
-    found = compare(one)
+    for number in (10, 20):
+        found = compare(one, number)
+        assert found == Compared([0.5] * 3, [0.5] * 3)
     assert asked == [10] * 6 + [20] * 6
-    assert list(found.random) == list(found.suggested) == [10, 20]
+    assert compare(one, 40) is None
 
 
 def test_pages_say_what_was_found() -> None:
@@ -81,9 +85,9 @@ def test_pages_say_what_was_found() -> None:
     (section,), (figure,) = curve_page([inside, outside, inside, inside, inside])
     assert (figure.value, figure.must_reach) == (4, 4)
     assert section.table["inside"].tolist() == ["yes", "no", "yes", "yes", "yes"]
-    gained = Gained("a", {10: [0.8, 0.9]}, {10: [0.7, 0.8]})
+    gained = Gained("a", {10: Compared([0.8, 0.9], [0.7, 0.8])})
     numbers = (10, 20, 40, 100)
-    more = Gained("b", {n: [0.8, 0.8] for n in numbers}, {n: [0.7, 0.8] for n in numbers})
+    more = Gained("b", {n: Compared([0.8, 0.8], [0.7, 0.8]) for n in numbers})
     (section,), figures = gains_page([gained, more])
     assert [one.value for one in figures] == pytest.approx([0.075, 0.05, 0.05, 0.05])
     assert [one.must_reach for one in figures] == [0.02, 0.02, None, None]
@@ -94,10 +98,10 @@ def test_pages_say_what_was_found() -> None:
 def test_what_was_measured_is_kept(one: LabelledSet) -> None:
     asked: list[str] = []
 
-    def measure(measured: LabelledSet) -> Gained:
+    def measure(measured: LabelledSet) -> Compared:
         asked.append(measured.name)
-        return Gained(measured.name, {10: [0.8, 0.9]}, {10: [0.7, 0.8]})
+        return Compared([0.8, 0.9], [0.7, 0.8])
 
-    first = _kept(one, "suggestions", Gained, measure)
-    assert _kept(one, "suggestions", Gained, measure) == first == measure(one)
+    first = _kept(one, "suggestions", Compared, measure)
+    assert _kept(one, "suggestions", Compared, measure) == first == measure(one)
     assert asked == ["tiny", "tiny"]

@@ -85,7 +85,7 @@ class LabelCurve:
     def labels_for(self, score: float) -> Estimate:
         """Return how many labels a score needs, infinitely many where none suffice."""
         c, a, b = np.vstack([self.best, self.resampled]).T
-        with np.errstate(divide="ignore", over="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             labels = self.scale * (a / np.maximum(c - score, 0)) ** (1 / b)
         # A curve without a slope has its score with any number of labels.
         labels[a == 0] = np.where(c[a == 0] >= score, 0, np.inf)

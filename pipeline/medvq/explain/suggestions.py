@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 _NEIGHBOURS = 20
 """Of the same cluster, whose mean distance says how dense it is around a patient; as in [1]_."""
 _ITERATIONS = 100
+_ENOUGH = 50
+"""Images with random versions that whitening is fitted on at least."""
 
 
 class Patients:
@@ -110,6 +112,18 @@ def _typicality(vectors: Floats) -> Floats:
     return np.asarray(1 / np.maximum(distances.mean(1), 1e-12))
 
 
+def encode_to_cluster(store: FeatureStore, config: Config, train: NDArray[np.intp]) -> Floats:
+    """Return the vectors of all images that patients are clustered by, as the probe reads them.
+
+    They are whitened as the probe's are, where enough images have the random versions for it:
+    images without a label have none.
+    """
+    settings = config.probe
+    if store.count_versioned(train) < _ENOUGH:
+        settings = settings.model_copy(update={"whitening": None})
+    return store.encode(settings.features, settings, config.seed, train)[1].images
+
+
 def suggest_patients(
     extract: Path, config: Config, number: int, *, among_all: bool = False
 ) -> pd.DataFrame:
@@ -133,11 +147,9 @@ def suggest_patients(
     store = FeatureStore(extract)
     store.check(config.probe.features)
     train = np.flatnonzero(store.keys["split"] == "train")
-    # Images without a label have no random versions to whiten by.
-    settings = config.probe.model_copy(update={"whitening": None})
-    _, encoded = store.encode(config.probe.features, settings, config.seed, train)
+    encoded = encode_to_cluster(store, config, train)
     keys = store.keys.iloc[train]
-    patients = Patients(keys["subject_id"].to_numpy(str), encoded.images[train])
+    patients = Patients(keys["subject_id"].to_numpy(str), encoded[train])
     is_labelled = np.zeros(len(patients.names), bool)
     if not among_all:
         is_labelled[patients.owner[keys["label"].notna().to_numpy()]] = True

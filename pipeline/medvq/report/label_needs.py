@@ -57,14 +57,17 @@ def plot_curve(probe: ProbeSummary, curve: LabelCurve, axis: Axes, colour: str) 
     labels = np.asarray(probe.label_scores.labels, float)
     percent = 100 * probe.label_fraction / labels[-1]
     end = max(labels[-1] * _BEYOND, labels[-1] / probe.label_fraction)
-    for first, last, line, label in (
-        (labels[0], labels[-1], "-", None),
-        (labels[-1], end, "--", "MedVQ, extrapolated"),
+    inside, beyond = (
+        (number, np.array([curve.score(one) for one in number]))
+        for number in (np.geomspace(labels[0], labels[-1], 60), np.geomspace(labels[-1], end, 60))
+    )
+    for (number, values), line, label in (
+        (inside, "-", None),
+        (beyond, "--", "MedVQ, extrapolated"),
     ):
-        number = np.geomspace(first, last, 60)
-        values = np.array([curve.score(one) for one in number])
         axis.plot(percent * number, values[:, 0], color=colour, lw=1.2, ls=line, label=label)
-        axis.fill_between(percent * number, *values[:, 1:].T, color=colour, alpha=0.12, lw=0)
+    number, values = beyond
+    axis.fill_between(percent * number, *values[:, 1:].T, color=colour, alpha=0.12, lw=0)
     means = np.mean(probe.label_scores.scores, axis=0)
     axis.plot(percent * labels, means, ".", color=colour, ms=5, label="MedVQ, parts of the labels")
     axis.set_xscale("log")

@@ -166,6 +166,10 @@ class FeatureStore:
             encoding.fit(np.concatenate([images[rows], versions[of_versions]]), owner)
         return encoding, self._encoded(encoding, images, versions)
 
+    def count_versioned(self, train: NDArray[np.intp]) -> int:
+        """Return how many training images have random versions."""
+        return len(np.intersect1d(train, self._row_of_version[self._version != SWAPPED]))
+
     def _with_versions(self, train: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return evenly spaced training images, and the rows of their random versions."""
         random = self._version != SWAPPED
