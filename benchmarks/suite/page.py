@@ -38,8 +38,8 @@ of C (larger values, too, for all but MedVQ's) and test subjects.
   one for each label subset (`make benchmark-supervised` says how), without a validation score.
 
 `kermany-patients` is the mean over five folds of all Kermany images by patient, each the test of
-models that were trained on the others. The photographs of `stl10` are ImageNet's: the frozen network,
-and MedVQ, which starts from it, have been trained on such images with labels.
+models that were trained on the others. The photographs of `stl10` are ImageNet's: the frozen
+network, and MedVQ, which starts from it, have been trained on such images with labels.
 
 `validation` is what defaults are chosen by, and reads no test image: the score on the validation
 split, 3/4 on images as they are and 1/4 on acquisition-swapped copies where there are any. Where
