@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Threads cost more than they give on tiny images. Read when torch and the BLAS are loaded, and by
@@ -59,6 +60,15 @@ def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     made = finished_flow(tmp_path_factory.getbasetemp())
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("flow") / "flow", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def kept_workers() -> Iterator[None]:
+    """Let the processes that read files for one test read those of the next."""
+    from medvq.images.workers import kept_processes
+
+    with kept_processes():
+        yield
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from factories.flow import SMALLEST
 from medvq.summaries import Interval
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import page
+from benchmarks.peers import networks, page
 from benchmarks.peers.networks import nt_xent, random_view
 from benchmarks.peers.page import Point, shortfall
 
@@ -64,6 +64,7 @@ def test_the_study_judges_all_methods_on_the_same_images(
         monkeypatch.setattr(module, "FRACTIONS", (0.5,))
     monkeypatch.setattr(peers, "EPOCHS", (1,))
     monkeypatch.setattr(page, "MINUTES", (10_000,))  # all have come to their end
+    monkeypatch.setattr(networks, "SIDE", 32)
     places = ("--data-root", tmp_path / "data", "--artifacts", tmp_path / "artifacts")
     small = [s for s in SMALLEST if not s.startswith(("name=", "pretrain.epochs", "probe.label"))]
     options = [part for setting in small for part in ("--set", setting)]

@@ -23,6 +23,7 @@ from medvq.storage.artifacts import StageContext
 from medvq.summaries import IngestSummary, SplitCount
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 SMALL: dict[str, Any] = {
     "read_size": 64,
     "image_size": 32,

@@ -162,7 +162,13 @@ def map_in_processes(
 
 @contextlib.contextmanager
 def kept_processes() -> Iterator[None]:
-    """Let processes of one call serve the next inside the block, which spares their start."""
+    """Let processes of one call serve the next inside the block, which spares their start.
+
+    A block inside another one changes nothing.
+    """
+    if _idle.get() is not None:
+        yield
+        return
     idle: list[_Worker[Any, Any]] = []
     token = _idle.set(idle)
     try:
