@@ -14,6 +14,7 @@ from medvq.cli import main
 from medvq.images import reading, workers
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 SMALL = (
     "pretrain.widths=[8, 8]",
     "pretrain.decoder_widths=null",

@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 # The numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# Looks at how many tasks other programs run, and seconds between them.
-_LOOKS, _LOOK_SECONDS = 10, 0.05
+# What the kernel counts of its processors, and for how many seconds that is looked at: its averages
+# are of minutes, in which this program may have been the one that computed.
+_STATE, _LOOK_SECONDS = Path("/proc/stat"), 0.5
 _BLAS_BUFFER = 128 << 20  # bytes, the largest of OpenBLAS's builds; most take 32 MiB
 
 
@@ -107,7 +108,7 @@ def threads_of_one_core(number: int) -> Iterator[Executor]:
         torch.set_num_threads(before)
 
 
-def free_threads(processors: int, others: float) -> int:
+def free_threads(processors: int, busy: float) -> int:
     """Return how many threads to train in: one for each processor that nobody else uses.
 
     The threads of an operation wait for the last of them. On processors that other programs keep
@@ -115,30 +116,44 @@ def free_threads(processors: int, others: float) -> int:
 
     Parameters
     ----------
-    processors : that there are.
-    others : tasks of other programs that compute or wait for a processor, on average.
+    processors : that this process may use.
+    busy : how many of them other programs keep busy, on average.
 
-    >>> free_threads(2, 0.3), free_threads(2, 1.2), free_threads(2, 9.5), free_threads(16, 4.4)
+    >>> free_threads(2, 0.3), free_threads(2, 1.2), free_threads(2, 2.0), free_threads(16, 4.4)
     (2, 1, 1, 12)
     """
-    return max(1, processors - round(others))
+    return max(1, processors - round(busy))
 
 
-def _other_tasks() -> float:
-    """Count the tasks beside this one that compute or wait for a processor, on average.
+def busy_processors(before: str, after: str, processors: Collection[int]) -> float:
+    """Return how many processors were busy between two states of ``/proc/stat``.
 
-    Over half a second, since the averages of the kernel are of minutes, in which this program may
-    have been the one that computed. Zero where the kernel does not say.
+    Time in which one waits for a disk, or computes for programs that give way to others (``nice``),
+    is free.
     """
-    running = []
-    for _ in range(_LOOKS):
-        try:
-            field = Path("/proc/loadavg").read_text().split()[3]
-        except (OSError, IndexError):
-            return 0.0
-        running.append(int(field.partition("/")[0]))
+    first, second = (_times(state) for state in (before, after))
+    busy = 0.0
+    for processor in first.keys() & second.keys() & set(processors):
+        passed = [b - a for a, b in zip(first[processor], second[processor], strict=True)]
+        _, nice, _, idle, waits = passed[:5]
+        busy += 1 - (nice + idle + waits) / sum(passed) if sum(passed) else 0.0
+    return busy
+
+
+def _times(state: str) -> dict[int, list[int]]:
+    """Return the times of each processor, but for those of guests, which others contain."""
+    lines = [line.split() for line in state.splitlines() if line.startswith("cpu")]
+    return {int(name[3:]): list(map(int, times[:8])) for name, *times in lines if name != "cpu"}
+
+
+def _busy_now(processors: Collection[int]) -> float:
+    """Return how many processors other programs keep busy while this one waits; 0 if unknown."""
+    try:
+        before = _STATE.read_text()
         time.sleep(_LOOK_SECONDS)
-    return max(0.0, sum(running) / len(running) - 1)
+        return busy_processors(before, _STATE.read_text(), processors)
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _says_threads() -> bool:
@@ -151,8 +166,9 @@ def threads_for_training(device: str) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if not _says_threads() and device == "cpu":
-        number = free_threads(before, _other_tasks())
+    if not _says_threads() and device == "cpu" and _STATE.exists():
+        available = os.sched_getaffinity(0)
+        number = min(before, free_threads(len(available), _busy_now(available)))
         torch.set_num_threads(number)
         if number < before:
             threads = "1 thread" if number == 1 else f"{number} threads"

@@ -17,6 +17,9 @@ from pydantic import TypeAdapter
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
+
+
 def named(subject: str) -> str:
     return pseudonym(subject, subject_key())
 

@@ -19,6 +19,9 @@ from pydantic import TypeAdapter
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
+
+
 def listing(folder: Path, labels: object = "labels.csv", **source: object) -> Listing:
     wanted = {"kind": "image_folder", "labels": labels} | source
     return list_images(folder, SOURCE.validate_json(json.dumps(wanted)))

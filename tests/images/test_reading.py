@@ -22,6 +22,7 @@ from medvq.images.resizing import Fit, fit_to_shape
 from medvq.images.workers import map_in_processes
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 READER = Reader((16, 24))
 SECRET = b"tests only"
 
