@@ -1,6 +1,6 @@
 """Metrics against scikit-learn, slow loops and closed forms."""
 
-from typing import Any
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from medvq.evaluation.metrics import (
 from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import expit, softmax
-from scipy.stats import norm
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -58,9 +57,10 @@ def slow_calibration_error(truth: Labels, probability: Floats, weights: Floats) 
         deviation = np.sqrt((weights[inside] * residual**2).sum()) / 2
         if deviation == 0:
             continue
-        half, reach = norm(gap / 2, deviation), abs(gap) + 10 * deviation
+        # Of the standard library: a density of SciPy takes fifty times as long for one number.
+        half, reach = NormalDist(float(gap) / 2, float(deviation)), abs(gap) + 10 * deviation
 
-        def moment(low: float, high: float, half: Any = half, gap: float = gap) -> float:
+        def moment(low: float, high: float, half: NormalDist = half, gap: float = gap) -> float:
             return float(quad(lambda x: half.pdf(x) * (gap - x), low, high)[0])
 
         total += 2 * (moment(0, reach) - moment(-reach, 0))
