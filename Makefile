@@ -192,6 +192,9 @@ benchmark-supervised: setup ## networks trained on the same label subsets (a day
 benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained)
 	$(call STUDY,ablation)
 
+benchmark-codec: setup ## PSNR, SSIM and detail at equal bits: flat, two hierarchies, JPEG 2000, WebP
+	$(call STUDY,codec)
+
 benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)
 	$(BIN)/python -m benchmarks.coverage $(if $(N),--number $(N)) $(if $(JSON),--json)
 
