@@ -192,6 +192,9 @@ benchmark-supervised: setup ## networks trained on the same label subsets (a day
 benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained)
 	$(call STUDY,ablation)
 
+benchmark-masked-code: setup ## whether hidden states of a model of the codes exceed the codes
+	$(call STUDY,masked_code)
+
 benchmark-codec: setup ## PSNR, SSIM and detail at equal bits: flat, two hierarchies, JPEG 2000, WebP
 	$(call STUDY,codec)
 

@@ -330,3 +330,17 @@ def test_impossible_codes_are_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, 3)
     ends = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
     assert draw_codes(logits, ends, SampleConfig()).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_the_last_hidden_states_are_what_logits_are_made_of(above: bool) -> None:
+    prior = random_prior(TransformerPrior, (3, 4), above=above)
+    assert isinstance(prior, TransformerPrior)
+    codes = torch.randint(prior.architecture.size, (5, 3, 4))
+    conditions = conditions_of(prior, [0, 1, -1, 0, 1])
+    with torch.no_grad():
+        states = prior.hidden_states(codes, conditions)
+        logits = prior.network.to_logits(states[-1].movedim(1, -1))[..., : prior.architecture.size]
+        expected = prior(codes, conditions)
+    assert len(states) == prior.architecture.depth
+    torch.testing.assert_close(logits.movedim(-1, 1) + prior.frequency, expected)

@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from monai.networks.nets import DecoderOnlyTransformer
 from torch import Tensor, nn
 
-from medvq.prior.code_prior import CodePrior, Conditions, PriorArchitecture, Step
+from medvq.prior.code_prior import (
+    UNCONDITIONAL,
+    CodePrior,
+    Conditions,
+    PriorArchitecture,
+    Step,
+)
 
 _POSITION_SCALE = 0.02
 """Standard deviation of a learnt position at first, as in GPT-2."""
@@ -47,11 +53,24 @@ class TransformerPrior(CodePrior):
             self.positions_above = nn.Parameter(positions * _POSITION_SCALE)
 
     def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
-        start = self._start(len(codes), conditions)
-        sequence = torch.cat([start[:, None], codes.flatten(1)[:, :-1]], 1)
+        sequence = self._sequence(codes, conditions)
         logits = self.network(sequence, self._context(conditions))[..., : self.architecture.size]
         grid: Tensor = logits.movedim(-1, 1).unflatten(2, self.shape)
         return grid + self.frequency
+
+    def hidden_states(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> list[Tensor]:
+        """Return what every block makes of codes (B, *shape), maps (B, channels, *shape).
+
+        A place tells of the codes before it. MONAI's network returns nothing but logits.
+        """
+        network, context = self.network, self._context(conditions)
+        sequence = self._sequence(codes, conditions)
+        features = network.token_embeddings(sequence) + network.position_embeddings(sequence)
+        states = []
+        for block in network.blocks:
+            features = block(features, context=context)
+            states.append(features.mT.unflatten(2, self.shape))
+        return states
 
     def incremental_logits(self, batch: int, conditions: Conditions) -> Step:
         """Return a function that keeps the keys and values of the places before.
@@ -72,6 +91,11 @@ class TransformerPrior(CodePrior):
             return logits + self.frequency.flatten(1)[:, place]
 
         return step
+
+    def _sequence(self, codes: Tensor, conditions: Conditions) -> Tensor:
+        """Return the tokens before every place of codes (B, *shape), (B, places)."""
+        start = self._start(len(codes), conditions)
+        return torch.cat([start[:, None], codes.flatten(1)[:, :-1]], 1)
 
     def _start(self, batch: int, conditions: Conditions) -> Tensor:
         """Return the tokens (B,) of the labels, which no logit that is used stands for."""
