@@ -162,7 +162,7 @@ def shared_bits(coarse: Tensor, fine: Tensor) -> float:
     def entropy(counts: Floats) -> float:
         share = counts[counts > 0] / counts.sum()
         biased = float(-(share * np.log2(share)).sum())
-        return biased + (len(share) - 1) / (2 * math.log(2) * counts.sum())
+        return biased + (len(share) - 1) / (2 * math.log(2) * float(counts.sum()))
 
     return entropy(joint.sum(0)) + entropy(joint.sum(1)) - entropy(joint.ravel())
 

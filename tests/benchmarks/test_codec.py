@@ -22,7 +22,10 @@ from benchmarks import codec
 from benchmarks.image_codecs import Coded, bits_at_psnr, jpeg2000, psnr, webp
 from benchmarks.study import Study
 
-FINER = ("pretrain.finer=[{halvings: 2, codebook_size: 8}]", "pretrain.contrast.weight=0")
+FINER = (
+    "pretrain.finer=[{halvings: 2, codebook_size: 8}]", "pretrain.contrast.weight=0",
+    "pretrain.reconstruction=1", "pretrain.epochs=2",
+)  # fmt: skip
 
 
 @pytest.fixture
