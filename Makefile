@@ -168,10 +168,13 @@ mlflow-ui: setup ## compare runs in the browser, on this machine only (DATASET= 
 mlflow-sync: setup ## send what MLflow could not take when it was reported
 	$(BIN)/python -m medvq mlflow-sync
 
-notebook: setup ## run notebooks/own_data.ipynb (a minute, offline) into ARTIFACTS/own_data.ipynb
-	mkdir -p -- "$$ARTIFACTS"
-	$(BIN)/jupyter execute notebooks/own_data.ipynb \
-		--output="$$(cd -- "$$ARTIFACTS" && pwd)/own_data.ipynb"
+# Until the README names the other.
+notebook: notebooks ## the same as notebooks
+
+notebooks: setup ## run the notebooks, offline, into ARTIFACTS/notebooks
+	mkdir -p -- "$$ARTIFACTS/notebooks"
+	$(BIN)/jupyter execute notebooks/0*.ipynb \
+		--output="$$(cd -- "$$ARTIFACTS/notebooks" && pwd)/{notebook_name}"
 
 base: setup ## make the base model anew, of public radiographs, and put it into the package
 	$(BIN)/python -m benchmarks.base --config base --device "$(DEVICE)" $(OVERRIDES)
