@@ -19,7 +19,7 @@ from medvq.config import Config
 from medvq.evaluation.label_curve import Estimate, LabelCurve, fit_label_curve
 from medvq.evaluation.probing import ProbeJudge
 from medvq.evaluation.tasks import Binary
-from medvq.explain.suggestions import Patients, encode_to_cluster, suggest
+from medvq.explain.suggestions import Patients, settings_to_cluster, suggest
 from medvq.method.probe import ProbeFeatures, fit_probe
 from medvq.report import plots
 from medvq.storage.encoded_features import FeatureStore
@@ -75,6 +75,11 @@ class LabelledSet:
         """The name of the data set."""
         return self.config.name
 
+    @property
+    def made_at(self) -> str:
+        """The commit that its features were made at."""
+        return str(json.loads((self.store.folder / "stage.json").read_text())["commit"])
+
     def judge(self, fraction: float) -> ProbeJudge:
         """Return a judge of probes at a share of the labels."""
         probe = self.config.probe.model_copy(update={"label_fraction": fraction, "bootstrap": 100})
@@ -89,7 +94,11 @@ class LabelledSet:
     @cached_property
     def to_cluster(self) -> Floats:
         """The vectors that patients are suggested by."""
-        return encode_to_cluster(self.store, self.config, self.train)
+        config, train = self.config, self.train
+        settings = settings_to_cluster(self.store, config, train)
+        if settings == config.probe:
+            return self.features.images
+        return self.store.encode(config.probe.features, settings, config.seed, train)[1].images
 
     @cached_property
     def train(self) -> NDArray[np.intp]:
@@ -309,15 +318,20 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     """Judge suggested labels and the label curve on several data sets."""
     sets = [_load(replace(study, config_name=name), parsed.stores) for name in parsed.sets]
     options = f" SETS={','.join(parsed.sets)}" if tuple(parsed.sets) != DATA_SETS else ""
+    made_at = (
+        f"Features are those of {', '.join(f'{one.name} at `{one.made_at}`' for one in sets)}."
+    )
     if parsed.only != "suggestions":
         measured = [_kept(one, "curve", Foretold, foretell) for one in sets]
         found = [one for one in measured if one is not None]
         draw_curves(found, study.results / "label-curve.png")
-        _publish(study, "label-curve", "How many labels", CURVE, curve_page(found), options)
+        about = f"{CURVE}\n\n{made_at}"
+        _publish(study, "label-curve", "How many labels", about, curve_page(found), options)
     if parsed.only != "curve":
         gains = [_gained(one) for one in sets]
         draw_gains(gains, study.results / "suggestions.png")
-        _publish(study, "suggestions", "Which labels", SUGGESTED, gains_page(gains), options)
+        about = f"{SUGGESTED}\n\n{made_at}"
+        _publish(study, "suggestions", "Which labels", about, gains_page(gains), options)
 
 
 def _load(study: Study, stores: Path | None) -> LabelledSet:

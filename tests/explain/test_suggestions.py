@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from factories.stores import store_keys, write_store
 from medvq.cli import main
-from medvq.explain.suggestions import suggest
+from medvq.config import Config, PhantomSource, ProbeConfig
+from medvq.explain.suggestions import Patients, settings_to_cluster, suggest
+from medvq.storage.encoded_features import FeatureStore
 
 CENTRES = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 SIZES = (40, 30, 20, 10)
@@ -46,6 +49,27 @@ def test_clusters_with_a_labelled_patient_come_last() -> None:
     assert sorted(everybody) == sorted(set(range(len(vectors))) - {1, 45})
     with pytest.raises(ValueError, match="99 of 98 patients"):
         suggest(vectors, is_labelled, 99, seed=0)
+
+
+def test_patients_are_clustered_as_the_probe_reads_them_where_enough_have_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FeatureStore(write_store(tmp_path, store_keys()).folder)
+    probe = ProbeConfig(features=("embedding", "latent"), components=6, whitening=1.0)
+    config = Config(name="tiny", source=PhantomSource(kind="phantom"), probe=probe)
+    train = np.flatnonzero(store.keys["split"] == "train")
+    assert settings_to_cluster(store, config, train) == probe
+    few = store.count_versioned(train) + 1
+    monkeypatch.setattr("medvq.explain.suggestions._ENOUGH", few)
+    assert settings_to_cluster(store, config, train).whitening is None
+
+
+def test_each_patient_is_shown_by_the_image_nearest_to_its_mean() -> None:
+    subjects = np.array(["b", "a", "b", "b", "a"])
+    patients = Patients(subjects, np.array([[0.0], [4.0], [1.0], [5.0], [4.5]]))
+    assert patients.names.tolist() == ["a", "b"]
+    assert patients.vectors.ravel().tolist() == [4.25, 2.0]
+    assert patients.images_of(np.array([1, 0])).tolist() == [2, 1]
 
 
 def test_the_same_seed_gives_the_same_patients() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
-from medvq.config import Config
+from medvq.config import Config, ProbeConfig
 from medvq.errors import UserError
 from medvq.storage.encoded_features import FeatureStore
 
@@ -112,16 +112,17 @@ def _typicality(vectors: Floats) -> Floats:
     return np.asarray(1 / np.maximum(distances.mean(1), 1e-12))
 
 
-def encode_to_cluster(store: FeatureStore, config: Config, train: NDArray[np.intp]) -> Floats:
-    """Return the vectors of all images that patients are clustered by, as the probe reads them.
+def settings_to_cluster(
+    store: FeatureStore, config: Config, train: NDArray[np.intp]
+) -> ProbeConfig:
+    """Return how the features are encoded that patients are clustered by: as the probe reads them.
 
-    They are whitened as the probe's are, where enough images have the random versions for it:
-    images without a label have none.
+    They are whitened as the probe's are where enough images have the random versions for it; images
+    without a label have none.
     """
-    settings = config.probe
     if store.count_versioned(train) < _ENOUGH:
-        settings = settings.model_copy(update={"whitening": None})
-    return store.encode(settings.features, settings, config.seed, train)[1].images
+        return config.probe.model_copy(update={"whitening": None})
+    return config.probe
 
 
 def suggest_patients(
@@ -147,9 +148,10 @@ def suggest_patients(
     store = FeatureStore(extract)
     store.check(config.probe.features)
     train = np.flatnonzero(store.keys["split"] == "train")
-    encoded = encode_to_cluster(store, config, train)
+    settings = settings_to_cluster(store, config, train)
+    _, encoded = store.encode(config.probe.features, settings, config.seed, train)
     keys = store.keys.iloc[train]
-    patients = Patients(keys["subject_id"].to_numpy(str), encoded[train])
+    patients = Patients(keys["subject_id"].to_numpy(str), encoded.images[train])
     is_labelled = np.zeros(len(patients.names), bool)
     if not among_all:
         is_labelled[patients.owner[keys["label"].notna().to_numpy()]] = True
