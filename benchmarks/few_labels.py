@@ -39,7 +39,7 @@ AT_HAND = 0.2
 NUMBERS, REPEATS = (10, 20, 40, 100), 30
 AIM, AIMED_AT = 0.02, (10, 20)
 """What suggested labels are to gain, mean over data sets, and at how many."""
-_NOTHING = b"null"
+_NOTHING, _CHANCE = b"null", 0.5
 _FEWEST = 2  # patients of a class that C can be chosen with
 CURVE = """\
 The labels at hand are 20% of those of the training split, in ten random subsets. Within each,
@@ -212,7 +212,7 @@ def judged(
     task, features, config = Binary(), one.features, one.config.probe
     fewest = np.bincount(truth[rows], minlength=2).min()
     if fewest == 0:
-        return 0.5
+        return _CHANCE
     if fewest < _FEWEST:
         middle = config.regularisation[len(config.regularisation) // 2]
         images = np.concatenate([features.images[rows], *(v[rows] for v in features.versions)])
@@ -311,7 +311,27 @@ def gains_page(found: Sequence[Gained]) -> tuple[list[Section], list[Figure]]:
         "AUROC of random labels, of suggested ones, and the difference with its 95% interval over "
         f"repeats ({REPEATS}), given this training and this test split."
     )
-    return [Section("Suggested against random labels", table(columns, rows), text)], figures
+    missing = [
+        [
+            one.name,
+            *(_without_a_class(one.compared[n]) if n in one.compared else "" for n in numbers),
+        ]
+        for one in found
+    ]
+    return [
+        Section("Suggested against random labels", table(columns, rows), text),
+        Section(
+            f"Of {REPEATS}, how many lacked a class",
+            table(columns, missing),
+            "Random labels, suggested labels. These have an AUROC of .5 in the table above.",
+        ),
+    ], figures
+
+
+def _without_a_class(both: Compared | None) -> str:
+    if both is None:
+        return ""
+    return f"{both.random.count(_CHANCE)}, {both.suggested.count(_CHANCE)}"
 
 
 def main(study: Study, parsed: argparse.Namespace) -> None:

@@ -86,12 +86,16 @@ def test_pages_say_what_was_found() -> None:
     assert (figure.value, figure.must_reach) == (4, 4)
     assert section.table["inside"].tolist() == ["yes", "no", "yes", "yes", "yes"]
     gained = Gained("a", {10: Compared([0.8, 0.9], [0.7, 0.8])})
+    nothing = Compared([0.8, 0.5], [0.5, 0.5])
     numbers = (10, 20, 40, 100)
     more = Gained("b", {n: Compared([0.8, 0.8], [0.7, 0.8]) for n in numbers})
-    (section,), figures = gains_page([gained, more])
+    (section, missing), figures = gains_page([gained, more])
     assert [one.value for one in figures] == pytest.approx([0.075, 0.05, 0.05, 0.05])
     assert [one.must_reach for one in figures] == [0.02, 0.02, None, None]
     assert section.table["20 labels"].tolist()[0] == ""
+    assert missing.table["10 labels"].tolist() == ["0, 0", "0, 0"]
+    (_, missing), _ = gains_page([Gained("c", {10: nothing})])
+    assert missing.table["10 labels"].tolist() == ["2, 1"]
     assert gained.error(10) == pytest.approx(np.sqrt(2 * 0.005 / 2))
 
 
