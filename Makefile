@@ -171,7 +171,7 @@ mlflow-sync: setup ## send what MLflow could not take when it was reported
 # Until the README names the other.
 notebook: notebooks ## the same as notebooks
 
-notebooks: setup ## run the notebooks, offline, into ARTIFACTS/notebooks
+notebooks: demo ## run the notebooks on the demo, offline, into ARTIFACTS/notebooks
 	mkdir -p -- "$$ARTIFACTS/notebooks"
 	$(BIN)/jupyter execute notebooks/0*.ipynb \
 		--output="$$(cd -- "$$ARTIFACTS/notebooks" && pwd)/{notebook_name}"

@@ -25,7 +25,7 @@ def folder(flow_folder: Path) -> Path:
     """Where the notebooks run: in a folder beside the data and artifacts that they read."""
     (flow_folder / "artifacts" / "phantom").symlink_to(NAME)
     (flow_folder / "notebooks").mkdir()
-    settings = load_config("phantom", SMALLEST).model_dump(mode="json")
+    settings = load_config("phantom", SMALLEST).model_dump(mode="json", exclude={"source"})
     (flow_folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
     return flow_folder
 
