@@ -78,7 +78,8 @@ class LabelledSet:
     @property
     def made_at(self) -> str:
         """The commit that its features were made at."""
-        return str(json.loads((self.store.folder / "stage.json").read_text())["commit"])
+        commit = json.loads((self.store.folder / "stage.json").read_text())["commit"]
+        return f"at `{commit}`" if commit else "of a tree without a commit"
 
     def judge(self, fraction: float) -> ProbeJudge:
         """Return a judge of probes at a share of the labels."""
@@ -338,9 +339,8 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     """Judge suggested labels and the label curve on several data sets."""
     sets = [_load(replace(study, config_name=name), parsed.stores) for name in parsed.sets]
     options = f" SETS={','.join(parsed.sets)}" if tuple(parsed.sets) != DATA_SETS else ""
-    made_at = (
-        f"Features are those of {', '.join(f'{one.name} at `{one.made_at}`' for one in sets)}."
-    )
+    made_at = ", ".join(f"{one.name} {one.made_at}" for one in sets)
+    made_at = f"Features are those of {made_at}" + (", as they lay." if parsed.stores else ".")
     if parsed.only != "suggestions":
         measured = [_kept(one, "curve", Foretold, foretell) for one in sets]
         found = [one for one in measured if one is not None]
