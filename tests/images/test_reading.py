@@ -327,6 +327,27 @@ def test_the_cache_is_bounded_and_keeps_the_newest(pictures: list[Path], tmp_pat
         assert size == (1, 2)
 
 
+def test_what_other_processes_have_read_is_known_once_they_have_ended(tmp_path: Path) -> None:
+    pixels = {name: np.full((16, 24), n, np.uint8) for n, name in enumerate("abc")}
+    for part, name in enumerate("abc"):
+        with ReadCache(tmp_path, SECRET, part=part) as cache:
+            cache.put_picture(name, pixels[name], (1, 2))
+            assert [one for one in "abc" if cache.has(one)] == [name]
+    with ReadCache(tmp_path, SECRET) as cache:
+        for name, expected in pixels.items():
+            found, *_ = cache.picture(name) or pytest.fail("lost")
+            np.testing.assert_array_equal(found, expected)
+        assert not cache.has("d")
+        cache.forget_parts()
+        assert cache.has("b")
+    (tmp_path / "reading-2.sqlite").write_bytes(b"no cache")
+    with ReadCache(tmp_path, SECRET, limit=3 * 16 * 24) as cache:
+        assert [one for one in "abc" if cache.has(one)] == ["a", "b"]
+        cache.forget_parts()  # a file of SQLite alone is more than that
+        assert [one for one in "abc" if cache.has(one)] == ["a"]
+    assert {path.name for path in tmp_path.iterdir()} == {FILE}
+
+
 def test_no_name_of_a_file_is_in_the_cache(pictures: list[Path], tmp_path: Path) -> None:
     both(pictures, tmp_path / "cache")
     for file in (tmp_path / "cache").iterdir():

@@ -97,6 +97,15 @@ class ReadCache:
         """Whether what is put into it is remembered."""
         return self._file is not None
 
+    def forget_parts(self) -> None:
+        """Delete what other processes have left where that is more than the limit."""
+        files = [other._file for other in self._others if other._file is not None]
+        if sum(file.stat().st_size for file in files if file.exists()) <= self.limit:
+            return
+        for other in self._others:
+            other._delete()
+        self._others = []
+
     def sha256(self, path: Path, status: os.stat_result) -> str | None:
         """Return the checksum of a file that is as it was when it was hashed."""
         query = "SELECT sha256 FROM files WHERE name=? AND size=? AND modified=? AND changed=?"
@@ -175,14 +184,19 @@ class ReadCache:
             except sqlite3.OperationalError:
                 break  # full, read-only, or locked for too long
             except (sqlite3.DatabaseError, ValueError, TypeError):
-                self._close()
-                for suffix in ("", "-wal", "-shm"):
-                    self._file.with_name(f"{self._file.name}{suffix}").unlink(missing_ok=True)
+                self._delete()
             except OSError:
                 break
         self._close()
         self._file = None
         return None
+
+    def _delete(self) -> None:
+        self._close()
+        if self._file is None:
+            return
+        for suffix in ("", "-wal", "-shm"):
+            self._file.with_name(f"{self._file.name}{suffix}").unlink(missing_ok=True)
 
     def _connected(self, file: Path) -> sqlite3.Connection:
         if self._open is None:

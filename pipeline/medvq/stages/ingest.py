@@ -122,6 +122,7 @@ def _read(context: StageContext) -> Reading | None:
         with sources.read_cache(context.cache) as cache:
             file = context.folder / "originals.npy"
             data = read_dataset(listed, config, file, cache, find_alike)
+            cache.forget_parts()
         acquisition = pd.DataFrame(index=range(len(data.images)))
         # A file that holds many images says nothing of each.
         if all(image.index is None for image in data.images):
