@@ -152,7 +152,11 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
         axis.set_visible(False)
     axes[0, 0].invert_yaxis()
     figure.legend(
-        list(legend.values()), list(legend), loc="outside lower center", ncols=2 * columns, frameon=False
+        list(legend.values()),
+        list(legend),
+        loc="outside lower center",
+        ncols=2 * columns,
+        frameon=False,
     )
     plots.save(figure, file)
 
