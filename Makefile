@@ -168,12 +168,9 @@ mlflow-ui: setup ## compare runs in the browser, on this machine only (DATASET= 
 mlflow-sync: setup ## send what MLflow could not take when it was reported
 	$(BIN)/python -m medvq mlflow-sync
 
-# Until the README names the other.
-notebook: notebooks ## the same as notebooks
-
 notebooks: demo ## run the notebooks on the demo, offline, into ARTIFACTS/notebooks
 	mkdir -p -- "$$ARTIFACTS/notebooks"
-	$(BIN)/jupyter execute notebooks/0*.ipynb \
+	$(BIN)/jupyter execute notebooks/*.ipynb \
 		--output="$$(cd -- "$$ARTIFACTS/notebooks" && pwd)/{notebook_name}"
 
 base: setup ## make the base model anew, of public radiographs, and put it into the package

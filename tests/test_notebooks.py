@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from benchmarks.faults.tiny import NAME, SMALLEST
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))}
+NOTEBOOKS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 
 @pytest.fixture(scope="module")
