@@ -152,7 +152,7 @@ def learnt(images: Tensor, **options: Any) -> float:
     torch.manual_seed(0)
     network = VQVAE(replace(SHAPE, codebook_size=64, **options))
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-    for _ in range(80):
+    for _ in range(120):
         out = network(images)
         error = F.mse_loss(out.images, images)
         optimizer.zero_grad()

@@ -149,6 +149,8 @@ def test_baselines_choose_from_larger_c_besides(
         return fit_probe(*arguments)
 
     monkeypatch.setattr("medvq.evaluation.probing.fit_probe", fit)
+    # It fits more probes of one feature set, on parts of the labels.
+    monkeypatch.setattr("medvq.evaluation.probing.ProbeJudge.label_scores", lambda *_: None)
     rows = run(store, tmp_path, repeats=1, larger_for_baselines=(2.0, 50.0)).summary.rows
     fitted = [row.features for row in rows if row.features != "embedding"]
     for name, values in zip(fitted, offered, strict=True):
