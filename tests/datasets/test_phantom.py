@@ -16,7 +16,7 @@ from medvq.datasets.phantom import (
     number_of_pictures,
     write_phantom,
 )
-from medvq.datasets.phantom_drawing import SCANNERS, Label
+from medvq.datasets.phantom_drawing import FINE, SCANNERS, Label, grow
 from medvq.datasets.sources import locate
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
@@ -214,6 +214,28 @@ def test_the_class_is_in_the_texture_and_not_in_global_figures(
     }
     assert np.mean([figures for figures, _ in said.values()]) < 0.65, said
     assert min(texture for _, texture in said.values()) > 0.8, said
+
+
+def test_either_class_has_patches_of_the_other_ones_grain() -> None:
+    subjects = list(assign(0, "train", 2000, 1))
+    patches = [grow(subject.rng(2), subject.label).patches for subject in subjects]
+    share = np.array([np.mean([patch.fine for patch in of]) for of in patches])
+    ill = np.array([subject.label == "OPACITY" for subject in subjects])
+    for label, of in (("NORMAL", ~ill), ("OPACITY", ill)):
+        # Three standard deviations of 5,000 patches.
+        assert share[of].mean() == pytest.approx(FINE[label], abs=0.015)
+    # What a reader who sees all patches tells from them: no perfect score is to be had.
+    assert 0.95 < roc_auc_score(ill, share) < 0.995
+
+
+def test_a_folder_of_the_former_set_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    settings = ("source.train_subjects=20", "source.test_subjects=10", "source.size=64")
+    former = tmp_path / "phantom-20-10-64-0"
+    former.mkdir()
+    (former / "labels.csv").write_text("file,subject,split,label\n")
+    folder = locate(load_config("phantom", settings), tmp_path, None)
+    assert folder != former
+    assert len(pd.read_csv(folder / "labels.csv")) >= 30
 
 
 def test_runs_that_begin_at_once_make_one_set(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """The phantom set: procedural chest-like radiographs with a known shortcut, written as DICOM.
 
 No picture here shows a person. Every subject is generated from a seed: an anatomy, a class and a
-scanner. The classes differ in *local texture*: OPACITY lungs hold patches of fine grain, more
-often low in the lungs; NORMAL lungs hold patches of about the same size, opacity and variance whose
-grain is coarse, more often high. The grey levels of whole pictures hardly differ. The scanners
-differ in field of view, frame, marker and grey curve. In train the scanner goes with the class nine
-times in ten, in test half of the times: a model that learns the scanner fails there.
+scanner. The classes differ in *local texture*: most patches in OPACITY lungs have a fine grain,
+most in NORMAL lungs a coarse one of about the same size, opacity and variance. Either class has
+patches of the other kind, so that not every subject can be told. The grey levels of whole pictures
+hardly differ. The scanners differ in field of view, frame, marker and grey curve. In train the
+scanner goes with the class nine times in ten, in test half of the times: a model that learns the
+scanner fails there.
 """
 
 from __future__ import annotations

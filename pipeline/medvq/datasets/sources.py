@@ -37,6 +37,8 @@ from medvq.images.reading import file_checksums
 
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
 _PHANTOM_KEY = b"synthetic"
+# Raised whenever other pictures are drawn: a folder of the former ones is not taken for them.
+_PHANTOM_VERSION = 2
 _PHANTOM_FOLDER = ImageFolderSource(kind="image_folder", labels=Labels(file="labels.csv"))
 
 
@@ -202,7 +204,7 @@ def read_cache(folder: Path | None, part: int | None = None) -> ReadCache:
 def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
     size = f"{source.train_subjects}-{source.test_subjects}-{source.size}"
     tied = "" if source.multiplicity == "independent" else f"-{source.multiplicity}"
-    folder = data_root / f"phantom-{size}-{seed}{tied}"
+    folder = data_root / f"phantom-v{_PHANTOM_VERSION}-{size}-{seed}{tied}"
     if not (folder / "labels.csv").is_file():
         from medvq.datasets.phantom import write_phantom
 
