@@ -80,7 +80,7 @@ def phantoms(number: int, first: int) -> NDArray[np.uint8]:
         subject = Subject(place, "train", "NORMAL", phantom.SCANNERS["A"], key)
         rng = subject.rng(4)
         view = phantom.pose(subject.scanner, 96, rng)
-        picture = phantom.draw(phantom.grow(subject.rng(2), "NORMAL"), view, rng)
+        picture = phantom.draw(phantom.grow(subject.rng(2), "NORMAL", 0.0), view, rng)
         images.append(cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA))
     return np.asarray(np.rint(255 * np.clip(images, 0, 1)), np.uint8)
 

@@ -127,6 +127,9 @@ class PhantomSource(StrictModel):
     multiplicity: Literal["independent", "by_label"] = "independent"
     """Whether the number of a subject's pictures says nothing of the label, or goes with it: the
     ill are imaged again, as in many hospitals."""
+    mixed: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    """Share of the patches in the lungs that have the other class's grain: at 0 a few labels settle
+    the class, at a half nothing tells it."""
 
 
 class PublishedSource(StrictModel):

@@ -146,9 +146,11 @@ def number_of_pictures(subject: Subject, multiplicity: Multiplicity) -> int:
     return int(rng.integers(2, 4)) if rng.random() < SEVERAL[subject.label] else 1
 
 
-def pictures(subject: Subject, size: int, multiplicity: Multiplicity) -> Iterator[FileDataset]:
+def pictures(
+    subject: Subject, size: int, multiplicity: Multiplicity, mixed: float
+) -> Iterator[FileDataset]:
     """Generate the one to three pictures of a subject."""
-    anatomy = grow(subject.rng(2), subject.label)
+    anatomy = grow(subject.rng(2), subject.label, mixed)
     for take in range(number_of_pictures(subject, multiplicity)):
         rng = subject.rng(4 + take)
         picture = draw(anatomy, pose(subject.scanner, size, rng), rng)
@@ -163,10 +165,12 @@ def write_phantom(
     size: int = 192,
     seed: int = 0,
     multiplicity: Multiplicity = "independent",
+    mixed: float = 0.1,
 ) -> None:
     """Write ``images/phantom-*.dcm`` and ``labels.csv`` (file, subject, split, label).
 
-    ``size`` is the nominal number of rows and columns; ``seed`` (0 or more) fixes every byte.
+    ``size`` is the nominal number of rows and columns; ``seed`` (0 or more) fixes every byte;
+    ``mixed`` is the share of patches that have the other class's grain.
     ``folder`` must not exist or be empty; it appears only when the set is whole.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -180,7 +184,7 @@ def write_phantom(
     ]
     rows: list[tuple[str, str, str, str]] = []
     for subject in subjects:
-        for data in pictures(subject, size, multiplicity):
+        for data in pictures(subject, size, multiplicity, mixed):
             name = f"images/phantom-{len(rows) + 1:05d}.dcm"
             data.save_as(draft / name, enforce_file_format=True)
             rows.append((name, str(data.PatientID), subject.split, subject.label))

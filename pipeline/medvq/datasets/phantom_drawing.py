@@ -19,9 +19,6 @@ Grey = NDArray[np.floating]  # float32 in fact: the stubs of numpy lose the widt
 Label = Literal["NORMAL", "OPACITY"]
 
 MAX_STORED = 4095  # 12 bits
-# Share of a class's patches that have a fine grain; the others' is coarse. Either class has some of
-# the other kind, so that few labels do not settle it.
-FINE: dict[Label, float] = {"NORMAL": 0.1, "OPACITY": 0.9}
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,6 @@ SCANNERS = {
 class Patch(NamedTuple):
     """A soft-edged ellipse in a lung, body units; ``opacity`` is the mean grey that it adds."""
 
-    fine: bool
     x: float
     y: float
     width: float
@@ -70,7 +66,8 @@ class Anatomy(NamedTuple):
     """What stays the same in all pictures of a subject, body units.
 
     ``vessels`` has the shape (vessels, points, 3): x, y and thickness along each vessel. ``grain``
-    is the standard deviation of the texture in the patches, grey.
+    is the standard deviation of the texture in the patches, grey; ``fine`` says of each patch
+    which kind it is.
     """
 
     width: float
@@ -84,6 +81,7 @@ class Anatomy(NamedTuple):
     vessels: NDArray[np.float64]
     patches: tuple[Patch, ...]
     grain: float
+    fine: tuple[bool, ...]
 
 
 class View(NamedTuple):
@@ -134,12 +132,11 @@ def grow_vessels(rng: Generator, side: int) -> NDArray[np.float64]:
     return np.array(vessels)
 
 
-def grow(rng: Generator, label: Label) -> Anatomy:
-    """Generate an anatomy; the class says which grain patches have, by :data:`FINE`."""
+def grow(rng: Generator, label: Label, mixed: float) -> Anatomy:
+    """Generate an anatomy, whose class says which grain all but ``mixed`` of its patches have."""
     low, high = (1.9, 1.0) if label == "OPACITY" else (1.0, 1.9)
     patches = tuple(
         Patch(
-            fine=bool(rng.random() < FINE[label]),
             x=float(rng.choice([-1, 1])) * rng.uniform(0.22, 0.58),
             y=-0.50 + 0.88 * rng.beta(low, high),
             width=rng.uniform(0.22, 0.45),
@@ -160,6 +157,7 @@ def grow(rng: Generator, label: Label) -> Anatomy:
         vessels=np.concatenate([grow_vessels(rng, -1), grow_vessels(rng, 1)]),
         patches=patches,
         grain=rng.uniform(0.05, 0.115),
+        fine=tuple(((rng.random(len(patches)) < mixed) != (label == "OPACITY")).tolist()),
     )
 
 
@@ -238,15 +236,18 @@ def draw(anatomy: Anatomy, view: View, rng: Generator) -> Grey:
     picture += 0.10 * bones(anatomy, x, y) - 0.34 * air
     picture += air * 0.16 * draw_vessels(anatomy, view)
 
-    reach = np.zeros((2, *x.shape), np.float32)
-    for patch in anatomy.patches:
-        far = ((x - patch.x) / patch.width) ** 2 + ((y - patch.y) / patch.height) ** 2
-        edge = np.exp(-(far**2))
-        picture += air * (1.4 if patch.fine else 1.0) * patch.opacity * edge
-        reach[int(patch.fine)] = np.maximum(reach[int(patch.fine)], edge)
-    for share, (size, strength) in zip(reach, ((0.055, 0.8), (0.017, 1.0)), strict=True):
-        texture = anatomy.grain * strength * band_noise(rng, x.shape, size * view.scale)
-        picture += air * share * texture
+    for fine in sorted(set(anatomy.fine)):
+        size, strength, more = (0.017, 1.0, 1.4) if fine else (0.055, 0.8, 1.0)
+        texture = strength * anatomy.grain * band_noise(rng, x.shape, size * view.scale)
+        reach = np.zeros_like(x)
+        for patch, of in zip(anatomy.patches, anatomy.fine, strict=True):
+            if of != fine:
+                continue
+            far = ((x - patch.x) / patch.width) ** 2 + ((y - patch.y) / patch.height) ** 2
+            edge = np.exp(-(far**2))
+            picture += air * more * patch.opacity * edge
+            reach = np.maximum(reach, edge)
+        picture += air * reach * texture
 
     picture += 0.03 * band_noise(rng, x.shape, 0.12 * view.scale)
     return np.asarray(picture * torso + 0.03, np.float32)

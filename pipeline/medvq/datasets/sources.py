@@ -204,7 +204,8 @@ def read_cache(folder: Path | None, part: int | None = None) -> ReadCache:
 def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
     size = f"{source.train_subjects}-{source.test_subjects}-{source.size}"
     tied = "" if source.multiplicity == "independent" else f"-{source.multiplicity}"
-    folder = data_root / f"phantom-v{_PHANTOM_VERSION}-{size}-{seed}{tied}"
+    mixed = "" if source.mixed == PhantomSource(kind="phantom").mixed else f"-{source.mixed}"
+    folder = data_root / f"phantom-v{_PHANTOM_VERSION}-{size}-{seed}{tied}{mixed}"
     if not (folder / "labels.csv").is_file():
         from medvq.datasets.phantom import write_phantom
 
@@ -217,6 +218,7 @@ def _phantom_folder(source: PhantomSource, seed: int, data_root: Path) -> Path:
                     size=source.size,
                     seed=seed,
                     multiplicity=source.multiplicity,
+                    mixed=source.mixed,
                 )
     return folder
 
