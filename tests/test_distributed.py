@@ -23,6 +23,7 @@ from factories.extraction import Inputs, configuration, extract, write_inputs
 from factories.pretraining import Cache, TrainedRun, train
 from medvq.cli import main
 from medvq.storage.feature_store import FEATURES, VERSIONS, parts_of
+from medvq.training.checkpoint import load_checkpoint
 from medvq.training.loop import CHECKPOINT
 
 Captured = pytest.CaptureFixture[str]
@@ -232,6 +233,25 @@ def test_no_process_outlives_the_one_that_started_it(number: signal.Signals, cod
     assert process.returncode == code
     assert "Traceback" not in errors
     assert not any(is_running(worker) for worker in workers)
+
+
+def test_a_process_that_dies_takes_the_others_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+    long = ("pretrain.epochs=2000", "pretrain.patience=2000")
+    process = torchrun(flow.command(tmp_path, "pretrain", *long))
+    checkpoints: list[Path] = []
+    deadline = time.monotonic() + LONG
+    while not checkpoints and time.monotonic() < deadline and process.poll() is None:
+        checkpoints = list(tmp_path.glob("artifacts/tiny/pretrain/*.partial/checkpoint.pt"))
+        time.sleep(0.1)
+    assert checkpoints
+    workers = workers_of(process)
+    os.kill(workers[-1], signal.SIGKILL)
+    process.communicate(timeout=LONG)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    (partial,) = tmp_path.glob("artifacts/tiny/pretrain/*.partial")
+    state = load_checkpoint(partial / CHECKPOINT, torch.device("cpu"))
+    assert len(state["history"]) >= 1
 
 
 def test_a_process_that_never_comes_is_one_line(

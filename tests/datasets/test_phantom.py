@@ -32,7 +32,8 @@ Images = list[NDArray[np.float32]]
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "set"
-    write_phantom(folder, train_subjects=80, test_subjects=40)
+    # Of unmixed patches: what is asked of them holds for every subject.
+    write_phantom(folder, train_subjects=80, test_subjects=40, mixed=0.0)
     return folder
 
 
@@ -213,8 +214,7 @@ def test_the_class_is_in_the_texture_and_not_in_global_figures(
         for name in SCANNERS
     }
     assert np.mean([figures for figures, _ in said.values()]) < 0.65, said
-    # Either class has patches of the other one's grain, and the strongest may be such a one.
-    assert min(texture for _, texture in said.values()) > 0.7, said
+    assert min(texture for _, texture in said.values()) > 0.8, said
 
 
 def test_either_class_has_patches_of_the_other_ones_grain() -> None:

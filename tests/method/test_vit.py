@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from factories.learning import learn_by_heart
 from medvq.method.features import FeatureExtractor
 from medvq.method.scaling import to_network
 from medvq.method.vit import ViTDecoder, ViTEncoder, _positions
@@ -150,15 +151,7 @@ def test_its_features_are_those_of_its_weights(tmp_path: Path, spatial_dims: int
 def learnt(images: Tensor, **options: Any) -> float:
     """Return the share of the variance of images that is lost after some steps on them."""
     torch.manual_seed(0)
-    network = VQVAE(replace(SHAPE, codebook_size=64, **options))
-    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-    for _ in range(120):
-        out = network(images)
-        error = F.mse_loss(out.images, images)
-        optimizer.zero_grad()
-        (error + out.loss).backward()
-        optimizer.step()
-    return float(error.detach() / images.var())
+    return learn_by_heart(VQVAE(replace(SHAPE, codebook_size=64, **options)), images, 120)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
