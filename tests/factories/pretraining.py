@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 from factories.artifacts import artifact
-from medvq.config import Config, ContrastConfig, IngestConfig, PhantomSource, PretrainConfig
+from medvq.config import (
+    Config,
+    ContrastConfig,
+    IngestConfig,
+    PhantomSource,
+    PretrainConfig,
+    SwapConfig,
+)
 from medvq.datasets.manifest import COLUMNS
 from medvq.stages.pretrain import PRETRAIN
 from medvq.storage.artifacts import Artifact, StageContext
@@ -105,6 +112,7 @@ def train(
     seed: int = 0,
     report: Report | None = None,
     device: str = "cpu",
+    swaps: bool = True,
     **options: Any,
 ) -> TrainedRun:
     """Pretrain in ``folder``, which may hold what an interrupted run left."""
@@ -112,7 +120,7 @@ def train(
         name="tiny",
         seed=seed,
         source=PhantomSource(kind="phantom"),
-        ingest=IngestConfig(image_size=SIDE),
+        ingest=IngestConfig(image_size=SIDE, swap=SwapConfig(enabled=swaps)),
         pretrain=TINY.model_copy(update=options),
     )
     ingested = folder / "ingest"

@@ -74,7 +74,8 @@ def read_data(context: StageContext) -> PretrainingData:
         split_subjects = manifest["subject_id"].to_numpy(str)[train]
         share = share_of_subjects(split_subjects, config.image_fraction, seed)
         train, subjects = train[share], subjects[share]
-        swapped_training = swapped_training[:, share]
+        if len(swapped_training):
+            swapped_training = swapped_training[:, share]
     if config.contrast.strangers:
         subjects = shuffle_among_subjects(subjects, seed)
     swapped_rows = np.flatnonzero(split != "test").searchsorted(validation)
