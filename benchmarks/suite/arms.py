@@ -42,7 +42,7 @@ DATA_SETS = {
         (0.01, 0.05, 1.0),
         parts=tuple(("source.split=patients", f"source.fold={fold}") for fold in range(FOLDS)),
     ),
-    "pneumoniamnist": DataSet("pneumoniamnist"),
+    "pneumoniamnist": DataSet("pneumoniamnist", (0.01, 0.05, 0.1, 1.0)),
     "tuberculosis": DataSet("tuberculosis"),
     "brain-tumour": DataSet("brain-tumour"),
     # The official label subsets are of a fifth of the labels. Its images are ImageNet's.
