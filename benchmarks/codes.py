@@ -28,9 +28,14 @@ from benchmarks.prior.inputs import Inputs
 from benchmarks.study import Study, run_study
 
 Floats = NDArray[np.float64]
-DATA_SETS = ("kermany", "pneumoniamnist", "phantom")
-FRACTIONS = (0.01, 0.05)
-"""Shares of the training subjects whose labels the probe may see."""
+DATA_SETS = {
+    "kermany": (0.01, 0.05),
+    "pneumoniamnist": (0.01, 0.05),
+    "tuberculosis": (0.1, 1.0),
+    "brain-tumour": (0.1, 1.0),
+    "phantom": (0.05, 0.1),
+}
+"""By data set, the shares of the training subjects whose labels the probe may see."""
 INTRODUCTION = """\
 Bytes are those of one image; codebooks, centroids and components are shared by all images and not
 counted. Each coding is made without labels, of training images and their first random versions,
@@ -76,9 +81,11 @@ class Comparison:
     rows : of the codes, decoded in the best of these ways, and of their rivals.
     """
 
-    def __init__(self, codings: Codings, probe: ProbeConfig, seed: int) -> None:
+    def __init__(
+        self, codings: Codings, probe: ProbeConfig, seed: int, shares: Sequence[float]
+    ) -> None:
         keys, classes = codings.store.keys, codings.store.metadata.classes
-        self.configs = [probe.model_copy(update={"label_fraction": f}) for f in FRACTIONS]
+        self.configs = [probe.model_copy(update={"label_fraction": share}) for share in shares]
         self.judges = [ProbeJudge(keys, classes, config, seed) for config in self.configs]
         self.decodings: dict[str, float] = {}
         best: Judged | None = None
@@ -100,6 +107,11 @@ class Comparison:
     @property
     def headline(self) -> str:
         return self.judges[0].data.task.headline
+
+    @property
+    def labels(self) -> list[str]:
+        """The shares of the labels, in words."""
+        return [f"{100 * config.label_fraction:g}%" for config in self.configs]
 
     def means(self, row: Judged) -> list[Interval]:
         """Return the headline metric of a row at every share of the labels."""
@@ -132,13 +144,13 @@ def compare(study: Study) -> DataSet:
     codebook = inputs.model.quantizers[0].codebook.numpy()
     codings = Codings(FeatureStore(inputs.extract.folder), codebook, config)
     bits = inputs.train().summary.levels[0].val_bits_per_code
-    comparison = Comparison(codings, config.probe, config.seed)
+    comparison = Comparison(codings, config.probe, config.seed, DATA_SETS[study.config_name])
     return DataSet(config.name, comparison, codings.size_of_codes * bits / codings.bits_per_code)
 
 
 def sections(data_set: DataSet) -> list[Section]:
     """Return the tables of a data set."""
-    comparison, labels = data_set.comparison, [f"{100 * fraction:g}%" for fraction in FRACTIONS]
+    comparison, labels = data_set.comparison, data_set.comparison.labels
     rows = []
     for row in comparison.rows:
         metrics = [interval(mean) for mean in comparison.means(row)]
@@ -168,9 +180,11 @@ def figures(data_set: DataSet) -> list[Figure]:
     kinds = [row.kind for row in others]
     same_size = [row for number, row in enumerate(others) if kinds.index(kinds[number]) == number]
     return [
-        Figure(f"{data_set.name}: codes less {row.kind} at {100 * share:g}%", lead.mean, 0.0)
+        Figure(f"{data_set.name}: codes less {row.kind} at {share}", lead.mean, 0.0)
         for row in same_size
-        for share, lead in zip(FRACTIONS, data_set.comparison.codes_minus(row), strict=True)
+        for share, lead in zip(
+            data_set.comparison.labels, data_set.comparison.codes_minus(row), strict=True
+        )
     ]
 
 
@@ -181,7 +195,7 @@ def draw(data_sets: Sequence[DataSet], file: Path) -> None:
             comparison = data_set.comparison
             for kind, (colour, marker) in _STYLES.items():
                 rows = [row for row in comparison.rows if row.kind == kind]
-                for number, fraction in enumerate(FRACTIONS):
+                for number, share in enumerate(comparison.labels):
                     means = [comparison.means(row)[number].mean for row in rows]
                     sizes = [row.size for row in rows]
                     if kind == CODES:
@@ -192,7 +206,7 @@ def draw(data_sets: Sequence[DataSet], file: Path) -> None:
                         marker=marker,
                         color=colour,
                         ls=("--", "-")[number],
-                        label=f"{kind}, {100 * fraction:g}% of the labels",
+                        label=f"{kind}, {share} of the labels",
                     )
             axis.set_xscale("log")
             metric = NAMES[comparison.headline]
@@ -201,7 +215,7 @@ def draw(data_sets: Sequence[DataSet], file: Path) -> None:
 
 def main(study: Study, parsed: argparse.Namespace) -> None:
     """Compare MedVQ's codes with other codings of its embedding, by bytes of an image."""
-    names = DATA_SETS if parsed.only is None else (parsed.only,)
+    names = [*DATA_SETS] if parsed.only is None else [parsed.only]
     data_sets = [compare(replace(study, config_name=name)) for name in names]
     publish(
         data_sets, study, f"make {study.target}" + (f" ONLY={parsed.only}" if parsed.only else "")

@@ -12,7 +12,6 @@ from factories.stores import SIZE, store_keys, write_store
 from medvq.config import Config, PhantomSource, ProbeConfig
 from medvq.storage.encoded_features import FeatureStore
 
-from benchmarks import codes as module
 from benchmarks.codes import Comparison, DataSet, figures, sections
 from benchmarks.codings import (
     CODES,
@@ -95,11 +94,10 @@ def test_codings_are_fitted_on_training_images_without_labels(tmp_path: Path) ->
 
 
 def test_the_best_way_to_decode_is_chosen_on_validation_images_and_all_are_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(module, "FRACTIONS", (0.5, 1.0))
     codings = codings_of(tmp_path, store_keys())
-    comparison = Comparison(codings, CONFIG.probe, CONFIG.seed)
+    comparison = Comparison(codings, CONFIG.probe, CONFIG.seed, (0.5, 1.0))
     best = max(comparison.decodings.values())
     assert comparison.decodings[comparison.chosen] == best
     codes, embedding, *_ = comparison.rows

@@ -151,7 +151,7 @@ def test_the_study_of_priors_judges_all_that_the_data_set_allows(
 def test_codes_are_compared_with_as_many_bytes_of_the_embedding(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(codes, "FRACTIONS", (0.5, 1.0))
+    monkeypatch.setitem(codes.DATA_SETS, "phantom", (0.5, 1.0))
     codes.main(
         study_of(folder, "codes", *SMALL_PRIOR, json=True), argparse.Namespace(only="phantom")
     )
