@@ -246,4 +246,4 @@ def publish(data_sets: Sequence[DataSet], study: Study, command: str) -> None:
 
 
 if __name__ == "__main__":
-    run_study("codes", "benchmark-codes", main, DATA_SETS)
+    run_study("codes", "benchmark-codes", main, [*DATA_SETS])
