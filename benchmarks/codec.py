@@ -63,7 +63,7 @@ class Reconstructed:
 
 
 def main(study: Study, _: argparse.Namespace) -> None:
-    """Train flat codes and two kinds of hierarchies of equal bits; measure them on test images."""
+    """Train flat codes and a hierarchy of equal bits; measure them on test images."""
     base = study.config()
     if len(base.ingest.image_shape) > 2 or base.ingest.channels > 1 or not base.pretrain.finer:
         raise UserError("the study of codecs takes grey pictures and a setting of pretrain.finer")
@@ -86,12 +86,8 @@ def main(study: Study, _: argparse.Namespace) -> None:
 
 
 def arms_of(config: Config) -> dict[str, Config]:
-    """Return the flat model and both hierarchies, of as many bits."""
-    kinds = {"residual hierarchy": "residual", "VQ-VAE-2": "vqvae2"}
-    changed = {"flat": flattened(config)} | {
-        name: config.pretrain.model_copy(update={"hierarchy": kind}) for name, kind in kinds.items()
-    }
-    return {name: config.model_copy(update={"pretrain": p}) for name, p in changed.items()}
+    """Return the flat model and the hierarchy, of as many bits."""
+    return {"flat": config.model_copy(update={"pretrain": flattened(config)}), "VQ-VAE-2": config}
 
 
 def flattened(config: Config) -> PretrainConfig:

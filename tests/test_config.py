@@ -110,7 +110,6 @@ def test_the_last_override_wins(file: Path) -> None:
             ("pretrain", "finer: halvings must fall"),
         ),
         ("pretrain.finer=[{halvings: 2, size: 8}]", ("size", "halvings, codebook_size")),
-        ("pretrain.hierarchy=tree", ("pretrain.hierarchy='tree'", "'residual' or 'vqvae2'")),
         ("pretrain.vit.depth=3", ("pretrain", "vit is of encoder=vit", "convolutional")),
         ("name=2020-01-01", ("date",)),
         *(

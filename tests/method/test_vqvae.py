@@ -27,17 +27,15 @@ def used(**options: Any) -> VQVAE:
     return network.eval()
 
 
-@pytest.fixture(params=["flat", "residual", "vqvae2"])
+@pytest.fixture(params=[(), ((1, 8),)], ids=["flat", "hierarchical"])
 def plane(request: pytest.FixtureRequest) -> VQVAE:
-    if request.param == "flat":
-        return used()
-    return used(finer=((1, 8),), hierarchy=request.param)
+    return used(finer=request.param)
 
 
-@pytest.fixture(params=["residual", "vqvae2"])
-def two(request: pytest.FixtureRequest) -> VQVAE:
+@pytest.fixture
+def two() -> VQVAE:
     """Codes of two levels: 4x4 of a 16-pixel image, and 8x8."""
-    return used(finer=((1, 8),), hierarchy=request.param)
+    return used(finer=((1, 8),))
 
 
 def deepened(kernel: Tensor, *, transposed: bool) -> Tensor:
@@ -141,26 +139,20 @@ def test_the_gradient_reaches_every_parameter(plane: VQVAE) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize(
-    ("finer", "hierarchy", "batch_norm"),
-    [((), "residual", True), (((1, 32),), "residual", False), (((1, 32),), "vqvae2", False)],
-)
-def test_it_learns_four_images_by_heart(
-    finer: tuple[Any, ...], hierarchy: str, batch_norm: bool
-) -> None:
+@pytest.mark.parametrize(("finer", "batch_norm"), [((), True), (((1, 32),), False)])
+def test_it_learns_four_images_by_heart(finer: tuple[Any, ...], batch_norm: bool) -> None:
     torch.manual_seed(0)
     coarse = torch.randn(4, 1, 4, 4)
     images = F.interpolate(coarse, 16, mode="bilinear")
     shape = Architecture(
         widths=(16, 16), decoder_widths=(12, 20), codebook_size=64, codebook_dim=8,
-        finer=finer, hierarchy=hierarchy, batch_norm=batch_norm,
+        finer=finer, batch_norm=batch_norm,
     )  # fmt: skip
     assert learn_by_heart(VQVAE(shape), images, 100) < 0.1
 
 
-@pytest.mark.parametrize("hierarchy", ["residual", "vqvae2"])
-def test_one_level_is_the_flat_model(hierarchy: str) -> None:
-    flat = used(hierarchy=hierarchy)
+def test_one_level_is_the_flat_model() -> None:
+    flat = used()
     (level,) = flat.code_levels
     images = torch.randn(4, 2, 16, 16)
     with torch.no_grad():
@@ -209,65 +201,7 @@ def test_the_loss_is_that_of_all_levels(two: VQVAE) -> None:
         F.mse_loss(latent, quantizer.decode(codes))
         for latent, quantizer, codes in zip(out.latents, two.quantizers, out.codes, strict=True)
     ]
-    # Of a residual hierarchy what is quantized is what the prediction lacks.
-    missed = out.latents[1].square().mean() if two.shape.hierarchy == "residual" else 0.0
-    torch.testing.assert_close(out.loss, 0.25 * (away[0] + away[1] + missed))
-
-
-@pytest.fixture
-def residual() -> VQVAE:
-    return used(finer=((1, 8),), hierarchy="residual")
-
-
-def test_finer_codes_refine_what_coarser_ones_predict(residual: VQVAE) -> None:
-    coarse, fine = residual.code_levels
-    images = torch.randn(4, 2, 16, 16)
-    with torch.no_grad():
-        out = residual(images)
-        decoded = coarse.decode(coarse.quantizer.decode(out.codes[0]), [])
-        predicted, wanted = fine.predict(decoded), fine.project(out.encoded.levels[0])
-        chosen = fine.quantizer.decode(out.codes[1])
-        refined = fine.decoder(torch.cat([predicted + chosen, decoded], 1))
-    torch.testing.assert_close(out.latents[1], wanted - predicted)
-    torch.testing.assert_close(out.images, refined)
-
-
-def test_a_code_of_zero_leaves_the_prediction_and_others_only_come_nearer(
-    residual: VQVAE,
-) -> None:
-    _, fine = residual.code_levels
-    fine.quantizer.codebook[0] = 0.0
-    with torch.no_grad():
-        out = residual(torch.randn(4, 2, 16, 16))
-    left = out.latents[1] - fine.quantizer.decode(out.codes[1])
-    assert (left.square().sum(1) <= out.latents[1].square().sum(1) + 1e-6).all()
-    assert left.square().mean() < 0.9 * out.latents[1].square().mean()
-
-
-def test_the_loss_of_the_prediction_draws_what_predicts_alone(residual: VQVAE) -> None:
-    coarse, fine = residual.code_levels
-    fine.quantizer.codebook.zero_()  # nothing is left of the commitment but its own pull
-    encoded = residual.features(torch.randn(4, 2, 16, 16))
-    first = coarse.quantizer(encoded.latent)
-    decoded = [coarse.decode(first.values, [])]
-    latent, out = fine.quantize(encoded.levels[0], decoded)
-    commitment = fine.quantizer(latent).loss
-    (out.loss - commitment).backward()
-    assert fine.predict.weight.grad.abs().sum() > 0
-    assert coarse.project.weight.grad.abs().sum() > 0  # the coarser codes, through the quantizer
-    assert fine.project.weight.grad.abs().max() < 1e-7
-
-
-def test_without_a_quantizer_the_coarser_codes_change_nothing_but_context() -> None:
-    network = used(finer=((1, 8),), hierarchy="residual", bypass=True)
-    _, fine = network.code_levels
-    images = torch.randn(2, 2, 16, 16)
-    with torch.no_grad():
-        out = network(images)
-        wanted = fine.project(out.encoded.levels[0])
-        decoded = network.code_levels[0].decode(out.latents[0], [])
-        refined = fine.decoder(torch.cat([wanted, decoded], 1))
-    torch.testing.assert_close(out.images, refined, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.loss, 0.25 * (away[0] + away[1]))
 
 
 @pytest.mark.parametrize("halvings", [0, 2, 3])

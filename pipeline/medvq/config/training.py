@@ -140,11 +140,8 @@ class PretrainConfig(TrainingConfig):
     codebook_size: Annotated[int, Field(ge=2, le=65536)] = 512
     codebook_dim: Positive = 64
     finer: tuple[FinerCodes, ...] = ()
-    """More codebooks, coarsest first; each encodes what the coarser ones leave out."""
-    hierarchy: Literal["residual", "vqvae2"] = "residual"
-    """How ``finer`` codes know the coarser ones: they quantize what the encoder's map has beyond
-    the map that the coarser ones predict; or the encoder's map joined with what the coarser ones
-    decode to (VQ-VAE-2, Razavi et al. 2019)."""
+    """More codebooks, coarsest first; each encodes what the coarser ones leave out (Razavi et al.
+    2019)."""
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
     """Of the codebook's moving averages (van den Oord et al. 2017, appendix A.1)."""
     commitment: Annotated[float, Field(ge=0.0)] = 0.25

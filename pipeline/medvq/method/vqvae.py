@@ -2,9 +2,8 @@
 
 One set of modules serves pictures and volumes. The encoder halves the resolution once for every
 entry of ``widths``; the decoder mirrors it [1]_. The deepest level is always quantized. A hierarchy
-also quantizes shallower levels. A ``residual`` one predicts the encoder's map there from the
-coarser codes, and quantizes what the prediction lacks. That of VQ-VAE-2 joins the encoder's map
-with the map that the coarser codes decode to [2]_.
+also quantizes shallower levels: there the encoder's map is joined with the map that the coarser
+codes decode to, so that finer codes need not repeat coarser ones [2]_.
 
 References
 ----------
@@ -22,7 +21,6 @@ from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvq.config import PretrainConfig
@@ -60,7 +58,6 @@ class Architecture:
     commitment: float = 0.25
     bypass: bool = False
     finer: Sequence[Sequence[int]] = ()  # (halvings, codebook size) of other levels, coarsest first
-    hierarchy: str = "vqvae2"  # as of weights that do not tell; or "residual"
     depth: int = 6  # of a Vision Transformer, in blocks; its width is that of every level
     decoder_depth: int = 4
     heads: int = 3
@@ -98,7 +95,7 @@ class VQVAEOutput(NamedTuple):
     encoded: EncoderOutput
     latents: list[Tensor]  # the input of each codebook, coarsest first: (B, dim, *grid)
     codes: list[Tensor]  # int64, the grids of code indices, coarsest first: (B, *grid)
-    loss: Tensor  # scalar, the sum of the quantizers' losses and of the finer levels' predictions
+    loss: Tensor  # scalar, the sum of the quantizers' losses
 
 
 class _Layers(NamedTuple):
@@ -212,12 +209,9 @@ class CodeLevel(nn.Module):
     ) -> None:
         super().__init__()
         layers = _Layers(shape.spatial_dims, shape.batch_norm, shape.residual_blocks)
-        convolution, dim = _CONVOLUTION[layers.dims], shape.codebook_dim
-        residual = shape.hierarchy == "residual"
-        joined = layers.mix(width + coarser, width) if coarser and not residual else ()
-        self.join = nn.Sequential(*joined)
-        self.predict = convolution(coarser, dim, 1) if coarser and residual else None
-        self.project = convolution(width, dim, 1)
+        dim = shape.codebook_dim
+        self.join = nn.Sequential(*(layers.mix(width + coarser, width) if coarser else ()))
+        self.project = _CONVOLUTION[layers.dims](width, dim, 1)
         self.quantizer = VectorQuantizer(
             size, dim, decay=shape.decay, commitment=shape.commitment, bypass=shape.bypass
         )
@@ -225,35 +219,13 @@ class CodeLevel(nn.Module):
 
     def latent(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
         """Return the quantizer's input (B, dim, *grid) for the encoder's map (B, width, *grid)."""
-        wanted = self._wanted(features, coarser)
-        return wanted if self.predict is None else wanted - self.predict(coarser[0])
-
-    def quantize(self, features: Tensor, coarser: list[Tensor]) -> tuple[Tensor, QuantizerOutput]:
-        """Return the quantizer's input and output; its loss has that of the prediction, too.
-
-        Only what predicts is drawn by that loss. Without it nothing would ask the coarser codes for
-        what the finer ones can say alone, and those would have to say it.
-        """
-        if self.predict is None:
-            latent = self.latent(features, coarser)
-            return latent, self.quantizer(latent)
-        wanted, predicted = self._wanted(features, coarser), self.predict(coarser[0])
-        latent = wanted - predicted
-        out: QuantizerOutput = self.quantizer(latent)
-        missed = F.mse_loss(predicted.float(), wanted.detach().float())
-        return latent, out._replace(loss=out.loss + self.quantizer.commitment * missed)
+        latent: Tensor = self.project(self.join(torch.cat([features, *coarser], 1)))
+        return latent
 
     def decode(self, values: Tensor, coarser: list[Tensor]) -> Tensor:
         """Decode codebook vectors (B, dim, *grid) to the finer map, or to the image."""
-        if self.predict is not None:
-            values = values + self.predict(coarser[0])
         decoded: Tensor = self.decoder(torch.cat([values, *coarser], 1))
         return decoded
-
-    def _wanted(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
-        parts = [features, *coarser] if self.predict is None else [features]
-        wanted: Tensor = self.project(self.join(torch.cat(parts, 1)))
-        return wanted
 
 
 def _decoder(
@@ -371,9 +343,8 @@ class VQVAE(nn.Module):
         levels = pairwise(self._levels)
         for (before, level), halvings in zip(levels, self.halvings[1:], strict=True):
             coarser = [before.decode(quantized[-1].values, coarser)]
-            latent, out = level.quantize(encoded.levels[halvings - 1], coarser)
-            latents.append(latent)
-            quantized.append(out)
+            latents.append(level.latent(encoded.levels[halvings - 1], coarser))
+            quantized.append(level.quantizer(latents[-1]))
         return latents, quantized, coarser
 
     @property
