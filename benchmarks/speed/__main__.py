@@ -15,7 +15,7 @@ from medvq.device import choose_device
 from medvq.flow import commit
 
 from benchmarks.page import RESULTS, Section, demand, table, write_page
-from benchmarks.speed import reading, stages, steps
+from benchmarks.speed import prediction, reading, stages, steps
 from benchmarks.speed.measure import Bench, Row
 
 MEASURES = {
@@ -26,6 +26,7 @@ MEASURES = {
     "reading": reading.measure_reading,
     "dicom": reading.measure_dicom,
     "ingest": reading.measure_ingest,
+    "predict": prediction.measure_prediction,
     "memory": stages.measure_memory,
 }
 

@@ -29,11 +29,11 @@ _READ_SIDE, _FILE_SIDE = 224, 1400
 _SYNTAXES = ("uncompressed", "JPEG-LS", "JPEG 2000")
 
 
-def radiograph(number: int, greys: int) -> NDArray[np.float64]:
+def radiograph(number: int, greys: int, side: int = _FILE_SIDE) -> NDArray[np.float64]:
     """Return a smooth picture with grain, as radiographs have it: noise alone does not compress."""
     rng = np.random.default_rng(number)
     coarse = rng.uniform(0.1 * greys, 0.9 * greys, (9, 9))
-    smooth = cv2.resize(coarse, (_FILE_SIDE,) * 2, None, 0, 0, cv2.INTER_CUBIC)
+    smooth = cv2.resize(coarse, (side, side), None, 0, 0, cv2.INTER_CUBIC)
     grainy = smooth + rng.normal(0, 0.02 * greys, smooth.shape)
     return np.asarray(grainy.clip(0, greys - 1), np.float64)
 

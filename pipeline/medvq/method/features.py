@@ -7,6 +7,7 @@ random versions as the network's own features.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
@@ -31,9 +32,10 @@ _UNTRAINED_SIDE = 128  # of the pictures that the untrained encoder gets, at mos
 _IMAGENET_SIDE = 224  # of the pictures that EfficientNet-Lite0 was trained on
 _PIXELS = {2: 16, 3: 8}  # side of the raw pixels in 2-D and 3-D; 16 did better than 28
 _HOG_CELLS, _HOG_DIRECTIONS = 8, 9  # along each axis, and in each; as Dalal and Triggs, CVPR 2005
-# Images that a core encodes at once: their feature maps stay in its cache, which is more than twice
-# as fast as one batch on all cores.
-_IN_CACHE = 32
+# Images that a core encodes at once, at most, and their pixels: the feature maps stay in its cache,
+# which is more than twice as fast as one batch on all cores. The maps of more pixels also exceed
+# what glibc keeps of a thread's freed memory: the kernel clears them anew, half the time at 224 px.
+_AT_ONCE, _PIXELS_AT_ONCE = 32, 1 << 18
 
 
 class FeatureMaps(NamedTuple):
@@ -130,7 +132,7 @@ class FeatureExtractor:
 
     def features(self, images: Tensor, frame: Floats | None) -> FeatureSets:
         """Compute the features of images (B, C, *spatial) in [0, 1], and add those of the frame."""
-        number = len(images) if self.device.type == "cuda" else _IN_CACHE
+        number = len(images) if self.device.type == "cuda" else images_at_once(images.shape[2:])
         encoding = self.threads.map(self._encode, images.split(number))
         sets: FeatureSets = {}
         if self._wants("raw_pixels"):
@@ -171,6 +173,16 @@ class FeatureExtractor:
         if self.external is not None:
             sets["external"] = self.external(images)
         return sets
+
+
+def images_at_once(spatial: Sequence[int]) -> int:
+    """Return how many images a core encodes at once: a power of two, so that groups of 32 are even.
+
+    >>> images_at_once((64, 64)), images_at_once((128, 128)), images_at_once((224, 224))
+    (32, 16, 4)
+    """
+    fitting = max(1, _PIXELS_AT_ONCE // math.prod(spatial))
+    return min(_AT_ONCE, 1 << fitting.bit_length() - 1)
 
 
 def _for_inference(model: VQVAE | Architecture) -> VQVAE | Architecture:
