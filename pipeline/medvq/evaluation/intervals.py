@@ -32,6 +32,8 @@ from medvq.summaries import Interval
 Floats = NDArray[np.float64]
 _TAIL = 0.025
 """Share of the truths beyond each end of an interval."""
+_BLOCK, _FEWEST_ROWS = 2**15, 32
+"""Image weights at a time, which a processor's cache holds, and resamples at least."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,13 @@ def resample(
     weights : those of :func:`subject_weights`.
     """
     stacked = np.concatenate([np.ones((1, weights.shape[1])), weights])
-    metrics = [compute(subset, stacked) for subset in range(subsets)]
-    columns = {name: np.stack([m[name] for m in metrics]) for name in metrics[0]}
+    size = max(_FEWEST_ROWS, _BLOCK // weights.shape[1])
+    blocks = [stacked[start : start + size] for start in range(0, len(stacked), size)]
+    parts = [[compute(subset, block) for block in blocks] for subset in range(subsets)]
+    columns = {
+        name: np.stack([np.concatenate([m[name] for m in metrics]) for metrics in parts])
+        for name in parts[0][0]
+    }
     return {
         name: Resampled(values[None, :, 0], values[:, 1:].mean(0))
         for name, values in columns.items()

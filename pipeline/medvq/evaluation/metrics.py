@@ -49,10 +49,10 @@ def binary_metrics(
     positive, predicted = truth == 1, probability >= threshold
     ranked = _weight_by_score(truth, probability, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
-        sensitivity = weights[:, positive & predicted].sum(1) / weights[:, positive].sum(1)
-        specificity = weights[:, ~positive & ~predicted].sum(1) / weights[:, ~positive].sum(1)
+        sensitivity = weights @ (positive & predicted) / (weights @ positive)
+        specificity = weights @ ~(positive | predicted) / (weights @ ~positive)
         total = weights.sum(1)
-        accuracy = weights[:, predicted == positive].sum(1) / total
+        accuracy = weights @ (predicted == positive) / total
         brier = weights @ (probability - truth) ** 2 / total
     return {
         "auroc": _auroc(*ranked),
@@ -149,9 +149,10 @@ def _weight_by_score(truth: Labels, score: Floats, weights: Floats) -> tuple[Flo
     order = np.argsort(-score, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
     ordered = weights[:, order]
-    positive = np.add.reduceat(ordered * (truth[order] == 1), starts, axis=1)
-    negative = np.add.reduceat(ordered * (truth[order] == 0), starts, axis=1)
-    return positive, negative
+    positive, negative = ordered * (truth[order] == 1), ordered * (truth[order] == 0)
+    if len(starts) == len(score):
+        return positive, negative
+    return np.add.reduceat(positive, starts, axis=1), np.add.reduceat(negative, starts, axis=1)
 
 
 def _auroc(positive: Floats, negative: Floats) -> Floats:
@@ -181,7 +182,7 @@ def _sensitivity_at(specificity: float, positive: Floats, negative: Floats) -> F
     total = negative.sum(1)
     # A share of whole weights is not exact in binary.
     most = (1 - specificity) * total * (1 + 1e-9)
-    true_positives = np.where(negative.cumsum(1) <= most[:, None], positive.cumsum(1), 0.0).max(1)
+    true_positives = np.where(negative.cumsum(1) <= most[:, None], positive, 0.0).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(total > 0, true_positives / positive.sum(1), np.nan))
 

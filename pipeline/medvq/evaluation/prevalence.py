@@ -3,7 +3,8 @@
 Calibrated probabilities hold at the prevalence of the training labels. Where only the prevalence
 differs, and each class looks as it did in training, Bayes' rule adjusts them, and the prevalence
 itself is the one that maximises the likelihood of the unlabelled images [1]_. The likelihood has a
-single maximum, which bisection finds in fewer steps than the paper's expectation maximisation.
+single maximum, which bisection and Newton's method find in fewer steps than the paper's expectation
+maximisation.
 
 References
 ----------
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_BISECTIONS = 20
-"""Steps of the bisection; they leave an error of 1e-6, far below any standard error."""
+_GRID = 2**6
+"""Intervals of the prevalence, one of which holds the maximum."""
+_STEPS, _TOLERANCE = 30, 1e-9
 
 
 def adjust_to_prevalence(
@@ -53,10 +55,23 @@ def estimate_prevalence(
     """
     negative = (1 - probability) / (1 - training_prevalence)
     difference = probability / training_prevalence - negative
-    low, high = np.zeros(len(weights)), np.ones(len(weights))
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        likelihood = negative + middle[:, None] * difference
-        increasing = np.einsum("bn,bn->b", weights, difference / likelihood) > 0
-        low, high = np.where(increasing, middle, low), np.where(increasing, high, middle)
-    return (low + high) / 2
+    # The slope of the likelihood falls, and all resamples share its values on a grid.
+    grid = np.linspace(0, 1, _GRID + 1)[1:-1]
+    slopes = weights @ (difference[:, None] / (negative[:, None] + grid * difference[:, None]))
+    low = (slopes > 0).sum(1) / _GRID
+    high = low + 1 / _GRID
+    middle = (low + high) / 2
+    for _ in range(_STEPS):
+        ratio = difference / (negative + middle[:, None] * difference)
+        weighted = weights * ratio
+        slope, curvature = weighted.sum(1), np.einsum("bn,bn->b", weighted, ratio)
+        low, high = np.where(slope > 0, middle, low), np.where(slope > 0, high, middle)
+        step = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
+        moved = middle + step
+        # Beyond what is known of the maximum, halve that.
+        moved = np.where((moved >= low) & (moved <= high), moved, (low + high) / 2)
+        done = np.abs(moved - middle).max() <= _TOLERANCE
+        middle = moved
+        if done:
+            break
+    return np.asarray(middle)

@@ -80,11 +80,15 @@ def fit_probe(
     if len(rows) > MANY_LABELS:
         folds = folds[:1]
     held_out = np.sort(np.concatenate([rows_out for _, rows_out in folds]))
+    images = np.concatenate([features.images[rows], *(v[rows] for v in features.versions)])
+    of_images = np.tile(truth[rows], 1 + len(features.versions))
+    everything = np.arange(len(images)).reshape(-1, len(rows))
+    parts = [everything[:, fitted_on].ravel() for fitted_on, _ in folds]
     best_score, best = -np.inf, None
     # More threads wait for each other on such small matrices: ten times slower on shared cores.
     with threadpool_limits(limits=1, user_api="blas"):
-        for regularisation in config.regularisation:
-            models = [_fit(target, features, truth, rows[a], regularisation) for a, _ in folds]
+        path = target.fit_path(images, of_images, parts, config.regularisation)
+        for regularisation, models in zip(config.regularisation, path, strict=True):
             clean = _held_out_scores(target, models, features.images[rows], folds)[held_out]
             swapped = None
             if features.swapped is not None:
@@ -94,7 +98,8 @@ def fit_probe(
                 best_score, best = score, (regularisation, clean, swapped)
         assert best is not None
         regularisation, clean, swapped = best
-        model = _fit(target, features, truth, rows, regularisation * shrink)
+        final = target.fit_path(images, of_images, [everything.ravel()], [regularisation * shrink])
+        [[model]] = final
     calibrate(target, model, truth[rows[held_out]], clean, swapped)
     return FittedProbe(model, target.threshold(truth[rows]), regularisation)
 
@@ -162,11 +167,3 @@ def _held_out_scores(target: Target, models: list[Any], images: Floats, folds: F
     for part, (_, rows) in zip(parts, folds, strict=True):
         scores[rows] = part
     return scores
-
-
-def _fit(
-    target: Target, features: ProbeFeatures, truth: Truth, rows: Rows, regularisation: float
-) -> Any:
-    """Fit a model on the images in ``rows`` and on their random versions."""
-    images = np.concatenate([features.images[rows], *(v[rows] for v in features.versions)])
-    return target.fit(images, np.tile(truth[rows], 1 + len(features.versions)), regularisation)

@@ -6,6 +6,7 @@ subsets and its tables are written once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 
 from medvq.errors import UserError
+from medvq.method.logistic import fit_path
 
 Floats = NDArray[np.float64]
 Truth = NDArray[Any]
@@ -52,6 +54,20 @@ class Target(Protocol):
 
     def fit(self, images: Floats, truth: Truth, regularisation: float) -> Any:
         """Fit a scikit-learn model; ``regularisation`` is scikit-learn's inverse strength ``C``."""
+
+    def fit_path(
+        self,
+        images: Floats,
+        truth: Truth,
+        parts: Sequence[NDArray[np.intp]],
+        strengths: Sequence[float],
+    ) -> Iterator[list[Any]]:
+        """Yield for each of ``strengths``, which are values of ``C``, a model of each part.
+
+        Parts are given by their rows.
+        """
+        for strength in strengths:
+            yield [self.fit(images[rows], truth[rows], strength) for rows in parts]
 
     def scores(self, model: Any, images: Floats) -> Floats:
         """Return what the next three methods take: (N,), or (N, K) for K > 2 classes."""
@@ -97,6 +113,20 @@ class Binary(Target):
         )
         return classifier.fit(images, truth)
 
+    def fit_path(
+        self,
+        images: Floats,
+        truth: Truth,
+        parts: Sequence[NDArray[np.intp]],
+        strengths: Sequence[float],
+    ) -> Iterator[list[LogisticRegression]]:
+        paths = fit_path(images, truth, parts, strengths)
+        for strength, path in zip(strengths, paths, strict=True):
+            if path is None:
+                yield [self.fit(images[rows], truth[rows], strength) for rows in parts]
+            else:
+                yield [_classifier(weights, strength) for weights in path]
+
     def scores(self, model: LogisticRegression, images: Floats) -> Floats:
         return np.asarray(model.decision_function(images))
 
@@ -126,6 +156,14 @@ class Binary(Target):
 
     def columns(self, predicted: Floats, threshold: float | Floats) -> dict[str, Truth | float]:
         return {"probability": predicted, "threshold": threshold}
+
+
+def _classifier(weights: Floats, strength: float) -> LogisticRegression:
+    """Return scikit-learn's model with these coefficients and, last, this intercept."""
+    model = LogisticRegression(C=strength)
+    model.classes_, model.n_features_in_ = np.arange(2), len(weights) - 1
+    model.coef_, model.intercept_ = weights[None, :-1], weights[-1:]
+    return model
 
 
 class Multiclass(Target):
