@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer, nearest_codes
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 
@@ -202,6 +203,37 @@ def test_without_restarts_a_code_out_of_use_stays_where_it_is() -> None:
         out = quantizer(as_features(torch.randn(10, 2)))
     torch.testing.assert_close(quantizer.codebook[1], centres[1])
     assert out.codes.unique().tolist() == [0]
+
+
+def test_a_fitted_codebook_has_the_centroids_of_clusters() -> None:
+    centres = 10 * torch.eye(4)
+    own = torch.arange(4).repeat(300)
+    vectors = centres[own] + torch.randn(1200, 4)
+    quantizer = VectorQuantizer(4, 4)
+    quantizer.fit(as_features(vectors), seed=0)
+    means = torch.stack([vectors[own == code].mean(0) for code in range(4)])
+    nearest = torch.cdist(means, quantizer.codebook)
+    assert nearest.argmin(1).sort().values.tolist() == [0, 1, 2, 3]
+    assert nearest.min(1).values.max() < 0.2
+    before = quantizer.codebook.clone()
+    quantizer(as_features(vectors))  # training goes on from there
+    assert torch.cdist(before, quantizer.codebook).diagonal().max() < 0.1
+
+
+def test_a_fitted_codebook_leaves_as_little_as_that_of_full_k_means() -> None:
+    vectors = torch.randn(3000, 3).cumsum(1)
+    quantizer = VectorQuantizer(32, 3).eval()
+    quantizer.fit(as_features(vectors), seed=0)
+    left = (vectors - quantizer.codebook[nearest_codes(vectors, quantizer.codebook)]).square().sum()
+    least = KMeans(32, n_init=3, random_state=0).fit(vectors.numpy()).inertia_
+    assert left < 1.1 * least
+
+
+def test_a_codebook_is_fitted_to_fewer_vectors_than_codes() -> None:
+    vectors = torch.randn(1, 2, 3, 1)
+    quantizer = VectorQuantizer(8, 2).eval()
+    quantizer.fit(vectors, seed=0)
+    torch.testing.assert_close(quantizer(vectors).values, vectors)
 
 
 def test_eval_mode_changes_nothing() -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from medvq.method.collectives import all_reduce_sum, rank, world_size
@@ -29,6 +30,7 @@ _RESTART_COUNT = 2
 # what keeps it busy. Like the next line, measured (``make benchmark-speed``).
 _TILE = {"cpu": 1 << 20, "cuda": 1 << 25}
 _SMALLEST_CHUNK, _LARGEST_BLOCK, _FEWEST_BLOCKS = 128, 32, 32
+_KMEANS_BATCH = 4096
 # A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
 # its multiples, modulo any smaller number, reach every place once before any twice.
 _STRIDE = 2_654_435_761
@@ -156,6 +158,23 @@ class VectorQuantizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Return the codebook vectors (B, D, *spatial) of codes (B, *spatial)."""
         return F.embedding(codes, self.codebook).movedim(codes.ndim, 1)
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, seed: int) -> None:
+        """Replace the codebook by the centroids of k-means of ``features`` (B, D, *spatial).
+
+        For a network that is not trained, whose codebook no moving average comes to fit. The
+        features are the same in every process.
+        """
+        vectors = features.float().movedim(1, features.ndim - 1).reshape(-1, self.dim)
+        self._initialise(vectors)
+        number = min(self.size, len(vectors))
+        clusters = MiniBatchKMeans(number, batch_size=_KMEANS_BATCH, n_init=1, random_state=seed)
+        centroids = clusters.fit(vectors.cpu().numpy()).cluster_centers_
+        # Machines may round otherwise, and all are to have the same.
+        shared = all_reduce_sum(torch.from_numpy(centroids).to(vectors) * (rank() == 0))
+        self.codebook[:number].copy_(shared)
+        self.sums.copy_(self.codebook * self.counts[:, None])
 
     @torch.no_grad()
     def _initialise(self, vectors: Tensor) -> None:

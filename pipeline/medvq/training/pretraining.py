@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 import torch
@@ -34,8 +33,9 @@ from medvq.training.loop import Run, TrainingLoop
 
 RECONSTRUCTIONS = "reconstructions.npz"
 _SHOWN = 12  # validation images whose reconstructions are kept for the figure
-_STATISTICS_IMAGES, _STATISTICS_BATCH = 512, 64  # at least, of those with as many
-_CODEBOOK_IMAGES = 1024  # at least, of those with as many: some hundred places of each
+_STATISTICS_IMAGES = 512
+_CODEBOOK_IMAGES = 1024  # some hundred places of each
+_BATCH = 64
 _VARIANCE_IMAGES = 512  # evenly spaced, for an estimate of the variance of the training images
 
 
@@ -88,14 +88,18 @@ class Pretraining(TrainingLoop):
         load_start(objective.network, config.start_from)
         objective.to(run.device)
         if config.adapt_statistics:
-            adapt_statistics(objective.network.encoder, self._statistics_batches(run.device))
+            some = self._evenly_spaced(_STATISTICS_IMAGES, run.device)
+            adapt_statistics(objective.network.encoder, some)
         objective.network.freeze(config.frozen_levels)
         super().__init__(run, config, objective, batches, unused=config.contrast.weight == 0)
 
-    def _statistics_batches(self, device: torch.device) -> Iterator[Tensor]:
-        """Yield evenly spaced training images as they are, the same in every process."""
-        rows = self.data.train[:: max(1, len(self.data.train) // _STATISTICS_IMAGES)]
-        for part in np.array_split(rows, -(-len(rows) // _STATISTICS_BATCH)):
+    def _evenly_spaced(self, images: int, device: torch.device) -> Iterator[Tensor]:
+        """Yield training images as they are, in batches, the same in every process.
+
+        At least so many, where there are as many.
+        """
+        rows = self.data.train[:: max(1, len(self.data.train) // images)]
+        for part in np.array_split(rows, -(-len(rows) // _BATCH)):
             yield to_network(to_unit(self.data.images[part])).to(device)
 
     def load(self) -> Iterable[Views]:
@@ -110,14 +114,12 @@ class Pretraining(TrainingLoop):
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
-        """Let the codebooks follow images, at most an epoch, through a network that stays."""
+        """Fit the codebooks to training images as they are, coarsest first; the network stays."""
         network = self.objective.network.eval()
-        for quantizer in network.quantizers:
-            quantizer.train()
-        torch.manual_seed(epoch_seed(self.run.seed + 1, 0))
-        batches = -(-_CODEBOOK_IMAGES // self.batches.batch_size)
-        for batch in islice(self.load(), batches):
-            network(batch["first"])
+        for level, quantizer in enumerate(network.quantizers):
+            batches = self._evenly_spaced(_CODEBOOK_IMAGES, self.run.device)
+            latents = [network.quantize(network.features(batch))[0][level] for batch in batches]
+            quantizer.fit(torch.cat(latents), self.run.seed)
 
     def image_faults(self, batch: int) -> dict[str, str]:
         """Make the views of the batch again, and look at them and at the images themselves."""
