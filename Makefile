@@ -201,7 +201,7 @@ benchmark-codec: setup ## PSNR, SSIM and detail at equal bits: flat, two hierarc
 benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)
 	$(BIN)/python -m benchmarks.coverage $(if $(N),--number $(N)) $(if $(JSON),--json)
 
-benchmark-codes: setup ## AUROC against bytes of an image: codes, product quantization, PCA (ONLY=kermany)
+benchmark-codes: setup ## AUROC against bytes of an image: codes, product quantization, PCA (ONLY=a,b)
 	$(BIN)/python -m benchmarks.codes --device "$(DEVICE)" $(OVERRIDES) \
 		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 

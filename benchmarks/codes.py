@@ -25,7 +25,7 @@ from benchmarks.codings import CODES, EMBEDDING, PCA_4, PCA_8, PQ, Coded, Coding
 from benchmarks.label_efficiency import NAMES
 from benchmarks.page import Figure, Section, demand, interval, table, write_page
 from benchmarks.prior.inputs import Inputs
-from benchmarks.study import Study, run_study
+from benchmarks.study import Study, names_of, run_study
 
 Floats = NDArray[np.float64]
 DATA_SETS = {
@@ -215,11 +215,10 @@ def draw(data_sets: Sequence[DataSet], file: Path) -> None:
 
 def main(study: Study, parsed: argparse.Namespace) -> None:
     """Compare MedVQ's codes with other codings of its embedding, by bytes of an image."""
-    names = [*DATA_SETS] if parsed.only is None else [parsed.only]
+    names = parsed.only or [*DATA_SETS]
     data_sets = [compare(replace(study, config_name=name)) for name in names]
-    publish(
-        data_sets, study, f"make {study.target}" + (f" ONLY={parsed.only}" if parsed.only else "")
-    )
+    only = f" ONLY={','.join(parsed.only)}" if parsed.only else ""
+    publish(data_sets, study, f"make {study.target}{only}{study.shown_settings}")
 
 
 def publish(data_sets: Sequence[DataSet], study: Study, command: str) -> None:
@@ -245,5 +244,10 @@ def publish(data_sets: Sequence[DataSet], study: Study, command: str) -> None:
         print(json.dumps({"rows": [asdict(figure) for figure in found]}, allow_nan=False))
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the data sets."""
+    parser.add_argument("--only", type=names_of([*DATA_SETS]), help="data sets: a,b")
+
+
 if __name__ == "__main__":
-    run_study("codes", "benchmark-codes", main, [*DATA_SETS])
+    run_study("codes", "benchmark-codes", main, add_more=add_options)

@@ -65,6 +65,11 @@ class Study:
     json: bool = False
     commit: str | None = field(default_factory=commit)
 
+    @property
+    def shown_settings(self) -> str:
+        """The user's settings as ``make`` takes them, after a space."""
+        return f" SET={shlex.quote(' '.join(self.settings))}" if self.settings else ""
+
     def config(self, *settings: str) -> Config:
         """Return the configuration that was asked for, with further overrides on top."""
         return load_config(config_file(self.config_name), (*self.settings, *settings))
@@ -109,11 +114,10 @@ class Study:
     ) -> None:
         """Write the page, log the figures as an MLflow run, print them where ``--json`` asks."""
         config, page, picture = self.config(), self.file(".md"), self.file(".png")
-        settings = f" SET={shlex.quote(' '.join(self.settings))}" if self.settings else ""
         write_page(
             page,
             title=f"{title}: {config.name}",
-            command=f"make {self.target} DATASET={self.config_name}{settings}",
+            command=f"make {self.target} DATASET={self.config_name}{self.shown_settings}",
             commit=self.commit,
             introduction=introduction,
             sections=sections,
@@ -130,6 +134,18 @@ class Study:
         print(page)
         if self.json:
             print(json.dumps({"rows": [asdict(row) for row in figures]}, allow_nan=False))
+
+
+def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a parser of a list of names, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
 
 
 def run_study(

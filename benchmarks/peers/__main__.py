@@ -30,8 +30,7 @@ from benchmarks.page import RESULTS
 from benchmarks.paired import judge
 from benchmarks.peers.networks import PEERS
 from benchmarks.peers.page import FRACTIONS, Point, figures, write
-from benchmarks.study import Probed, Study
-from benchmarks.suite.__main__ import names_of
+from benchmarks.study import Probed, Study, names_of
 from benchmarks.suite.arms import ARMS
 from benchmarks.supervised import network_predictions
 

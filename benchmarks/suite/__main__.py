@@ -10,7 +10,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ from medvq.stages.stage import RunOptions
 from medvq.summaries import JsonObject
 
 from benchmarks.page import RESULTS
-from benchmarks.study import Study
+from benchmarks.study import Study, names_of
 from benchmarks.suite.arms import ARMS, DATA_SETS, Arm
 from benchmarks.suite.cells import Cell, Row, mean_lead, mean_of_parts, score
 from benchmarks.suite.page import show_validation, write
@@ -124,18 +124,6 @@ def command_of(parsed: argparse.Namespace) -> str:
     values = {**lists, "SEEDS": str(parsed.seeds), "SET": " ".join(parsed.set)}
     given = [f"{name}={shlex.quote(value)}" for name, value in values.items() if value]
     return " ".join(["make benchmark-suite", *given])
-
-
-def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return a parser of a list of names, separated by commas."""
-
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return names
-
-    return parse
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

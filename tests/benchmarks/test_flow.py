@@ -153,7 +153,7 @@ def test_codes_are_compared_with_as_many_bytes_of_the_embedding(
 ) -> None:
     monkeypatch.setitem(codes.DATA_SETS, "phantom", (0.5, 1.0))
     codes.main(
-        study_of(folder, "codes", *SMALL_PRIOR, json=True), argparse.Namespace(only="phantom")
+        study_of(folder, "codes", *SMALL_PRIOR, json=True), argparse.Namespace(only=["phantom"])
     )
     file = folder / "results" / "codes.md"
     assert headings(file) == ["At equal bytes", "tiny", "tiny: ways to decode MedVQ's codes"]
