@@ -195,7 +195,7 @@ def test_a_threshold_read_off_the_judged_images_is_named_so() -> None:
     _, called, best, note, _ = evaluate_table(summary)
     assert called.split() == ["sensitivity", "0.800", "[0.700,", "0.900]"]
     assert best.startswith(
-        "  sensitivity_at_90_specificity (threshold read off the test images)  0.800 ["
+        "  sensitivity at 90 specificity (threshold read off the test images)  0.800 ["
     )
     assert note == "  95% intervals given this training and this training set"
     assert EvaluateSummary.from_json(summary.to_json()) == summary

@@ -105,6 +105,16 @@ def test_parameters_are_those_of_the_stage(store: Store) -> None:
     assert "learning_rate" not in probe
 
 
+def test_runs_of_one_probe_differ_in_their_features_alone(store: Store) -> None:
+    # The page that compares runs opens on the parameters in which they differ.
+    runs = [run.data for run in store.runs() if run.data.tags["medvq.stage"] == "probe"]
+    assert {run.params["features"] for run in runs} == {"medvq", "raw_pixels", "hog"}
+    first, *others = [run.params | {"features": ""} for run in runs]
+    assert others == [first, first]
+    known = CONFIG.probe.regularisation
+    assert [run.tags.get("medvq.regularisation") for run in runs].count(str([*known])) == 1
+
+
 def test_metrics_keep_their_steps(store: Store) -> None:
     history = store.client.get_metric_history(store.ids["pretrain"], "loss")
     assert sorted((metric.step, metric.value) for metric in history) == [(0, 3), (1, 2), (2, 1)]

@@ -21,8 +21,11 @@ _FEW_SUBJECTS = 100
 """Labelled subjects below which the table says how wide intervals are."""
 _ACCURACY = 0.8
 """An accuracy for which that is said, by the normal approximation of the binomial distribution."""
-METRIC_NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "r2": "R²"}
-"""The metrics that a probe may be compared by, as people write them."""
+METRIC_NAMES = {
+    "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "mae": "MAE", "r2": "R²",
+    "accuracy": "accuracy",
+}  # fmt: skip
+"""Metrics as people write them, where that is not their name in words."""
 _COLUMNS = {
     "auroc": ("auroc", "balanced_accuracy", "sensitivity", "specificity", "ece"),
     "accuracy": ("accuracy", "balanced_accuracy", "auroc", "ece"),
@@ -31,9 +34,13 @@ _COLUMNS = {
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric's name for a table, which says where its threshold is read off the test."""
+    """Return a metric's name for a table, which says where its threshold is read off the test.
+
+    >>> metric_name("auroc"), metric_name("balanced_accuracy")
+    ('AUROC', 'balanced accuracy')
+    """
     note = " (threshold read off the test images)" if "_at_" in metric else ""
-    return metric + note
+    return METRIC_NAMES.get(metric, metric.replace("_", " ")) + note
 
 
 def ingest_table(summary: IngestSummary) -> list[str]:

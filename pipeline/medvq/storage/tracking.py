@@ -26,7 +26,8 @@ from medvq.storage.lineage import images_digest, lineage, pretraining_parameters
 from medvq.storage.mlflow_sender import KEPT, Sender, flat, now
 from medvq.tracked_runs import TrackedRun
 
-# Settings that are others where a baseline is fitted: parameters of MedVQ's run alone.
+# Settings that are others where a baseline is fitted: tags of MedVQ's run, since as parameters they
+# would take the places of label_fraction and features on the page that compares runs.
 _OF_MEDVQ = ("regularisation", "whitening")
 _KEY_PICTURES = ("roc_and_calibration", "reconstructions")
 _TABLES = ("metrics.json", "audit.json", "audit.html", "history.csv")
@@ -139,6 +140,8 @@ class Tracking:
             "medvq_features" if name == "features" else name: value
             for name, value in flat(settings).items()
         }
+        of_medvq = {n: self._settings.pop(n) for n in _OF_MEDVQ if n in self._settings}
+        self._tags = {f"medvq.{name}": str(value) for name, value in of_medvq.items()}
         if "pretrain" in self.inputs:
             self._settings |= pretraining_parameters(self.inputs["pretrain"])
         again = bool(self._keys)
@@ -170,8 +173,7 @@ class Tracking:
             if alone and "medvq_minus" not in run.metrics:
                 continue
             label = self.label.replace("medvq", run.feature_set, 1)
-            parameters = {k: v for k, v in self._settings.items() if k not in _OF_MEDVQ}
-            parameters |= {**run.parameters, "features": run.feature_set}
+            parameters = {**self._settings, **run.parameters, "features": run.feature_set}
             key = self._start(label, parameters, run.feature_set, run.key_figure)
             self._log(key, run.metrics | seconds, run.step)
             self._append("end", key, status="FINISHED")
@@ -246,7 +248,11 @@ class Tracking:
                 "mlflow.source.name": f"medvq {self.stage}",
                 "mlflow.source.type": "LOCAL",
                 **({"mlflow.source.git.commit": self.commit} if self.commit else {}),
-                **({"mlflow.note.content": self._note(key_figure, [])} if feature_set else {}),
+                **(
+                    {"mlflow.note.content": self._note(key_figure, [])}
+                    if feature_set
+                    else self._tags
+                ),
             },
             params=_texts(parameters),
             digest=self._digest[:16],
