@@ -222,8 +222,8 @@ benchmark-peers: setup ## AUROC against minutes, MedVQ and what others would use
 benchmark-evidence: setup ## whether evidence maps show what the probe looks at, by deletion (minutes)
 	$(call STUDY,evidence_maps)
 
-benchmark-similar: setup ## how often look-alikes share a class (ONLY=million: how fast a million answer)
-	$(call STUDY,look_alikes)
+benchmark-similar: setup ## how often look-alikes share a class (ONLY=million N=: how fast so many answer)
+	$(call STUDY,look_alikes) $(if $(N),--vectors $(N))
 
 benchmark-label-curve: setup ## AUROC at all labels, foretold from 20% of them (SETS=kermany,phantom)
 	$(call FEW_LABELS,curve)
