@@ -204,6 +204,24 @@ def test_a_server_that_is_down_is_one_line_without_its_password(
     assert "secret" not in line
 
 
+def test_a_command_of_its_own_waits_seconds_for_a_server_that_is_down() -> None:
+    # MLflow would try again for minutes; what sets that is read once, when MLflow is imported.
+    program = (
+        "import medvq.storage.mlflow_server as server\n"
+        "try:\n    server.runs_of('http://127.0.0.1:9', '')\n"
+        "except server.UserError:\n"
+        "    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES as retries\n"
+        "    print(retries.get())"
+    )
+    unset = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment = unset | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, env=environment, timeout=300, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["0"]
+
+
 def test_writers_at_once_share_a_server_with_postgresql(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], site: Site,

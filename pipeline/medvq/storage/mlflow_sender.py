@@ -24,21 +24,13 @@ from tqdm import tqdm
 
 from medvq.storage.artifacts import writing_lock
 from medvq.storage.journal import FILE, Event, Journal
+from medvq.storage.mlflow_client import set_client_defaults
 from medvq.storage.mlflow_pages import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-# Before MLflow is imported: nothing is sent to anybody else, and a server that does not answer is
-# given up after seconds instead of minutes. Only where the user has not said otherwise. What failed
-# is tried again below: MLflow would start a second run where the answer to the first was lost.
-for _name, _value in (
-    ("MLFLOW_DISABLE_TELEMETRY", "true"),
-    ("DO_NOT_TRACK", "true"),
-    ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
-    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"),
-):
-    os.environ.setdefault(_name, _value)
+set_client_defaults()
 
 # Places of files in the store, of runs and of models; they are renamed with their experiment's.
 _MOVE = (

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from medvq.errors import UserError
+from medvq.storage.mlflow_client import set_client_defaults
 from medvq.storage.mlflow_pages import address
 
 HOST = "127.0.0.1"
@@ -127,6 +128,7 @@ def runs_of(server: str, name: str) -> str:
     UserError
         The server does not answer, or has no runs of this data set.
     """
+    set_client_defaults()
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
