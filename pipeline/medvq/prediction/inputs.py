@@ -29,6 +29,7 @@ _PICTURES = ImageFolderSource(kind="image_folder", folder=".")
 # Beyond the sizes and the aspect ratios of the training images by these factors, an image is of
 # another kind: another body part or scanner, a thumbnail, a contact sheet.
 _SIZE_FACTOR, _ASPECT_FACTOR = 2.0, 1.25
+_SIZE, _WIDTH = "its size", "its width"
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,22 @@ class TrainingSizes:
         low, high = (" x ".join(map(str, side)) for side in (self.low, self.high))
         sides = zip(size, self.low, self.high, strict=True)
         if any(not least / _SIZE_FACTOR <= n <= _SIZE_FACTOR * most for n, least, most in sides):
-            return f"its size {shape} is far from those of training, {low} to {high}"
+            return f"{_SIZE} {shape} is far from those of training, {low} to {high}"
         narrowest, widest = self.aspect
         if not narrowest / _ASPECT_FACTOR <= aspect <= widest * _ASPECT_FACTOR:
             return (
-                f"its width is {aspect:.2f} times its height, in training "
+                f"{_WIDTH} is {aspect:.2f} times its height, in training "
                 f"{narrowest:.2f} to {widest:.2f}"
             )
         return ""
+
+
+def kind_of_difference(reason: str) -> str:
+    """Return in what an image differs, without its own numbers, for counting.
+
+    >>> kind_of_difference("its size 9 x 12 is far from those of training, 200 x 200 to 300 x 310")
+    'its size is far from those of training'
+    """
+    kinds = {_SIZE: "its size", _WIDTH: "its width over its height"}
+    found = next((kind for start, kind in kinds.items() if reason.startswith(start)), "")
+    return f"{found} is far from those of training" if found else reason

@@ -27,7 +27,7 @@ from medvq.errors import UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import read_all
 from medvq.prediction import table
-from medvq.prediction.inputs import Inputs, NewImage, TrainingSizes
+from medvq.prediction.inputs import Inputs, NewImage, TrainingSizes, kind_of_difference
 from medvq.prediction.journal import FORCE, SUFFIX, Journal, RunIdentity, locked
 from medvq.prediction.reading import NewImageReader, NewImageResult
 from medvq.storage.artifacts import Artifact, source, verify, write_bytes
@@ -99,7 +99,7 @@ class Outcome:
                 self.refused[row["reason"]] += 1
                 continue
             self.read += 1
-            flags = [_kind_of(row["other_kind"])] if row["other_kind"] else []
+            flags = [kind_of_difference(row["other_kind"])] if row["other_kind"] else []
             flags += ["out of distribution"] if row.get("untypical") == "true" else []
             self.flags.update(flags)
             self.flagged += bool(flags)
@@ -115,11 +115,6 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "images_per_second": round(self.computed / max(self.seconds, 1e-9), 1),
         }
-
-
-def _kind_of(reason: str) -> str:
-    """Return a reason without the numbers of one image, for counting."""
-    return reason.split(",")[0].rstrip("0123456789x ") if reason.startswith("its size") else reason
 
 
 def predict(request: Request) -> Outcome:
