@@ -1,4 +1,4 @@
-"""``make benchmark-codec``: how well codes of one and of two levels reconstruct, at stated bits.
+"""``make benchmark-codec``: how well codes of several kinds reconstruct, at stated bits.
 
 Beside the page, pictures of what is left of a few images lie in the study's folder: pictures of
 patients have no place among the documents.
@@ -25,11 +25,13 @@ from medvq.errors import UserError
 from medvq.evaluation.codebooks import bits_per_position, codebook_use, count_codes
 from medvq.evaluation.intervals import subject_weights
 from medvq.method.scaling import to_bytes, to_network, to_unit
+from medvq.method.vqvae import VQVAE
 from medvq.storage.weights import FILE, load_model
 from monai.metrics import MultiScaleSSIMMetric, SSIMMetric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.codec_quantizers import composed_arms, train_composed
 from benchmarks.image_codecs import Coded, Picture, bits_at_psnr, jpeg2000, psnr, webp
 from benchmarks.page import Figure, Section, table
 from benchmarks.study import Study, run_study
@@ -63,7 +65,7 @@ class Reconstructed:
 
 
 def main(study: Study, _: argparse.Namespace) -> None:
-    """Train flat codes and a hierarchy of equal bits; measure them on test images."""
+    """Train flat codes, a hierarchy and other quantizers, of equal bits; measure test images."""
     base = study.config()
     if len(base.ingest.image_shape) > 2 or base.ingest.channels > 1 or not base.pretrain.finer:
         raise UserError("the study of codecs takes grey pictures and a setting of pretrain.finer")
@@ -72,10 +74,13 @@ def main(study: Study, _: argparse.Namespace) -> None:
     test = np.flatnonzero(manifest["split"] == "test")
     rows = test[np.linspace(0, len(test) - 1, min(_IMAGES, len(test))).astype(int)]
     pictures = np.load(cache / "images.npy", mmap_mode="r")[rows]
-    arms = {}
-    for name, config in arms_of(base).items():
-        file = study.run("pretrain", config).folder / FILE
-        arms[name] = reconstruct(file, pictures, choose_device(study.options.device))
+    device = choose_device(study.options.device)
+    configs, arms = arms_of(base), {}
+    for name, config in configs.items():
+        network = load_model(study.run("pretrain", config).folder / FILE).to(device)
+        arms[name] = reconstruct(network, pictures, device)
+    for name, (config, quantizer) in composed_arms(configs["flat"]).items():
+        arms[name] = reconstruct(train_composed(study, config, quantizer), pictures, device)
     arms |= {name: _by(code, pictures, arms["flat"].bits) for name, code in _YARDSTICKS.items()}
     measured = {name: measure(pictures, arm.pictures) for name, arm in arms.items()}
     picture = study.folder / "codec.png"
@@ -113,9 +118,8 @@ def flattened(config: Config) -> PretrainConfig:
 
 
 @torch.inference_mode()
-def reconstruct(file: Path, pictures: NDArray[np.uint8], device: str) -> Reconstructed:
-    """Return what the model of ``file`` gives back of ``pictures`` (N, height, width)."""
-    network = load_model(file).to(device)
+def reconstruct(network: VQVAE, pictures: NDArray[np.uint8], device: str) -> Reconstructed:
+    """Return what a network gives back of ``pictures`` (N, height, width)."""
     parts, decoded = [], []
     for start in range(0, len(pictures), _BATCH):
         out = network(to_network(to_unit(pictures[start : start + _BATCH])).to(device))
@@ -229,7 +233,8 @@ def _publish(
         f"the epoch of least validation error, of at most {config.pretrain.epochs} epochs on "
         f"{config.pretrain.image_fraction:.0%} of the training subjects; one training each. The "
         "flat model has the bits of all levels on the finest grid, and twice the residual blocks "
-        "there. JPEG 2000 and WebP get the nominal bits; small files are mostly head."
+        "there. Residual quantization (two vector quantizers in turn) and FSQ take the place of "
+        "its quantizer. JPEG 2000 and WebP get the nominal bits; small files are mostly head."
     )
     means = (
         "*Finest band*: squared error in the finest band of a Laplacian pyramid, over its energy. "

@@ -98,7 +98,8 @@ def test_the_page_has_every_arm(
     assert Path(picture).is_file()
     rows = {row["figure"]: row["value"] for row in json.loads(line)["rows"]}
     text = Path(page).read_text()
-    for name in ("flat", "VQ-VAE-2", "JPEG 2000", "WebP"):
+    kinds = ("flat", "VQ-VAE-2", "residual quantization", "FSQ")
+    for name in (*kinds, "JPEG 2000", "WebP"):
         assert f"| {name} |" in text
         assert f" {rows[f'{name}, psnr']:.4g} |" in text
         assert 0 < rows[f"{name}, ms_ssim"] <= 1
