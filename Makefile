@@ -144,15 +144,16 @@ report: setup ## one page: the result, what to distrust, and where it comes from
 	@$(BIN)/python -m medvq report $(if $(JSON),--json) --dataset "$(basename $(notdir $(DATASET)))" \
 		$(if $(PROBE),--probe "$$PROBE")
 
-prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn)
+prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn, masked)
 	$(call RUN,prior,$(DATASET))
 
-sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_K=0 TOP_P=1
+sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_K=0 TOP_P=1 STEPS=12
 	$(call RUN,sample,$(DATASET)) $(if $(N),--set "sample.number=$(N)") \
 		$(if $(CLASS),--set "sample.class_name=$(CLASS)") \
 		$(if $(TEMPERATURE),--set "sample.temperature=$(TEMPERATURE)") \
 		$(if $(GUIDANCE),--set "sample.guidance=$(GUIDANCE)") \
-		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)")
+		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)") \
+		$(if $(STEPS),--set "sample.steps=$(STEPS)")
 
 onnx: setup ## DATASET's encoder with its preprocessing as ONNX, with PROBE=... its prediction (OUT=file)
 	$(BIN)/python -m medvq onnx $(EXPORT)
@@ -195,7 +196,10 @@ benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, al
 benchmark-masked-code: setup ## whether hidden states of a model of the codes exceed the codes
 	$(call STUDY,masked_code)
 
-benchmark-codec: setup ## PSNR, SSIM and detail at equal bits: flat, two hierarchies, JPEG 2000, WebP
+benchmark-anomalies: setup ## findings told from normal images, by these alone (STORES=extract,extract)
+	$(call STUDY,anomalies) $(if $(STORES),--stores "$$STORES")
+
+benchmark-codec: setup ## PSNR, SSIM and detail at equal bits: four kinds of codes, JPEG 2000, WebP
 	$(call STUDY,codec)
 
 benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)

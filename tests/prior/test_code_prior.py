@@ -10,6 +10,7 @@ from factories.priors import frequency_prior
 from medvq.config import SampleConfig
 from medvq.prior.code_prior import (
     UNKNOWN,
+    AutoregressivePrior,
     CodePrior,
     Conditions,
     PriorArchitecture,
@@ -17,6 +18,7 @@ from medvq.prior.code_prior import (
     negative_log_likelihood,
 )
 from medvq.prior.codes import bits_per_code
+from medvq.prior.masked import MaskedPrior
 from medvq.prior.pixelcnn import CausalConvolution, GatedPixelCNN
 from medvq.prior.transformer import TransformerPrior
 from monai.inferers import VQVAETransformerInferer
@@ -25,7 +27,8 @@ from torch import Tensor, nn
 
 SIZE, SIZE_ABOVE = 5, 7
 GRIDS = [(4, 5), (2, 3, 3)]
-MODELS: list[type[CodePrior]] = [GatedPixelCNN, TransformerPrior]
+AUTOREGRESSIVE: list[type[AutoregressivePrior]] = [GatedPixelCNN, TransformerPrior]
+MODELS: list[type[CodePrior]] = [*AUTOREGRESSIVE, MaskedPrior]
 
 
 def with_random_weights(prior: CodePrior) -> CodePrior:
@@ -74,20 +77,25 @@ def sample_by_whole_passes(
     return codes
 
 
-every_prior = pytest.mark.parametrize(
-    "prior",
-    [
-        pytest.param(
-            random_prior(model, shape, above), id=f"{model.name}-{len(shape)}d{'-above' * above}"
-        )
-        for model in MODELS
-        for shape in GRIDS
-        for above in (False, True)
-    ],
-)
+def every(models: list[type[CodePrior]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "prior",
+        [
+            pytest.param(
+                random_prior(model, shape, above),
+                id=f"{model.name}-{len(shape)}d{'-above' * above}",
+            )
+            for model in models
+            for shape in GRIDS
+            for above in (False, True)
+        ],
+    )
 
 
-@every_prior
+every_prior, every_autoregressive_prior = every(MODELS), every([*AUTOREGRESSIVE])
+
+
+@every_autoregressive_prior
 def test_no_logit_depends_on_its_own_code_or_a_later_one(prior: CodePrior) -> None:
     codes, conditions = torch.randint(SIZE, (1, *prior.shape)), conditions_of(prior, [1])
     with torch.inference_mode():
@@ -101,7 +109,7 @@ def test_no_logit_depends_on_its_own_code_or_a_later_one(prior: CodePrior) -> No
                 assert moved[place + 1], "and the next code depends on this one"
 
 
-@every_prior
+@every_autoregressive_prior
 def test_likelihood_is_the_product_of_conditionals_one_at_a_time(prior: CodePrior) -> None:
     codes, conditions = torch.randint(SIZE, (3, *prior.shape)), conditions_of(prior, [0, 1, -1])
     expected = torch.zeros(3, prior.places)
@@ -119,7 +127,7 @@ def test_likelihood_is_the_product_of_conditionals_one_at_a_time(prior: CodePrio
 
 
 @torch.inference_mode()
-@every_prior
+@every_autoregressive_prior
 def test_incremental_samples_are_those_of_whole_passes(prior: CodePrior) -> None:
     labels = [0, 1, 1, 0, UNKNOWN, 0]
     uniforms, conditions = torch.rand(6, *prior.shape), conditions_of(prior, labels)
@@ -148,7 +156,7 @@ def test_guidance_raises_the_likelihood_ratio_of_the_label_to_its_power(guidance
     torch.testing.assert_close(frequency, likelihood / likelihood.sum(), atol=2e-4, rtol=0)
 
 
-@every_prior
+@every_autoregressive_prior
 def test_a_whole_sample_takes_the_work_of_one_pass(prior: CodePrior) -> None:
     """Counted in outputs of layers, since a clock proves nothing; not one pass for each code."""
     conditions, outputs = conditions_of(prior, [0, 0]), []
@@ -248,7 +256,7 @@ def markov_chain(number: int, generator: torch.Generator) -> tuple[Tensor, float
     return (steps.cumsum(1) % 4).view(number, 3, 3), entropy
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", AUTOREGRESSIVE)
 def test_a_known_entropy_is_reached_within_two_percent(model: type[CodePrior]) -> None:
     generator = torch.Generator().manual_seed(0)
     prior = fit(model, 4, [markov_chain(128, generator)[0] for _ in range(150)])

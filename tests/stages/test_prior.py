@@ -53,9 +53,9 @@ def extract_finer(tmp_path: Path) -> Artifact:
     return write_codes(tmp_path / "extract", finer=True)
 
 
-@pytest.mark.parametrize("model", ["pixelcnn", "transformer"])
+@pytest.mark.parametrize("model", ["pixelcnn", "transformer", "masked"])
 def test_a_class_is_learnt_and_drawn(tmp_path: Path, extract: Artifact, model: str) -> None:
-    summary = train(tmp_path / "run", extract, model=model, epochs=16, learning_rate=2e-2)
+    summary = train(tmp_path / "run", extract, model=model, epochs=32, learning_rate=2e-2)
     (level,) = summary.levels
     # With the label there are two equally likely codes, without it four at the first place.
     assert level.val_bits_per_code_labelled == pytest.approx(1.0, abs=0.15)
@@ -66,11 +66,11 @@ def test_a_class_is_learnt_and_drawn(tmp_path: Path, extract: Artifact, model: s
     assert (codes >= 2).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("model", ["pixelcnn", "transformer"])
+@pytest.mark.parametrize("model", ["pixelcnn", "transformer", "masked"])
 def test_finer_codes_are_learnt_and_drawn_from_those_above(
     tmp_path: Path, extract_finer: Artifact, model: str
 ) -> None:
-    settings = {"channels": 16, "epochs": 8, "learning_rate": 2e-2, "batch_size": 20}
+    settings = {"channels": 16, "epochs": 16, "learning_rate": 2e-2, "batch_size": 20}
     summary = train(tmp_path / "run", extract_finer, **settings, finer_model=model)
     coarsest, finer = summary.levels
     assert (coarsest.model, finer.model) == ("transformer", model)
@@ -251,7 +251,7 @@ def test_samples_of_several_levels_are_decoded_from_all(
         ("sample.temperature=0", "sample.temperature=0: Input should be greater"),
         ("sample.top_p=1.5", "sample.top_p=1.5: Input should be less than or equal to 1"),
         ("sample.guidance=21", "sample.guidance=21: Input should be less than or equal to 20"),
-        ("prior.model=vae", "prior.model='vae': Input should be 'pixelcnn' or 'transformer'"),
+        ("prior.model=vae", "prior.model='vae': Input should be 'pixelcnn', 'tran"),
         ("prior.channels=90", "channels must be a multiple of heads"),
     ],
 )

@@ -231,16 +231,17 @@ class PretrainConfig(TrainingConfig):
 class PriorConfig(TrainingConfig):
     """The model of the codes and its training."""
 
-    model: Literal["pixelcnn", "transformer"] = "transformer"
-    """Of the coarsest codes."""
-    finer_model: Literal["pixelcnn", "transformer"] = "pixelcnn"
+    model: Literal["pixelcnn", "transformer", "masked"] = "transformer"
+    """Of the coarsest codes: one at a time in raster order, by a Gated PixelCNN or a Transformer;
+    or many at a time, by a masked Transformer: see :mod:`medvq.prior.masked`."""
+    finer_model: Literal["pixelcnn", "transformer", "masked"] = "pixelcnn"
     """Of every finer level of ``pretrain.finer``, each conditioned on the codes of the level above
     it. A Transformer's attention grows with the square of the grid: 16x16 codes are as many as it
     should get."""
     channels: Positive = 96
     depth: Positive = 3
     heads: Positive = 4
-    """Of the Transformer's attention."""
+    """Of a Transformer's attention."""
     reach: Positive = 1
     """How far a layer of the PixelCNN sees along each axis."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -257,7 +258,8 @@ class PriorConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _heads_share_channels(self) -> Self:
-        if "transformer" in (self.model, self.finer_model) and self.channels % self.heads:
+        models = {self.model, self.finer_model}
+        if models & {"transformer", "masked"} and self.channels % self.heads:
             raise ValueError("channels must be a multiple of heads")
         return self
 
@@ -276,4 +278,6 @@ class SampleConfig(StrictModel):
     guidance: Annotated[float, Field(ge=0.0, le=20.0)] = 1.0
     """Logits are those without a label, plus this many times what ``class_name`` adds to them; 1:
     as learnt."""
+    steps: Positive = 12
+    """In which a masked prior draws all codes of a level; more make fewer of them independent."""
     batch_size: Positive = 64

@@ -1,9 +1,10 @@
 """What every model of the codes has in common: exact likelihood, sampling, completion.
 
-A prior factorises the distribution of a grid of codes in raster order, ``p(c | y, t) = prod_i
-p(c_i | c_1 .. c_{i-1}, y, t)``, on a label ``y`` where one is known and, for the finer levels of a
-hierarchical model, on all codes ``t`` of the level above [1]_. One that knows the conditionals with
-and without a label can be guided: driven towards the label beyond what it has learnt [2]_.
+A prior factorises the distribution of a grid of codes, ``p(c | y, t) = prod_i
+p(c_i | codes before it, y, t)``, on a label ``y`` where one is known and, for the finer levels of a
+hierarchical model, on all codes ``t`` of the level above [1]_. An autoregressive one goes through
+the grid in raster order. One that knows the conditionals with and without a label can be guided:
+driven towards the label beyond what it has learnt [2]_.
 
 References
 ----------
@@ -125,29 +126,17 @@ class CodePrior(nn.Module, ABC):
         self.frequency.copy_((count / count.sum(0)).log().reshape(self.frequency.shape))
 
     @abstractmethod
-    def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
-        """Return the logits (B, size, *shape) of every code, each from the codes before it.
-
-        ``codes`` is int64 (B, *shape).
-        """
-
-    @abstractmethod
-    def incremental_logits(self, batch: int, conditions: Conditions) -> Step:
-        """Return a function that computes the logits of :meth:`forward` one place at a time.
-
-        It must be called for all places in raster order, since it goes on from what it has computed
-        for the places before.
-        """
-
     def log_likelihood(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
         """Return that of every code given those before it, in nats: (B, *shape).
 
-        Their sum is the log-likelihood of the grid.
+        Their sum is the log-likelihood of the grid. ``codes`` is int64 (B, *shape).
         """
-        logits = self(codes, conditions)
-        return -F.cross_entropy(logits.float(), codes, reduction="none")
 
-    @torch.inference_mode()
+    def training_loss(self, codes: Tensor, conditions: Conditions) -> Tensor:
+        """Return what training makes small: the mean negative log-likelihood of a code, in nats."""
+        return -self.log_likelihood(codes, conditions).mean()
+
+    @abstractmethod
     def sample(
         self,
         uniforms: Tensor,
@@ -156,30 +145,15 @@ class CodePrior(nn.Module, ABC):
         fixed: Tensor | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Return grids of codes, int64 (B, *shape), drawn in raster order.
+        """Return grids of codes, int64 (B, *shape).
 
         Parameters
         ----------
-        uniforms : (B, *shape), in [0, 1): all the randomness.
-        config : temperature, top-k, top-p and guidance.
+        uniforms : float64 (B, *shape), in [0, 1): all the randomness.
+        config : temperature, top-k, top-p, guidance and steps.
         fixed : int64 (B, *shape), codes to keep, and :data:`UNKNOWN` where one is to be drawn.
         progress : whether to show a progress bar.
         """
-        config, batch = config or SampleConfig(), len(uniforms)
-        logits = self.incremental_logits(batch, conditions)
-        if conditions.labels is not None and config.guidance != 1:
-            unlabelled = self.incremental_logits(batch, conditions._replace(labels=None))
-            logits = _guide(logits, unlabelled, config.guidance)
-        uniforms = uniforms.flatten(1).to(self.frequency.device)
-        fixed = torch.full_like(uniforms, UNKNOWN, dtype=torch.int64) if fixed is None else fixed
-        codes = fixed.flatten(1).clone()
-        places = range(self.places)
-        for place in tqdm(places, "sampling", unit=" codes", mininterval=1.0, disable=not progress):
-            before = codes[:, place - 1] if place else None
-            drawn = draw_codes(logits(before, place), uniforms[:, place], config)
-            codes[:, place] = torch.where(codes[:, place] < 0, drawn, codes[:, place])
-        grids: Tensor = codes.reshape(batch, *self.shape)
-        return grids
 
     def _label_index(self, labels: Tensor | None, batch: int) -> Tensor:
         """Return rows of an embedding of all labels and, after them, of the unknown."""
@@ -195,6 +169,54 @@ class CodePrior(nn.Module, ABC):
         if conditions.codes_above is None:
             raise ValueError("this prior is conditioned on the codes of the level above; pass them")
         return conditions.codes_above
+
+
+class AutoregressivePrior(CodePrior):
+    """A prior whose every code is drawn from those before it in raster order."""
+
+    @abstractmethod
+    def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
+        """Return the logits (B, size, *shape) of every code, each from the codes before it.
+
+        ``codes`` is int64 (B, *shape).
+        """
+
+    @abstractmethod
+    def incremental_logits(self, batch: int, conditions: Conditions) -> Step:
+        """Return a function that computes the logits of :meth:`forward` one place at a time.
+
+        It must be called for all places in raster order, since it goes on from what it has computed
+        for the places before.
+        """
+
+    def log_likelihood(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> Tensor:
+        logits = self(codes, conditions)
+        return -F.cross_entropy(logits.float(), codes, reduction="none")
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        uniforms: Tensor,
+        conditions: Conditions = UNCONDITIONAL,
+        config: SampleConfig | None = None,
+        fixed: Tensor | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        config, batch = config or SampleConfig(), len(uniforms)
+        logits = self.incremental_logits(batch, conditions)
+        if conditions.labels is not None and config.guidance != 1:
+            unlabelled = self.incremental_logits(batch, conditions._replace(labels=None))
+            logits = _guide(logits, unlabelled, config.guidance)
+        uniforms = uniforms.flatten(1).to(self.frequency.device)
+        fixed = torch.full_like(uniforms, UNKNOWN, dtype=torch.int64) if fixed is None else fixed
+        codes = fixed.flatten(1).clone()
+        places = range(self.places)
+        for place in tqdm(places, "sampling", unit=" codes", mininterval=1.0, disable=not progress):
+            before = codes[:, place - 1] if place else None
+            drawn = draw_codes(logits(before, place), uniforms[:, place], config)
+            codes[:, place] = torch.where(codes[:, place] < 0, drawn, codes[:, place])
+        grids: Tensor = codes.reshape(batch, *self.shape)
+        return grids
 
 
 def draw_codes(logits: Tensor, uniform: Tensor, config: SampleConfig) -> Tensor:

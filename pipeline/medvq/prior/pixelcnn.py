@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvq.prior.code_prior import CodePrior, Conditions, PriorArchitecture, Step
+from medvq.prior.code_prior import AutoregressivePrior, Conditions, PriorArchitecture, Step
 
 Index = tuple[int, ...]
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -119,7 +119,7 @@ class GatedLayer(nn.Module):
         return stream + out if self.inclusive else out
 
 
-class GatedPixelCNN(CodePrior):
+class GatedPixelCNN(AutoregressivePrior):
     """The Gated PixelCNN, with dropout, learnt positions, and residuals after the first layer."""
 
     name = "pixelcnn"

@@ -40,8 +40,8 @@ class PriorLoss(nn.Module):
         self.prior = prior
 
     def forward(self, codes: Tensor, conditions: Conditions) -> PriorOutput:
-        """Return the mean over all codes."""
-        loss = -self.prior.log_likelihood(codes, conditions).mean()
+        """Return the mean over the codes that the prior learns from."""
+        loss = self.prior.training_loss(codes, conditions)
         return PriorOutput(loss, loss / math.log(2))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from medvq.prior.code_prior import (
     UNCONDITIONAL,
-    CodePrior,
+    AutoregressivePrior,
     Conditions,
     PriorArchitecture,
     Step,
@@ -28,7 +28,7 @@ _POSITION_SCALE = 0.02
 """Standard deviation of a learnt position at first, as in GPT-2."""
 
 
-class TransformerPrior(CodePrior):
+class TransformerPrior(AutoregressivePrior):
     """A decoder-only Transformer, which attends to the level above where there is one."""
 
     name = "transformer"

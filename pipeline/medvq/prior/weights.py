@@ -11,12 +11,15 @@ from medvq.config import PriorConfig
 from medvq.errors import UserError
 from medvq.prior.code_prior import CodePrior, PriorArchitecture
 from medvq.prior.codes import CodeMaps, level_folder
+from medvq.prior.masked import MaskedPrior
 from medvq.prior.pixelcnn import GatedPixelCNN
 from medvq.prior.transformer import TransformerPrior
 from medvq.storage.weights import load_network, save_network
 
 FILE = "prior.safetensors"
-_MODELS: dict[str, type[CodePrior]] = {m.name: m for m in (GatedPixelCNN, TransformerPrior)}
+_MODELS: dict[str, type[CodePrior]] = {
+    model.name: model for model in (GatedPixelCNN, TransformerPrior, MaskedPrior)
+}
 
 
 def new_prior(maps: CodeMaps, level: int, config: PriorConfig) -> CodePrior:
