@@ -408,6 +408,7 @@ class TypicalityFigures:
     ----------
     median, reference_median : of the out-of-distribution score, in bits per code.
     reference_images : validation images of the training set, which set the threshold.
+    expected_share_ci95 : between which shares of further images like those are flagged.
     """
 
     images: int
@@ -418,6 +419,7 @@ class TypicalityFigures:
     reference_images: int
     reference_share: float
     reference_median: float
+    expected_share_ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)

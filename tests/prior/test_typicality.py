@@ -16,7 +16,7 @@ from medvq.errors import UserError
 from medvq.method.scaling import to_network, to_unit
 from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.code_prior import negative_log_likelihood
-from medvq.prior.typicality import TypicalityCheck
+from medvq.prior.typicality import TypicalityCheck, expected_share
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,6 +52,16 @@ def test_the_threshold_is_the_lowest_that_one_in_a_hundred_exceeds(images: int) 
     assert judged.share == pytest.approx(judged.reference_share, abs=1e-3)
     assert judged.median == np.median(scores)
     assert judged.reference_median == pytest.approx(np.median(scores), abs=1e-9)
+
+
+@pytest.mark.parametrize("images", [60, 100, 637])
+def test_the_interval_of_the_flagged_share_holds_it_in_95_of_100_references(images: int) -> None:
+    """Of even scores, the share beyond a threshold is one less the threshold."""
+    low, high = expected_share(images)
+    references = np.random.default_rng(0).random((1000, images, 1, 1))
+    beyond = np.array([1 - TypicalityCheck.calibrate(one).threshold for one in references])
+    assert ((low <= beyond) & (beyond <= high)).mean() == pytest.approx(0.95, abs=0.02)
+    assert low < 0.01 < high or images == 60
 
 
 def test_images_like_the_reference_are_flagged_as_often_as_it_is() -> None:

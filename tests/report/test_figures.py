@@ -341,7 +341,7 @@ def test_evaluation_shows_how_typical_the_images_are(
     )
     # There is no row of images that the training has seen.
     table.drop(index=0).to_parquet(tmp_path / "predictions.parquet")
-    counts = TypicalityFigures(19, flagged, 0, 0, 9, 100, 0, 0)
+    counts = TypicalityFigures(19, flagged, 0, 0, 9, 100, 0, 0, (0, 0))
     summary = EvaluateSummary([], "0123", 19, 0, 1, 0.05, "auroc", counts)
     draw_evaluation(tmp_path, summary, tmp_path, check, figures)
     (axis,) = saved["typicality.png"].axes

@@ -179,18 +179,20 @@ def test_untypical_images_of_another_set_are_counted_in_one_line() -> None:
         reference_images=612,
         reference_share=0.0098,
         reference_median=4.871,
+        expected_share_ci95=(0.0044, 0.0204),
     )
     summary = EvaluateSummary([], "0123", 300, 0, 0, 0.05, "auroc", typicality)
     assert evaluate_table(summary)[-1] == (
         "  17 of 300 images (5.7%) are unlike the training images; of 612 held back from those, "
-        "1.0% are (median score 5.21 against 4.87 bits per code)"
+        "1.0% are, and of others like them 0.4% to 2.0% "
+        "(median score 5.21 against 4.87 bits per code)"
     )
 
 
 def test_a_threshold_read_off_the_judged_images_is_named_so() -> None:
     names = ("sensitivity", "sensitivity_at_90_specificity")
     row = ProbeRow("medvq", {name: Interval(0.8, 0.0, (0.7, 0.9)) for name in names})
-    typicality = TypicalityFigures(30, 0, 0.0, 5.0, 7.0, 60, 0.0, 5.0)
+    typicality = TypicalityFigures(30, 0, 0.0, 5.0, 7.0, 60, 0.0, 5.0, (0.0, 0.06))
     summary = EvaluateSummary([row], "0123", 30, 30, 0, 0.05, "auroc", typicality)
     _, called, best, note, _ = evaluate_table(summary)
     assert called.split() == ["sensitivity", "0.800", "[0.700,", "0.900]"]

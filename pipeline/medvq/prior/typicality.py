@@ -8,11 +8,14 @@ References
 ----------
 .. [1] Nalisnick et al.: Do Deep Generative Models Know What They Don't Know? ICLR 2019,
    arXiv 1810.09136.
+.. [2] Wilks: Determination of Sample Sizes for Setting Tolerance Limits. Annals of Mathematical
+   Statistics 12, 1941.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -20,6 +23,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from scipy.stats import beta
 
 from medvq.errors import UserError
 from medvq.summaries import TypicalityFigures
@@ -86,6 +90,7 @@ class TypicalityCheck:
             reference_images=self.images,
             reference_share=float((reference > self.threshold).mean()),
             reference_median=float(np.median(reference)),
+            expected_share_ci95=expected_share(self.images),
         )
 
     def write(self, folder: Path) -> None:
@@ -109,3 +114,26 @@ class TypicalityCheck:
                 "with FORCE=1"
             ) from error
         return check
+
+
+def expected_share(images: int) -> tuple[float, float]:
+    """Return between which shares of further images like the reference are flagged, 95% interval.
+
+    The threshold is one of the reference's own scores, so that the share beyond it has a beta
+    distribution, whatever that of the scores is [2]_.
+
+    Parameters
+    ----------
+    images : of the reference, which set the threshold.
+
+    Examples
+    --------
+    Of 637 images six are beyond the threshold:
+
+    >>> [round(share, 4) for share in expected_share(637)]
+    [0.0044, 0.0204]
+    """
+    # Rounded, since .99 times 100 is less than 99 in floating point on some machines.
+    beyond = images - math.ceil(round(images * (1 - _FALSE_ALARMS), 6))
+    low, high = beta.ppf([0.025, 0.975], beyond + 1, images - beyond)
+    return float(low), float(high)

@@ -162,10 +162,12 @@ def evaluate_table(summary: EvaluateSummary) -> list[str]:
     else:
         lines.append("  nothing to judge by: the truth of these images is not known in two classes")
     check = summary.typicality
+    low, high = check.expected_share_ci95
     lines.append(
         f"  {check.flagged} of {check.images} images ({check.share:.1%}) are unlike the training "
         f"images; of {check.reference_images} held back from those, {check.reference_share:.1%} "
-        f"are (median score {check.median:.2f} against {check.reference_median:.2f} bits per code)"
+        f"are, and of others like them {low:.1%} to {high:.1%} "
+        f"(median score {check.median:.2f} against {check.reference_median:.2f} bits per code)"
     )
     return lines + _audit_lines(summary.audit)
 
