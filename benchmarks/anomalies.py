@@ -1,0 +1,157 @@
+"""``make benchmark-anomalies``: images with a finding told from normal ones, by normal ones alone.
+
+The scores were chosen on validation images and their acquisition-swapped copies, which count a
+quarter; the test split is read here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from medvq.errors import UserError
+from medvq.evaluation.intervals import subject_weights
+from medvq.prior.memory import NormalMemory
+from medvq.storage.feature_store import (
+    FEATURES,
+    SWAPPED,
+    VERSIONS,
+    read_feature,
+    read_keys,
+    read_metadata,
+)
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.page import Figure, Section, table
+from benchmarks.prior.anomalies import NORMAL, distance_to_neighbours
+from benchmarks.study import Study, run_study
+
+Floats = NDArray[np.float64]
+_RESAMPLES = 1000
+_PARTS = ("validation", "swapped", "test")
+_BASELINE, _MEMORY = "embedding, nearest neighbours", "latent, each place among normal ones"
+_ABOUT = (
+    "AUROC of all other images against normal ones, by scores that have seen nothing but normal "
+    "training images. *Nearest neighbours*: the mean distance to the 5 nearest in 64 principal "
+    "components of the standardised vectors. *Each place among normal ones*: of each cell's "
+    "standardised channels, the mean distance to the 5 nearest of normal images at that cell, and "
+    "the mean over cells (`medvq.prior.memory`). The score was chosen by validation images, as "
+    "they are and acquisition-swapped, three to one; test images were read once it was chosen."
+)
+
+
+def main(study: Study, parsed: argparse.Namespace) -> None:
+    """Compare distances of whole images and of single places to normal training images."""
+    folders = parsed.stores or [study.run("extract", study.config()).folder]
+    rows, figures = [], []
+    for number, folder in enumerate(folders, 1):
+        parts = read_parts(folder)
+        aurocs = {name: _aurocs(parts, scores) for name, scores in scores_of(folder, parts).items()}
+        for name, measured in aurocs.items():
+            values = [measured[part] for part in _PARTS]
+            gain = "" if name == _BASELINE else _shown(values[2] - aurocs[_BASELINE]["test"], "+")
+            clean, swapped = (f"{value[0]:.3f}" for value in values[:2])
+            rows.append([str(number), name, clean, swapped, _shown(values[2]), gain])
+            figures.append(Figure(f"{name}, training {number}: AUROC, test", float(values[2][0])))
+    columns = ["training", "score", "validation", "swapped", "test", "less the first, test"]
+    models = ", ".join(read_metadata(folder / FEATURES).model for folder in folders)
+    lay = ", read as they lay" if parsed.stores else ""
+    study.publish(
+        "Anomalies by normal images alone",
+        f"{_ABOUT} Features are of the models {models}{lay}.",
+        [Section("AUROC", table(columns, rows), "95% intervals over test subjects.")],
+        figures,
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of a split or their swapped copies: rows of a table of the store."""
+
+    table: Path
+    rows: NDArray[np.intp]
+    is_ill: NDArray[np.bool_]
+    subjects: NDArray[np.str_]
+
+
+def read_parts(folder: Path) -> dict[str, Part]:
+    """Return the normal training images, ``train``, and all images of the other parts.
+
+    Raises
+    ------
+    UserError
+        The data set has no class of normal images, or no swapped copies.
+    """
+    classes = list(read_metadata(folder / FEATURES).classes)
+    if NORMAL not in classes:
+        raise UserError(f"{folder}: no class is named {NORMAL}")
+    parts = {}
+    for name in ("train", *_PARTS):
+        file = folder / (VERSIONS if name == "swapped" else FEATURES)
+        keys = read_keys(file, *(["version"] if name == "swapped" else []))
+        chosen = (keys["split"] == ("validation" if name == "swapped" else name)).to_numpy()
+        is_ill = (keys["label"] != classes.index(NORMAL)).to_numpy()
+        if name == "swapped":
+            chosen &= (keys["version"] == SWAPPED).to_numpy()
+        if name == "train":
+            chosen &= ~is_ill
+        rows = np.flatnonzero(chosen)
+        if not len(rows):
+            raise UserError(f"{folder}: it has no {name} images; see ingest.swap")
+        parts[name] = Part(file, rows, is_ill[rows], keys["subject_id"].to_numpy(str)[rows])
+    return parts
+
+
+def scores_of(folder: Path, parts: Mapping[str, Part]) -> dict[str, dict[str, Floats]]:
+    """Return every score of the images of each part."""
+    grid = read_metadata(folder / FEATURES).grid
+    vectors = {
+        feature: {name: read_feature(p.table, feature)[p.rows] for name, p in parts.items()}
+        for feature in ("embedding", "latent")
+    }
+    scores = {
+        f"{feature}, nearest neighbours": {
+            name: distance_to_neighbours(of["train"], of[name]) for name in _PARTS
+        }
+        for feature, of in vectors.items()
+    }
+    maps = {name: of.reshape(len(of), -1, grid, grid) for name, of in vectors["latent"].items()}
+    memory = NormalMemory(maps["train"])
+    scores[_MEMORY] = {name: memory.anomaly_maps(maps[name]).mean((1, 2)) for name in _PARTS}
+    return scores
+
+
+def _aurocs(parts: Mapping[str, Part], scores: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Return the AUROC of each part, and after it those of resampled subjects."""
+    found = {}
+    for name, values in scores.items():
+        part = parts[name]
+        resamples = _RESAMPLES if name == "test" else 0
+        weights = subject_weights(part.subjects, resamples, seed=0)
+        found[name] = np.array(
+            [roc_auc_score(part.is_ill, values)]
+            + [roc_auc_score(part.is_ill, values, sample_weight=drawn) for drawn in weights]
+        )
+    return found
+
+
+def _shown(values: Floats, sign: str = "") -> str:
+    low, high = np.percentile(values[1:], [2.5, 97.5])
+    return f"{values[0]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add feature stores that lie there already."""
+    parser.add_argument(
+        "--stores",
+        type=lambda text: [Path(folder) for folder in text.split(",")],
+        help="artifacts of extract, of a training each, read as they are, whatever code made them",
+    )
+
+
+if __name__ == "__main__":
+    run_study("anomalies", "benchmark-anomalies", main, add_more=add_options)
