@@ -96,9 +96,9 @@ def read_parts(folder: Path) -> dict[str, Part]:
         chosen = (keys["split"] == ("validation" if name == "swapped" else name)).to_numpy()
         is_ill = (keys["label"] != classes.index(NORMAL)).to_numpy()
         if name == "swapped":
-            chosen &= (keys["version"] == SWAPPED).to_numpy()
+            chosen = chosen & (keys["version"] == SWAPPED).to_numpy()
         if name == "train":
-            chosen &= ~is_ill
+            chosen = chosen & ~is_ill
         rows = np.flatnonzero(chosen)
         if not len(rows):
             raise UserError(f"{folder}: it has no {name} images; see ingest.swap")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,9 @@ def test_unlabelled_images_that_are_mostly_ill_are_nearly_labels() -> None:
     assert nothing == pytest.approx(0.5, abs=0.1)
 
 
-def write_store(folder: Path) -> None:
+def write_store(folder: Path, classes: Sequence[str] = ("NORMAL", "PNEUMONIA")) -> None:
     """Write a store in which a finding moves the latent of one place, in as many ways as images."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     split = np.repeat(["train", "validation", "test"], 80)
     label = np.tile([0, 1], 120)
@@ -76,7 +78,7 @@ def write_store(folder: Path) -> None:
     keys = pd.DataFrame({"image_id": names, "subject_id": names, "split": split, "label": label})
     columns = {"latent": latent.reshape(240, -1), "embedding": rng.normal(size=(240, 9))}
     arrays = {name: values.astype(np.float32) for name, values in columns.items()}
-    metadata = FeatureStoreMetadata("m1", "data", [], 2, ["NORMAL", "PNEUMONIA"], "")
+    metadata = FeatureStoreMetadata("m1", "data", [], 2, [*classes], "")
     with StoreWriter(folder / FEATURES, metadata) as writer:
         writer.write(keys, arrays)
     kept = split != "test"
@@ -91,7 +93,6 @@ def test_the_page_compares_places_with_whole_images(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = tmp_path / "store"
-    store.mkdir()
     write_store(store)
     options = RunOptions(tmp_path / "data", None, tmp_path / "artifacts", "cpu")
     study = Study("anomalies", "benchmark", "phantom", (), options, tmp_path / "results", True)
@@ -109,7 +110,6 @@ def test_a_set_without_normal_images_is_refused(tmp_path: Path) -> None:
     parts = anomalies.read_parts(tmp_path)
     assert not parts["train"].is_ill.any()
     assert [len(parts[name].rows) for name in ("train", "validation", "swapped")] == [40, 80, 80]
-    with StoreWriter(tmp_path / FEATURES, FeatureStoreMetadata("m", "d", [], 2, ["A"], "")):
-        pass
+    write_store(tmp_path / "other", ["A", "B"])
     with pytest.raises(UserError, match="no class is named NORMAL"):
-        anomalies.read_parts(tmp_path)
+        anomalies.read_parts(tmp_path / "other")

@@ -35,7 +35,8 @@ def test_every_quantizer_takes_the_nearest_code_of_what_is_left(turns: ResidualQ
         left, code = features[batch, :, row, column], 0
         for quantizer in turns.quantizers:
             digit = int((quantizer.codebook - left).norm(dim=1).argmin())
-            left, code = left - quantizer.codebook[digit], code * quantizer.size + digit
+            left = left - quantizer.codebook[digit]
+            code = code * len(quantizer.codebook) + digit
         assert out.codes[batch, row, column] == code
         expected = features[batch, :, row, column] - left
         torch.testing.assert_close(out.values[batch, :, row, column], expected)
