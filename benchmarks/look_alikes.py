@@ -109,7 +109,7 @@ def write_timed(study: Study, number: int) -> None:
     page = study.results / "look-alikes-million.md"
     write_page(
         page,
-        title="Look-alikes among a million images",
+        title=f"Look-alikes among {number:,} images",
         command=f"make {study.target} ONLY=million" + (f" N={number}" * (number != _MILLION)),
         commit=study.commit,
         introduction=_TIMED,
