@@ -71,14 +71,12 @@ class _Problem:
     table : images and a column of ones, (N, D + 1).
     single : the same in single precision.
     truth : (N, 1).
-    parts : rows of each part, P of them.
     members : 1 where a row is of a part, else 0, (N, P).
     """
 
     table: Floats
     single: NDArray[np.float32]
     truth: NDArray[np.int64]
-    parts: Sequence[Rows]
     members: Floats
 
     @classmethod
@@ -87,7 +85,7 @@ class _Problem:
         members = np.zeros((len(images), len(parts)))
         for number, rows in enumerate(parts):
             members[rows, number] = 1.0
-        return cls(table, table.astype(np.float32), truth[:, None], parts, members)
+        return cls(table, table.astype(np.float32), truth[:, None], members)
 
     def minimise(self, strength: float, weights: Floats) -> Floats | None:
         """Return the minimum from the start ``weights``, (D + 1, P); None where it is not found."""
@@ -104,8 +102,9 @@ class _Problem:
                     factors = self._factors(strength, probability * (1 - probability))
                 except np.linalg.LinAlgError:  # far off, where all curvatures vanish
                     break
-            steps = zip(factors, gradient.T, strict=True)
-            weights = weights - np.column_stack([cho_solve(f, g) for f, g in steps])
+            pairs = zip(factors, gradient.T.astype(np.float32), strict=True)
+            steps = [cho_solve(factor, slope, check_finite=False) for factor, slope in pairs]
+            weights = weights - np.column_stack(steps)
             before, scores = scores, self.table @ weights
             length = float(np.abs(scores - before).max())
             if not np.isfinite(length):
@@ -117,15 +116,14 @@ class _Problem:
             last = length
         return None
 
-    def _factors(
-        self, strength: float, curvature: Floats
-    ) -> list[tuple[NDArray[np.float32], bool]]:
+    def _factors(self, strength: float, curvature: Floats) -> list[Factor]:
         """Return the Cholesky factor of the second derivatives of each part."""
-        roots = np.sqrt(strength * curvature).astype(np.float32)
+        roots = np.sqrt(strength * curvature * self.members).astype(np.float32)
+        scaled = np.empty_like(self.single)
         factors = []
-        for rows, root in zip(self.parts, roots.T, strict=True):
-            scaled = self.single[rows] * root[rows, None]
+        for root in roots.T:
+            np.multiply(self.single, root[:, None], out=scaled)
             second = scaled.T @ scaled
             np.fill_diagonal(second[:-1, :-1], second.diagonal()[:-1] + 1)
-            factors.append(cho_factor(second, overwrite_a=True, check_finite=False))
+            factors.append(cho_factor(second, lower=True, overwrite_a=True, check_finite=False))
         return factors
