@@ -53,7 +53,7 @@ def measure_prediction(bench: Bench) -> list[Row]:
             rows += [
                 within(figure, f"{_SECONDS:.0f} s", seconds, _SECONDS, limit and 1.0),
                 within(
-                    f"the same, seconds of one core on which {_CORES} would work alone",
+                    "the same, time of all cores together",
                     f"{_CORES} x {_SECONDS:.0f} s",
                     of_cores,
                     _CORES * _SECONDS,
