@@ -73,18 +73,20 @@ def test_the_graph_prepares_and_encodes_as_the_pipeline_does(tmp_path: Path) -> 
         assert off.max() < 0.01
 
 
+@pytest.mark.parametrize("encoder", ["convolutional", "vit"])
 @pytest.mark.parametrize(("sides", "channels"), [((16, 16), 3), ((8, 16, 8), 1)])
 def test_colour_and_volumes_have_a_graph(
-    tmp_path: Path, sides: tuple[int, ...], channels: int
+    tmp_path: Path, sides: tuple[int, ...], channels: int, encoder: str
 ) -> None:
     plain = {"equalise": None, "alignment": {"enabled": False}, "swap": {"enabled": False}}
     size = sides[0] if len(sides) == 2 else list(sides)
     config = IngestConfig.model_validate(
         {"channels": channels, "read_size": size, "image_size": size} | plain, strict=False
     )
-    shape = {"widths": (8, 8), "codebook_size": 4, "channels": channels, "spatial_dims": len(sides)}
-    encoder = FeatureNetwork(shape, ["embedding", "histogram"], 2, sides)
-    network = WholeNetwork(TracedPreparation(config, None), encoder, None).eval()
+    shape = {"widths": (12, 12), "codebook_size": 4, "channels": channels, "encoder": encoder}
+    shape |= {"spatial_dims": len(sides), "depth": 2, "decoder_depth": 1}
+    features = FeatureNetwork(shape, ["embedding", "histogram"], 2, sides)
+    network = WholeNetwork(TracedPreparation(config, None), features, None).eval()
     file = tmp_path / "encoder.onnx"
     export_onnx(network, (channels, *sides), file, {})
     images = np.random.default_rng(0).integers(0, 256, (3, channels, *sides), np.uint8)
