@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from medvq.errors import UserError
 from medvq.evaluation.intervals import subject_weights
-from medvq.prior.memory import NormalMemory
 from medvq.storage.feature_store import (
     FEATURES,
     SWAPPED,
@@ -26,6 +25,7 @@ from medvq.storage.feature_store import (
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.normal_memory import NormalMemory
 from benchmarks.page import Figure, Section, table
 from benchmarks.prior.anomalies import NORMAL, distance_to_neighbours
 from benchmarks.study import Study, run_study
@@ -39,8 +39,8 @@ _ABOUT = (
     "training images. *Nearest neighbours*: the mean distance to the 5 nearest in 64 principal "
     "components of the standardised vectors. *Each place among normal ones*: of each cell's "
     "standardised channels, the mean distance to the 5 nearest of normal images at that cell, and "
-    "the mean over cells (`medvq.prior.memory`). The score was chosen by validation images, as "
-    "they are and acquisition-swapped, three to one; test images were read once it was chosen."
+    "the mean over cells (`benchmarks.normal_memory`). The score was chosen by validation images, "
+    "as they are and acquisition-swapped, three to one; test images were read once it was chosen."
 )
 
 

@@ -15,10 +15,9 @@ References
 from __future__ import annotations
 
 import numpy as np
+from medvq.prior.typicality import Floats
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
-
-from medvq.prior.typicality import Floats
 
 _NEIGHBOURS = 5
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from medvq.prior.memory import NormalMemory
 from sklearn.metrics import roc_auc_score
+
+from benchmarks.normal_memory import NormalMemory
 
 RNG = np.random.default_rng(0)
 
