@@ -73,20 +73,18 @@ def test_the_graph_prepares_and_encodes_as_the_pipeline_does(tmp_path: Path) -> 
         assert off.max() < 0.01
 
 
-@pytest.mark.parametrize("encoder", ["convolutional", "vit"])
 @pytest.mark.parametrize(("sides", "channels"), [((16, 16), 3), ((8, 16, 8), 1)])
 def test_colour_and_volumes_have_a_graph(
-    tmp_path: Path, sides: tuple[int, ...], channels: int, encoder: str
+    tmp_path: Path, sides: tuple[int, ...], channels: int
 ) -> None:
     plain = {"equalise": None, "alignment": {"enabled": False}, "swap": {"enabled": False}}
     size = sides[0] if len(sides) == 2 else list(sides)
     config = IngestConfig.model_validate(
         {"channels": channels, "read_size": size, "image_size": size} | plain, strict=False
     )
-    shape = {"widths": (12, 12), "codebook_size": 4, "channels": channels, "encoder": encoder}
-    shape |= {"spatial_dims": len(sides), "depth": 2, "decoder_depth": 1}
-    features = FeatureNetwork(shape, ["embedding", "histogram"], 2, sides)
-    network = WholeNetwork(TracedPreparation(config, None), features, None).eval()
+    shape = {"widths": (8, 8), "codebook_size": 4, "channels": channels, "spatial_dims": len(sides)}
+    encoder = FeatureNetwork(shape, ["embedding", "histogram"], 2, sides)
+    network = WholeNetwork(TracedPreparation(config, None), encoder, None).eval()
     file = tmp_path / "encoder.onnx"
     export_onnx(network, (channels, *sides), file, {})
     images = np.random.default_rng(0).integers(0, 256, (3, channels, *sides), np.uint8)
@@ -98,3 +96,15 @@ def test_a_feature_set_that_no_network_computes_is_refused() -> None:
     network = FeatureNetwork(SHAPE, ["hog"], 4, [32, 32])
     with pytest.raises(UserError, match=r"'hog' cannot be exported; .* embedding"):
         network(torch.zeros(1, 1, 32, 32))
+
+
+def test_a_vision_transformer_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    plain = {"equalise": None, "alignment": {"enabled": False}, "swap": {"enabled": False}}
+    config = IngestConfig.model_validate({"read_size": 16, "image_size": 16} | plain, strict=False)
+    shape = {"encoder": "vit", "widths": (12, 12), "codebook_size": 4, "depth": 2}
+    encoder = FeatureNetwork(shape, ["embedding"], 2, [16, 16])
+    network = WholeNetwork(TracedPreparation(config, None), encoder, None).eval()
+    file = tmp_path / "encoder.onnx"
+    with pytest.raises(UserError, match=r"Vision Transformer .*load_encoder"):
+        export_onnx(network, (1, 16, 16), file, {})
+    assert not file.exists()

@@ -19,6 +19,7 @@ from medvq.errors import UserError
 from medvq.export.network import FeatureNetwork, ProbeHead
 from medvq.export.preparation import TracedPreparation
 from medvq.export.source import ExportSource
+from medvq.method.vit import ViTEncoder
 
 OPSET = 20  # the first that samples volumes
 INSTALL = "pip install 'medvq[onnx]'"
@@ -62,8 +63,14 @@ def export_onnx(
     Raises
     ------
     UserError
-        The packages that write ONNX are not installed.
+        The packages that write ONNX are not installed, or the network has a Vision Transformer,
+        whose attention in MONAI fixes the number of images.
     """
+    if any(isinstance(module, ViTEncoder) for module in network.modules()):
+        raise UserError(
+            "a Vision Transformer (pretrain.encoder=vit) cannot be written as ONNX; use "
+            "load_encoder in Python, or a convolutional encoder"
+        )
     try:
         import onnx
     except ImportError as error:

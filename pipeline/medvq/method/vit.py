@@ -91,8 +91,8 @@ class Transformer(nn.Module):
         self.blocks = nn.Sequential(*(_block(width, heads) for _ in range(depth)))
 
     def forward(self, maps: Tensor) -> Tensor:
-        tokens = self.blocks(maps.flatten(2).transpose(1, 2))
-        out: Tensor = tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
+        tokens = self.blocks(maps.flatten(2).mT)
+        out: Tensor = tokens.mT.unflatten(2, maps.shape[2:])
         return out
 
 
