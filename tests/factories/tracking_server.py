@@ -25,8 +25,9 @@ class TrackingServer:
     Attributes
     ----------
     fault : a status that every request is answered with; ``hang``; ``drop``: the connection is
-        closed; ``lose``: so is the first of every kind, after what was asked for was done; empty:
-        none.
+        closed; ``lose``: so is the first of every kind, after what was asked for was done;
+        ``collide``: the first of every kind that logs or sets is refused, as where transactions
+        collide; empty: none.
     """
 
     def __init__(self, application: Callable[..., Any]) -> None:
@@ -41,6 +42,11 @@ class TrackingServer:
         if self.fault == "hang":
             self.released.wait(60)
         path = environ["PATH_INFO"]
+        writes = "/log-" in path or "/set-" in path
+        if self.fault == "collide" and writes and path not in self.lost:
+            self.lost.add(path)
+            start_response("400 BAD REQUEST", [("Content-Type", "application/json")])
+            return [b'{"error_code": "BAD_REQUEST", "message": "IntegrityError"}']
         lost = self.fault == "lose" and path not in self.lost
         if lost:
             self.lost.add(path)

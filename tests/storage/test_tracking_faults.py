@@ -182,6 +182,17 @@ def test_a_server_that_fails_from_the_third_epoch_on_gets_it_later(
     ]
 
 
+def test_transactions_that_collide_are_tried_again_without_a_word(
+    server: TrackingServer, tmp_path: Path, capfd: Captured
+) -> None:
+    server.fault = "collide"
+    small_run(tmp_path)
+    assert len(server.lost) >= 2
+    assert not notices(capfd)
+    assert sync(tmp_path) == (0, 0)
+    assert curve(server.address) == CURVE
+
+
 def test_answers_that_are_lost_make_no_second_run(
     server: TrackingServer, tmp_path: Path, capfd: Captured
 ) -> None:

@@ -47,6 +47,8 @@ KEPT = ".tracking"
 _FIGURES = "mlflow-artifacts"
 _KEY = "medvq.key"
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
+# What a server answers where transactions of several writers collide, too: tried again at once.
+_COLLISION, _COLLISIONS, _SHORT_PAUSE = "BAD_REQUEST", 6, 0.1
 _LOCK_TIMEOUT, _STORE_TIMEOUT = 30.0, 5.0
 # MLflow's limits of one request, and of the name of a metric (mlflow.utils.validation).
 _BATCH, _LONGEST_NAME = 100, 250
@@ -139,17 +141,22 @@ class Sender:
             )
 
     def _work(self) -> None:
-        pause = _FIRST_PAUSE
+        pause, collisions = _FIRST_PAUSE, 0
         while not (self._closing.is_set() and self.journal.is_sent):
             if self.journal.next(timeout=0.2) is None:
                 continue
             last_try = self._closing.is_set()
             try:
                 self._send_next()
-                self.problem, pause = "", _FIRST_PAUSE
+                self.problem, pause, collisions = "", _FIRST_PAUSE, 0
             except Exception as error:  # tracking never stops the work, whatever MLflow raises
-                self.problem = str(getattr(error, "error_code", type(error).__name__))
+                problem = str(getattr(error, "error_code", type(error).__name__))
                 self._client = None
+                if problem == _COLLISION and collisions < _COLLISIONS:
+                    collisions += 1
+                    time.sleep(_SHORT_PAUSE * collisions)
+                    continue
+                self.problem = problem
                 if os.environ.get("TRACKING") != "required":
                     self.notice()
                 if last_try:
