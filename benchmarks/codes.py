@@ -2,7 +2,8 @@
 
 Every coding is decoded to a table that the product's own probe is fitted on, with the same label
 subsets, random versions and values of C. Of several ways to decode MedVQ's codes the best on
-validation images is judged. Writes ``docs/results/codes.md`` and a picture.
+validation images is judged. Writes ``docs/results/codes.md`` and a picture,
+with ``--only`` a page of those data sets.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ def figures(data_set: DataSet) -> list[Figure]:
 
 def draw(data_sets: Sequence[DataSet], file: Path) -> None:
     """Draw the headline metric against bytes: dashed for the smallest share of the labels."""
-    with plots.panels(file, len(data_sets), width=5.4) as axes:
+    with plots.panels(file, len(data_sets), width=5.4, height=5.4) as axes:
         for axis, data_set in zip(axes, data_sets, strict=True):
             comparison = data_set.comparison
             for kind, (colour, marker) in _STYLES.items():
@@ -211,6 +212,7 @@ def draw(data_sets: Sequence[DataSet], file: Path) -> None:
             axis.set_xscale("log")
             metric = NAMES[comparison.headline]
             axis.set(title=data_set.name, xlabel="bytes of an image", ylabel=metric)
+            plots.add_legend(axis, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
 
 def main(study: Study, parsed: argparse.Namespace) -> None:
@@ -218,13 +220,13 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     names = parsed.only or [*DATA_SETS]
     data_sets = [compare(replace(study, config_name=name)) for name in names]
     only = f" ONLY={','.join(parsed.only)}" if parsed.only else ""
-    publish(data_sets, study, f"make {study.target}{only}{study.shown_settings}")
+    page = study.results / f"{'-'.join([study.name, *(parsed.only or ())])}.md"
+    publish(data_sets, study, f"make {study.target}{only}{study.shown_settings}", page)
 
 
-def publish(data_sets: Sequence[DataSet], study: Study, command: str) -> None:
+def publish(data_sets: Sequence[DataSet], study: Study, command: str, page: Path) -> None:
     """Write the page and the picture; print the figures where ``--json`` asks."""
     study.results.mkdir(parents=True, exist_ok=True)
-    page = study.results / f"{study.name}.md"
     draw(data_sets, page.with_suffix(".png"))
     found = [figure for data_set in data_sets for figure in figures(data_set)]
     rows = [[f.figure, f"{f.value:+.4f}", demand(f.must_reach, False)] for f in found]
