@@ -230,7 +230,7 @@ def publish(data_sets: Sequence[DataSet], study: Study, command: str, page: Path
     draw(data_sets, page.with_suffix(".png"))
     found = [figure for data_set in data_sets for figure in figures(data_set)]
     rows = [[f.figure, f"{f.value:+.4f}", demand(f.must_reach, False)] for f in found]
-    at_equal_bytes = Section("At equal bytes", table(["figure", "value", "to reach"], rows))
+    at_no_more_bytes = Section("At no more bytes", table(["figure", "value", "to reach"], rows))
     of_sets = [section for data_set in data_sets for section in sections(data_set)]
     write_page(
         page,
@@ -238,7 +238,7 @@ def publish(data_sets: Sequence[DataSet], study: Study, command: str, page: Path
         command=command,
         commit=study.commit,
         introduction=INTRODUCTION,
-        sections=[at_equal_bytes, *of_sets],
+        sections=[at_no_more_bytes, *of_sets],
         picture=page.with_suffix(".png").name,
     )
     print(page)

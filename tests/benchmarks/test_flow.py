@@ -156,7 +156,7 @@ def test_codes_are_compared_with_as_many_bytes_of_the_embedding(
         study_of(folder, "codes", *SMALL_PRIOR, json=True), argparse.Namespace(only=["phantom"])
     )
     file = folder / "results" / "codes-phantom.md"
-    assert headings(file) == ["At equal bytes", "tiny", "tiny: ways to decode MedVQ's codes"]
+    assert headings(file) == ["At no more bytes", "tiny", "tiny: ways to decode MedVQ's codes"]
     assert file.with_suffix(".png").exists()
     *_, line = capsys.readouterr().out.splitlines()
     for row in json.loads(line)["rows"]:
