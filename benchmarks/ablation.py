@@ -1,9 +1,8 @@
-"""What each part of the method gives: the same training with one part changed, paired.
+"""What each part of the method gives: the same trainings with one part changed, paired.
 
-Every variant is judged by the same probe on the same label subsets and test images. Writes
-``docs/results/ablation-<data set>.md``; ``--only GROUP`` a page of that group alone. What was
-trained is not trained again: every variant is an artifact, which ``make linear-probe SET=...`` with
-its settings makes, too.
+Every variant is trained from the same seeds, and judged by the same probe on the same label subsets
+and test images. Writes ``docs/results/ablation-<data set>.md``; ``--only GROUP`` a page of that
+group alone. What was trained is not trained again.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from medvq.config import Config
 from medvq.errors import UserError
 
 from benchmarks.page import Figure, Section, interval, table
-from benchmarks.paired import Judged, judge
+from benchmarks.paired import Judged, judge_trainings
 from benchmarks.study import Study, run_study
 
+TRAININGS = 5
 FRACTIONS = (0.01, 0.05)
 """Shares of the training subjects whose labels the probe may see."""
 FEATURES = {
@@ -142,11 +142,13 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     names = (parsed.only,) if parsed.only else GROUPS
     # All settings before the first training, so that what is refused is refused at once.
     groups = [group_of(name, study.config()) for name in names]
-    full = judge_variant(study)
+    full = judge_variant(study, parsed.seeds)
     sections: list[Section] = []
     figures: list[Figure] = []
     for group in groups:
-        judged = {name: judge_variant(study, *own) for name, own in group.variants.items()}
+        judged = {
+            name: judge_variant(study, parsed.seeds, *own) for name, own in group.variants.items()
+        }
         text = group.text
         for features in (name for name in group.features if name in full):
             reference = full[group.reference or features]
@@ -157,27 +159,37 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
                 lead = reference[-1].minus(one[-1], "auroc").mean
                 figures.append(Figure(f"{features}: lead over {name}", lead))
             text = ""
+    trainings = f"{parsed.seeds} trainings" if parsed.seeds > 1 else "one training"
     introduction = (
-        "AUROC on the test split, mean over the same label subsets. In brackets what the full "
-        "method gains over the row, paired over label subsets and test subjects, with its 95% "
-        "interval: where that holds zero, nothing was gained that could be told from chance. There "
-        "is one training of each, and intervals are given these trainings: chance in training "
-        "is in none."
+        f"AUROC on the test split, mean over the same label subsets and {trainings} of each. In "
+        "brackets what the full method gains over the row, paired over trainings, label subsets "
+        "and test subjects, with its 95% interval: where that holds zero, nothing was gained that "
+        "could be told from chance."
     )
+    if parsed.seeds == 1:
+        introduction += " Chance in training is in no interval."
     if parsed.only:
         study = replace(study, name=f"{study.name}-{parsed.only}")
+    variables = {"ONLY": parsed.only, "SEEDS": parsed.seeds}
+    target = " ".join([study.target, *(f"{k}={v}" for k, v in variables.items() if v)])
+    study = replace(study, target=target)
     study.publish("What each part gives", introduction, sections, figures)
 
 
-def judge_variant(study: Study, *settings: str) -> Aurocs:
+def judge_variant(study: Study, trainings: int, *settings: str) -> Aurocs:
     """Train, extract and probe with ``settings``, where that is not up to date, and judge it."""
     shares = [study.config(f"probe.label_fraction={share}", *settings) for share in FRACTIONS]
-    probes = [study.probe(config) for config in shares]
-    if probes[0].summary.headline != "auroc":
+    seeds = range(shares[0].seed, shares[0].seed + trainings)
+    probes = [[study.probe_of_training(config, seed) for seed in seeds] for config in shares]
+    summary = probes[0][0].summary
+    if summary.headline != "auroc":
         raise UserError("benchmark-ablation is for data sets of two classes")
-    names = [row.features for row in probes[0].summary.rows]
     return {
-        name: [judge(probe.label_subsets(name), probe.config) for probe in probes] for name in names
+        row.features: [
+            judge_trainings([one.label_subsets(row.features) for one in of_share], config)
+            for of_share, config in zip(probes, shares, strict=True)
+        ]
+        for row in summary.rows
     }
 
 
@@ -193,5 +205,9 @@ def compare(reference: list[Judged], variants: Mapping[str, list[Judged]]) -> pd
     return table(["variant", *(f"{share:.0%} of the labels" for share in FRACTIONS)], rows)
 
 
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=TRAININGS, help="trainings of each variant")
+
+
 if __name__ == "__main__":
-    run_study("ablation", "benchmark-ablation", main, GROUPS)
+    run_study("ablation", "benchmark-ablation", main, GROUPS, _add_options)
