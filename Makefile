@@ -190,7 +190,7 @@ benchmark-suite: setup ## MedVQ and its rivals on all data sets (a day; ONLY=a,b
 benchmark-supervised: setup ## networks trained on the same label subsets (a day)
 	$(call STUDY,supervised)
 
-benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, alignment, images, untrained SEEDS=5)
+benchmark-ablation: setup ## what each part gains, paired (hours; ONLY=parts, preparation, images, untrained SEEDS=5)
 	$(call STUDY,ablation) $(if $(SEEDS),--seeds $(SEEDS))
 
 benchmark-masked-code: setup ## whether hidden states of a model of the codes exceed the codes

@@ -39,6 +39,10 @@ PARTS = {
     "no codebook": ("pretrain.bypass_codebook=true",),
     "no random versions for the probe": ("extract.versions=0",),
 }
+PREPARATION = {
+    "no alignment": ("ingest.alignment.enabled=false",),
+    "no acquisition swaps": ("ingest.swap.enabled=false",),
+}
 UNTRAINED = (
     ((16, 64, 128, 256), 2, 4),
     ((64, 128), 0, 4),
@@ -49,7 +53,7 @@ UNTRAINED = (
     ((64, 128, 256), 0, 4),
 )
 """Widths, levels with residual blocks, and cells along each axis that maps are averaged over."""
-GROUPS = ("parts", "alignment", "images", "untrained")
+GROUPS = ("parts", "preparation", "images", "untrained")
 Aurocs = dict[str, list[Judged]]
 """By feature set, a probe for each of :data:`FRACTIONS`."""
 
@@ -81,10 +85,12 @@ def group_of(name: str, config: Config) -> Group:
             "latent as it is, and the codebook follows the encoder as k-means would."
         )
         return Group("Parts of the recipe", text, PARTS, FEATURES)
-    if name == "alignment":
-        variants = {"no alignment": ("ingest.alignment.enabled=false",)}
-        text = "Without it the whole image is used."
-        return Group("Alignment", text, variants, FEATURES | BASELINES)
+    if name == "preparation":
+        text = (
+            "Without alignment the whole image is used. Without acquisition swaps neither second "
+            "views nor the probe's random versions are of swapped copies."
+        )
+        return Group("Preparation of the images", text, PREPARATION, FEATURES | BASELINES)
     if name == "images":
         text = (
             "Whole subjects, drawn at random; as many training steps for every share. The "
