@@ -213,6 +213,22 @@ def test_a_misspelt_kind_of_source_is_asked_about(tmp_path: Path, kind: str) -> 
     assert "is its kind image_folder, nifti_folder, dicom_folder?" in str(e.value)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "question"),
+    [
+        ("{kind: onnx, file: a.onnx, width: 8}", ".width=8: no such key; is its kind table?"),
+        ("{file: a.onnx}", "encoder: its 'kind' is missing (torchscript, onnx,"),
+        ("{kind: onnx, file: a.onnx, mean: [1, 2]}", "encoder: mean must have 1 or 3 numbers"),
+    ],
+)
+def test_an_encoder_that_is_not_complete_is_asked_about(
+    file: Path, encoder: str, question: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(file, (f"encoder={encoder}",))
+    assert question in str(caught.value)
+
+
 def test_numbers_are_read_as_people_write_them(file: Path) -> None:
     config = load_config(file, ("probe.regularisation=[1e-5, 1.E-4, .5e-3, +1e2]", "seed=010"))
     assert config.probe.regularisation == (1e-5, 1e-4, 5e-4, 100.0)

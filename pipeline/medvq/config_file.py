@@ -21,6 +21,7 @@ RENAMED = {
 }
 """Keys of earlier versions: refused, with the name that they have now."""
 
+_ALTERNATIVES = {"source": SOURCES, "encoder": ENCODERS}
 _KINDS: dict[str, type[BaseModel]] = {**SOURCES, **ENCODERS}
 # Characters of a value that a message quotes; a user may have pasted anything.
 _MOST_QUOTED = 80
@@ -157,9 +158,11 @@ def _explain(error: ValidationError | TypeError) -> str:
         key, section = _key(detail["loc"])
         value = detail["input"]
         shown = "" if isinstance(value, dict) else f"={_quoted(repr(value))}"
-        message = detail["msg"]
+        message = detail["msg"].removeprefix("Value error, ")
         if key in RENAMED:
             message = f"this key is called {RENAMED[key]} now"
+        elif detail["type"] == "union_tag_not_found":
+            message = f"its 'kind' is missing ({', '.join(_ALTERNATIVES[key])})"
         elif detail["type"] == "extra_forbidden" and section is not None:
             guess = (
                 _other_kinds(key, section)
@@ -214,12 +217,19 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _other_kinds(key: str, section: type[BaseModel]) -> str:
-    """Return a question after the kinds of source that have a key, where a kind is none of ours."""
-    name = key.rpartition(".")[2]
-    kinds = [kind for kind, source in SOURCES.items() if name in source.model_fields]
-    if section is not SOURCES["published"] or not kinds:
+    """Return a question after the kinds of the same section that have a key."""
+    parent, _, name = key.rpartition(".")
+    kinds = [
+        kind for kind, other in _ALTERNATIVES.get(parent, {}).items() if name in other.model_fields
+    ]
+    if not kinds:
         return ""
-    return f" of a published data set, which any other kind names; is its kind {', '.join(kinds)}?"
+    where = (
+        " of a published data set, which any other kind names"
+        if section is SOURCES["published"]
+        else ""
+    )
+    return f"{where}; is its kind {', '.join(kinds)}?"
 
 
 def _elsewhere(key: str) -> str:

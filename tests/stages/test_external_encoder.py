@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import yaml
 from factories.flow import SMALLEST, json_line
 from medvq.cli import main
-from medvq.config.encoder import OnnxEncoder, TableEncoder, TorchscriptEncoder
+from medvq.config.encoder import OnnxEncoder, PythonEncoder, TableEncoder, TorchscriptEncoder
 from medvq.config_file import load_config
 from medvq.errors import UserError
 from medvq.storage.external import ExternalFeatures, fingerprint, read_embeddings
@@ -175,6 +175,29 @@ def test_weights_and_python_file_make_a_network_of_maps(tmp_path: Path) -> None:
     np.testing.assert_allclose(features, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return 3", "'build' returns no torch.nn.Module"),
+        ("raise SystemExit(3)", r"does not load: 3"),
+        ("import not_there", "does not load: No module named 'not_there'"),
+        ("return torch.nn.Conv2d(1, 8, 4, 4)", "does not load: Error.*size mismatch"),
+    ],
+)
+def test_a_python_file_that_builds_no_such_network_is_refused(
+    tmp_path: Path, body: str, reason: str
+) -> None:
+    save_file(torch.nn.Conv2d(1, 3, 4, 4).state_dict(), tmp_path / "net.safetensors")
+    (tmp_path / "net.py").write_text(f"import torch\n\ndef build():\n    {body}\n")
+    encoder = PythonEncoder(
+        kind="safetensors+python",
+        file=str(tmp_path / "net.safetensors"),
+        python=str(tmp_path / "net.py"),
+    )
+    with pytest.raises(UserError, match=reason):
+        ExternalFeatures(encoder, 4, CPU)
+
+
 class Refuses(torch.nn.Module):
     """NaN for a black image; maps where asked for vectors."""
 
@@ -229,6 +252,16 @@ MANIFEST = pd.DataFrame({"image_id": ["01", "02", "03"], "path": ["a.png", "b.pn
         ({"image_id": ["01", "02", "03"], "x": [1, np.nan, 3]}, "not finite, of the images: 02"),
         ({"image_id": ["01", "02", "03"], "x": ["1", "b", "3"]}, "column 'x' holds no numbers"),
         ({"id": ["01", "02", "03"], "x": [1, 2, 3]}, "no column 'image_id'"),
+        ({"image_id;x": ["01;1", "02;2"]}, "one column only, or is it not separated by commas"),
+        ({"image_id": ["01", "02", "03"]}, "no column beside 'image_id'"),
+        (
+            {"image_id": ["01", "02", "03"], "x": [1, 2, 3], "Label": [0, 1, 0]},
+            "column 'Label' is the label by its name.*encoder.columns",
+        ),
+        (
+            {"": [0, 1, 2], "image_id": ["01", "02", "03"], "x": [1, 2, 3]},
+            "column 'Unnamed: 0' is the number of the row by its name.*encoder.columns",
+        ),
     ],
 )
 def test_a_table_that_does_not_fit_the_images_is_refused(
@@ -249,6 +282,31 @@ def test_a_table_of_lists_is_joined_by_file_and_its_widths_are_checked(tmp_path:
     pd.DataFrame(rows).to_parquet(file)
     with pytest.raises(UserError, match="row 2: 1 numbers, where row 1 has 2"):
         read_embeddings(encoder, MANIFEST)
+
+
+@pytest.mark.parametrize("broken", [None, [[1.0, 1.0], [2.0, 2.0]], ["a", "b"]])
+def test_a_row_without_a_list_of_numbers_is_named(tmp_path: Path, broken: Any) -> None:
+    file = tmp_path / "own.parquet"
+    encoder = TableEncoder(kind="table", file=str(file))
+    values = [broken] * 3 if broken else [[1.0, 2.0], None, [1.0, 2.0]]
+    pd.DataFrame({"image_id": ["01", "02", "03"], "embedding": values}).to_parquet(file)
+    row = 1 if broken else 2
+    with pytest.raises(UserError, match=rf"row {row}: 'embedding' is no list of numbers"):
+        read_embeddings(encoder, MANIFEST)
+
+
+def test_columns_that_are_named_are_taken_whatever_they_are_called(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    pd.DataFrame({"image_id": ["01", "02", "03"], "x": [1, 2, 3], "y": [4, 5, 6]}).to_csv(file)
+    encoder = TableEncoder(kind="table", file=str(file), columns=("x", "y"))
+    assert read_embeddings(encoder, MANIFEST).tolist() == [[1, 4], [2, 5], [3, 6]]
+
+
+def test_files_that_a_table_names_otherwise_are_explained(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    pd.DataFrame({"file": ["/data/a.png", "b", "c"], "x": [1, 2, 3]}).to_csv(file, index=False)
+    with pytest.raises(UserError, match="compared with the column 'path' of manifest"):
+        read_embeddings(TableEncoder(kind="table", file=str(file), join="file"), MANIFEST)
 
 
 def test_the_examples_of_the_how_to_run(

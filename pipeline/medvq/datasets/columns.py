@@ -102,6 +102,14 @@ def find_columns(file: Path, header: Sequence[str], labels: Labels) -> Columns:
     return Columns(key, label, target, subject, split)
 
 
+def purpose_of(name: str) -> str | None:
+    """Return what the name of a column says that it is for, such as ``label``; None for nothing."""
+    for purpose, variants in _VARIANTS.items():
+        if _plain(name) in {purpose, *variants, *_LOOKALIKES[purpose]}:
+            return purpose
+    return None
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 

@@ -9,8 +9,9 @@ what runs again is what ran when the user ran it.
 from __future__ import annotations
 
 import hashlib
+import re
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from medvq.config.encoder import (
     TableEncoder,
     TorchscriptEncoder,
 )
+from medvq.datasets.columns import purpose_of
 from medvq.errors import UserError
 from medvq.method.features import Floats, pool_to_grid
 
@@ -78,7 +80,7 @@ class ExternalFeatures:
             self.network = self._load()
         except UserError:
             raise
-        except Exception as error:  # whatever a file of the user's own raises
+        except (Exception, SystemExit) as error:  # whatever a file of the user's own raises
             raise self._unusable("does not load", error) from error
         self.mean = torch.tensor(encoder.mean, device=device)[:, None, None]
         self.std = torch.tensor(encoder.std, device=device)[:, None, None]
@@ -140,14 +142,18 @@ class ExternalFeatures:
         built = runpy.run_path(str(Path(self.encoder.python).expanduser()))
         if self.encoder.function not in built:
             raise UserError(f"{self.encoder.python} has no function '{self.encoder.function}'")
-        network: nn.Module = built[self.encoder.function]()
+        network = built[self.encoder.function]()
+        if not isinstance(network, nn.Module):
+            raise UserError(
+                f"{self.encoder.python}: '{self.encoder.function}' returns no torch.nn.Module"
+            )
         network.load_state_dict(load_file(file))
         return network.to(self.device).eval()
 
     def _name(self) -> str:
         return f"encoder.file={self.encoder.file} ({self.encoder.kind})"
 
-    def _unusable(self, what: str, error: Exception) -> UserError:
+    def _unusable(self, what: str, error: BaseException) -> UserError:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return UserError(f"{self._name()} {what}: {reason}")
 
@@ -205,8 +211,15 @@ def read_embeddings(encoder: TableEncoder, manifest: pd.DataFrame) -> NDArray[np
     table, name = _read_table(encoder), f"encoder.file={encoder.file}"
     key = encoder.key or encoder.join
     if key not in table:
-        raise UserError(f"{name} has no column '{key}'; set encoder.key")
-    wanted = manifest["image_id" if encoder.join == "image_id" else "path"].astype(str)
+        # Its columns are not shown: without a header line they are the values of the first row.
+        hint = "; has it one column only, or is it not separated by commas?"
+        raise UserError(
+            f"{name} has no column '{key}'; set encoder.key{hint if table.shape[1] == 1 else ''}"
+        )
+    if table.shape[1] == 1:
+        raise UserError(f"{name} has no column beside '{key}'")
+    column = "image_id" if encoder.join == "image_id" else "path"
+    wanted = manifest[column].astype(str)
     keys = table[key].astype(str)
     if (twice := keys.duplicated().to_numpy()).any():
         # By row, since a key may be the name of a file.
@@ -216,7 +229,10 @@ def read_embeddings(encoder: TableEncoder, manifest: pd.DataFrame) -> NDArray[np
     if missing.any():
         # A path may name a patient; the identifier of an image does not.
         ids = ", ".join(manifest.loc[missing, "image_id"].astype(str)[:_NAMED])
-        raise UserError(f"{name} has no row of {missing.sum()} images (image_id {ids}, ...)")
+        raise UserError(
+            f"{name} has no row of {missing.sum()} images (image_id {ids}, ...); '{key}' is "
+            f"compared with the column '{column}' of manifest.csv of the ingest artifact"
+        )
     values = _numbers(encoder, table.drop(columns=key), name)
     at = pd.Index(keys).get_indexer(pd.Index(wanted))
     chosen = values[at]
@@ -244,23 +260,48 @@ def _numbers(encoder: TableEncoder, table: pd.DataFrame, name: str) -> NDArray[n
     columns = list(encoder.columns or table.columns)
     if absent := [column for column in columns if column not in table]:
         raise UserError(f"{name} has no column '{absent[0]}' (encoder.columns)")
+    if not encoder.columns:
+        _check_names(columns, name)
     if len(columns) == 1 and table[columns[0]].dtype == object:
-        widths = table[columns[0]].map(len)
-        if widths.nunique() > 1:
-            row = int(np.flatnonzero(widths != widths.iloc[0])[0])
-            raise UserError(
-                f"{name}, row {row + 1}: {widths.iloc[row]} numbers, where row 1 has "
-                f"{widths.iloc[0]}"
-            )
-        values = np.stack([np.asarray(one, np.float32) for one in table[columns[0]]])
+        values = _lists(table[columns[0]], name)
     else:
         words = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
-        if words or not columns:
+        if words:
             raise UserError(
-                f"{name}: column '{(words or ['?'])[0]}' holds no numbers; name those that do in "
+                f"{name}: column '{words[0]}' holds no numbers; name those that do in "
                 "encoder.columns"
             )
-        values = table[columns].to_numpy(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            values = table[columns].to_numpy(np.float32)
     if encoder.width not in (None, values.shape[1]):
         raise UserError(f"{name} has {values.shape[1]} numbers an image, not {encoder.width}")
     return values
+
+
+def _check_names(columns: Sequence[object], name: str) -> None:
+    """Refuse columns that are no part of an embedding by their names: they may tell the label."""
+    for column in map(str, columns):
+        is_row = re.fullmatch(r"Unnamed: \d+|index", column)
+        if purpose := "number of the row" if is_row else purpose_of(column):
+            raise UserError(
+                f"{name}: column '{column}' is the {purpose} by its name, and may tell the label; "
+                "name the columns of the embedding in encoder.columns"
+            )
+
+
+def _lists(column: pd.Series[Any], name: str) -> NDArray[np.float32]:
+    """Return the lists of numbers in a column as rows."""
+    rows: list[NDArray[np.float32]] = []
+    for number, value in enumerate(column, 1):
+        try:
+            row = np.asarray(value, np.float32)
+        except (TypeError, ValueError):
+            row = np.asarray(np.nan, np.float32)
+        if row.ndim != 1:
+            raise UserError(f"{name}, row {number}: '{column.name}' is no list of numbers")
+        rows.append(row)
+        if len(row) != len(rows[0]):
+            raise UserError(
+                f"{name}, row {number}: {len(row)} numbers, where row 1 has {len(rows[0])}"
+            )
+    return np.stack(rows)
