@@ -73,6 +73,20 @@ def test_a_full_disk_explains_any_error_and_nothing_else_does(
     assert "no space left on device" in (message or "")
 
 
+@pytest.mark.parametrize("reason", [RuntimeError("unexpected pos"), error(errno.ENOSPC)])
+def test_the_folder_that_is_named_is_the_one_whose_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: Exception
+) -> None:
+    artifacts, out = tmp_path / "artifacts", tmp_path / "stick"
+    out.mkdir()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage._replace(free=1000) if path == out else usage
+    )
+    message = refused_by_disk(reason, artifacts, out)
+    assert f"cannot write to {out} (no space left" in (message or "")
+
+
 class OutOfMemoryError(RuntimeError):
     """Named as torch names that of a device."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -73,9 +73,17 @@ def refused_by_disk(error: BaseException, *folders: Path) -> str | None:
         if isinstance(cause, OSError) and cause.errno in _FULL | _CLOSED | {errno.EIO}:
             return _refusal(_folder_of(cause, *folders), os.strerror(cause.errno), cause.errno)
     # torch, SQLite and safetensors raise types of their own.
-    existing = next(path for path in (folders[0], *folders[0].absolute().parents) if path.exists())
-    if shutil.disk_usage(existing).free < _NO_SPACE:
-        return _refusal(folders[0], os.strerror(errno.ENOSPC), errno.ENOSPC)
+    if (full := _full(folders)) is not None:
+        return _refusal(full, os.strerror(errno.ENOSPC), errno.ENOSPC)
+    return None
+
+
+def _full(folders: Sequence[Path]) -> Path | None:
+    """Return the first folder whose disk is full."""
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if shutil.disk_usage(existing).free < _NO_SPACE:
+            return folder
     return None
 
 
@@ -86,11 +94,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _folder_of(error: OSError, *folders: Path) -> Path:
-    """Return the one of ``folders`` that an error names a file of, else the first."""
+    """Return the one of ``folders`` that an error names a file of, else the first full one."""
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str)]
     files = [Path(name).absolute() for name in names]
     within = (f for f in folders if any(file.is_relative_to(f.absolute()) for file in files))
-    return next(within, folders[0])
+    full = _full(folders) if error.errno in _FULL else None
+    return next(within, full or folders[0])
 
 
 def _refusal(folder: Path, reason: str, number: int) -> str:

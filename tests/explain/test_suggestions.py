@@ -111,6 +111,21 @@ def test_the_command_writes_a_table_to_fill_in_and_a_sheet(
     assert Path(told["sheet"]).stat().st_size > 10_000
 
 
+def test_labels_that_were_filled_in_are_not_overwritten(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(folder, tmp_path, "--number", "2", "--all")) == 0
+    assert main(command(folder, tmp_path, "--number", "3", "--all")) == 0
+    file = tmp_path / "to-label.csv"
+    table = pd.read_csv(file)
+    assert len(table) == 3
+    table.assign(label=["ill", None, None]).to_csv(file, index=False)
+    before = file.read_bytes()
+    assert main(command(folder, tmp_path, "--number", "2", "--all")) == 2
+    assert file.read_bytes() == before
+    assert "has been filled in and is not overwritten: move it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [

@@ -1,6 +1,8 @@
 """What `medvq bundle` and `medvq onnx` write of the smallest phantom flow."""
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,41 @@ def test_the_card_tells_use_limits_data_and_metrics(folder: Path) -> None:
     )
     assert str(folder) not in everything
     assert "finished-flow" not in everything  # the folder that it is a copy of
+
+
+def test_a_bundle_that_is_made_anew_keeps_and_does_not_pack_what_else_is_there(
+    folder: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(folder / "bundle", bundle)
+    (bundle / "models/old.safetensors").write_text("of another probe")
+    (bundle / "output").mkdir()
+    (bundle / "output/predictions.csv").write_text("file\nAnn.png\n")
+    assert main(["bundle", *of_probe(folder), "--out", str(bundle), "--zip"]) == 0
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        packed = {name for name in archive.namelist() if not name.endswith("/")}
+    parts = [path for path in bundle.rglob("*") if path.is_file() and "output" not in path.parts]
+    assert packed == {str(path.relative_to(tmp_path)) for path in parts}
+    assert not (bundle / "models/old.safetensors").exists()
+    assert (bundle / "output/predictions.csv").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.zip"]
+
+
+def test_files_of_the_users_own_are_not_overwritten(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("configs", "docs", "models"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.txt").write_text("own")
+    (tmp_path / "configs/inference.json").write_text("{}")  # a bundle of somebody else
+    (tmp_path / "own.onnx").write_bytes(b"own")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["bundle", *of_probe(folder), "--out", str(tmp_path)]) == 2
+    assert main(["onnx", *of_probe(folder), "--out", str(tmp_path / "own.onnx")]) == 2
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    bundle, onnx = capsys.readouterr().err.splitlines()
+    assert "holds other files than MedVQ's bundle; choose another --out" in bundle
+    assert "own.onnx is no graph of MedVQ and is not overwritten; choose another --out" in onnx
 
 
 @pytest.mark.parametrize("name", ["bundle", "onnx"])

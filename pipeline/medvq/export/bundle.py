@@ -22,6 +22,7 @@ import shutil
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,21 +38,43 @@ from medvq.summaries import ProbeSummary
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 WEIGHTS, TEMPLATE = "models/model.pt", "models/template.npy"
+_PARTS = ("configs", "models", "docs")
 
 
-def write_bundle(source: ExportSource, folder: Path) -> None:
-    """Write a bundle into a folder that is not there yet.
+def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) -> None:
+    """Write a bundle into a folder that is empty, not there yet, or holds one of MedVQ's.
+
+    Parameters
+    ----------
+    packed : whether it is packed into a zip file beside the folder, too; what else lies in the
+        folder, such as the output of a run, is not.
 
     Raises
     ------
     UserError
         Something else lies there.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "configs").is_dir():
-        raise UserError(f"{folder} holds other files than a bundle; choose another --out")
-    for name in ("configs", "models", "docs"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).mkdir(parents=True)
+    if folder.exists() and any(folder.iterdir()) and not _is_ours(folder):
+        raise UserError(f"{folder} holds other files than MedVQ's bundle; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as aside:
+        written = Path(aside) / folder.name
+        for name in _PARTS:
+            (written / name).mkdir(parents=True)
+        _write(source, written)
+        if packed:
+            shutil.make_archive(str(folder), "zip", aside, folder.name)
+        for name in _PARTS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (written / name).rename(folder / name)
+
+
+def _is_ours(folder: Path) -> bool:
+    file = folder / "configs" / "inference.json"
+    return file.is_file() and _path(FeatureNetwork) in file.read_text(encoding="utf-8")
+
+
+def _write(source: ExportSource, folder: Path) -> None:
     torch.save(source.network.state_dict(), folder / WEIGHTS)
     if source.template is not None:
         np.save(folder / TEMPLATE, source.template[0, 0].numpy())

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from medvq.export.network import FeatureNetwork, ProbeHead
 from medvq.export.preparation import TracedPreparation
 from medvq.export.source import ExportSource
 from medvq.method.vit import ViTEncoder
+from medvq.storage.artifacts import write_bytes
 
 OPSET = 20  # the first that samples volumes
 INSTALL = "pip install 'medvq[onnx]'"
@@ -76,26 +78,28 @@ def export_onnx(
     except ImportError as error:
         raise UserError(f"to write ONNX needs the package onnx: {INSTALL}") from error
     names = ["images", "features", *(["prediction"] if network.head else [])]
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            # By tracing: torch's newer exporter takes minutes for the steps of a registration.
-            torch.onnx.export(
-                network.eval(),
-                (torch.zeros((_IMAGES, *shape), dtype=torch.uint8),),
-                file,
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=names[:1],
-                output_names=names[1:],
-                dynamic_axes={name: {0: "batch"} for name in names},
-            )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"this network cannot be written as ONNX: {reason}") from error
-    model = onnx.load(file)
+    with TemporaryDirectory(dir=file.parent, prefix=".onnx-") as aside:
+        traced = Path(aside) / file.name
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                # By tracing: torch's newer exporter takes minutes for the steps of a registration.
+                torch.onnx.export(
+                    network.eval(),
+                    (torch.zeros((_IMAGES, *shape), dtype=torch.uint8),),
+                    traced,
+                    dynamo=False,
+                    opset_version=OPSET,
+                    input_names=names[:1],
+                    output_names=names[1:],
+                    dynamic_axes={name: {0: "batch"} for name in names},
+                )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"this network cannot be written as ONNX: {reason}") from error
+        model = onnx.load(traced)
     onnx.helper.set_model_props(model, {"medvq": json.dumps(about, sort_keys=True)})
-    onnx.save(model, file)
+    write_bytes(file, model.SerializeToString())
 
 
 def run_onnx(file: Path, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -159,6 +163,8 @@ def write_onnx(source: ExportSource, file: Path) -> OnnxReport:
     UserError
         A package is not installed, or a part of the network has no ONNX.
     """
+    if file.exists() and b"medvq" not in file.read_bytes():
+        raise UserError(f"{file} is no graph of MedVQ and is not overwritten; choose another --out")
     ingest = source.config.ingest
     shape = (ingest.channels, *ingest.read_shape)
     head = None if source.probe is None else ProbeHead(source.probe)

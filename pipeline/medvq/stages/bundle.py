@@ -27,17 +27,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Write the bundle."""
-    import shutil
-
     from medvq.export.bundle import write_bundle
     from medvq.export.source import export_source
 
     source = export_source(parsed)
     folder = (parsed.out or parsed.artifacts / f"{source.config.name}-bundle").absolute()
-    write_bundle(source, folder)
-    made = str(folder)
-    if parsed.zip:
-        made = shutil.make_archive(made, "zip", folder.parent, folder.name)
+    write_bundle(source, folder, packed=parsed.zip)
+    made = f"{folder}.zip" if parsed.zip else str(folder)
     print(
         json.dumps({"bundle": made, "features": list(source.network.names)})
         if parsed.json

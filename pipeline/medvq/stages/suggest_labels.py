@@ -47,6 +47,11 @@ def run(parsed: argparse.Namespace) -> int:
 
     if parsed.number < 1:
         raise UserError(f"N={parsed.number} patients cannot be suggested; ask for 1 or more")
+    sheet, file = (parsed.out.absolute() / f"to-label.{suffix}" for suffix in ("png", "csv"))
+    if not _is_blank(file):
+        raise UserError(
+            f"{file} has been filled in and is not overwritten: move it, or choose another OUT"
+        )
     folder = parsed.artifacts / parsed.dataset / "extract" / "latest"
     extract = artifacts.find(folder.resolve())
     if extract is None:
@@ -59,14 +64,24 @@ def run(parsed: argparse.Namespace) -> int:
     manifest = read_manifest(ingest / "manifest.csv")
     table = chosen.assign(file=manifest["path"].fillna("").to_numpy()[chosen["row"]])
     table.insert(0, "rank", np.arange(1, len(table) + 1))
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    sheet, file = (parsed.out.absolute() / f"to-label.{suffix}" for suffix in ("png", "csv"))
+    file.parent.mkdir(parents=True, exist_ok=True)
     shown = table[["rank", "file", "image_id", "subject_id"]].assign(label="")
     shown.to_csv(file, index=False)
     draw_suggestions(np.load(ingest / "originals.npy", mmap_mode="r"), table["row"], sheet)
     print(f"{len(table)} patients to label; fill in the column 'label': {file}")
     print(json.dumps({"table": str(file), "sheet": str(sheet)}) if parsed.json else sheet)
     return 0
+
+
+def _is_blank(table: Path) -> bool:
+    """Say whether a table is not there, or is as it was written: its last column is empty."""
+    try:
+        rows = table.read_text(encoding="utf-8").splitlines()[1:]
+    except FileNotFoundError:
+        return True
+    except UnicodeDecodeError:
+        return False
+    return all(row.endswith(",") for row in rows)
 
 
 SUGGEST_LABELS = Command(
