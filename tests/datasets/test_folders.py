@@ -143,6 +143,11 @@ def test_labels_are_a_closed_section(labels: dict[str, str], reason: str) -> Non
         ("file\na.png\n/etc/hostname\n", "line 3: the file it names is not in"),
         ("file,label\na.png,ill\nb.png,ill\na.png,well\n", "line 4: contradicts line 2"),
         ("file\na.png\n../b.png\n", "line 3: the file it names is not in"),
+        ("file\nD:\\study\\a.png\n", "line 2: .* is not in .*; did you mean 'a.png'"),
+        (
+            "file,subject,split\na.png,1,test\nb.png,1,train\n",
+            "line 3: its subject is in the split train, and in test on line 2",
+        ),
         ("file,label\na.png,ill,too\n", "line 2: more fields than columns"),
         ('file,label\na.png,"ill\n', "line 2: not plain CSV"),
         ("file,label,label\na.png,ill,well\n", "the column 'label' more than once"),

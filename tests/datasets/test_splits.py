@@ -149,6 +149,7 @@ def manifest(rows: str) -> pd.DataFrame:
     [
         ("ill:train*4 ill:validation ill:test", "all 6 labelled images are of one class, 'ill'"),
         ("ill:train*4 ill:validation ill:test well:train", r"class 'well' has 1 subject \(1 im"),
+        ("70:train 71.5:test 72:validation", r"name their column in source\.labels\.target"),
         (
             "ill:train*4 ill:validation ill:test well:train*4 well:test",
             r"'well' is missing from validation \(subjects: train 4, validation 0, test 1\): add",

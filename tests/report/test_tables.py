@@ -29,14 +29,14 @@ from medvq.summaries import (
 COLUMNS = ["auroc", "balanced_accuracy", "sensitivity", "specificity", "ece"]
 
 
-def ingested() -> list[str]:
+def ingested(train: dict[str, int], test: dict[str, int]) -> list[str]:
     return ingest_table(
         IngestSummary(
             images=100,
             subjects=52,
             splits={
-                "train": SplitCount(80, 41, {"normal": 30, "ill": 50}),
-                "test": SplitCount(20, 11, {"normal": 9, "ill": 11}),
+                "train": SplitCount(80, 41, train),
+                "test": SplitCount(20, 11, test),
             },
             listed=105,
             quarantined=3,
@@ -53,7 +53,9 @@ def ingested() -> list[str]:
 
 
 def test_ingest_counts_images_subjects_and_labels() -> None:
-    train, test, files, aside, skipped, rest, few = ingested()
+    train, test, files, aside, skipped, rest, few = ingested(
+        {"normal": 30, "ill": 50}, {"normal": 9, "ill": 11}
+    )
     assert " ".join(train.split()) == "train 80 images 41 subjects normal 30, ill 50"
     assert " ".join(test.split()) == "test 20 images 11 subjects normal 9, ill 11"
     assert files == "  105 listed = 100 read + 3 set aside + 2 skipped"
@@ -65,6 +67,10 @@ def test_ingest_counts_images_subjects_and_labels() -> None:
         "16 of them in test: an accuracy of 80% would have a 95% interval of about +-20 points; "
         "SET=probe.evaluate=cross_validation judges on all labelled images instead"
     )
+
+
+def test_of_numbers_no_accuracy_is_foretold() -> None:
+    assert "16 of them in test: intervals will be wide; SET=" in ingested({}, {})[-1]
 
 
 def test_every_table_ends_with_the_audit() -> None:

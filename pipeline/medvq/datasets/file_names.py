@@ -67,7 +67,11 @@ class FileNames:
 
     def hint(self, name: str) -> str:
         """Return a question for the name that was meant; empty where none is near."""
-        near = get_close_matches(_plain(name), self._index, n=1, cutoff=0.8)
+        last = name.replace("\\", "/").rpartition("/")[2]
+        near = [
+            *get_close_matches(_plain(name), self._index, n=1, cutoff=0.8),
+            *get_close_matches(_plain(last), self._index, n=1, cutoff=0.8),
+        ]
         found = sorted(self._index[near[0]]) if near else []
         if not found or Path(found[0]).suffix.lower() not in _MAY_BE_SHOWN:
             return ""

@@ -108,6 +108,7 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
         raise UserError(f"{file} has a header line and no rows")
     names.warn_of_guesses(file.name)
     table = _by_key(keys, unify(parsed, file.name, labels.classes), key)
+    _check_subjects(table.values())
     if not any(row.label or row.target is not None for row in table.values()):
         columns = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
         warnings.warn(Notice(f"{file} labels no image: no row has a {columns}"), stacklevel=2)
@@ -124,6 +125,19 @@ def _by_key(keys: Sequence[str], parsed: Sequence[Label], column: str) -> dict[s
                 f"{label.where}: contradicts line {line}, which has the same '{column}'"
             )
     return rows
+
+
+def _check_subjects(rows: Iterable[Label]) -> None:
+    """Refuse rows of one subject in two splits, by their lines: its name may be a patient's."""
+    first: dict[str, Label] = {}
+    for row in rows:
+        other = first.setdefault(row.subject, row) if row.subject and row.split else row
+        if other.split != row.split:
+            line = other.where.rpartition(" ")[2]
+            raise UserError(
+                f"{row.where}: its subject is in the split {row.split}, and in {other.split} on "
+                f"line {line}; every subject's images must all be in one"
+            )
 
 
 def _number(text: str, column: str, where: str) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from medvq.datasets.dataset import SPLITS
@@ -52,9 +54,11 @@ def check_splits_for_probe(manifest: pd.DataFrame, folds: int) -> None:
 def _check_class(name: str, images: int, subjects: int, counts: dict[str, int], folds: int) -> None:
     counted = ", ".join(f"{split} {count}" for split, count in counts.items())
     if subjects == 1:
+        number = ", or name their column in source.labels.target if labels are numbers to predict"
         raise UserError(
             f"class '{name}' has 1 subject ({images} images), and every split needs one of its "
             "own: add images of other subjects, or leave the class out"
+            + (number if re.fullmatch(r"[-+]?\d+[.,]?\d*", name) else "")
         )
     if missing := [split for split, count in counts.items() if count == 0]:
         raise UserError(

@@ -62,10 +62,15 @@ def ingest_table(summary: IngestSummary) -> list[str]:
     )
     if 0 < summary.labelled_subjects < _FEW_SUBJECTS and summary.labelled_test_subjects:
         width = 1.96 * (_ACCURACY * (1 - _ACCURACY) / summary.labelled_test_subjects) ** 0.5
+        interval = (
+            f"an accuracy of {_ACCURACY:.0%} would have a 95% interval of about "
+            f"+-{100 * width:.0f} points"
+            if any(split.labels for split in summary.splits.values())
+            else "intervals will be wide"
+        )
         lines.append(
             f"  only {summary.labelled_subjects} subjects have a label, "
-            f"{summary.labelled_test_subjects} of them in test: an accuracy of {_ACCURACY:.0%} "
-            f"would have a 95% interval of about +-{100 * width:.0f} points; "
+            f"{summary.labelled_test_subjects} of them in test: {interval}; "
             "SET=probe.evaluate=cross_validation judges on all labelled images instead"
         )
     if all(split.subjects == split.images for split in summary.splits.values()):
@@ -183,7 +188,7 @@ def _audit_lines(audit: AuditHeadline | None) -> list[str]:
             "(cross-validated on train)"
         )
     shift = audit.test_told_from_train.items()
-    if measured := [f"{label} {auroc:.3f}" for label, auroc in shift if auroc is not None]:
+    if measured := [f"{label} {auroc:.3f}".strip() for label, auroc in shift if auroc is not None]:
         lines.append(
             f"  audit: test images can be told from training images at AUROC {', '.join(measured)}"
         )
