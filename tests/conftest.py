@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +55,11 @@ def _no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data and artifacts of the smallest phantom set, up to the probe: a copy for each module."""
-    from factories.flow import finished_flow
+    from factories.flow import copied_flow
 
-    made = finished_flow(tmp_path_factory.getbasetemp())
-    return Path(shutil.copytree(made, tmp_path_factory.mktemp("flow") / "flow", symlinks=True))
+    copy = tmp_path_factory.mktemp("flow")
+    copied_flow(tmp_path_factory.getbasetemp(), copy)
+    return copy
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pandas as pd
@@ -74,15 +76,43 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
+@dataclass(frozen=True)
+class Killed:
+    """What was left of a training in two processes, one of which was ended by force."""
+
+    folder: Path
+    status: int
+    workers: list[int]
+    checkpoint: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def two(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes trained, and what they extracted with another model."""
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder = tmp_path_factory.mktemp("killed")
+    Cache.random().write(folder / "ingest")
+    process = in_two_processes(f"train_smoothly({folder!r})")
+    run = TrainedRun(folder / "partial")
+    while not (run.folder / CHECKPOINT).exists() and process.poll() is None:
+        time.sleep(0.01)
+    workers = workers_of(process)
+    os.kill(workers[-1], signal.SIGKILL)
+    process.communicate(timeout=LONG)
+    return Killed(folder, process.returncode, workers, run.checkpoint)
+
+
+@pytest.fixture(scope="module")
+def two(inputs: Inputs, killed: Killed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes trained, and what they extracted with another model.
+
+    They end the training that was killed as well: to start them takes longer than what they do.
+    """
     folder = tmp_path_factory.mktemp("two")
     trained, extracted = folder / "trained", folder / "extracted"
     Cache.random().write(trained / "ingest")
     extracted.mkdir()
     extraction = f"extract_features({extracted!r}, *{folders(inputs)!r})"
-    run_in_two_processes(f"train_smoothly({trained!r}); {extraction}")
+    trainings = f"train_smoothly({trained!r}); train_smoothly({killed.folder!r})"
+    run_in_two_processes(f"{trainings}; {extraction}")
     return folder
 
 
@@ -102,24 +132,15 @@ def test_training_is_that_of_one_process(two: Path, tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_takes_the_others_and_the_run_ends_with_the_same_bits(
-    two: Path, tmp_path: Path
+    killed: Killed, two: Path
 ) -> None:
-    Cache.random().write(tmp_path / "ingest")
-    process = in_two_processes(f"train_smoothly({tmp_path!r})")
-    run = TrainedRun(tmp_path / "partial")
-    while not (run.folder / CHECKPOINT).exists() and process.poll() is None:
-        time.sleep(0.01)
-    workers = workers_of(process)
-    os.kill(workers[-1], signal.SIGKILL)
-    process.communicate(timeout=LONG)
-    assert process.returncode != 0
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    assert 1 <= len(run.checkpoint["history"]) < TRAINING["epochs"]
-    assert run.checkpoint["threads"] == 1
-    run_in_two_processes(f"train_smoothly({tmp_path!r})")
-    straight = TrainedRun(two / "trained" / "partial")
-    pd.testing.assert_frame_equal(run.history, straight.history, check_exact=True)
-    assert run.weights == straight.weights
+    assert killed.status != 0
+    assert not any(Path(f"/proc/{worker}").exists() for worker in killed.workers)
+    assert 1 <= len(killed.checkpoint["history"]) < TRAINING["epochs"]
+    assert killed.checkpoint["threads"] == 1
+    resumed, straight = (TrainedRun(f / "partial") for f in (killed.folder, two / "trained"))
+    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
+    assert resumed.weights == straight.weights
 
 
 def test_the_feature_store_is_that_of_one_process_byte_for_byte(
@@ -168,7 +189,9 @@ def kill_while_reading(process: subprocess.Popen[str], folder: Path) -> None:
     assert process.returncode != 0
 
 
-def test_the_whole_flow_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_flow_in_two_processes(
+    flow_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     kill_while_reading(torchrun(flow.command(tmp_path)), tmp_path)
     output, errors = torchrun(flow.command(tmp_path)).communicate(timeout=LONG)
@@ -185,8 +208,7 @@ def test_the_whole_flow_in_two_processes(tmp_path: Path, monkeypatch: pytest.Mon
         "up_to_date": True,
         "seconds": json.loads(again)["seconds"],
     }
-    assert main(flow.command(tmp_path / "alone", "ingest")) == 0
-    shared, alone = files_of_ingest(tmp_path), files_of_ingest(tmp_path / "alone")
+    shared, alone = files_of_ingest(tmp_path), files_of_ingest(flow_folder)
     assert {"images.npy", "manifest.csv", "swapped_training.npy"} < set(alone)
     assert shared == alone
 
@@ -235,13 +257,13 @@ def test_no_process_outlives_the_one_that_started_it(number: signal.Signals, cod
     assert not any(is_running(worker) for worker in workers)
 
 
-def test_a_process_that_dies_takes_the_others_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+def test_a_process_that_dies_takes_the_others_and_leaves_the_checkpoint(flow_folder: Path) -> None:
     long = ("pretrain.epochs=2000", "pretrain.patience=2000")
-    process = torchrun(flow.command(tmp_path, "pretrain", *long))
+    process = torchrun(flow.command(flow_folder, "pretrain", *long))
     checkpoints: list[Path] = []
     deadline = time.monotonic() + LONG
     while not checkpoints and time.monotonic() < deadline and process.poll() is None:
-        checkpoints = list(tmp_path.glob("artifacts/tiny/pretrain/*.partial/checkpoint.pt"))
+        checkpoints = list(flow_folder.glob("artifacts/tiny/pretrain/*.partial/checkpoint.pt"))
         time.sleep(0.1)
     assert checkpoints
     workers = workers_of(process)
@@ -249,7 +271,7 @@ def test_a_process_that_dies_takes_the_others_and_leaves_the_checkpoint(tmp_path
     process.communicate(timeout=LONG)
     assert process.returncode != 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    (partial,) = tmp_path.glob("artifacts/tiny/pretrain/*.partial")
+    (partial,) = flow_folder.glob("artifacts/tiny/pretrain/*.partial")
     state = load_checkpoint(partial / CHECKPOINT, torch.device("cpu"))
     assert len(state["history"]) >= 1
 

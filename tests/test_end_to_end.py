@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from factories.flow import STAGES, command, json_line, run_in_process
+from factories.flow import STAGES, command, copied_flow, json_line, run_probe
 from medvq.cli import main
 from medvq.datasets import sources
 from medvq.evaluation.metrics import range_of
@@ -44,21 +44,10 @@ Captured = pytest.CaptureFixture[str]
 Ran = tuple[dict[str, Any], Path]
 
 
-def run(folder: Path) -> dict[str, Any]:
-    """Run the probe in a process of its own, as users do, in a number of threads that is stated.
-
-    Else it would depend on what the machine does besides, and the last bits with it.
-    """
-    done = run_in_process(command(folder), OMP_NUM_THREADS="2")
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return json_line(done.stdout)
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("flow")
-    return run(folder), folder
+    return copied_flow(tmp_path_factory.getbasetemp(), folder), folder
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +199,7 @@ def test_the_same_seed_elsewhere_and_without_a_network_gives_the_same_to_the_bit
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    second = run(tmp_path)
+    second = json_line(run_probe(tmp_path))
     changing = {"artifact", "seconds", "mlflow_run_id"}
     assert {k: v for k, v in second.items() if k not in changing} == {
         k: v for k, v in first.items() if k not in changing

@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 Labels = Mapping[str, str]
 Images = Sequence[NDArray[Any]] | NDArray[Any]
+_DPI = 110
 _GREY_LEVELS: dict[str, Any] = {"cmap": "gray", "vmax": 255}
 REFERENCE: dict[str, Any] = {"color": "0.7", "lw": 0.8, "zorder": 0}
 """How lines are drawn that only guide the eye, such as a diagonal."""
@@ -177,5 +179,8 @@ def _highest(images: Images) -> float:
 
 def save(figure: Figure, file: Path) -> None:
     """Write a figure as PNG and close it."""
-    figure.savefig(file, dpi=110)
+    # What savefig would write, which draws a figure with a layout twice.
+    figure.set_dpi(_DPI)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(file)
     plt.close(figure)
