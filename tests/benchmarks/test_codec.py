@@ -90,10 +90,10 @@ def study_of(folder: Path, *settings: str) -> Study:
 
 
 def test_the_page_has_every_arm(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flow_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    codec.main(study_of(tmp_path, *FINER), argparse.Namespace())
+    codec.main(study_of(flow_folder, *FINER), argparse.Namespace())
     picture, page, line = capsys.readouterr().out.splitlines()[-3:]
     assert Path(picture).is_file()
     rows = {row["figure"]: row["value"] for row in json.loads(line)["rows"]}

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from scipy.stats import binom
 
-from benchmarks.coverage import CALIBRATIONS, CASES, MISUSED, simulate, simulate_calibration
+from benchmarks.coverage import (
+    CALIBRATIONS,
+    CASES,
+    MISUSED,
+    Coverage,
+    simulate,
+    simulate_calibration,
+)
 
 TRIALS = 150
 LEAST, MOST = (int(binom.ppf(share, TRIALS, 0.95)) for share in (0.001, 0.999))
 
 
-# Accuracy is a matrix product; the intervals of all metrics are made alike.
+@cache
+def simulated(name: str) -> Coverage:
+    """Judge accuracy, which is a matrix product; the intervals of all metrics are made alike."""
+    return simulate(CASES[name], TRIALS, seed=1, metric="accuracy")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_truth_is_held_by_nineteen_intervals_of_twenty(name: str) -> None:
-    held = simulate(CASES[name], TRIALS, seed=1, metric="accuracy").share * TRIALS
-    assert LEAST <= held <= MOST
+    assert LEAST <= simulated(name).share * TRIALS <= MOST
 
 
 def test_intervals_of_the_auroc_hold_the_truth() -> None:
@@ -30,7 +43,7 @@ def test_of_one_training_set_or_training_the_general_truth_is_often_missed(name:
 
 def test_more_label_subsets_and_trainings_narrow_an_interval() -> None:
     def width(name: str) -> float:
-        return simulate(CASES[name], 30, seed=1, metric="accuracy").width
+        return simulated(name).width
 
     assert width("3 trainings") > width("5 trainings") > width("label subsets hardly differ")
     assert width("label subsets differ much") > width("the same, 30 of them")

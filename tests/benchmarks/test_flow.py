@@ -34,8 +34,9 @@ NOTHING = argparse.Namespace(only=None)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("studies")
+def folder(flow_folder: Path) -> Path:
+    """What a study finds where the stages have run, with the settings of the data set alone."""
+    return flow_folder
 
 
 @pytest.fixture(autouse=True)

@@ -188,8 +188,8 @@ def test_the_study_trains_every_kind_on_the_same_images(
 
 
 def test_too_few_subjects_with_several_images_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flow_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match=r"\d+ of \d+ training subjects of label 0 have several"):
-        multiplicity.main(study_of(tmp_path), argparse.Namespace(only=None))
+        multiplicity.main(study_of(flow_folder), argparse.Namespace(only=None))

@@ -11,6 +11,7 @@ import torch
 from factories.flow import SMALLEST
 from medvq.summaries import Interval
 
+from benchmarks.faults.tiny import NAME
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import networks, page
 from benchmarks.peers.networks import nt_xent, random_view
@@ -57,15 +58,19 @@ def test_the_shortfall_is_that_of_the_worst_minute_since_the_others_began() -> N
 
 
 def test_the_study_judges_all_methods_on_the_same_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flow_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (flow_folder / "artifacts" / "phantom").symlink_to(NAME)  # its images are prepared
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for module in (peers, page):
         monkeypatch.setattr(module, "FRACTIONS", (0.5,))
     monkeypatch.setattr(peers, "EPOCHS", (1,))
     monkeypatch.setattr(page, "MINUTES", (10_000,))  # all have come to their end
     monkeypatch.setattr(networks, "SIDE", 32)
-    places = ("--data-root", tmp_path / "data", "--artifacts", tmp_path / "artifacts")
+    places = ("--data-root", flow_folder / "data", "--artifacts", flow_folder / "artifacts")
     small = [s for s in SMALLEST if not s.startswith(("name=", "pretrain.epochs", "probe.label"))]
     options = [part for setting in small for part in ("--set", setting)]
     chosen = ("--datasets", "phantom", "--only", "medvq_scratch,monai_vqvae,hog", "--json")

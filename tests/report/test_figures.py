@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from medvq.prior.typicality import TypicalityCheck
 from medvq.report import plots
 from medvq.report.figures import draw_ingest, draw_pretrain, draw_prior, draw_sample
 from medvq.report.probe_figures import _STYLES, draw_evaluation, draw_label_efficiency, draw_probe
+from medvq.report.report_figures import side_by_side
 from medvq.summaries import (
     CodebookUse,
     EvaluateSummary,
@@ -95,6 +97,30 @@ def test_ingest_shows_images_and_means(
     assert titles == ["train, ill", "train, normal", "test, ill", "test, normal"]
     shown = means[4 + 3].images[0].get_array()
     np.testing.assert_allclose(shown, images[(splits == "test") & (labels == 1)].mean(0))
+
+
+def test_a_figure_is_what_matplotlib_itself_would_save(tmp_path: Path) -> None:
+    saved: list[NDArray[np.uint8]] = []
+    for save in (plots.save, lambda figure, file: figure.savefig(file, dpi=110)):
+        panels = plots.panels(tmp_path / "a.png", 3, across=2, shares=(1, 3))
+        with mock.patch.object(plots, "save", save), panels as axes:
+            axes[0].imshow(np.eye(5))
+            for axis in axes[1:]:
+                axis.plot([1, 4, 2], label="a line")
+                axis.set(xlabel="x", ylabel="y", title="a title")
+        saved.append(greys(tmp_path / "a.png"))
+    np.testing.assert_array_equal(*saved)
+    assert len(np.unique(saved[0])) > 10
+
+
+def test_pictures_side_by_side_are_themselves_on_white() -> None:
+    pictures = list(np.random.default_rng(0).integers(0, 255, (3, 16, 8, 3), np.uint8))
+    row = side_by_side(pictures, 4)
+    assert row.shape == (16, 4 * 9 - 1, 3)
+    for place, picture in enumerate(pictures):
+        np.testing.assert_array_equal(row[:, 9 * place : 9 * place + 8], picture)
+    assert (row[:, 8:27:9] == 255).all()
+    assert (row[:, 26:] == 255).all()
 
 
 def test_a_figure_is_made_while_another_thread_imports_ipython(

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from factories.flow import SMALLEST, json_line
+from factories.flow import SMALLEST, STAGES, json_line
 from medvq.cli import main
 from medvq.config.encoder import OnnxEncoder, PythonEncoder, TableEncoder, TorchscriptEncoder
 from medvq.config_file import load_config
@@ -59,16 +59,17 @@ def run(folder: Path, file: Path, stage: str, *more: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest phantom set, ingested."""
-    path = tmp_path_factory.mktemp("external")
+def folder(flow_folder: Path) -> Path:
+    """The smallest phantom set, ingested, and judged by an encoder of its user's own."""
+    for stage in STAGES[1:]:
+        shutil.rmtree(flow_folder / "artifacts/tiny" / stage)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDVQ_SUBJECT_KEY", "tests only")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        scripted(path / "halves.pt")
-        file = written(path, kind="torchscript", file="halves.pt", input_size=16)
-        assert run(path, file, "probe") == 0
-    return path
+        scripted(flow_folder / "halves.pt")
+        file = written(flow_folder, kind="torchscript", file="halves.pt", input_size=16)
+        assert run(flow_folder, file, "probe") == 0
+    return flow_folder
 
 
 def test_a_network_of_the_users_own_is_judged_and_no_vqvae_is_trained(folder: Path) -> None:

@@ -41,17 +41,20 @@ def panels(
     width: float = 6.4,
     height: float = 4.4,
     across: int | None = None,
+    shares: Sequence[float] | None = None,
 ) -> Iterator[list[Axes]]:
     """Yield axes side by side, each ``width`` times ``height`` inches; then save the figure.
 
-    There are ``across`` in a row; None puts all in one. Axes with labelled lines and no legend of
-    their own get one.
+    There are ``across`` in a row; None puts all in one. With ``shares`` each takes its share of a
+    row's width. Axes with labelled lines and no legend of their own get one.
     """
     _finish_import_of_ipython()
     across = min(number, across or number)
     rows = -(-number // across)
     size = (width * across, height * rows)
-    figure, axes = plt.subplots(rows, across, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        rows, across, figsize=size, layout="constrained", squeeze=False, width_ratios=shares
+    )
     for spare in axes.flat[number:]:
         spare.remove()
     used = list(axes.flat[:number])

@@ -45,21 +45,31 @@ def draw_atlas(
     file: Path,
 ) -> None:
     """Draw a row for each code: where it stands, and the training patches nearest to it."""
-    number = max((len(patches[entry.code]) for entry in entries), default=0)
-    with plots.panels(file, len(entries) * (1 + number), 1.15, 1.2, 1 + number) as axes:
-        for axis in axes:
-            axis.set(xticks=[], yticks=[])
-        for line, entry in enumerate(entries):
-            first, *others = axes[line * (1 + number) : (line + 1) * (1 + number)]
+    number = max([1, *(len(patches[entry.code]) for entry in entries)])
+    width, shares = 1.15 * (1 + number) / 2, (1, number)
+    with plots.panels(file, 2 * len(entries), width, 1.2, across=2, shares=shares) as axes:
+        for first, others, entry in zip(axes[::2], axes[1::2], entries, strict=True):
             places = entry.places
             shown = places if places.ndim == 2 else places.max(0)
             first.imshow(shown, cmap="cividis", vmin=0)
+            first.set(xticks=[], yticks=[])
             first.set_ylabel(f"{entry.code}", rotation=0, ha="right", va="center", fontsize=9)
-            for axis in others:
-                axis.set_axis_off()
-            for axis, (row, place) in zip(others, patches[entry.code], strict=False):
-                picture = plots.picture(patch(images[row], places.shape, place))
-                axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            others.set_axis_off()
+            if found := patches[entry.code]:
+                pictures = [plots.picture(patch(images[r], places.shape, p)) for r, p in found]
+                others.imshow(side_by_side(pictures, number), cmap="gray", vmin=0, vmax=255)
+
+
+def side_by_side(pictures: Sequence[NDArray[np.uint8]], number: int) -> NDArray[np.uint8]:
+    """Return pictures of one size as one, on white, as wide as ``number`` of them.
+
+    Axes of their own take longer to make than what they show.
+    """
+    height, width, *colours = pictures[0].shape
+    gap = max(1, width // 8)
+    row = np.full((height, number, width + gap, *colours), 255, np.uint8)
+    row[:, : len(pictures), :width] = np.stack(pictures, 1)
+    return row.reshape(height, -1, *colours)[:, :-gap]
 
 
 def find_errors(probe: Path, ingest: Path, number: int) -> Errors | None:
