@@ -39,10 +39,13 @@ from torch import nn
 
 N, GRID = 24, 3
 CONVOLUTIONAL = {"widths": (8, 8, 12), "residual_levels": 1, "finer": [(2, 5)]}
+TRANSFORMER = {"encoder": "vit", "widths": (12,) * 3, "depth": 2, "decoder_depth": 1, "heads": 2}
 ARCHITECTURES = {
     "pictures": (CONVOLUTIONAL, (40, 40)),
     "colour": ({**CONVOLUTIONAL, "channels": 3}, (32, 32)),
     "volumes": ({**CONVOLUTIONAL, "spatial_dims": 3}, (16, 16, 24)),
+    "transformer": (TRANSFORMER, (32, 32)),
+    "transformer of volumes": ({**TRANSFORMER, "spatial_dims": 3}, (16, 16, 24)),
     "efficientnet": ({"encoder": "efficientnet_lite0", "widths": (16, 24, 40, 112)}, (96, 96)),
 }
 FEATURES = [

@@ -118,7 +118,7 @@ def test_what_cannot_be_read_has_its_reason_and_the_rest_is_read(tmp_path: Path)
         "not a readable image: its data are damaged or cut off",
         "the file is empty",
         "the file cannot be read (Is a directory)",
-        "the file has vanished",
+        "the file is not there",
         "",
     ]
     assert [bool(one.sha256) for one in found] == [True, True, False, False, True]
@@ -177,7 +177,7 @@ def test_what_was_refused_is_not_read_again(
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (FileNotFoundError(2, "No such file"), "the file has vanished"),
+        (FileNotFoundError(2, "No such file"), "the file is not there"),
         (OSError(5, "Input/output error"), "the file cannot be read (Input/output error)"),
         (OSError("broken"), "not a readable image: its data are damaged or cut off"),
         (OSError(22, "Invalid argument"), "not a readable image: its data are damaged or cut off"),
@@ -234,7 +234,7 @@ def test_only_what_is_new_or_changed_is_read(
     pictures.append(save_picture(tmp_path / "CANARY" / "new.png", 77))
     results = both(pictures, tmp_path / "cache")
     assert sorted(names) == ["CANARY0.jpeg", "CANARY1.png", "new.png"]
-    assert (results[0].image, results[0].reason) == (None, "the file has vanished")
+    assert (results[0].image, results[0].reason) == (None, "the file is not there")
     assert same(results, read(pictures))
 
 

@@ -102,7 +102,7 @@ class Reader:
             lasting = not isinstance(error, UnreachableFile)
             return ReadResult(None, checksum, reason=str(error), lasting=lasting)
         except FileNotFoundError:
-            return ReadResult(None, checksum, reason="the file has vanished")
+            return ReadResult(None, checksum, reason="the file is not there")
         except OSError as error:
             reason = f"the file cannot be read ({error.strerror})"
             return ReadResult(None, checksum, reason=reason)

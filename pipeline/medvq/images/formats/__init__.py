@@ -78,7 +78,7 @@ def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
         except (UnreadableImage, MemoryError, ImportError):
             raise
         except FileNotFoundError as error:
-            raise UnreachableFile("the file has vanished") from error
+            raise UnreachableFile("the file is not there") from error
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _UNREACHABLE:
                 reason = f"the file cannot be read ({error.strerror})"
