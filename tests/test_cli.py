@@ -46,6 +46,25 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [
+        ("explain", "out"), ("similar", "out"), ("suggest-labels", "out"), ("preview", "out"),
+        ("ingest", "artifacts"), ("ingest", "data-root"), ("report", "artifacts"),
+    ],
+)  # fmt: skip
+def test_a_file_is_not_taken_for_a_folder_to_write_to(
+    tmp_path: Path, capsys: Captured, stage: str, option: str
+) -> None:
+    file = tmp_path / "own.png"
+    file.write_text("own")
+    image = ["a.png"] if stage in ("explain", "similar", "preview") else []
+    for folder in (file, file / "below"):
+        line = refused(capsys, stage, *image, f"--{option}", str(folder))
+        assert f"{file} is no folder, and is to be written to: choose another (OUT," in line
+    assert file.read_text() == "own"
+
+
 def configure(tmp_path: Path, source: str) -> str:
     file = tmp_path / "tiny.yaml"
     file.write_text(f"name: tiny\nsource: {source}\ningest: {{image_size: 64}}\n")

@@ -58,6 +58,7 @@ def status(command: Callable[[], int], *folders: Path) -> int:
     interruption = Interruption()
     try:
         with interruption, _notices(), _progress_bars_end():
+            _check_folders(folders)
             return command()
     except UserError as error:
         message = str(error)
@@ -76,6 +77,17 @@ def status(command: Callable[[], int], *folders: Path) -> int:
     if rank() == 0:
         print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _check_folders(folders: Sequence[Path]) -> None:
+    """Refuse folders to write to that are a file, or lie below one."""
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UserError(
+                f"{existing} is no folder, and is to be written to: choose another (OUT, "
+                "ARTIFACTS, DATA_ROOT)"
+            )
 
 
 def _interrupted(interruption: Interruption) -> int:

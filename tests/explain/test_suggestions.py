@@ -13,7 +13,7 @@ import pytest
 from factories.stores import store_keys, write_store
 from medvq.cli import main
 from medvq.config import Config, PhantomSource, ProbeConfig
-from medvq.explain.suggestions import Patients, settings_to_cluster, suggest
+from medvq.explain.suggestions import Patients, settings_to_cluster, suggest, suggest_patients
 from medvq.storage.encoded_features import FeatureStore
 
 CENTRES = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
@@ -62,6 +62,18 @@ def test_patients_are_clustered_as_the_probe_reads_them_where_enough_have_versio
     few = store.count_versioned(train) + 1
     monkeypatch.setattr("medvq.explain.suggestions._ENOUGH", few)
     assert settings_to_cluster(store, config, train).whitening is None
+
+
+def test_patients_whose_number_is_known_are_not_suggested(tmp_path: Path) -> None:
+    keys = store_keys(target=np.arange(232.0))
+    train = keys["split"] == "train"
+    unknown = keys["subject_id"].isin(sorted(keys.loc[train, "subject_id"].unique())[:6])
+    keys["target"] = keys["target"].mask(unknown)
+    extract = write_store(tmp_path, keys.assign(label=np.nan))
+    probe = ProbeConfig(features=("embedding",), components=6)
+    config = Config(name="tiny", source=PhantomSource(kind="phantom"), probe=probe)
+    chosen = suggest_patients(extract.folder, config, 6, among_all=False)
+    assert set(chosen["subject_id"]) == set(keys.loc[unknown, "subject_id"])
 
 
 def test_each_patient_is_shown_by_the_image_nearest_to_its_mean() -> None:

@@ -154,7 +154,8 @@ def suggest_patients(
     patients = Patients(keys["subject_id"].to_numpy(str), encoded.images[train])
     is_labelled = np.zeros(len(patients.names), bool)
     if not among_all:
-        is_labelled[patients.owner[keys["label"].notna().to_numpy()]] = True
+        known = keys.reindex(columns=["label", "target"]).notna().any(axis=1)
+        is_labelled[patients.owner[known.to_numpy()]] = True
     if number > (free := int(np.count_nonzero(~is_labelled))):
         raise UserError(
             f"{number} patients are asked for, and {free} of the {len(is_labelled)} training "

@@ -52,8 +52,10 @@ def run(parsed: argparse.Namespace) -> int:
     titles = [f"{label} {distance:.2f}".lstrip() for label, distance in pairs]
     title = f"Nearest of {found.images} training images of other patients (1 - cosine)"
     draw_look_alikes(sheet, query, [images[row] for row in found.neighbours["row"]], titles, title)
-    if counts := neighbours["class_name"].value_counts().to_dict():
-        shares = ", ".join(f"{number} {label}".rstrip() for label, number in counts.items())
+    if any(counts := neighbours["class_name"].value_counts().to_dict()):
+        shares = ", ".join(
+            f"{number} {label or 'without a label'}" for label, number in counts.items()
+        )
         print(f"the {len(neighbours)} nearest of {found.images} images: {shares}")
     if not found.exact:
         print("the search is approximate: it may have missed some")

@@ -262,7 +262,8 @@ def source(artifact: Artifact, stage: str) -> Artifact:
     if stage not in artifact.record.inputs:
         raise UserError(
             f"{artifact.folder} was made without the stage '{stage}', of another encoder than "
-            "MedVQ's; what reads MedVQ's own networks does not work with it"
+            "MedVQ's, and this reads MedVQ's own networks: use load_encoder and load_probe in "
+            "Python, or train a VQ-VAE beside it (encoder.with_vqvae=true)"
         )
     folder = artifact.folder.resolve().parents[1] / stage / artifact.record.inputs[stage]
     if (found := find(folder)) is None:
