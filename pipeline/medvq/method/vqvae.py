@@ -250,8 +250,9 @@ class VQVAE(nn.Module):
     """Encoder, quantizers and decoder; flat, or with finer codebooks a hierarchy.
 
     >>> shape = Architecture(codebook_size=16, codebook_dim=4, widths=(8, 8), finer=[(1, 4)])
-    >>> [tuple(codes.shape) for codes in VQVAE(shape).eval().encode(torch.zeros(1, 1, 16, 16))]
-    [(1, 4, 4), (1, 8, 8)]
+    >>> coarse, fine = VQVAE(shape).eval().encode(torch.zeros(1, 1, 16, 16))
+    >>> tuple(coarse.shape), tuple(fine.shape)
+    ((1, 4, 4), (1, 8, 8))
     """
 
     def __init__(self, shape: Architecture) -> None:
