@@ -132,7 +132,7 @@ similar: setup ## training images of other patients that are most like IMAGE=fil
 suggest-labels: OUT = $(ARTIFACTS)/to-label
 suggest-labels: setup ## N=40 typical and diverse patients to label first, chosen without labels
 	@$(BIN)/python -m medvq suggest-labels $(if $(JSON),--json) $(if $(N),--number $(N)) \
-		--dataset "$(basename $(notdir $(DATASET)))" --out "$$OUT"
+		--dataset "$$DATASET" --out "$$OUT"
 
 predict: OUT = $(ARTIFACTS)/predictions.csv
 predict: setup ## what PROBE says of new images: IN=file-or-folder OUT=file.csv
@@ -141,7 +141,7 @@ predict: setup ## what PROBE says of new images: IN=file-or-folder OUT=file.csv
 		$(if $(filter 0,$(TYPICALITY)),--no-typicality)
 
 report: setup ## one page: the result, what to distrust, and where it comes from
-	@$(BIN)/python -m medvq report $(if $(JSON),--json) --dataset "$(basename $(notdir $(DATASET)))" \
+	@$(BIN)/python -m medvq report $(if $(JSON),--json) --dataset "$$DATASET" \
 		$(if $(PROBE),--probe "$$PROBE")
 
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn, masked)

@@ -46,6 +46,18 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
+def test_artifacts_are_found_by_the_name_that_a_configuration_gives(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study.yaml").write_text("name: lungs\nsource: {kind: image_folder}\n")
+    monkeypatch.setenv("DATASET", "study.yaml")
+    assert "artifacts/lungs/extract/latest is no" in refused(capsys, "suggest-labels")
+    assert "artifacts/lungs/probe/latest is no" in refused(capsys, "explain", "a.png")
+    monkeypatch.setenv("DATASET", "gone.yaml")
+    assert "gone.yaml" in refused(capsys, "suggest-labels")
+    assert "artifacts/gone" not in refused(capsys, "similar", "a.png")
+
+
 @pytest.mark.parametrize(
     ("stage", "option"),
     [

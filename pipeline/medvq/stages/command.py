@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvq.config_file import load_config
+from medvq.errors import UserError
+
 
 @dataclass(frozen=True)
 class Command:
@@ -48,9 +51,20 @@ def add_dataset_option(parser: argparse.ArgumentParser) -> None:
     """Add the name of a data set whose artifacts are read."""
     parser.add_argument(
         "--dataset",
-        default=Path(os.environ.get("DATASET") or "kermany").stem,
-        help="name of the data set, of its folder of artifacts (default: %(default)s)",
+        type=_dataset_name,
+        default=os.environ.get("DATASET") or "kermany",
+        help="name of the data set, or the path of its configuration (default: %(default)s)",
     )
+
+
+def _dataset_name(text: str) -> str:
+    """Return the name of a data set, which its folder of artifacts has."""
+    if Path(text).suffix not in (".yaml", ".yml"):
+        return text
+    try:
+        return load_config(text).name
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +76,19 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def add_probe_option(parser: argparse.ArgumentParser) -> None:
     """Add the fitted probe, by default the last one of the data set at hand."""
-    artifacts = Path(os.environ.get("ARTIFACTS") or "artifacts")
-    dataset = Path(os.environ.get("DATASET") or "kermany").stem
     parser.add_argument(
         "--probe",
-        type=Path,
-        default=Path(os.environ.get("PROBE") or artifacts / dataset / "probe" / "latest"),
-        help="the artifact of a fitted probe (default: %(default)s)",
+        type=_probe,
+        default=os.environ.get("PROBE") or "",
+        help="the artifact of a fitted probe (default: the last one of DATASET)",
     )
+
+
+def _probe(text: str) -> Path:
+    if text:
+        return Path(text)
+    artifacts = Path(os.environ.get("ARTIFACTS") or "artifacts")
+    return artifacts / _dataset_name(os.environ.get("DATASET") or "kermany") / "probe" / "latest"
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
