@@ -131,7 +131,7 @@ def test_labels_that_were_filled_in_are_not_overwritten(
     file = tmp_path / "to-label.csv"
     table = pd.read_csv(file)
     assert len(table) == 3
-    table.assign(label=["ill", None, None]).to_csv(file, index=False)
+    table.assign(label=["ill", "", ""]).to_csv(file, index=False)
     before = file.read_bytes()
     assert main(command(folder, tmp_path, "--number", "2", "--all")) == 2
     assert file.read_bytes() == before
