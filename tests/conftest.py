@@ -11,7 +11,12 @@ from pathlib import Path
 # the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis
 import pytest
+
+# No test depends on how fast a machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # On Python 3.11 SlipCover rewrites functions that it has nothing more to learn from, and trips over
 # imports in threads. Its command line has an option against that, which is not passed on to the

@@ -84,7 +84,7 @@ def test_the_three_parts_add_up_as_squares() -> None:
 
 
 @given(metrics())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_mean_lies_inside_whatever_the_bias_of_the_bootstrap(metric: Resampled) -> None:
     value = interval(metric)
     assert value.mean == pytest.approx(metric.cells.mean())
@@ -94,7 +94,7 @@ def test_the_mean_lies_inside_whatever_the_bias_of_the_bootstrap(metric: Resampl
 
 
 @given(metrics(), st.floats(-2, 2), st.floats(0.1, 3))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_an_interval_moves_and_grows_with_its_metric(
     metric: Resampled, offset: float, factor: float
 ) -> None:
@@ -106,7 +106,7 @@ def test_an_interval_moves_and_grows_with_its_metric(
 
 
 @given(metrics())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_difference_is_paired(metric: Resampled) -> None:
     assert interval(metric - metric) == Interval(0.0, 0.0, (0.0, 0.0))
     lower = Resampled(metric.cells - 0.1, metric.resampled - 0.1)

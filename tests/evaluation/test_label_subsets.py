@@ -42,7 +42,7 @@ def subset_or_none(table: Table, fraction: float, seed: int) -> NDArray[np.intp]
 
 
 @given(tables(), st.integers(0, 5), st.floats(0.001, 1), st.floats(0.001, 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_subsets_are_nested_and_by_subject(
     table: Table, seed: int, one: float, other: float
 ) -> None:
@@ -59,7 +59,7 @@ def test_subsets_are_nested_and_by_subject(
 
 
 @given(tables(), st.integers(0, 5), st.floats(0.01, 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_each_class_gives_its_share(table: Table, seed: int, fraction: float) -> None:
     counts = [round(fraction * of_class(table, label)) for label in (0, 1)]
     rows = subset_or_none(table, fraction, seed)
@@ -71,7 +71,7 @@ def test_each_class_gives_its_share(table: Table, seed: int, fraction: float) ->
 
 
 @given(tables(), st.integers(0, 5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_names_of_subjects_do_not_matter(table: Table, seed: int) -> None:
     subjects, labels = table
     renamed = np.array([name[::-1] for name in subjects])

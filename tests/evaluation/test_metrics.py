@@ -105,7 +105,7 @@ def reference(
 
 
 @given(cases())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_metrics_of_two_classes_are_those_of_scikit_learn(
     case: tuple[Labels, Floats, float, Floats],
 ) -> None:
@@ -152,7 +152,7 @@ def test_of_a_calibrated_classifier_the_calibration_error_is_nothing(images: int
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 3), st.floats(-1, 1))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_calibration_error_far_above_chance_is_the_plain_one(
     seed: int, slope: float, offset: float
 ) -> None:
@@ -204,7 +204,7 @@ def test_metrics_are_nan_where_a_class_has_no_weight() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(3, 5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_metrics_of_several_classes_are_those_of_scikit_learn(seed: int, number: int) -> None:
     rng = np.random.default_rng(seed)
     truth = np.r_[np.arange(number), rng.integers(0, number, 20)]
@@ -229,7 +229,7 @@ def test_metrics_of_several_classes_are_those_of_scikit_learn(seed: int, number:
 
 
 @given(st.integers(0, 10_000))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_metrics_of_a_number_are_those_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth, predicted = rng.normal(10, 3, 15), rng.normal(10, 3, 15)

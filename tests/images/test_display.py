@@ -26,7 +26,6 @@ def expect(shown: Array, header: FileDataset, folder: Path, atol: float = 1e-6) 
 
 @settings(
     max_examples=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -42,7 +42,6 @@ RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(
     max_examples=8,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -25,7 +25,7 @@ def by_hand(picture: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.fl
     return np.asarray(weights[0] @ picture @ weights[1].T)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 60),
     st.integers(1, 60),

@@ -92,7 +92,7 @@ def grouped(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
 
 
 @given(grouped(), st.integers(2, 5))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_no_subject_is_fitted_on_and_held_out(
     table: tuple[NDArray[np.int64], NDArray[np.str_]], folds: int
 ) -> None:
