@@ -204,7 +204,7 @@ def test_what_cannot_be_predicted_is_one_line(
     assert "1 x no image (.txt)" in error(empty)
     assert "there is no file or folder" in error(tmp_path / "none")
     assert "is no name of a table" in error(images, out="p.txt")
-    assert "cannot make the folder" in error(images, out="empty/a.txt/p.csv")
+    assert "empty/a.txt is no folder" in error(images, out="empty/a.txt/p.csv")
     other = str(folder / "artifacts/tiny/pretrain/latest")
     assert "is no finished artifact of the stage 'probe'" in error(images, "--probe", other)
     assert "outside of" in error(tmp_path, "--dicom-output", "sr", out="new/p.csv")

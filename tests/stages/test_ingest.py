@@ -408,6 +408,8 @@ def test_a_subject_in_train_and_test_is_refused(folder: Path, tmp_path: Path) ->
     table = pd.read_csv(folder / "labels.csv")
     table.loc[0, "subject"] = "subject 25"
     table.to_csv(folder / "labels.csv", index=False)
-    with pytest.raises(UserError, match=r"1 subject\(s\) stand in two splits") as error:
+    with pytest.raises(
+        UserError, match=r"line \d+: its subject is in the split \w+, and in"
+    ) as error:
         run_on(folder, tmp_path / "out")
     assert "subject 25" not in str(error.value)
