@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from medvq.config import Config
+from medvq.config.source import ImageFolderSource, PhantomSource
 from medvq.config_file import load_config, shipped
 from medvq.errors import UserError
 from pydantic import ValidationError
@@ -273,6 +274,16 @@ def test_a_configuration_extends_another(file: Path) -> None:
     assert (config.pretrain.contrast.weight, config.pretrain.contrast.grid) == (0.5, 2)
     mine.write_text("extends: phantom\nname: mine\n")
     assert load_config(mine).ingest == load_config(shipped("configs") / "phantom.yaml").ingest
+
+
+def test_a_source_of_another_kind_takes_no_keys_of_the_one_it_replaces(file: Path) -> None:
+    mine = file.with_name("mine.yaml")
+    file.write_text("name: tiny\nsource: {kind: phantom, mixed: 0.2, size: 64}\n")
+    mine.write_text("extends: tiny.yaml\nsource: {kind: image_folder, folder: here}\n")
+    assert load_config(mine).source == ImageFolderSource(kind="image_folder", folder=Path("here"))
+    mine.write_text("extends: tiny.yaml\nsource: {size: 32}\n")
+    expected = PhantomSource(kind="phantom", mixed=0.2, size=32)
+    assert load_config(mine).source == expected
 
 
 def test_whitening_needs_random_versions(file: Path) -> None:

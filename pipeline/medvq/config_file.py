@@ -45,7 +45,7 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
     ----------
     name : the name of a shipped configuration, or a path to a yaml file: a mapping, which with
         ``extends: NAME`` changes values of another configuration, a shipped one or a file relative
-        to this one.
+        to this one. A source or encoder of another kind replaces that of the other configuration.
     overrides : values by dotted key, such as ``{"pretrain.epochs": 3}``, or texts of the form
         ``pretrain.epochs=3``.
 
@@ -123,6 +123,9 @@ def _resolve_paths(document: dict[str, Any], file: Path) -> None:
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    kind = changes.get("kind")
+    if kind is not None and base.get("kind", kind) != kind:
+        return dict(changes)  # keys of one kind mean nothing to another
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = _merged(base[key], value) if both else value
