@@ -280,7 +280,7 @@ def test_a_source_of_another_kind_takes_no_keys_of_the_one_it_replaces(file: Pat
     mine = file.with_name("mine.yaml")
     file.write_text("name: tiny\nsource: {kind: phantom, mixed: 0.2, size: 64}\n")
     mine.write_text("extends: tiny.yaml\nsource: {kind: image_folder, folder: here}\n")
-    assert load_config(mine).source == ImageFolderSource(kind="image_folder", folder=Path("here"))
+    assert load_config(mine).source == ImageFolderSource(kind="image_folder", folder="here")
     mine.write_text("extends: tiny.yaml\nsource: {size: 32}\n")
     expected = PhantomSource(kind="phantom", mixed=0.2, size=32)
     assert load_config(mine).source == expected
