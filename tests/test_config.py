@@ -278,11 +278,13 @@ def test_a_configuration_extends_another(file: Path) -> None:
 
 def test_a_source_of_another_kind_takes_no_keys_of_the_one_it_replaces(file: Path) -> None:
     mine = file.with_name("mine.yaml")
-    file.write_text("name: tiny\nsource: {kind: phantom, mixed: 0.2, size: 64}\n")
+    file.write_text("name: tiny\nsource: {kind: phantom, mixed: 0.2, size: 128}\n")
     mine.write_text("extends: tiny.yaml\nsource: {kind: image_folder, folder: here}\n")
-    assert load_config(mine).source == ImageFolderSource(kind="image_folder", folder="here")
-    mine.write_text("extends: tiny.yaml\nsource: {size: 32}\n")
-    expected = PhantomSource(kind="phantom", mixed=0.2, size=32)
+    replaced = load_config(mine).source
+    assert isinstance(replaced, ImageFolderSource)
+    assert Path(replaced.folder).name == "here"
+    mine.write_text("extends: tiny.yaml\nsource: {size: 64}\n")
+    expected = PhantomSource(kind="phantom", mixed=0.2, size=64)
     assert load_config(mine).source == expected
 
 
