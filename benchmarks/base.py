@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from medvq.storage.base import BASE_FILE, write_base
+from medvq.storage.base import write_base
+from medvq.storage.start_files import BASE_FILE
 from medvq.storage.weights import FILE
 from medvq.summaries import IngestSummary
 

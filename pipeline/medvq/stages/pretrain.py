@@ -110,7 +110,7 @@ def fingerprint_start(config: Config, options: RunOptions) -> Mapping[str, str]:
     """Return the fingerprint of the weights that training starts from."""
     if config.pretrain.start_from == "none":
         return {}
-    from medvq.storage.start import fingerprint
+    from medvq.storage.start_files import fingerprint
 
     return fingerprint(config.pretrain.start_from)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medvq.method.vqvae import VQVAE
+from medvq.storage.start_files import BASE_FILE
 from medvq.storage.weights import load_model, save_model
-
-BASE_FILE = Path(__file__).parents[1] / "weights" / "base.safetensors"
-"""Half-precision weights; the model card lies beside them."""
 
 
 def write_base(pretrained: Path, file: Path = BASE_FILE) -> VQVAE:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from medvq.errors import UserError
 from medvq.method.vqvae import VQVAE, Architecture
+from medvq.storage.start_files import MODEL_FILE
 
-FILE = "model.safetensors"
+FILE = MODEL_FILE
 
 
 def save_network(network: nn.Module, shape: Mapping[str, Any], file: Path) -> None:
