@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -96,8 +97,9 @@ def test_an_interrupted_table_is_none_and_leaves_the_one_before(tmp_path: Path) 
         assert [part.read_bytes() for part in parts_of(table)] == before
 
 
+@pytest.mark.parametrize("waiting", [False, True], ids=["while computing", "while waiting"])
 def test_an_interruption_lets_the_batch_that_is_being_written_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waiting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted, events = threading.Event(), list[str]()
 
@@ -115,9 +117,13 @@ def test_an_interruption_lets_the_batch_that_is_being_written_end(
     monkeypatch.setattr(pq.ParquetWriter, "close", close)
     with pytest.raises(KeyboardInterrupt), StoreWriter(tmp_path / "table", METADATA) as store:
         store.write(KEYS, FEATURES)
+        pending = store.pending
         store.pending = None  # as between two lines of what waits for it
         interrupted.set()
-        raise KeyboardInterrupt
+        if not waiting:
+            raise KeyboardInterrupt
+        store.pending = pending
+        monkeypatch.setattr(pending, "result", mock.Mock(side_effect=KeyboardInterrupt))
     assert events[:2] == ["written", "closed"]
 
 

@@ -105,15 +105,13 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        try:
+            if kind is None:
+                self._end_part()
+        finally:
+            self._close()
         if kind is not None:
-            # An interruption may have come between any two lines: the thread may still be writing.
-            self.thread.shutdown()
-            if self.writer is not None:
-                with suppress(OSError, pa.ArrowException):  # what is written is not used
-                    self.writer.close()
             return
-        with self.thread:
-            self._end_part()
         barrier()  # The table is complete once every process has ended its parts.
         if rank() == 0 and self.aside.exists():
             if self.table.exists():
@@ -153,12 +151,21 @@ class StoreWriter:
             pending.result()
 
     def _end_part(self) -> None:
-        try:
-            self._wait()
-        finally:
-            if self.writer is not None:
+        self._wait()
+        if self.writer is not None:
+            self.writer.close()
+        self.writer = None
+
+    def _close(self) -> None:
+        """End the thread, and then a file that was left open.
+
+        An interruption may come between any two lines, while the thread is writing: a file that is
+        closed under it ends the process.
+        """
+        self.thread.shutdown()
+        if self.writer is not None:
+            with suppress(OSError, pa.ArrowException):  # what is written is not used
                 self.writer.close()
-            self.writer = None
 
 
 def parts_of(table: Path) -> list[Path]:
