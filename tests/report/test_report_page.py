@@ -353,6 +353,12 @@ def test_pages_fit_a_phone_and_say_nothing_to_the_console(
         # Its own address and the pictures that it holds.
         assert [one for one in said if not one.startswith(("data:", "file:"))] == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        # What has panels side by side is scrolled, so that its words are legible.
+        scales = page.evaluate(
+            "[...document.querySelectorAll('.broad img')].map(i => i.clientWidth / i.naturalWidth)"
+        )
+        assert min(scales, default=1.0) > 0.5
+        assert bool(scales) == (name == "report/report.html")
         style = "getComputedStyle(document.body)"
         ink, paper = page.evaluate(f"[{style}.color, {style}.backgroundColor]")
         brightness = [np.mean(list(map(int, re.findall(r"\d+", one)[:3]))) for one in (ink, paper)]

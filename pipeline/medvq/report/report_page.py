@@ -19,6 +19,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from PIL import Image
 
 from medvq.errors import UserError
 from medvq.explain.atlas import CodeEntry, describe_codes, nearest_patches
@@ -72,12 +73,24 @@ class Picture:
     caption : says what it shows.
     text : says it, with the key numbers, to who cannot see it.
     source : the artifacts that it was made from.
+    is_broad : whether it is far wider than high, as several panels side by side are: a phone shows
+        it at a legible height, to be scrolled.
     """
 
     address: str
     caption: str
     text: str
     source: str
+    is_broad: bool
+
+    @classmethod
+    def embed(cls, file: Path, caption: str, text: str, source: str) -> Picture:
+        """Return the picture of a PNG file."""
+        content = file.read_bytes()
+        address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        with Image.open(file) as image:
+            width, height = image.size
+        return cls(address, caption, text, source, is_broad=width > 2 * height)
 
 
 def write_report(folder: Path, probe: Path | None = None) -> Path:
@@ -186,7 +199,7 @@ def _of_probe(folder: Path, main: Artifact, ingest: IngestSummary, scratch: Path
         "probe": probe,
         "sentence": sentence(probe, ingest),
         "needs": say_needs(probe, curve),
-        "efficiency": Picture(_embed(file), caption, efficiency_text(summaries), fingerprints),
+        "efficiency": Picture.embed(file, caption, efficiency_text(summaries), fingerprints),
         "fractions": sorted(found),
         "distrust": list(distrust(probe, ingest)),
         "metrics": _shown_metrics(probe),
@@ -238,7 +251,7 @@ def _made_here(
         )
         shares = ", ".join(f"{entry.code} {entry.share:.1%}" for entry in codes)
         text = f"{caption} Codes with their share of places: {shares}."
-        pictures["atlas"] = Picture(_embed(file), caption, text, chain["extract"].fingerprint)
+        pictures["atlas"] = Picture.embed(file, caption, text, chain["extract"].fingerprint)
     if "probe" not in chain:
         return codes, pictures
     errors = find_errors(chain["probe"].folder, chain["ingest"].folder, _ERRORS)
@@ -252,7 +265,7 @@ def _made_here(
             caption += " Orange places speak for the second class, blue ones against it."
         given = ", ".join(f"{one:.2f}" for one in errors.table["probability"])
         text = f"{caption} Probabilities that were given: {given}."
-        pictures["errors"] = Picture(_embed(file), caption, text, chain["probe"].fingerprint)
+        pictures["errors"] = Picture.embed(file, caption, text, chain["probe"].fingerprint)
     return codes, pictures
 
 
@@ -268,7 +281,7 @@ def _pictures(artifact: Artifact, numbers: Mapping[str, str]) -> list[Picture]:
     for file in sorted((artifact.folder / "figures").glob("*.png")):
         caption = _CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
         text = f"{caption} {numbers.get(file.stem, '')}".strip()
-        pictures.append(Picture(_embed(file), caption, text, artifact.fingerprint))
+        pictures.append(Picture.embed(file, caption, text, artifact.fingerprint))
     return pictures
 
 
@@ -296,7 +309,3 @@ def _command(main: Artifact) -> str:
         return f"make extract-features DATASET={name}"
     fraction = main.record.settings["label_fraction"]
     return f"make linear-probe DATASET={name} LABEL_FRACTION={fraction:g}"
-
-
-def _embed(file: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
