@@ -48,7 +48,9 @@ def test_an_image_is_explained_by_two_pictures_and_all_numbers(
     assert values["probability"] == pytest.approx(probability, abs=1e-6)
     assert values["called"] == values["classes"][int(probability >= values["threshold"])]
     assert values["typicality"] is None
-    assert lines[0].startswith(f"{values['called']} (probability {probability:.3f}")
+    assert lines[0].startswith(
+        f"{values['called']} (probability of {values['classes'][1]} {probability:.3f}"
+    )
 
 
 def test_an_image_is_shown_with_the_window_of_the_training_images(

@@ -121,6 +121,8 @@ class Explanation:
     def line(self) -> str:
         """Return one line for people."""
         figures = ", ".join(f"{name} {value:.3f}" for name, value in self.prediction.items())
+        if "threshold" in self.prediction:  # of two classes the second, whichever is called
+            figures = figures.replace("probability", f"probability of {self.classes[1]}")
         return f"{self.called} ({figures}); {self.typicality_text()}"
 
     def typicality_text(self) -> str:
