@@ -146,8 +146,16 @@ def test_the_study_of_priors_judges_all_that_the_data_set_allows(
 ) -> None:
     monkeypatch.setattr(samples, "PER_CLASS", 8)
     monkeypatch.setattr(prior, "PIXELCNN", ("prior.model=pixelcnn",))
+    monkeypatch.setattr(prior, "MASKED", ("prior.model=masked",))
     prior.main(study_of(folder, "prior", *SMALL_PRIOR), NOTHING)
-    assert headings(folder / "results" / "prior-tiny.md") == list(prior.ABOUT)
+    page = folder / "results" / "prior-tiny.md"
+    assert headings(page) == list(prior.ABOUT)
+    assert page.with_suffix(".png").exists()
+    # A row for every model, with and without guidance.
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if line.count(" | ") > 9]
+    models = ("transformer", "pixelcnn", "masked")
+    sampled = [f"| {model}{more}" for model in models for more in ("", ", guidance 1.5")]
+    assert [row[0] for row in rows[2:-3]] == sampled
 
 
 def test_codes_are_compared_with_as_many_bytes_of_the_embedding(
