@@ -217,7 +217,8 @@ _NETWORKS = {"MedVQ": "embedding", "ImageNet": "frozen_imagenet"}
 def judge_samples(inputs: Inputs, trainings: Sequence[TrainedPriors]) -> list[Figure]:
     """Return how samples are recognised, how they vary, and how they resemble real images.
 
-    The first of each row are drawn on the sheet of the study.
+    The first of each row are drawn on a sheet in the study's folder: what is decoded from patients'
+    images has no place among the documents.
     """
     judge = Judge(inputs, trainings)
     sets, test = judge.sets(), judge.real("test")
@@ -235,7 +236,9 @@ def draw_sheet(sets: Mapping[str, Decoded], inputs: Inputs) -> None:
         ]
         for name, one in sets.items()
     }
-    image_sheet(shown, inputs.study.file(".png"), "Samples and real images")
+    sheet = inputs.study.folder / "samples.png"
+    image_sheet(shown, sheet, "Samples and real images")
+    print(sheet)
 
 
 def _classifier() -> Pipeline:

@@ -147,10 +147,11 @@ def test_the_study_of_priors_judges_all_that_the_data_set_allows(
     monkeypatch.setattr(samples, "PER_CLASS", 8)
     monkeypatch.setattr(prior, "PIXELCNN", ("prior.model=pixelcnn",))
     monkeypatch.setattr(prior, "MASKED", ("prior.model=masked",))
-    prior.main(study_of(folder, "prior", *SMALL_PRIOR), NOTHING)
+    study = study_of(folder, "prior", *SMALL_PRIOR)
+    prior.main(study, NOTHING)
     page = folder / "results" / "prior-tiny.md"
     assert headings(page) == list(prior.ABOUT)
-    assert page.with_suffix(".png").exists()
+    assert (study.folder / "samples.png").exists()
     # A row for every model, with and without guidance.
     rows = [line.split(" | ") for line in page.read_text().splitlines() if line.count(" | ") > 9]
     models = ("transformer", "pixelcnn", "masked")
