@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from factories.flow import SMALLEST, STAGES
 from medvq.config_file import config_file, load_config
 from medvq.datasets.manifest import read_manifest
 from medvq.evaluation.probe_data import ProbeData
+from medvq.method.scaling import to_bytes, to_network, to_unit
 from medvq.stages.stage import RunOptions
 from medvq.storage.artifacts import Artifact, source
 from medvq.storage.encoded_features import FeatureStore
 from medvq.storage.feature_store import FEATURES, read_feature, read_keys
+from medvq.storage.weights import FILE, load_model
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import ablation, codes, label_efficiency, supervised, trust
+from benchmarks import ablation, codes, label_efficiency, reconstructions, supervised, trust
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import samples
 from benchmarks.prior.inputs import Inputs, likelihood
@@ -182,6 +185,34 @@ def test_bits_per_pixel_are_those_of_all_levels_of_codes(folder: Path) -> None:
     per_pixel = found["transformer: bits per pixel, test"]
     assert per_pixel == pytest.approx((levels[0] * 16 + levels[1] * 64) / 32**2)
     assert found["uniform: bits per pixel, test"] == pytest.approx((4 * 16 + 3 * 64) / 32**2)
+
+
+def test_reconstructions_are_measured_on_test_images_of_every_data_set(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The trainings that lie there: that of the flow, twice.
+    monkeypatch.setattr(reconstructions, "COMMON", SMALLEST)
+    monkeypatch.setattr(reconstructions, "DATA_SETS", {"phantom": ("extract.versions=0",)})
+    monkeypatch.setattr(reconstructions, "SEEDS", (0, 0))
+    options = RunOptions(folder / "data", None, folder / "artifacts", "cpu")
+    study = Study("reconstructions", "benchmark-r", "phantom", (), options, folder / "results")
+    reconstructions.main(study, NOTHING)
+    page = (folder / "results" / "reconstructions.md").read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith("| tiny"))
+    cells = line.strip("| ").split(" | ")
+    artifact = study_of(folder, "r", "extract.versions=0").run(
+        "pretrain", study_of(folder, "r").config()
+    )
+    network = load_model(artifact.folder / FILE)
+    cache = folder / "artifacts" / "tiny" / "ingest" / "latest"
+    test = (read_manifest(cache / "manifest.csv")["split"] == "test").to_numpy()
+    images = np.load(cache / "images.npy")[test]
+    with torch.inference_mode():
+        back = network(to_network(to_unit(images))).images
+    error = np.square(to_bytes(back)[:, 0].astype(float) - images).mean((1, 2)) / 255**2
+    expected = (-10 * np.log10(error)).mean()
+    assert cells[3] == f"{expected:.1f}, {expected:.1f}"
+    assert (folder / "results" / "reconstructions.png").exists()
 
 
 def run_suite(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[str, Any]:
