@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from medvq.datasets.phantom import (
 )
 from medvq.datasets.phantom_drawing import SCANNERS, Label, grow
 from medvq.datasets.sources import locate
+from medvq.errors import UserError
+from medvq.images.workers import WorkerFailure, map_in_processes
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from sklearn.linear_model import LogisticRegression
@@ -82,6 +85,34 @@ def test_a_subject_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None
     images = [name for name in few if name.endswith(".dcm")]
     assert images
     assert all(few[name] == many[name] for name in images)
+
+
+def test_several_processes_draw_what_one_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_phantom(tmp_path / "one", train_subjects=6, test_subjects=3, size=64)
+    started: list[int] = []
+
+    def in_processes(function: Any, items: Any, *, processes: int, timeout: float) -> Any:
+        started.append(len(items))
+        return map_in_processes(function, items, processes=2, timeout=timeout)
+
+    monkeypatch.setattr("medvq.datasets.phantom._MANY", 9)
+    monkeypatch.setattr("medvq.datasets.phantom.map_in_processes", in_processes)
+    write_phantom(tmp_path / "several", train_subjects=6, test_subjects=3, size=64)
+    assert started == [9]
+    assert contents(tmp_path / "one") == contents(tmp_path / "several")
+
+
+def test_phantoms_that_a_process_cannot_draw_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medvq.datasets.phantom._MANY", 1)
+    failed = [WorkerFailure("it crashed")]
+    monkeypatch.setattr("medvq.datasets.phantom.map_in_processes", lambda *_, **__: failed)
+    with pytest.raises(UserError, match="the phantoms cannot be drawn: it crashed"):
+        write_phantom(tmp_path / "set", train_subjects=1, test_subjects=0, size=64)
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_failed_run_leaves_no_half_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ scanner fails there.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,9 +30,12 @@ from pydicom.uid import (
 )
 
 from medvq.datasets.phantom_drawing import SCANNERS, Label, Scanner, draw, expose, grow, pose
+from medvq.errors import UserError
+from medvq.images.workers import WorkerFailure, map_in_processes, processors
 
 Split = Literal["train", "test"]
 Multiplicity = Literal["independent", "by_label"]
+Row = tuple[str, str, str, str]  # of the table: file, subject, split, label
 
 # Subjects get their class and scanner in blocks of this many: the shares are exact in every block,
 # and those of a subject do not depend on how many others there are.
@@ -40,6 +45,9 @@ SWAPPED: dict[Split, int] = {"train": 1, "test": 5}
 # Share of a class with several pictures where their number goes with it, about as in Kermany's set.
 SEVERAL: dict[Label, float] = {"NORMAL": 0.15, "OPACITY": 0.6}
 USUAL_SCANNER: dict[Label, str] = {"NORMAL": "A", "OPACITY": "B"}
+# From so many subjects on it is worth starting processes that draw them.
+_MANY = 100
+_TIMEOUT = 300.0  # seconds for one subject
 
 
 class Subject(NamedTuple):
@@ -182,12 +190,37 @@ def write_phantom(
         *assign(seed, "train", train_subjects, first=1),
         *assign(seed, "test", test_subjects, first=1 + train_subjects),
     ]
-    rows: list[tuple[str, str, str, str]] = []
-    for subject in subjects:
-        for data in pictures(subject, size, multiplicity, mixed):
-            name = f"images/phantom-{len(rows) + 1:05d}.dcm"
-            data.save_as(draft / name, enforce_file_format=True)
-            rows.append((name, str(data.PatientID), subject.split, subject.label))
+    numbers = [number_of_pictures(subject, multiplicity) for subject in subjects]
+    firsts = accumulate(numbers, initial=1)  # and the number after the last
+    write = partial(
+        _write_pictures, folder=draft, size=size, multiplicity=multiplicity, mixed=mixed
+    )
+    rows = chain.from_iterable(_of_all(write, list(zip(subjects, firsts, strict=False))))
     table = pd.DataFrame(rows, columns=["file", "subject", "split", "label"])
     table.to_csv(draft / "labels.csv", index=False, lineterminator="\n")
     draft.replace(folder)
+
+
+def _write_pictures(
+    numbered: tuple[Subject, int], folder: Path, size: int, multiplicity: Multiplicity, mixed: float
+) -> list[Row]:
+    """Write the pictures of a subject, numbered from the given one; return their rows."""
+    subject, first = numbered
+    rows: list[Row] = []
+    for number, data in enumerate(pictures(subject, size, multiplicity, mixed), first):
+        name = f"images/phantom-{number:05d}.dcm"
+        data.save_as(folder / name, enforce_file_format=True)
+        rows.append((name, str(data.PatientID), subject.split, subject.label))
+    return rows
+
+
+def _of_all(
+    write: Callable[[tuple[Subject, int]], list[Row]], subjects: Sequence[tuple[Subject, int]]
+) -> Iterator[list[Row]]:
+    if len(subjects) < _MANY:
+        yield from map(write, subjects)
+        return
+    for rows in map_in_processes(write, subjects, processes=processors(), timeout=_TIMEOUT):
+        if isinstance(rows, WorkerFailure):
+            raise UserError(f"the phantoms cannot be drawn: {rows.reason}")
+        yield rows
