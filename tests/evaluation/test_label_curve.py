@@ -51,6 +51,17 @@ def test_a_sentence_says_how_many_labels_or_that_none_suffice() -> None:
     assert curve.sentence(0.85) == "the 160 labels at hand are enough for .85"
 
 
+def test_a_sentence_does_not_exclude_what_the_interval_of_the_plateau_holds() -> None:
+    draws = np.repeat([[law(SIZES, 0.99, 0.6, 0.5)], [law(SIZES, 0.87, 0.6, 0.5)]], 3, 0)[:, 0]
+    curve = fit_label_curve(SIZES, draws, seed=0)
+    assert curve.plateau.value < 0.95 < curve.plateau.high
+    sentence = curve.sentence(0.95)
+    assert sentence.startswith(
+        "it is not certain that more labels like these reach .95 (plateau .93"
+    )
+    assert curve.sentence(0.998).startswith("no number of labels like these reaches")
+
+
 def test_no_score_beyond_the_range_of_the_metric_is_promised() -> None:
     rising = np.tile(0.5 + 0.1 * np.arange(5), (2, 1))
     assert fit_label_curve(SIZES, rising, seed=0, resamples=5).score(1e9).high <= 1

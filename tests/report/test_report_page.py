@@ -118,6 +118,17 @@ def test_the_first_sentence_and_the_table_are_those_of_the_probe(folder: Path) -
     assert probe.fingerprint in text
 
 
+def test_what_it_cost_is_that_of_all_stages(folder: Path) -> None:
+    inputs = {"extract": source(last_probe(folder), "extract"), "probe": last_probe(folder)}
+    inputs |= {name: source(inputs["extract"], name) for name in ("ingest", "pretrain")}
+    records = [one.record for one in inputs.values()]
+    text = " ".join(Page(read(folder)).text.split())
+    (machine,) = {one.machine for one in records}
+    minutes = sum(one.seconds for one in records) / 60
+    images = inputs["ingest"].summary(IngestSummary).images
+    assert f"It took {minutes:.1f} minutes for {images} images, on {machine} (cpu)" in text
+
+
 def test_probes_of_other_label_fractions_are_in_its_figure(folder: Path, tmp_path: Path) -> None:
     probe = last_probe(folder)
     assert sorted(alike(folder, probe)) == [0.5, 1.0]

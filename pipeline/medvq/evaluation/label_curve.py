@@ -96,10 +96,10 @@ class LabelCurve:
         needed = self.labels_for(score)
         if np.isinf(needed.value):
             c = self.plateau
-            return (
-                f"no number of labels like these reaches {_short(score)} (plateau "
-                f"{_short(c.value)} [{_short(c.low)}, {_short(c.high)}])"
-            )
+            plateau = f"(plateau {_short(c.value)} [{_short(c.low)}, {_short(c.high)}])"
+            if c.high < score:
+                return f"no number of labels like these reaches {_short(score)} {plateau}"
+            return f"it is not certain that more labels like these reach {_short(score)} {plateau}"
         if needed.value <= self.at_hand:
             return f"the {self.at_hand} labels at hand are enough for {_short(score)}"
         value, low, high = (

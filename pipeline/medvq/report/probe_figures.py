@@ -134,14 +134,16 @@ def draw_label_efficiency(
     rows = [{row.features: row for row in summaries[f].rows} for f in fractions]
     percent = [100 * fraction for fraction in fractions]
     with plots.panels(file) as (axis,):
-        for name, style in _STYLES.items():
-            if not all(name in row for row in rows):
-                continue
+        shown = {name: _STYLES[name] for name in _STYLES if all(name in row for row in rows)}
+        # Side by side, so that no interval hides another.
+        beside = 1.025 ** (np.arange(len(shown)) - (len(shown) - 1) / 2)
+        for (name, style), aside in zip(shown.items(), beside.tolist(), strict=True):
             points = [row[name].metrics[headline] for row in rows]
             mean = np.array([point.mean for point in points])
             low, high = np.array([point.ci95 for point in points]).T
             spread = np.maximum([mean - low, high - mean], 0)
-            axis.errorbar(percent, mean, spread, marker=style.marker, capsize=3, **style.options())
+            labels = [aside * value for value in percent]
+            axis.errorbar(labels, mean, spread, marker=style.marker, capsize=3, **style.options())
         if extrapolate is not None:
             extrapolate(axis, plots.BLUE)
         _name_label_axes(axis, first, where)

@@ -162,6 +162,7 @@ def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
             "sentence": sentence_without_probe(chain["extract"].summary(ExtractSummary), ingest),
             "distrust": list(of_audit(ingest.audit)) if ingest.audit else [],
         }
+    stages = [artifact.record for artifact in chain.values()]
     return page.render(
         **of_main,
         dataset=main.record.dataset,
@@ -174,7 +175,8 @@ def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
         samples=_samples(chain),
         made=pictures,
         codes=codes,
-        stages=[artifact.record for artifact in chain.values()],
+        stages=stages,
+        machines=list(dict.fromkeys(f"{one.machine} ({one.device})" for one in stages)),
         versions=main.record.versions,
         command=_command(main),
     )
