@@ -281,7 +281,7 @@ def test_label_efficiency_is_over_fractions(tmp_path: Path, saved: dict[str, Any
     draw_label_efficiency(summaries, tmp_path / "label_efficiency.png")
     (axis,) = saved["label_efficiency.png"].axes
     means = axis.containers[0].lines[0]
-    places = np.array([bar.lines[0].get_xdata() for bar in axis.containers])
+    places = np.array([bar.lines[0].get_xdata() for bar in axis.containers], float)
     # The rows of a share stand beside each other, around it.
     assert np.exp(np.log(places).mean(0)) == pytest.approx([1, 5])
     assert (np.diff(places, axis=0) > 0).all()
