@@ -22,7 +22,6 @@ NPROC ?= 1
 PROBE ?=
 IN ?=
 IMAGE ?=
-OUT ?= $(ARTIFACTS)/preview
 DICOM_OUTPUT ?=
 TYPICALITY ?=
 PYTHON ?=
@@ -32,27 +31,34 @@ PORT ?=
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := build/tools
-# Recipes take them from here ("$$ARTIFACTS"): their names may hold quotes.
-export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE STORES
+# Recipes take them from here ("$$ARTIFACTS"): their values may hold quotes.
+export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE STORES SET SEED LABEL_FRACTION \
+	DEVICE NPROC N CLASS TEMPERATURE GUIDANCE TOP_K TOP_P STEPS DICOM_OUTPUT PORT
+# A switch that is 0 is off.
+$(foreach switch,FORCE ACCEPT_CODE JSON QUICK VALIDATION UPGRADE,\
+	$(if $(filter 0,$($(switch))),$(eval override $(switch) :=)))
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
 ifneq ($(filter-out 1,$(NPROC)),)
+ifeq ($(shell expr "$(NPROC)" : '[1-9][0-9]*$$'),0)
+$(error NPROC is no number of processes: give 1 or more)
+endif
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS ?= $(shell expr $(CORES) / $(NPROC) '|' 1)
-LAUNCH = $(BIN)/python -m medvq.launch --standalone --nproc-per-node "$(NPROC)"
+LAUNCH = $(BIN)/python -m medvq.launch --standalone --nproc-per-node "$$NPROC"
 else
 LAUNCH = $(BIN)/python
 endif
-OVERRIDES = $(foreach pair,$(SET),--set "$(pair)") $(if $(SEED),--set "seed=$(SEED)") \
-	$(if $(LABEL_FRACTION),--set "probe.label_fraction=$(LABEL_FRACTION)")
-# Command lines from the variables above: $(call RUN,stage,data set) and $(call STUDY,module).
-RUN = $(LAUNCH) -m medvq $(1) --config "$(2)" --device "$(DEVICE)" $(OVERRIDES) \
+OVERRIDES = $(if $(SET),--settings "$$SET") $(if $(SEED),--set "seed=$$SEED") \
+	$(if $(LABEL_FRACTION),--set "probe.label_fraction=$$LABEL_FRACTION")
+# Command lines from the variables above: $(call RUN,stage) and $(call STUDY,module).
+RUN = $(LAUNCH) -m medvq $(1) --config "$$DATASET" --device "$$DEVICE" $(OVERRIDES) \
 	$(if $(FORCE),--force) $(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json)
-EXPORT = $(if $(PROBE),--probe "$$PROBE",--config "$(DATASET)") $(if $(filter-out file,$(origin OUT)),--out "$$OUT") \
+EXPORT = $(if $(PROBE),--probe "$$PROBE",--config "$$DATASET") $(if $(OUT),--out "$$OUT") \
 	--artifacts "$$ARTIFACTS" $(if $(JSON),--json)
-STUDY = $(BIN)/python -m benchmarks.$(1) --config "$(DATASET)" --device "$(DEVICE)" $(OVERRIDES) \
+STUDY = $(BIN)/python -m benchmarks.$(1) --config "$$DATASET" --device "$$DEVICE" $(OVERRIDES) \
 	$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
-FEW_LABELS = $(BIN)/python -m benchmarks.few_labels --only $(1) --device "$(DEVICE)" $(OVERRIDES) \
+FEW_LABELS = $(BIN)/python -m benchmarks.few_labels --only $(1) --device "$$DEVICE" $(OVERRIDES) \
 	$(if $(SETS),--sets $(SETS)) $(if $(STORES),--stores "$$STORES") $(if $(ACCEPT_CODE),--accept-code) \
 	$(if $(JSON),--json)
 
@@ -102,42 +108,45 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	@PYTHON="$(PYTHON)" scripts/setup.sh $(VENV)
 	@touch $@
 
+demo: override DATASET := phantom
 demo: setup ## the whole flow on the built-in synthetic phantom set, offline
-	$(call RUN,probe,phantom)
+	$(call RUN,probe)
 
 data: setup ## ingest: manifest, audit, alignment, cache
-	$(call RUN,ingest,$(DATASET))
+	$(call RUN,ingest)
 
+preview: OUT := $(or $(OUT),$(ARTIFACTS)/preview)
 preview: setup ## files as they are read: IN="FILE ..." OUT=folder
-	@$(BIN)/python -m medvq preview $(if $(JSON),--json) --out "$$OUT" -- $(IN)
+	@if [ -e "$$IN" ]; then set -- "$$IN"; else eval "set -- $$IN"; fi; \
+	$(BIN)/python -m medvq preview $(if $(JSON),--json) --out "$$OUT" -- "$$@"
 
 pretrain: setup ## train the VQ-VAE, without labels
-	$(call RUN,pretrain,$(DATASET))
+	$(call RUN,pretrain)
 
 extract-features: setup ## codes, histograms and embeddings into the feature store
-	$(call RUN,extract,$(DATASET))
+	$(call RUN,extract)
 
 linear-probe: setup ## classify with LABEL_FRACTION of the labels; judge on the test split
-	$(call RUN,$(if $(PROBE),evaluate,probe),$(DATASET)) $(if $(PROBE),--probe "$$PROBE")
+	$(call RUN,$(if $(PROBE),evaluate,probe)) $(if $(PROBE),--probe "$$PROBE")
 
-explain: OUT = $(ARTIFACTS)/explain
+explain: OUT := $(or $(OUT),$(ARTIFACTS)/explain)
 explain: setup ## what in IMAGE=file speaks for and against what a linear probe says
 	@$(BIN)/python -m medvq explain $(if $(JSON),--json) --out "$$OUT" -- "$$IMAGE"
 
-similar: OUT = $(ARTIFACTS)/similar
+similar: OUT := $(or $(OUT),$(ARTIFACTS)/similar)
 similar: setup ## training images of other patients that are most like IMAGE=file (N=11)
-	@$(BIN)/python -m medvq similar $(if $(JSON),--json) $(if $(N),--number $(N)) \
+	@$(BIN)/python -m medvq similar $(if $(JSON),--json) $(if $(N),--number "$$N") \
 		--out "$$OUT" -- "$$IMAGE"
 
-suggest-labels: OUT = $(ARTIFACTS)/to-label
+suggest-labels: OUT := $(or $(OUT),$(ARTIFACTS)/to-label)
 suggest-labels: setup ## N=40 typical and diverse patients to label first, chosen without labels
-	@$(BIN)/python -m medvq suggest-labels $(if $(JSON),--json) $(if $(N),--number $(N)) \
+	@$(BIN)/python -m medvq suggest-labels $(if $(JSON),--json) $(if $(N),--number "$$N") \
 		--dataset "$$DATASET" --out "$$OUT"
 
-predict: OUT = $(ARTIFACTS)/predictions.csv
+predict: OUT := $(or $(OUT),$(ARTIFACTS)/predictions.csv)
 predict: setup ## what PROBE says of new images: IN=file-or-folder OUT=file.csv
-	@$(BIN)/python -m medvq predict --device "$(DEVICE)" --in "$$IN" --out "$$OUT" \
-		$(if $(JSON),--json) $(if $(DICOM_OUTPUT),--dicom-output "$(DICOM_OUTPUT)") \
+	@$(BIN)/python -m medvq predict --device "$$DEVICE" --in "$$IN" --out "$$OUT" \
+		$(if $(JSON),--json) $(if $(DICOM_OUTPUT),--dicom-output "$$DICOM_OUTPUT") \
 		$(if $(filter 0,$(TYPICALITY)),--no-typicality)
 
 report: setup ## one page: the result, what to distrust, and where it comes from
@@ -145,15 +154,15 @@ report: setup ## one page: the result, what to distrust, and where it comes from
 		$(if $(PROBE),--probe "$$PROBE")
 
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn, masked)
-	$(call RUN,prior,$(DATASET))
+	$(call RUN,prior)
 
 sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_K=0 TOP_P=1 STEPS=12
-	$(call RUN,sample,$(DATASET)) $(if $(N),--set "sample.number=$(N)") \
-		$(if $(CLASS),--set "sample.class_name=$(CLASS)") \
-		$(if $(TEMPERATURE),--set "sample.temperature=$(TEMPERATURE)") \
-		$(if $(GUIDANCE),--set "sample.guidance=$(GUIDANCE)") \
-		$(if $(TOP_K),--set "sample.top_k=$(TOP_K)") $(if $(TOP_P),--set "sample.top_p=$(TOP_P)") \
-		$(if $(STEPS),--set "sample.steps=$(STEPS)")
+	$(call RUN,sample) $(if $(N),--set "sample.number=$$N") \
+		$(if $(CLASS),--set "sample.class_name=\"$$CLASS\"") \
+		$(if $(TEMPERATURE),--set "sample.temperature=$$TEMPERATURE") \
+		$(if $(GUIDANCE),--set "sample.guidance=$$GUIDANCE") \
+		$(if $(TOP_K),--set "sample.top_k=$$TOP_K") $(if $(TOP_P),--set "sample.top_p=$$TOP_P") \
+		$(if $(STEPS),--set "sample.steps=$$STEPS")
 
 onnx: setup ## DATASET's encoder with its preprocessing as ONNX, with PROBE=... its prediction (OUT=file)
 	$(BIN)/python -m medvq onnx $(EXPORT)
@@ -163,8 +172,8 @@ bundle: setup ## DATASET's encoder, and PROBE=..., as a MONAI bundle (OUT=folder
 
 # DATASET has a default for all other targets; here that is the data set of the newest run.
 mlflow-ui: setup ## compare runs in the browser, on this machine only (DATASET= PORT=)
-	@$(BIN)/python -m medvq mlflow-ui $(if $(filter-out file,$(origin DATASET)),--config "$(DATASET)") \
-		$(if $(PORT),--port "$(PORT)")
+	@$(BIN)/python -m medvq mlflow-ui $(if $(filter-out file,$(origin DATASET)),--config "$$DATASET") \
+		$(if $(PORT),--port "$$PORT")
 
 mlflow-sync: setup ## send what MLflow could not take when it was reported
 	$(BIN)/python -m medvq mlflow-sync
@@ -175,14 +184,14 @@ notebooks: demo ## run the notebooks on the demo, offline, into ARTIFACTS/notebo
 		--output="$$(cd -- "$$ARTIFACTS/notebooks" && pwd)/{notebook_name}"
 
 base: setup ## make the base model anew, of public radiographs, and put it into the package
-	$(BIN)/python -m benchmarks.base --config base --device "$(DEVICE)" $(OVERRIDES)
+	$(BIN)/python -m benchmarks.base --config base --device "$$DEVICE" $(OVERRIDES)
 
 # Studies: each writes a page into docs/results/.
 benchmark: setup ## AUROC at 1 to 100% of the labels, and how far to trust it (hours)
 	$(call STUDY,label_efficiency)
 
 benchmark-suite: setup ## MedVQ and its rivals on all data sets (a day; ONLY=a,b ARMS=a,b SEEDS=3 VALIDATION=1)
-	$(BIN)/python -m benchmarks.suite --device "$(DEVICE)" $(OVERRIDES) \
+	$(BIN)/python -m benchmarks.suite --device "$$DEVICE" $(OVERRIDES) \
 		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(VALIDATION),--validation)
@@ -206,10 +215,10 @@ benchmark-reconstructions: setup ## what codes keep of digits, photographs and r
 	$(BIN)/python -m benchmarks.reconstructions --device "$(DEVICE)" $(OVERRIDES) $(if $(JSON),--json)
 
 benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)
-	$(BIN)/python -m benchmarks.coverage $(if $(N),--number $(N)) $(if $(JSON),--json)
+	$(BIN)/python -m benchmarks.coverage $(if $(N),--number "$$N") $(if $(JSON),--json)
 
 benchmark-codes: setup ## AUROC against bytes of an image: codes, product quantization, PCA (ONLY=a,b)
-	$(BIN)/python -m benchmarks.codes --device "$(DEVICE)" $(OVERRIDES) \
+	$(BIN)/python -m benchmarks.codes --device "$$DEVICE" $(OVERRIDES) \
 		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 benchmark-multiplicity: setup ## what is learnt from who has several images, 20 trainings (hours)
@@ -219,11 +228,11 @@ benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fe
 	@mkdir -p build
 	@sed -En 's/^([a-z0-9._-]+==[^ ;]+).*/\1/p' requirements.lock > build/pins.txt
 	$(BIN)/pip install --quiet --constraint build/pins.txt "vector-quantize-pytorch>=1.32"
-	$(BIN)/python -m benchmarks.speed --device "$(DEVICE)" $(if $(QUICK),--quick) \
+	$(BIN)/python -m benchmarks.speed --device "$$DEVICE" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 benchmark-peers: setup ## AUROC against minutes, MedVQ and what others would use (hours; ONLY=medvq_scratch,hog)
-	$(BIN)/python -m benchmarks.peers --device "$(DEVICE)" $(OVERRIDES) \
+	$(BIN)/python -m benchmarks.peers --device "$$DEVICE" $(OVERRIDES) \
 		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 benchmark-evidence: setup ## whether evidence maps show what the probe looks at, by deletion (minutes)
@@ -239,7 +248,7 @@ benchmark-suggestions: setup ## suggested against random labels, 30 repeats (an 
 	$(call FEW_LABELS,suggestions)
 
 benchmark-faults: setup ## kills, full disks, poisoned files (an hour; N=20: a tenth of it)
-	$(BIN)/python -m benchmarks.faults --artifacts "$(ARTIFACTS)" $(if $(N),--number $(N)) \
+	$(BIN)/python -m benchmarks.faults --artifacts "$$ARTIFACTS" $(if $(N),--number "$$N") \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
 evaluate-prior: setup ## likelihood, samples, anomalies and typicality of the model of the codes

@@ -1,5 +1,6 @@
 """The command line: quick to answer, one line for what is the user's to mend."""
 
+import argparse
 import errno
 import gc
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 import torch
-from medvq.cli import _notices, main, status
+from medvq.cli import _notices, add_options, main, status
 from medvq.errors import Notice, UserError
 from medvq.stages import STAGES
 from tqdm import tqdm
@@ -134,12 +135,44 @@ def test_help_is_complete_and_imports_nothing_heavy() -> None:
         (("ingest", "--set", "ingest.colour=1"), "ingest.colour"),
         (("ingest", "--set", "seed"), "seed"),
         *((("probe", "--set", f"probe.label_fraction={v}"), v) for v in ("0", "-1", "2", "abc")),
+        (("probe", "--settings", "seed"), "'seed' is not of the form key=value"),
+        *(
+            (one, "no file or folder is named")
+            for one in (
+                ("predict", "--in", ""),
+                ("explain", ""),
+                ("similar", ""),
+                ("ingest", "--artifacts", ""),
+                ("bundle", "--out", ""),
+                ("report", "--probe", ""),
+            )
+        ),
+        *((("similar", "a", "--number", n), f"{n} is no whole number") for n in ("0", "1001", "x")),
+        (("mlflow-ui", "--port", "65536"), "65536 is no whole number from 1 to 65535"),
     ],
 )
 def test_a_command_that_cannot_be_followed(
     capsys: Captured, arguments: tuple[str, ...], named: str
 ) -> None:
     assert named in refused(capsys, *arguments)
+
+
+def test_settings_keep_what_stands_in_quotes_or_brackets() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    text = "seed=1 name='a b'  x=[1, 2] y=\"c  d\" z=patient's"
+    parsed = parser.parse_args(["--set", "seed=0", "--settings", text, "--settings", ""])
+    assert parsed.set == ["seed=0", "seed=1", "name='a b'", "x=[1, 2]", 'y="c  d"', "z=patient's"]
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", False), ("0", False), ("1", True)])
+def test_code_is_accepted_where_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch, value: str, expected: bool
+) -> None:
+    monkeypatch.setenv("ACCEPT_CODE", value)
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert parser.parse_args([]).accept_code is expected
 
 
 @pytest.mark.parametrize("stage", ["ingest", "probe"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import platform
@@ -67,6 +68,77 @@ def test_recipes_take_a_folder_of_any_name(tmp_path: Path) -> None:
     for target, files in (("mlflow-sync", ["a", artifacts.name]), ("clean", ["a"])):
         subprocess.run([*make, target], cwd=ROOT, check=True, env=os.environ | path)
         assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
+def arguments(tmp_path: Path, *make: str, **environment: str) -> list[str]:
+    """Return what a target gives to Python, the module's name first."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    python.chmod(0o755)
+    command = ["make", "-s", "-o", "setup", f"BIN={tmp_path}", *make]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split("\0")[1:-1]
+
+
+def following(given: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(given) if name == option]
+
+
+def test_values_reach_a_stage_as_they_were_written(tmp_path: Path) -> None:
+    value = "a 'b\" `false` ö;& c"
+    make = [f"{name}={value}" for name in ("DATASET", "SEED", "LABEL_FRACTION", "CLASS", "DEVICE")]
+    given = arguments(tmp_path, "sample", *make, 'SET=description="two words" x=1')
+    assert given[:2] == ["medvq", "sample"]
+    assert following(given, "--config") == following(given, "--device") == [value]
+    assert following(given, "--settings") == ['description="two words" x=1']
+    assert following(given, "--set") == [
+        f"seed={value}", f"probe.label_fraction={value}", f'sample.class_name="{value}"',
+    ]  # fmt: skip
+
+
+def test_the_demo_is_the_phantom_and_its_settings_the_users(tmp_path: Path) -> None:
+    given = arguments(tmp_path, "demo", "DATASET=kermany", "SEED=7", DATASET="mnist")
+    assert following(given, "--config") == ["phantom"]
+    assert following(given, "--set") == ["seed=7"]
+
+
+def test_files_to_preview_may_have_any_name(tmp_path: Path) -> None:
+    one = tmp_path / "Ann O'Brien (1).png"
+    one.touch()
+    assert arguments(tmp_path, "preview", f"IN={one}")[-1:] == [str(one)]
+    several = f'{ROOT}/*.toml "{one}"'
+    assert arguments(tmp_path, "preview", f"IN={several}")[-2:] == [
+        str(ROOT / "pyproject.toml"), str(one),
+    ]  # fmt: skip
+
+
+def test_a_switch_that_is_0_is_off(tmp_path: Path) -> None:
+    switches = {"FORCE": "--force", "ACCEPT_CODE": "--accept-code", "JSON": "--json"}
+    for value, expected in (("0", set()), ("", set()), ("1", set(switches.values()))):
+        make = [f"{name}={value}" for name in switches]
+        assert set(arguments(tmp_path, "data", *make)) & set(switches.values()) == expected
+    assert "--force" not in arguments(tmp_path, "data", FORCE="0")
+
+
+@pytest.mark.parametrize("target", ["preview", "explain", "similar", "suggest-labels", "predict"])
+def test_where_to_write_is_heard_from_the_environment_too(tmp_path: Path, target: str) -> None:
+    assert following(arguments(tmp_path, target, OUT="mine"), "--out") == ["mine"]
+    assert following(arguments(tmp_path, target, "OUT=mine", OUT="other"), "--out") == ["mine"]
+    (default,) = following(arguments(tmp_path, target, "ARTIFACTS=a"), "--out")
+    assert default.startswith("a/")
+
+
+@pytest.mark.parametrize("number", ["abc", "0", "-1", "2.5", "2 3"])
+def test_a_number_of_processes_that_is_none_is_one_line(number: str) -> None:
+    done = subprocess.run(
+        ["make", "-n", "-o", "setup", "data", f"NPROC={number}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "NPROC is no number of processes: give 1 or more" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_readme_names_what_is_public() -> None:

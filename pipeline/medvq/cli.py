@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,14 @@ from medvq.errors import Notice, UserError, out_of_memory, refused_by_disk
 from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
 from medvq.stages import COMMANDS, STAGES
-from medvq.stages.command import add_artifacts_option, add_json_option
+from medvq.stages.command import add_artifacts_option, add_json_option, file_path
 from medvq.stages.stage import Ensure, RunOptions
 
 if TYPE_CHECKING:
     from medvq.flow import StageResult
+
+# A setting among others: spaces within quotes or brackets are a part of it.
+_SETTING = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^]]*\]|\S)+""")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
         add_options(command)
         command.add_argument(
             "--probe",
-            type=Path,
+            type=file_path,
             help="the artifact of a fitted probe to judge, e.g. artifacts/kermany/probe/latest"
             if stage.prepare
             else argparse.SUPPRESS,
@@ -241,8 +245,16 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="override one value of the configuration, e.g. pretrain.epochs=3; repeatable",
     )
     command.add_argument(
+        "--settings",
+        action="extend",
+        dest="set",
+        type=_SETTING.findall,
+        metavar='"KEY=VALUE ..."',
+        help="several of them, separated by spaces; a value with spaces stands in quotes",
+    )
+    command.add_argument(
         "--data-root",
-        type=Path,
+        type=file_path,
         default=Path(os.environ.get("DATA_ROOT") or "data"),
         help="folder of data sets, looked in first (default: %(default)s)",
     )
@@ -259,6 +271,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--accept-code",
         action="store_true",
-        default=bool(os.environ.get("ACCEPT_CODE")),
+        default=os.environ.get("ACCEPT_CODE", "0") not in ("", "0"),
         help="use artifacts that other code made, where code is the only difference",
     )

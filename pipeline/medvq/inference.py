@@ -57,7 +57,7 @@ def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
     stage = "pretrain"
     if artifact is not None and artifact.record.stage == "extract":
         stage = "extract" if artifact.config().encoder is not None else stage
-    return Encoder(finished(Path(path), stage), device)
+    return Encoder(artifacts.finished(Path(path), stage), device)
 
 
 def load_probe(path: str | Path) -> Pipeline:
@@ -77,23 +77,9 @@ def load_probe(path: str | Path) -> Pipeline:
     UserError
         There is no such artifact, or it holds anything else than a probe.
     """
-    artifact = finished(Path(path), "probe")
+    artifact = artifacts.finished(Path(path), "probe")
     artifacts.verify(artifact, probe_file.FILE)
     return probe_file.load_probe(artifact.folder)
-
-
-def finished(folder: Path, stage: str) -> Artifact:
-    """Return the finished artifact of a stage in a folder.
-
-    Raises
-    ------
-    UserError
-        There is none.
-    """
-    artifact = artifacts.find(folder.resolve())
-    if artifact is None or artifact.record.stage != stage:
-        raise UserError(f"{folder} is no finished artifact of the stage '{stage}'")
-    return artifact
 
 
 class Encoding(NamedTuple):

@@ -141,4 +141,7 @@ def test_without_a_probe_the_line_says_what_is_missing(
 ) -> None:
     assert main(["explain", "a.png", "--probe", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error == f"medvq: {tmp_path} is no finished artifact of the stage 'probe'\n"
+    assert error == (
+        f"medvq: {tmp_path} is no finished artifact of the stage 'probe'; name another, or make "
+        "one: medvq probe --config NAME\n"
+    )

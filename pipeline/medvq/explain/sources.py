@@ -12,7 +12,7 @@ from medvq.images.cache import ReadCache
 from medvq.images.formats import is_dicom
 from medvq.images.preparation import PreparedImages
 from medvq.images.reading import ImageFiles, ReadResult, read_all
-from medvq.inference import Encoder, finished, load_probe, without_grey_axis
+from medvq.inference import Encoder, load_probe, without_grey_axis
 from medvq.method.scaling import to_unit
 from medvq.storage import artifacts
 from medvq.storage.feature_store import FEATURES
@@ -38,7 +38,7 @@ class ProbeSources:
     """
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
-        self.artifact = finished(folder, "probe")
+        self.artifact = artifacts.finished(folder, "probe")
         self.summary = self.artifact.summary(ProbeSummary)
         self.pipeline = load_probe(folder)
         self.extract = artifacts.source(self.artifact, "extract")

@@ -50,8 +50,7 @@ class ExportSource:
     def of_probe(cls, folder: Path) -> ExportSource:
         """Read a probe's artifact and the encoder that it was fitted on."""
         probe = load_probe(folder)
-        artifact = artifacts.find(folder.resolve())
-        assert artifact is not None  # load_probe has found it
+        artifact = artifacts.finished(folder, "probe")
         extract = artifacts.source(artifact, "extract")
         config = artifact.config()
         names = features_of_probe(probe, config.extract.grid)
@@ -65,9 +64,7 @@ class ExportSource:
     @classmethod
     def of_encoder(cls, folder: Path, features: Sequence[str]) -> ExportSource:
         """Read the artifact of a pretraining; ``features`` are the sets to return."""
-        artifact = artifacts.find(folder.resolve())
-        if artifact is None or artifact.record.stage != "pretrain":
-            raise UserError(f"{folder} is no finished artifact of the stage 'pretrain'")
+        artifact = artifacts.finished(folder, "pretrain")
         config = artifact.config()
         return cls._made(artifact, config, features or config.probe.features, None, None)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from medvq.stages.command import (
     Command,
     add_artifacts_option,
     add_json_option,
     add_source_options,
+    file_path,
 )
 
 
@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of what is exported, and where to."""
     add_source_options(parser)
     parser.add_argument(
-        "--out", type=Path, help="the folder (default: NAME-bundle in the folder of artifacts)"
+        "--out", type=file_path, help="the folder (default: NAME-bundle in the folder of artifacts)"
     )
     parser.add_argument("--zip", action="store_true", help="pack the folder into a zip file, too")
     add_artifacts_option(parser)

@@ -37,11 +37,29 @@ class Command:
     writes: Callable[[argparse.Namespace], tuple[Path, ...]]
 
 
+def file_path(text: str) -> Path:
+    """Return the path of a file or folder; nothing would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("no file or folder is named")
+    return Path(text)
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number within bounds."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
 def add_artifacts_option(parser: argparse.ArgumentParser) -> None:
     """Add the folder of artifacts."""
     parser.add_argument(
         "--artifacts",
-        type=Path,
+        type=file_path,
         default=Path(os.environ.get("ARTIFACTS") or "artifacts"),
         help="folder that stages write to (default: %(default)s)",
     )
@@ -99,7 +117,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         help="the data set whose encoder it is (default: %(default)s)",
     )
     parser.add_argument(
-        "--probe", type=Path, help="the artifact of a fitted probe, exported with its encoder"
+        "--probe", type=file_path, help="the artifact of a fitted probe, exported with its encoder"
     )
     parser.add_argument(
         "--features", nargs="+", default=[], help="without a probe: the feature sets to return"

@@ -19,7 +19,6 @@ Writes into its artifact:
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvq.config import Config
@@ -54,7 +53,7 @@ def prepare(
     """
     if options.probe is None:
         raise UserError("evaluate needs --probe (PROBE=): the artifact of a fitted probe")
-    probe = fitted_probe(options.probe)
+    probe = artifacts.finished(options.probe, PROBE.name)
     extract = artifacts.source(probe, "extract")
     if "pretrain" not in extract.record.inputs:
         raise UserError(
@@ -85,20 +84,6 @@ def prepare(
         "ingest": artifacts.source(encoded, "ingest"),
         "extract": encoded,
     }
-
-
-def fitted_probe(folder: Path) -> Artifact:
-    """Return the artifact of a fitted probe.
-
-    Raises
-    ------
-    UserError
-        The folder is none.
-    """
-    probe = artifacts.find(folder.resolve())
-    if probe is None or probe.record.stage != PROBE.name:
-        raise UserError(f"{folder} is no finished artifact of the stage 'probe'")
-    return probe
 
 
 def prior_of(extract: Artifact, ensure: Ensure) -> Artifact:

@@ -6,11 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvq.stages.command import (
-    Command,
-    add_json_option,
-    add_probe_option,
-)
+from medvq.stages.command import Command, add_json_option, add_probe_option, file_path
 
 if TYPE_CHECKING:
     from medvq.explain.explanation import Explainer, Explanation
@@ -20,11 +16,13 @@ _CODES, _PATCHES = 6, 6
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the image, the probe and the folder of the pictures."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="a DICOM, NIfTI or picture file")
+    parser.add_argument(
+        "image", type=file_path, metavar="IMAGE", help="a DICOM, NIfTI or picture file"
+    )
     add_probe_option(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=file_path,
         default=Path("explain"),
         help="folder that pictures and JSON are written to (default: %(default)s)",
     )

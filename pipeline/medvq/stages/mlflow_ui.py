@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from medvq.errors import UserError
-from medvq.stages.command import Command, add_artifacts_option
+from medvq.stages.command import Command, add_artifacts_option, whole_number
 
 _FIRST, _TRIED = 5000, 100
 
@@ -21,17 +21,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the data set whose runs are shown, a shipped configuration or a path to a yaml file "
         "(default: that of the newest run)",
     )
-    parser.add_argument("--port", type=_port, help=f"default: the first free one from {_FIRST} on")
+    parser.add_argument(
+        "--port", type=whole_number(1, 65535), help=f"default: the first free one from {_FIRST} on"
+    )
     parser.add_argument(
         "--no-browser", action="store_true", help="print the address, and open no browser"
     )
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise ValueError(text)
-    return port
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from medvq.stages.command import (
     Command,
     add_artifacts_option,
     add_json_option,
     add_source_options,
+    file_path,
 )
 
 
@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of what is exported, and where to."""
     add_source_options(parser)
     parser.add_argument(
-        "--out", type=Path, help="the file (default: NAME.onnx in the folder of artifacts)"
+        "--out", type=file_path, help="the file (default: NAME.onnx in the folder of artifacts)"
     )
     add_artifacts_option(parser)
     add_json_option(parser)

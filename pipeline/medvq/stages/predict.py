@@ -19,8 +19,9 @@ from medvq.stages.command import (
     add_artifacts_option,
     add_json_option,
     add_probe_option,
+    file_path,
 )
-from medvq.stages.evaluate import fitted_probe, prior_of
+from medvq.stages.evaluate import prior_of
 from medvq.stages.stage import RunOptions
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
@@ -35,12 +36,12 @@ _MANY = 0.5
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what to predict, by which probe, and where to."""
     parser.add_argument(
-        "--in", dest="input", type=Path, required=True, help="an image, or a folder of any mix"
+        "--in", dest="input", type=file_path, required=True, help="an image, or a folder of any mix"
     )
     add_probe_option(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=file_path,
         default=Path(os.environ.get("OUT") or "predictions.csv"),
         help="the table to write (default: %(default)s)",
     )
@@ -68,7 +69,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.prediction.run import Request, predict
 
     _check(parsed)
-    probe = fitted_probe(parsed.probe)
+    probe = artifacts.finished(parsed.probe, "probe")
     extract = artifacts.source(probe, "extract")
     pretrain = artifacts.source(extract, "pretrain")
     inputs = list_inputs(parsed.input.absolute(), pretrain.config())

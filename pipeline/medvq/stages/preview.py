@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medvq.stages.command import Command, add_json_option
+from medvq.stages.command import Command, add_json_option, file_path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=file_path,
         default=Path("preview"),
         help="folder that the pictures are written to (default: %(default)s)",
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from medvq.stages.command import (
     Command,
     add_artifacts_option,
     add_dataset_option,
     add_json_option,
+    file_path,
 )
 
 
@@ -19,7 +19,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the data set, and the probe that the report is about."""
     add_dataset_option(parser)
     parser.add_argument(
-        "--probe", type=Path, help="the artifact of the probe (default: the data set's last one)"
+        "--probe",
+        type=file_path,
+        help="the artifact of the probe (default: the data set's last one)",
     )
     add_artifacts_option(parser)
     add_json_option(parser)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medvq.stages.command import Command, add_json_option, add_probe_option
+from medvq.stages.command import Command, add_json_option, add_probe_option, file_path, whole_number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the image, the probe, how many images to show and the folder of the sheet."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="a DICOM, NIfTI or picture file")
+    parser.add_argument(
+        "image", type=file_path, metavar="IMAGE", help="a DICOM, NIfTI or picture file"
+    )
     add_probe_option(parser)
     parser.add_argument(
-        "--number", type=_positive, default=11, help="of images to show (default: %(default)s)"
+        "--number",
+        type=whole_number(1, 1000),
+        default=11,
+        help="of images to show (default: %(default)s)",
     )
     parser.add_argument(
         "--subject",
@@ -22,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=file_path,
         default=Path("similar"),
         help="folder that the sheet and the table are written to (default: %(default)s)",
     )
@@ -63,13 +68,6 @@ def run(parsed: argparse.Namespace) -> int:
     rows = neighbours.to_dict("records")
     print(json.dumps({"image_id": found.image_id, "neighbours": rows}) if parsed.json else sheet)
     return 0
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1000:
-        raise argparse.ArgumentTypeError("must be from 1 to 1000")
-    return number
 
 
 SIMILAR = Command(

@@ -12,6 +12,7 @@ from medvq.stages.command import (
     add_artifacts_option,
     add_dataset_option,
     add_json_option,
+    file_path,
 )
 
 
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=file_path,
         default=Path("to-label"),
         help="folder that the table and the sheet are written to (default: %(default)s)",
     )

@@ -150,6 +150,23 @@ def fingerprint(
     return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
 
 
+def finished(folder: Path, stage: str) -> Artifact:
+    """Return the finished artifact of a stage in a folder.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    artifact = find(folder.resolve())
+    if artifact is None or artifact.record.stage != stage:
+        raise UserError(
+            f"{folder} is no finished artifact of the stage '{stage}'; name another, or make one: "
+            f"medvq {stage} --config NAME"
+        )
+    return artifact
+
+
 def find(folder: Path) -> Artifact | None:
     """Return the artifact in ``folder``, None where none was finished.
 
