@@ -285,6 +285,21 @@ def test_a_table_of_lists_is_joined_by_file_and_its_widths_are_checked(tmp_path:
         read_embeddings(encoder, MANIFEST)
 
 
+def test_images_without_a_path_are_not_joined_to_a_row_without_one(tmp_path: Path) -> None:
+    file = tmp_path / "own.parquet"
+    pd.DataFrame({"file": ["a.png", ""], "x": [1.0, 2.0]}).to_parquet(file)
+    of_dicom = MANIFEST.assign(path=["a.png", "", ""])
+    with pytest.raises(UserError, match=r"2 images have no path in manifest.csv.*image_id"):
+        read_embeddings(TableEncoder(kind="table", file=str(file), join="file"), of_dicom)
+
+
+def test_lists_of_nothing_are_no_embedding(tmp_path: Path) -> None:
+    file = tmp_path / "own.parquet"
+    pd.DataFrame({"image_id": MANIFEST["image_id"], "x": [[], [], []]}).to_parquet(file)
+    with pytest.raises(UserError, match="its lists hold no numbers"):
+        read_embeddings(TableEncoder(kind="table", file=str(file)), MANIFEST)
+
+
 @pytest.mark.parametrize("broken", [None, [[1.0, 1.0], [2.0, 2.0]], ["a", "b"]])
 def test_a_row_without_a_list_of_numbers_is_named(tmp_path: Path, broken: Any) -> None:
     file = tmp_path / "own.parquet"

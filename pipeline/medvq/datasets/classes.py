@@ -93,7 +93,7 @@ def is_missing(text: str) -> bool:
     >>> is_missing(" N/A "), is_missing("normal")
     (True, False)
     """
-    return text.strip().casefold() in _MISSING
+    return _visible(text).strip().casefold() in _MISSING
 
 
 def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> list[Label]:
@@ -118,11 +118,11 @@ def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> 
     counts = Counter(label.label for label in labels if label.label is not None)
     spellings: dict[str, list[str]] = {}
     for text in sorted(counts, key=lambda text: (-counts[text], len(text), text)):
-        spellings.setdefault(_key(text), []).append(text)
+        spellings.setdefault(plain(text), []).append(text)
     names = {key: texts[0] for key, texts in spellings.items()}
-    names |= {_key(text): text for text in classes}
+    names |= {plain(text): text for text in classes}
     if classes:
-        _check_listed(labels, {_key(text) for text in classes})
+        _check_listed(labels, {plain(text) for text in classes})
     else:
         _check_spelling(labels, {k: sum(counts[t] for t in v) for k, v in spellings.items()})
         _check_truths(spellings)
@@ -136,7 +136,7 @@ def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> 
         )
         warnings.warn(Notice(f"{source}: counted as one class each: {same}"), stacklevel=2)
     return [
-        label if label.label is None else replace(label, label=names[_key(label.label)])
+        label if label.label is None else replace(label, label=names[plain(label.label)])
         for label in labels
     ]
 
@@ -160,10 +160,20 @@ def edit_distance(one: str, other: str) -> int:
     return last[-1]
 
 
-def _key(text: str) -> str:
-    plain = _SPACE.sub(" ", " ".join(unicodedata.normalize("NFKC", text).split())).casefold()
-    number = _WHOLE_NUMBER.fullmatch(plain)
-    return str(int(number[1])) if number and len(plain) < 20 else plain
+def plain(text: str) -> str:
+    """Return what spellings share that differ in capitals, spaces or the form of a whole number.
+
+    >>> plain("Non-Small "), plain("01"), plain("1.0")
+    ('non small', '1', '1')
+    """
+    seen = _SPACE.sub(" ", " ".join(unicodedata.normalize("NFKC", _visible(text)).split()))
+    number = _WHOLE_NUMBER.fullmatch(seen)
+    return str(int(number[1])) if number and len(seen) < 20 else seen.casefold()
+
+
+def _visible(text: str) -> str:
+    """Return a text without marks that are not seen, such as a zero-width space from a web page."""
+    return "".join(mark for mark in text if unicodedata.category(mark) != "Cf")
 
 
 def _check_truths(spellings: Mapping[str, Sequence[str]]) -> None:
@@ -179,7 +189,7 @@ def _check_truths(spellings: Mapping[str, Sequence[str]]) -> None:
 
 def _check_listed(labels: Sequence[Label], classes: set[str]) -> None:
     for label in labels:
-        if label.label is not None and _key(label.label) not in classes:
+        if label.label is not None and plain(label.label) not in classes:
             raise UserError(
                 f"{label.where}: label '{label.label}' is not in source.labels.classes; mend it, "
                 "or add it there"
@@ -192,8 +202,8 @@ def _check_spelling(labels: Sequence[Label], counts: dict[str, int]) -> None:
             if not (count <= max(1, others // _RARE) and count < others):
                 continue
             if _is_misspelling(rare, common):
-                first = next(one for one in labels if one.label and _key(one.label) == rare)
-                meant = next(one for one in labels if one.label and _key(one.label) == common)
+                first = next(one for one in labels if one.label and plain(one.label) == rare)
+                meant = next(one for one in labels if one.label and plain(one.label) == common)
                 times = "once" if count == 1 else f"{count} times"
                 raise UserError(
                     f"{first.where}: label '{first.label}' occurs {times}; did you mean "

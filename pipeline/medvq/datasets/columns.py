@@ -40,7 +40,8 @@ _LOOKALIKES = {
     "label": (
         "diagnosis", "target", "category", "finding", "findings", "findinglabels", "disease",
         "pathology", "outcome", "grade", "dx", "y", "classes", "classid", "labelid", "labelname",
-        "findinglabel", "groundtruth", "gt", "condition", "severity",
+        "findinglabel", "groundtruth", "gt", "condition", "severity", "truth", "ytrue",
+        "classindex", "labelindex",
     ),
     "split": (
         "set", "subset", "partition", "fold", "dataset", "datasettype", "phase", "usage", "kfold",

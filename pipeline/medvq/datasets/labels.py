@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvq.config import Labels
-from medvq.datasets.classes import Label, is_missing, unify
+from medvq.datasets.classes import Label, is_missing, plain, unify
 from medvq.datasets.columns import KEYS, Columns, find_columns
 from medvq.datasets.file_names import FileNames
 from medvq.datasets.split_names import named_splits
@@ -33,6 +33,8 @@ _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
 
 
 _SPREADSHEET = b"PK\3\4"
+# A number as a spreadsheet shows and saves one of more than eleven digits.
+_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
             raise UserError(f"{where}: the column '{key}' is empty")
         if row.split and row.split not in splits:
             raise UserError(f"{where}: its split is none of train, validation and test")
+        if _ROUNDED.fullmatch(row.subject):
+            raise UserError(
+                f"{where}: its subject is a number that a spreadsheet has rounded, as 1.2E+11: "
+                "several patients may be one; give that column the format 'text' and save it anew"
+            )
         path = names.find(row.key) if labels.join == "path" else row.key
         if path is None:
             raise UserError(f"{where}: the file it names is not in {folder}{names.hint(row.key)}")
@@ -107,6 +114,7 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
     if not rows:
         raise UserError(f"{file} has a header line and no rows")
     names.warn_of_guesses(file.name)
+    _warn_of_subjects_alike(rows, file.name)
     table = _by_key(keys, unify(parsed, file.name, labels.classes), key)
     _check_subjects(table.values())
     if not any(row.label or row.target is not None for row in table.values()):
@@ -138,6 +146,21 @@ def _check_subjects(rows: Iterable[Label]) -> None:
                 f"{row.where}: its subject is in the split {row.split}, and in {other.split} on "
                 f"line {line}; every subject's images must all be in one"
             )
+
+
+def _warn_of_subjects_alike(rows: Iterable[_Row], table: str) -> None:
+    """Say by their lines which subjects may be one: their names may be patients'."""
+    spellings: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row.subject:
+            spellings.setdefault(plain(row.subject), {}).setdefault(row.subject, row.line)
+    if alike := [list(lines.values()) for lines in spellings.values() if len(lines) > 1]:
+        text = (
+            f"{table}: {len(alike)} subjects are written in several ways (capitals, spaces, 01 or "
+            f"1.0 for 1), first on lines {alike[0][0]} and {alike[0][1]}; each counts as a patient "
+            "of its own"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def _number(text: str, column: str, where: str) -> float | None:

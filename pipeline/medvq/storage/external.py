@@ -220,6 +220,11 @@ def read_embeddings(encoder: TableEncoder, manifest: pd.DataFrame) -> NDArray[np
         raise UserError(f"{name} has no column beside '{key}'")
     column = "image_id" if encoder.join == "image_id" else "path"
     wanted = manifest[column].astype(str)
+    if nameless := int((wanted == "").sum()):
+        raise UserError(
+            f"{name}: {nameless} images have no path in manifest.csv, since that of a DICOM file "
+            "may name a patient; set encoder.join to image_id"
+        )
     keys = table[key].astype(str)
     if (twice := keys.duplicated().to_numpy()).any():
         # By row, since a key may be the name of a file.
@@ -273,6 +278,8 @@ def _numbers(encoder: TableEncoder, table: pd.DataFrame, name: str) -> NDArray[n
             )
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
             values = table[columns].to_numpy(np.float32)
+    if not values.shape[1]:
+        raise UserError(f"{name}: its lists hold no numbers")
     if encoder.width not in (None, values.shape[1]):
         raise UserError(f"{name} has {values.shape[1]} numbers an image, not {encoder.width}")
     return values
