@@ -61,26 +61,6 @@ def test_marks_that_are_not_seen_make_no_class(folder: Path) -> None:
         assert labels_in(folder) == ["ill"] * 3 + ["well"] * 2 + [None] * 3
 
 
-@pytest.mark.parametrize("subject", ["1.23457E+11", "1E+15", '"1,2E+12"'])
-def test_subjects_that_a_spreadsheet_has_rounded_are_refused(folder: Path, subject: str) -> None:
-    write(folder, "file,subject", "a.png,12E5", f"b.png,{subject}", f"c.png,{subject}")
-    with pytest.raises(UserError, match=r"line 3: its subject is a number .* rounded") as refused:
-        listing(folder)
-    assert "1.23457" not in str(refused.value)
-
-
-def test_subjects_that_may_be_one_are_told_by_their_lines(folder: Path) -> None:
-    write(folder, "file,subject", "a.png,007", "b.png,Ann", "c.png,7", "d.png,7.0", "e.png,ann ")
-    with pytest.warns(Notice, match="2 subjects are written in several ways") as told:
-        images = listing(folder).images
-    assert "lines 2 and 4;" in " ".join(str(one.message) for one in told)
-    assert len({image.subject for image in images if image.has_known_subject}) == 5
-    write(folder, "file,subject", "a.png,007", "b.png,007", "c.png,8")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "subjects are written")
-        listing(folder)
-
-
 def test_missing_subjects_splits_and_numbers(folder: Path) -> None:
     write(folder, "file,subject,split,age", "a.png,NA,NULL,nan", "b.png,NA,test,3")
     one, two, *_ = listing(folder, {"file": "labels.csv", "target": "age"}).images

@@ -1,9 +1,11 @@
 """What is predicted in a data set, and the truth of another one as a probe numbers it."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
-from medvq.errors import UserError
+from medvq.errors import Notice, UserError
 from medvq.evaluation.tasks import TASKS, Binary, Multiclass, Regression, Task, read_truth
 
 NUMBERS = [50.0, np.nan, 62.0]
@@ -33,10 +35,24 @@ def test_a_number_is_predicted_before_labels(
 
 def test_classes_of_another_data_set_are_matched_by_name_or_number() -> None:
     keys = pd.DataFrame({"label": pd.array([0, 1, None, 2], "Int64")})
-    truth = Binary().truth_elsewhere(keys, ["Ill", "0", "healthy"], ["HEALTHY", "ILL"])
+    with pytest.warns(Notice, match="matched by number: '0' as HEALTHY"):
+        truth = Binary().truth_elsewhere(keys, ["Ill", "0", "healthy"], ["HEALTHY", "ILL"])
     assert truth.tolist() == [1, 0, -1, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spelt = Binary().truth_elsewhere(
+            keys, ["very ill", "well", "Very-Ill"], ["VERY_ILL", "WELL"]
+        )
+    assert spelt.tolist() == [0, 1, -1, 0]
     with pytest.raises(UserError, match=r"knows the classes HEALTHY, ILL; 'odd' is none of them"):
         Binary().truth_elsewhere(keys, ["ill", "odd"], ["HEALTHY", "ILL"])
+
+
+def test_classes_that_are_numbers_are_matched_as_names_alone() -> None:
+    keys = pd.DataFrame({"label": pd.array([0, 1], "Int64")})
+    assert Binary().truth_elsewhere(keys, ["2.0", "1"], ["1", "2"]).tolist() == [1, 0]
+    with pytest.raises(UserError, match="'0' is none of them"):
+        Binary().truth_elsewhere(keys, ["0", "1"], ["1", "2"])
 
 
 def test_a_number_of_another_data_set_needs_no_known_classes() -> None:

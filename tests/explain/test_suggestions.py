@@ -142,8 +142,11 @@ def test_labels_that_were_filled_in_are_not_overwritten(
     ("more", "complaint"),
     [
         (("--number", "0"), "N=0 patients cannot be suggested"),
-        (("--number", "5000", "--all"), "5000 patients are asked for"),
-        (("--number", "5"), "0 of the .* have no label; ask for fewer, or for any"),
+        (("--number", "5000", "--all"), "5000 training patients are asked for, and there are"),
+        (
+            ("--number", "5"),
+            "without a label are asked for, and there are 0; ask for fewer, or for any",
+        ),
         (("--dataset", "none"), "is no feature store; run 'make extract-features"),
     ],
 )

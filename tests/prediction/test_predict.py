@@ -21,6 +21,8 @@ from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.prediction import run
 from medvq.prediction.journal import Journal
+from pydicom.config import disable_value_validation
+from pydicom.uid import generate_uid
 
 from benchmarks.faults.tiny import stage_command
 
@@ -268,6 +270,48 @@ def test_a_secondary_capture_shows_the_evidence_and_belongs_to_the_study(
     assert np.ptp(pixels, axis=2).max() > 50  # evidence is in colour
     grey = (np.ptp(pixels, axis=2) == 0) & (pixels[..., 0] > 20) & (pixels[..., 0] < 235)
     assert grey.any()  # and the image in grey
+
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "sex": {"PatientSex": "U", "PatientBirthDate": "00000000", "StudyTime": "25:61"},
+    "anonymised": dict.fromkeys(("PatientName", "PatientSex", "StudyDate", "StudyID")),
+    "japanese": {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Aya^Eg=絵^彩"},
+    "unusual": {"PatientName": "Kanari", "SpecificCharacterSet": "ISO_IR 100"},
+    "two": {"PatientID": ["Kanari", "2"]},
+    "class": {"SOPClassUID": "1.2.3"},
+}
+
+
+@pytest.mark.parametrize("kind", ["sr", "sc"])
+def test_results_are_written_of_headers_as_they_are_found(
+    kind: str, images: Path, tmp_path: Path, predict: Predict, capfd: pytest.CaptureFixture[str]
+) -> None:
+    original = min(images.glob("*.dcm"))
+    (tmp_path / "in").mkdir()
+    for name, values in HEADERS.items():
+        header = pydicom.dcmread(original)
+        with disable_value_validation():
+            for attribute, value in values.items():
+                setattr(header, attribute, value)
+        for attribute in (name for name, value in values.items() if value is None):
+            delattr(header, attribute)
+        header.SOPInstanceUID = generate_uid()
+        header.save_as(tmp_path / "in" / f"{name}.dcm")
+    rows = predict(tmp_path / "in", tmp_path / "p.csv", "--dicom-output", kind)
+    printed = capfd.readouterr()
+    assert "Kanari" not in printed.out + printed.err
+    results = dict(zip(sorted(HEADERS), (row["dicom_result"] for row in rows), strict=True))
+    assert results.pop("two") == "none: the image states several values of PatientID"
+    if kind == "sr":
+        assert results.pop("class") == "none: highdicom knows no images of its SOP class"
+    made = {name: pydicom.dcmread(tmp_path / "p-dicom" / file) for name, file in results.items()}
+    assert made["sex"].PatientID == made["anonymised"].PatientID == header.PatientID
+    empty = ("PatientSex", "PatientBirthDate", "StudyTime")
+    assert [made["sex"][name].value for name in empty] == ["", "", ""]
+    assert made["sex"].StudyDate == pydicom.dcmread(original).StudyDate
+    assert made["anonymised"].StudyDate == made["anonymised"].StudyID == ""
+    assert made["japanese"].PatientName == "Aya^Eg=絵^彩"
+    assert made["unusual"].PatientName == "Kanari"
 
 
 def contents(report: pydicom.Dataset) -> tuple[dict[str, float], dict[str, str]]:

@@ -108,9 +108,17 @@ def test_a_figure_is_what_matplotlib_itself_would_save(tmp_path: Path) -> None:
             for axis in axes[1:]:
                 axis.plot([1, 4, 2], label="a line")
                 axis.set(xlabel="x", ylabel="y", title="a title")
+            axes[2].set(yscale="log", ylim=(1, 10_000))
         saved.append(greys(tmp_path / "a.png"))
     np.testing.assert_array_equal(*saved)
     assert len(np.unique(saved[0])) > 10
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    for name, options in (("a", {}), ("b", {"parse_math": False})):
+        with plots.panels(tmp_path / name) as (axis,):
+            axis.set_title("$\\nothing$", **options)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_pictures_side_by_side_are_themselves_on_white() -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from medvq.config import DicomFolderSource, FolderSource, Labels
 from medvq.datasets.classes import Label, unify
@@ -32,6 +33,8 @@ TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
 # In the reasons of files that may be missed.
 _NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, "symbolic link", CLOSED)
+# A patient of so many images, and of so many times those of others, may be a placeholder.
+_MANY_IMAGES = 20
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
 
@@ -236,6 +239,13 @@ def _warn(
             "has several images, these may stand on both sides of a split and results look too "
             "good. A column 'subject' in the CSV names the patients (source.labels)"
         )
+    of_one, others = _largest_subject(images)
+    if of_one >= max(_MANY_IMAGES, _MANY_IMAGES * others):
+        _notice(
+            f"one patient has {of_one} of {len(images)} images: if that is a placeholder such as "
+            "ANONYMOUS, and no patient, name the patients in a column 'subject' of the CSV "
+            "(source.labels)"
+        )
     splits = {row.split for row in rows if row.split}
     if splits and "test" not in splits and source.test_fraction:
         _notice(
@@ -247,6 +257,13 @@ def _warn(
     named = any(word in reason for reason in passed_over for word in _NAMED)
     if named or passed_over.total() > len(images):
         _notice(f"{folder}: {_counted(passed_over)}")
+
+
+def _largest_subject(images: Sequence[SourceImage]) -> tuple[int, float]:
+    """Return how many images the known subject of most has, and the median of the others."""
+    known = (image.subject for image in images if image.has_known_subject and not image.set_aside)
+    first, *others = sorted(Counter(known).values(), reverse=True) or [0]
+    return first, median(others) if others else 0
 
 
 def _counted(skipped: Counter[str]) -> str:

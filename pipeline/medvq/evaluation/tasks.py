@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
@@ -9,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvq.errors import UserError
+from medvq.datasets.classes import plain
+from medvq.errors import Notice, UserError
 from medvq.evaluation import metrics
 from medvq.method import targets
 from medvq.method.targets import Target, Truth
@@ -51,22 +53,26 @@ class Task(Target, Protocol):
         ----------
         keys : the key columns of the other data set.
         classes, trained_classes : names of the classes of the other data set and of the probe's.
-            They are matched by name, capitals aside, or where the name is the number of a class of
-            the probe.
+            They are matched by name, capitals, spaces and hyphens aside; or by number, as the probe
+            numbers its classes by name, unless these are numbers themselves: that is told.
 
         Raises
         ------
         UserError
             A class is unknown to the probe.
         """
-        numbers = {str(number): number for number in range(len(trained_classes))}
-        numbers |= {name.casefold(): number for number, name in enumerate(trained_classes)}
-        if unknown := [name for name in classes if name.casefold() not in numbers]:
+        names = {plain(name): number for number, name in enumerate(trained_classes)}
+        counted = {str(number): number for number in names.values()}
+        numbers = names if any(name.isdecimal() for name in names) else counted | names
+        if unknown := [name for name in classes if plain(name) not in numbers]:
             raise UserError(
                 f"the probe knows the classes {', '.join(trained_classes)}; {unknown[0]!r} is none "
                 "of them: name the classes of this data set alike, or leave such labels empty"
             )
-        matched = np.array([numbers[name.casefold()] for name in classes] + [-1])
+        if by_number := [name for name in classes if plain(name) not in names]:
+            meant = ", ".join(f"'{n}' as {trained_classes[numbers[plain(n)]]}" for n in by_number)
+            warnings.warn(Notice(f"classes are matched by number: {meant}"), stacklevel=2)
+        matched = np.array([numbers[plain(name)] for name in classes] + [-1])
         return np.asarray(matched[_labels(keys)])
 
 

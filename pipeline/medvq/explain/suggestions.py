@@ -157,9 +157,10 @@ def suggest_patients(
         known = keys.reindex(columns=["label", "target"]).notna().any(axis=1)
         is_labelled[patients.owner[known.to_numpy()]] = True
     if number > (free := int(np.count_nonzero(~is_labelled))):
+        which = "" if among_all else " without a label"
         raise UserError(
-            f"{number} patients are asked for, and {free} of the {len(is_labelled)} training "
-            "patients have no label; ask for fewer" + ("" if among_all else ", or for any (--all)")
+            f"{number} training patients{which} are asked for, and there are {free}; ask for fewer"
+            + ("" if among_all else ", or for any (--all)")
         )
     chosen = suggest(patients.vectors, is_labelled, number, config.seed)
     first = patients.images_of(chosen)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import io
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,13 +41,15 @@ from pydicom.uid import generate_uid
 from medvq import __version__
 from medvq.explain.explanation import Explainer
 from medvq.explain.sources import ProbeSources
-from medvq.images.formats.parsing import parse
 from medvq.prediction import table
+from medvq.prediction.dicom_headers import ambiguous, header_to_copy
 from medvq.prediction.inputs import NewImage
 from medvq.prediction.predictor import Predictor
 from medvq.report.evidence_figure import ExplainedImage, draw_explanation
 from medvq.storage.artifacts import Artifact, write_bytes
 
+# It quotes what it finds unusual in a header, such as a name without a caret.
+warnings.filterwarnings("ignore", module=r"(highdicom|medvq\.prediction\.dicom_results)(\.|$)")
 MANUFACTURER = "MedVQ"
 # Of private codes (PS3.16, 8.2); values of codes have at most 16 characters, meanings 64.
 _SCHEME = "99MEDVQ"
@@ -74,11 +77,18 @@ class DicomResults(ABC):
 
     def write(self, image: NewImage, row: Mapping[str, str]) -> str:
         """Write the object of an image; return the name of its file, or why there is none."""
-        evidence = [parse(path, stop_before_pixels=True) for path in image.files.paths]
+        evidence = [header_to_copy(path) for path in image.files.paths]
         missing = [name for name in _REFERENCE if not all(one.get(name) for one in evidence)]
         if missing:
             return f"none: the image states no {missing[0]}"
-        made = self._make(image, evidence, row)
+        if several := ambiguous(evidence[0]):
+            return f"none: the image states {several}"
+        try:
+            made = self._make(image, evidence, row)
+        except KeyError as error:
+            if error.args != (evidence[0].SOPClassUID,):
+                raise
+            return "none: highdicom knows no images of its SOP class"
         if isinstance(made, str):
             return f"none: {made}"
         made.ContentDate = made.InstanceCreationDate = f"{self._started:%Y%m%d}"

@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 Labels = Mapping[str, str]
 Images = Sequence[NDArray[Any]] | NDArray[Any]
 _DPI = 110
+_OWN_MATHEMATICS = "$\\mathdefault"  # of the numbers along logarithmic axes
 _GREY_LEVELS: dict[str, Any] = {"cmap": "gray", "vmax": 255}
 REFERENCE: dict[str, Any] = {"color": "0.7", "lw": 0.8, "zorder": 0}
 """How lines are drawn that only guide the eye, such as a diagonal."""
@@ -181,7 +183,10 @@ def _highest(images: Images) -> float:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write a figure as PNG and close it."""
+    """Write a figure as PNG and close it; ``$`` in a name of the user's is that letter."""
+    for text in figure.findobj(Text):
+        if "$" in text.get_text() and not text.get_text().startswith(_OWN_MATHEMATICS):
+            text.set_parse_math(False)
     # What savefig would write, which draws a figure with a layout twice.
     figure.set_dpi(_DPI)
     canvas: Any = FigureCanvasAgg(figure)

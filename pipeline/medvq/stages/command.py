@@ -69,18 +69,26 @@ def add_dataset_option(parser: argparse.ArgumentParser) -> None:
     """Add the name of a data set whose artifacts are read."""
     parser.add_argument(
         "--dataset",
-        type=_dataset_name,
+        type=_dataset,
         default=os.environ.get("DATASET") or "kermany",
         help="name of the data set, or the path of its configuration (default: %(default)s)",
     )
 
 
-def _dataset_name(text: str) -> str:
-    """Return the name of a data set, which its folder of artifacts has."""
-    if Path(text).suffix not in (".yaml", ".yml"):
-        return text
+def dataset_name(text: str) -> str:
+    """Return the name of a data set, which its folder of artifacts has.
+
+    Raises
+    ------
+    UserError
+        ``text`` is the path of a configuration that cannot be read.
+    """
+    return load_config(text).name if Path(text).suffix in (".yaml", ".yml") else text
+
+
+def _dataset(text: str) -> str:
     try:
-        return load_config(text).name
+        return dataset_name(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -96,17 +104,24 @@ def add_probe_option(parser: argparse.ArgumentParser) -> None:
     """Add the fitted probe, by default the last one of the data set at hand."""
     parser.add_argument(
         "--probe",
-        type=_probe,
-        default=os.environ.get("PROBE") or "",
+        type=file_path,
+        default=os.environ.get("PROBE") or None,
         help="the artifact of a fitted probe (default: the last one of DATASET)",
     )
 
 
-def _probe(text: str) -> Path:
-    if text:
-        return Path(text)
-    artifacts = Path(os.environ.get("ARTIFACTS") or "artifacts")
-    return artifacts / _dataset_name(os.environ.get("DATASET") or "kermany") / "probe" / "latest"
+def chosen_probe(parsed: argparse.Namespace) -> Path:
+    """Return the probe that is named, else the last one of DATASET below the folder of artifacts.
+
+    Raises
+    ------
+    UserError
+        DATASET is a configuration that cannot be read.
+    """
+    if parsed.probe is not None:
+        return Path(parsed.probe)
+    root = getattr(parsed, "artifacts", Path(os.environ.get("ARTIFACTS") or "artifacts"))
+    return Path(root) / dataset_name(os.environ.get("DATASET") or "kermany") / "probe" / "latest"
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:

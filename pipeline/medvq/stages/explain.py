@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvq.stages.command import Command, add_json_option, add_probe_option, file_path
+from medvq.stages.command import Command, add_json_option, add_probe_option, chosen_probe, file_path
 
 if TYPE_CHECKING:
     from medvq.explain.explanation import Explainer, Explanation
@@ -35,7 +35,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.explain.sources import ProbeSources
     from medvq.report.evidence_figure import ExplainedImage, draw_explanation
 
-    explainer = Explainer(ProbeSources(parsed.probe))
+    explainer = Explainer(ProbeSources(chosen_probe(parsed)))
     explanation = explainer(parsed.image)
     parsed.out.mkdir(parents=True, exist_ok=True)
     name = parsed.out.absolute() / explanation.image_id

@@ -19,6 +19,7 @@ from medvq.stages.command import (
     add_artifacts_option,
     add_json_option,
     add_probe_option,
+    chosen_probe,
     file_path,
 )
 from medvq.stages.evaluate import prior_of
@@ -69,7 +70,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.prediction.run import Request, predict
 
     _check(parsed)
-    probe = artifacts.finished(parsed.probe, "probe")
+    probe = artifacts.finished(chosen_probe(parsed), "probe")
     extract = artifacts.source(probe, "extract")
     pretrain = artifacts.source(extract, "pretrain")
     inputs = list_inputs(parsed.input.absolute(), pretrain.config())

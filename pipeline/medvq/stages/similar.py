@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medvq.stages.command import Command, add_json_option, add_probe_option, file_path, whole_number
+from medvq.stages.command import (
+    Command,
+    add_json_option,
+    add_probe_option,
+    chosen_probe,
+    file_path,
+    whole_number,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +51,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.explain.sources import ProbeSources
     from medvq.report.look_alikes_figure import draw_look_alikes
 
-    sources = ProbeSources(parsed.probe)
+    sources = ProbeSources(chosen_probe(parsed))
     found = look_alikes(sources, parsed.image, parsed.number, parsed.subject)
     parsed.out.mkdir(parents=True, exist_ok=True)
     name = parsed.out.absolute() / found.image_id

@@ -1,0 +1,69 @@
+"""The header of an image as DICOM results take it over: every attribute valid, or empty.
+
+Objects of a patient and a study must have these attributes (PS3.3, type 2: they may be empty), and
+highdicom refuses values that the standard does not allow. Anonymised exports lack some of them;
+scanners write others, such as a sex of ``U``, a date of ``00000000`` or several character sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
+
+from medvq.images.formats.parsing import parse
+
+_TYPE_2 = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
+    "StudyTime", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+_SEXES = frozenset({"M", "F", "O"})
+
+
+def header_to_copy(path: Path) -> Dataset:
+    """Read a header; an attribute of the patient or the study that is not valid is empty."""
+    header = parse(path, stop_before_pixels=True)
+    # Texts are decoded as the file says, now or when they are read, and written in UTF-8.
+    header.SpecificCharacterSet = "ISO_IR 192"
+    for name in _TYPE_2:
+        header.setdefault(name, None)
+    for name, is_valid in _CHECKS.items():
+        value = header[name].value
+        if value and not (isinstance(value, str) and is_valid(value)):
+            header[name].value = None
+    return header
+
+
+def ambiguous(header: Dataset) -> str:
+    """Return the attribute that names several patients, in words; empty where none does."""
+    several = (name for name in ("PatientID", "PatientName") if header[name].VM > 1)
+    return next((f"several values of {name}" for name in several), "")
+
+
+def _is_sex(value: str) -> bool:
+    return value in _SEXES
+
+
+def _is_date(value: str) -> bool:
+    return _converts(DA, value)
+
+
+def _is_time(value: str) -> bool:
+    return _converts(TM, value)
+
+
+def _converts(kind: Callable[[str], object], value: str) -> bool:
+    try:
+        return kind(value) is not None
+    except ValueError:
+        return False
+
+
+_CHECKS: Mapping[str, Callable[[str], bool]] = {
+    "PatientSex": _is_sex,
+    "PatientBirthDate": _is_date,
+    "StudyDate": _is_date,
+    "StudyTime": _is_time,
+}

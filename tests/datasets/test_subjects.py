@@ -1,0 +1,68 @@
+"""Subjects as tables name them: what may be one patient, or several, and is told."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+from medvq.config import Source
+from medvq.datasets.dataset import Listing
+from medvq.datasets.folders import list_images
+from medvq.errors import Notice, UserError
+from pydantic import TypeAdapter
+
+
+def listing(folder: Path) -> Listing:
+    wanted = json.dumps({"kind": "image_folder", "labels": "labels.csv"})
+    return list_images(folder, TypeAdapter(Source).validate_json(wanted))
+
+
+def write(folder: Path, *lines: str) -> None:
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in "abcde":
+        (tmp_path / f"{name}.png").write_bytes(b"any")
+    return tmp_path
+
+
+@pytest.mark.parametrize("subject", ["1.23457E+11", "1E+15", '"1,2E+12"'])
+def test_subjects_that_a_spreadsheet_has_rounded_are_refused(folder: Path, subject: str) -> None:
+    write(folder, "file,subject", "a.png,12E5", f"b.png,{subject}", f"c.png,{subject}")
+    with pytest.raises(UserError, match=r"line 3: its subject is a number .* rounded") as refused:
+        listing(folder)
+    assert "1.23457" not in str(refused.value)
+
+
+def test_subjects_that_may_be_one_are_told_by_their_lines(folder: Path) -> None:
+    write(folder, "file,subject", "a.png,007", "b.png,Ann", "c.png,7", "d.png,7.0", "e.png,ann ")
+    with pytest.warns(Notice, match="2 subjects are written in several ways") as told:
+        images = listing(folder).images
+    assert "lines 2 and 4;" in " ".join(str(one.message) for one in told)
+    assert len({image.subject for image in images if image.has_known_subject}) == 5
+    write(folder, "file,subject", "a.png,007", "b.png,007", "c.png,8")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "subjects are written")
+        listing(folder)
+
+
+def placeholders(folder: Path, of_one: int, of_others: int) -> bool:
+    """List images of five patients and of one more, and say whether this is taken for none."""
+    subjects = ["ANONYMOUS"] * of_one + [name for name in "abcde" for _ in range(of_others)]
+    for number in range(len(subjects)):
+        (folder / f"{number}.png").write_bytes(b"any")
+    write(folder, "file,subject", *(f"{n}.png,{name}" for n, name in enumerate(subjects)))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        listing(folder)
+    text = f"one patient has {of_one} of"
+    return any(text in str(one.message) for one in told)
+
+
+def test_a_patient_who_may_be_a_placeholder_is_told(folder: Path) -> None:
+    assert placeholders(folder, 40, 2)
+    assert not placeholders(folder, 40, 3)
+    assert not placeholders(folder, 19, 0)
+    assert placeholders(folder, 20, 0)
