@@ -212,7 +212,7 @@ benchmark-codec: setup ## PSNR, SSIM and detail at equal bits: four kinds of cod
 	$(call STUDY,codec)
 
 benchmark-reconstructions: setup ## what codes keep of digits, photographs and radiographs (an hour)
-	$(BIN)/python -m benchmarks.reconstructions --device "$(DEVICE)" $(OVERRIDES) $(if $(JSON),--json)
+	$(BIN)/python -m benchmarks.reconstructions --device "$$DEVICE" $(OVERRIDES) $(if $(JSON),--json)
 
 benchmark-coverage: setup ## how often 95% intervals hold the truth, simulated (minutes)
 	$(BIN)/python -m benchmarks.coverage $(if $(N),--number "$$N") $(if $(JSON),--json)
