@@ -3,6 +3,7 @@
 import argparse
 import errno
 import gc
+import os
 import subprocess
 import sys
 import warnings
@@ -296,6 +297,20 @@ def test_a_bug_is_not_passed_off_as_the_users(
     monkeypatch.setattr("medvq.flow.run", run)
     with pytest.raises(ZeroDivisionError):
         main(["ingest", "--config", configure(tmp_path, "{kind: phantom}")])
+
+
+def test_any_name_of_a_file_can_be_printed() -> None:
+    script = (
+        "from medvq.cli import main\n"
+        "assert main(['ingest', '--config', 'caf\\udce9']) == 2\n"
+        "print('/data/\\xe9/caf\\udce9')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+    )  # fmt: skip
+    assert done.stdout == b"/data/\\xe9/caf\\udce9\n"
+    assert b"no configuration" in done.stderr
 
 
 def test_a_notice_is_one_line_and_shown_once(capsys: pytest.CaptureFixture[str]) -> None:

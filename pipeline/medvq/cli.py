@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import sys
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Names of files may hold bytes that are no text, and a terminal may know ASCII alone.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parsed = _parser().parse_args(arguments)
     # Absolute, since pandas would take a relative path such as "file:x/a.csv" for an address.
     if hasattr(parsed, "artifacts"):

@@ -104,6 +104,32 @@ def test_the_page_is_whole_in_itself_and_no_name_is_markup(folder: Path) -> None
     assert (folder / "report" / "report.html").stat().st_mode & 0o777 == 0o600
 
 
+class NoMaps:
+    """An explainer of a probe that reads features of which there is no map."""
+
+    def __init__(self, _: object) -> None:
+        self.linear = self
+
+    def decompose(self, *_: object) -> None:
+        raise UserError("'hog' is no mean over places of a map")
+
+
+def test_a_probe_whose_features_have_no_map_has_its_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read(folder)
+    colours = "Orange places speak for the second class"
+    with monkeypatch.context() as without:
+        without.setattr("medvq.report.report_figures.Explainer", NoMaps)
+        report_file(folder).unlink()
+        write_report(folder)
+    assert colours in before
+    assert colours not in read(folder)
+    assert "surest of and wrong about" in read(folder)
+    report_file(folder).unlink()
+    write_report(folder)
+
+
 def test_the_first_sentence_and_the_table_are_those_of_the_probe(folder: Path) -> None:
     probe = last_probe(folder)
     summary = probe.summary(ProbeSummary)

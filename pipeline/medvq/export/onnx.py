@@ -114,7 +114,7 @@ def run_onnx(file: Path, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]
         import onnxruntime
     except ImportError as error:
         raise UserError(f"to run ONNX needs the package onnxruntime: {INSTALL}") from error
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     outputs: list[NDArray[np.float32]] = session.run(None, {"images": images})
     return outputs
 

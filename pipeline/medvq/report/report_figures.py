@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from medvq.datasets.manifest import read_manifest
 from medvq.errors import UserError
 from medvq.explain.atlas import CodeEntry, Patch
-from medvq.explain.evidence import LinearProbe
 from medvq.explain.explanation import Explainer, arrays
 from medvq.explain.sources import ProbeSources
 from medvq.method.scaling import to_unit
@@ -94,16 +93,10 @@ def find_errors(probe: Path, ingest: Path, number: int) -> Errors | None:
 
 
 def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
-    """Draw them, with the evidence of each where the probe is linear; say whether it is."""
+    """Draw them, with the evidence of each where there is a map of it; say whether there is."""
     images = np.load(sources.ingest.folder / "images.npy", mmap_mode="r")[errors.rows]
-    try:
-        linear: LinearProbe | None = Explainer(sources).linear
-    except UserError:
-        linear = None
-    evidence = np.zeros((len(images), 1, 1, 1))
-    if linear is not None:
-        maps = sources.encoder.maps(to_unit(images))
-        evidence = linear.decompose(maps.codes[0].numpy(), arrays(maps)).total
+    found = _evidence(images, sources)
+    evidence = np.zeros((len(images), 1, 1, 1)) if found is None else found
     limit = float(np.abs(evidence).max()) or 1.0
     classes = sources.summary.classes
     with plots.panels(file, len(images), 2.6, 2.9, min(3, len(images))) as axes:
@@ -117,9 +110,19 @@ def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
             axis.set_title(title, fontsize=9)
         figure = axes[0].get_figure()
         assert figure is not None
-        if linear is not None:
+        if found is not None:
             scale = ScalarMappable(Normalize(-limit, limit), COLOURS)
             bar = figure.colorbar(scale, ax=axes, shrink=0.7, pad=0.01)
             bar.ax.set_facecolor("0.5")
             bar.set_label(f"evidence for {classes[1]} (logits)")
-    return linear is not None
+    return found is not None
+
+
+def _evidence(images: NDArray[np.uint8], sources: ProbeSources) -> NDArray[np.float64] | None:
+    """Return the evidence in prepared images; None where the probe or its features have no map."""
+    try:
+        linear = Explainer(sources).linear
+        maps = sources.encoder.maps(to_unit(images))
+        return linear.decompose(maps.codes[0].numpy(), arrays(maps)).total
+    except UserError:
+        return None
