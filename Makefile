@@ -295,4 +295,6 @@ audit: setup $(TOOLS)/bin/pip-audit ## look for known vulnerabilities of what re
 	@scripts/audit.sh $(TOOLS)/bin/pip-audit
 
 clean: ## remove artifacts (data and .venv stay)
+	@case "$$PWD/" in "$$(cd -- "$$ARTIFACTS" 2>/dev/null && pwd || echo none)"/*) \
+	echo "ARTIFACTS=$$ARTIFACTS holds this project and is not removed" >&2; exit 2;; esac
 	rm -rf -- "$$ARTIFACTS"

@@ -104,6 +104,24 @@ def test_the_demo_is_the_phantom_and_its_settings_the_users(tmp_path: Path) -> N
     assert following(given, "--set") == ["seed=7"]
 
 
+def test_clean_never_removes_the_project(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    make = ["make", "-s", "-o", "setup", "clean"]
+    for artifacts, status in (
+        (".", 2),
+        ("..", 2),
+        (str(tmp_path), 2),
+        ("none", 0),
+        ("artifacts", 0),
+    ):
+        command = [*make, f"ARTIFACTS={artifacts}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert ("is not removed" in done.stderr) == (status == 2)
+    assert [file.name for file in tmp_path.iterdir()] == ["Makefile"]
+
+
 def test_files_to_preview_may_have_any_name(tmp_path: Path) -> None:
     one = tmp_path / "Ann O'Brien (1).png"
     one.touch()

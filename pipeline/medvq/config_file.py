@@ -23,6 +23,13 @@ RENAMED = {
 
 _ALTERNATIVES = {"source": SOURCES, "encoder": ENCODERS}
 _KINDS: dict[str, type[BaseModel]] = {**SOURCES, **ENCODERS}
+# Pydantic's words are those of JSON and of regular expressions.
+_WORDS = {
+    "tuple_type": "Input should be a list, such as [a, b]",
+    "model_type": "Input should be a section of keys and values",
+    "model_attributes_type": "Input should be a section of keys and values",
+    "string_pattern_mismatch": "Input should be lower-case letters, digits, _ and - alone",
+}
 # Characters of a value that a message quotes; a user may have pasted anything.
 _MOST_QUOTED = 80
 
@@ -161,7 +168,7 @@ def _explain(error: ValidationError | TypeError) -> str:
         key, section = _key(detail["loc"])
         value = detail["input"]
         shown = "" if isinstance(value, dict) else f"={_quoted(repr(value))}"
-        message = detail["msg"].removeprefix("Value error, ")
+        message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
         if key in RENAMED:
             message = f"this key is called {RENAMED[key]} now"
         elif detail["type"] == "union_tag_not_found":

@@ -297,15 +297,9 @@ def test_whitening_needs_random_versions(tmp_path: Path) -> None:
         run(store, tmp_path, whitening=1.0)
 
 
-@pytest.mark.parametrize(
-    ("features", "message"),
-    [(("nothing",), "it holds: codes_0, "), (("pyramid", "latent"), "cannot be joined")],
-)
-def test_features_that_cannot_be_probed_are_refused(
-    store: Artifact, tmp_path: Path, features: tuple[str, ...], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        run(store, tmp_path, features=features)
+def test_features_that_are_not_there_are_refused(store: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it holds: codes_0, "):
+        run(store, tmp_path, features=("latent_9",))
 
 
 @pytest.mark.parametrize(

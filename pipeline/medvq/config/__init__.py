@@ -152,6 +152,14 @@ class Config(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _features_are_made(self) -> Self:
+        made = {"external": bool(self.encoder), "frozen_imagenet": self.extract.frozen_imagenet}
+        if missing := [name for name in self.probe.features if not made.get(name, True)]:
+            needed = {"external": "a section encoder", "frozen_imagenet": "extract.frozen_imagenet"}
+            raise ValueError(f"probe.features: {missing[0]!r} needs {needed[missing[0]]}")
+        return self
+
+    @model_validator(mode="after")
     def _whitening_has_versions(self) -> Self:
         if self.probe.whitening is not None and not self.extract.versions:
             raise ValueError(

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from medvq.config.base import Positive, StrictModel
 from medvq.config.training import AugmentConfig
+
+FEATURE_SETS = (
+    "embedding", "embedding_fine", "latent", "quantized", "histogram", "pyramid", "external",
+    "frozen_imagenet", "untrained_encoder", "raw_pixels", "hog", "border_only",
+    "images_per_subject",
+)  # fmt: skip
+"""Names of feature sets, besides those of single levels, ``codes_0``, ``latent_1`` and so on. Which
+of them there are is known after extraction; a misspelt one is known before training."""
+
+
+FROM_CODES = ("histogram", "pyramid")
+"""Those that are encoded from ``codes_0``, sparsely, and are joined with no other."""
+
+
+def _check_features(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in FEATURE_SETS and not re.fullmatch(r"(codes|latent)_\d", name):
+            known = ", ".join(FEATURE_SETS)
+            raise ValueError(f"no feature set is called {name!r}; there are {known}")
+        if len(names) > 1 and name in FROM_CODES:
+            raise ValueError(f"{name!r} cannot be joined with other feature sets")
+    if len(set(names)) < len(names):
+        raise ValueError("a feature set is named twice")
+    return names
 
 
 class ExtractConfig(StrictModel):
@@ -31,7 +56,9 @@ class ProbeConfig(StrictModel):
     """The linear probe and how it is judged."""
 
     label_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
-    features: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedding",)
+    features: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_features)] = (
+        "embedding",
+    )
     """The feature sets that make up MedVQ's row."""
     label_subsets: Literal["random", "official"] = "random"
     """Labels are drawn at random, or by the folds that the data set is published with."""

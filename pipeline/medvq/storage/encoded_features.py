@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from medvq.config import ProbeConfig
+from medvq.config.probe import FROM_CODES
 from medvq.errors import UserError
 from medvq.method.encodings import (
     BlockScaler,
@@ -35,8 +36,6 @@ from medvq.storage.feature_store import (
     read_metadata,
 )
 
-FROM_CODES = ("histogram", "pyramid")
-"""Feature sets that are encoded from ``codes_0``, sparsely, and not from their own columns."""
 _BATCH = 10_000
 """Rows that components are fitted on, and that are transformed at once. Components of more rows
 would take minutes and be the same; wide features of more take gigabytes in double precision."""
@@ -103,15 +102,11 @@ class FeatureStore:
             self._row_of_version = row[versions["image_id"]].to_numpy()
 
     def check(self, names: Sequence[str]) -> None:
-        """Raise a :class:`UserError` where feature sets are missing or cannot be joined."""
+        """Raise a :class:`UserError` where a feature set is missing."""
         if unknown := [name for name in names if name not in self.names]:
             raise UserError(
                 f"probe.features={unknown[0]!r} is not in the feature store; "
                 f"it holds: {', '.join(self.names)}"
-            )
-        if len(names) > 1 and (mixed := [name for name in names if name in FROM_CODES]):
-            raise UserError(
-                f"probe.features: {mixed[0]!r} cannot be joined with other feature sets"
             )
 
     def encode(
