@@ -21,6 +21,7 @@ from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.prediction import run
 from medvq.prediction.journal import Journal
+from PIL import Image
 from pydicom.config import disable_value_validation
 from pydicom.uid import generate_uid
 
@@ -120,6 +121,7 @@ def test_images_of_another_kind_are_flagged_and_unreadable_ones_refused(
     save_picture(source / "d.png", size=(120, 45))
     save_nifti(source / "e.nii.gz", noise(9, 9, 9).astype(np.int16))
     save_picture(source / "f.png", size=(800, 750))
+    Image.new("L", (80, 64), 7).save(source / "g.png")
     (source / "empty").touch()
     (source / "notes.txt").write_text("no image")
     rows = {row["file"]: row for row in predict(source, tmp_path / "p.csv")}
@@ -131,13 +133,16 @@ def test_images_of_another_kind_are_flagged_and_unreadable_ones_refused(
         "read",
         "refused",
         "read",
+        "read",
     ]
+    assert rows["g.png"]["other_kind"] == "it shows nothing: all its pixels have one value"
     assert rows["e.nii.gz"]["reason"] == "an image of 3 axes, where 2 are expected"
     assert rows["e.nii.gz"]["class"] == rows["e.nii.gz"]["probability_OPACITY"] == ""
     assert rows["c.png"]["other_kind"].startswith("its size 700 x 900 is far from those of train")
     assert rows["d.png"]["other_kind"].startswith("its width is 2.67 times its height")
     assert "no image: 1 x no image (.txt)" in shown
-    assert "4 images read, 2 refused" in shown
+    assert "5 images read, 2 refused" in shown
+    assert "flagged: 1 x it shows nothing" in shown
     assert "flagged: 2 x its size is far from those of training" in shown
     assert "flagged: 1 x its width over its height is far from those of training" in shown
 

@@ -21,7 +21,8 @@ class NewImageResult(ReadResult):
     Attributes
     ----------
     applied : what was done to show it.
-    other_kind : in what its header differs from the images that were trained on.
+    other_kind : in what its header differs from the images that were trained on, or that there is
+        nothing to be seen.
     """
 
     applied: tuple[str, ...] = ()
@@ -52,10 +53,17 @@ class NewImageReader(Reader):
     def __call__(self, files: ImageFiles) -> NewImageResult:
         with recorded() as notes:
             result = self._result(files)
-            other = self._other_modality(files) if result.image is not None else ""
+            other = self._other_kind(files, result)
         values = {name: getattr(result, name) for name in _FIELDS}
         values["notices"] = notes.notices
         return NewImageResult(**values, applied=notes.applied, other_kind=other)
+
+    def _other_kind(self, files: ImageFiles, result: ReadResult) -> str:
+        if result.image is None:
+            return ""
+        if result.image.min() == result.image.max():
+            return "it shows nothing: all its pixels have one value"
+        return self._other_modality(files)
 
     def _other_modality(self, files: ImageFiles) -> str:
         if not self.modalities or not is_dicom(files.paths[0]):
