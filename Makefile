@@ -33,7 +33,7 @@ BIN := $(VENV)/bin
 TOOLS := build/tools
 # Recipes take them from here ("$$ARTIFACTS"): their values may hold quotes.
 export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE STORES SET SEED LABEL_FRACTION \
-	DEVICE NPROC N CLASS TEMPERATURE GUIDANCE TOP_K TOP_P STEPS DICOM_OUTPUT PORT
+	DEVICE NPROC N CLASS TEMPERATURE GUIDANCE TOP_K TOP_P STEPS DICOM_OUTPUT
 # A switch that is 0 is off.
 $(foreach switch,FORCE ACCEPT_CODE JSON QUICK VALIDATION UPGRADE,\
 	$(if $(filter 0,$($(switch))),$(eval override $(switch) :=)))
@@ -173,7 +173,7 @@ bundle: setup ## DATASET's encoder, and PROBE=..., as a MONAI bundle (OUT=folder
 # DATASET has a default for all other targets; here that is the data set of the newest run.
 mlflow-ui: setup ## compare runs in the browser, on this machine only (DATASET= PORT=)
 	@$(BIN)/python -m medvq mlflow-ui $(if $(filter-out file,$(origin DATASET)),--config "$$DATASET") \
-		$(if $(PORT),--port "$$PORT")
+		$(if $(PORT),--port "$(PORT)")
 
 mlflow-sync: setup ## send what MLflow could not take when it was reported
 	$(BIN)/python -m medvq mlflow-sync
