@@ -1,6 +1,6 @@
 """``make benchmark-anomalies``: images with a finding told from normal ones, by normal ones alone.
 
-The scores were chosen on validation images and their acquisition-swapped copies, which count a
+The score is chosen on validation images and their acquisition-swapped copies, which count a
 quarter; the test split is read here.
 """
 
@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from medvq.errors import UserError
 from medvq.evaluation.intervals import subject_weights
+from medvq.prior.code_prior import CodePrior, negative_log_likelihood
+from medvq.prior.weights import load_prior
+from medvq.storage.artifacts import finished
 from medvq.storage.feature_store import (
     FEATURES,
     SWAPPED,
@@ -27,20 +31,23 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.normal_memory import NormalMemory
 from benchmarks.page import Figure, Section, table
-from benchmarks.prior.anomalies import NORMAL, distance_to_neighbours
+from benchmarks.prior.anomalies import NORMAL, NORMAL_PRIOR, distance_to_neighbours
 from benchmarks.study import Study, run_study
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 1000
 _PARTS = ("validation", "swapped", "test")
 _BASELINE, _MEMORY = "embedding, nearest neighbours", "latent, each place among normal ones"
+_BITS, _BOTH = "codes, bits of a prior", "embedding's neighbours and the codes' bits"
 _ABOUT = (
     "AUROC of all other images against normal ones, by scores that have seen nothing but normal "
     "training images. *Nearest neighbours*: the mean distance to the 5 nearest in 64 principal "
     "components of the standardised vectors. *Each place among normal ones*: of each cell's "
     "standardised channels, the mean distance to the 5 nearest of normal images at that cell, and "
-    "the mean over cells (`benchmarks.normal_memory`). The score was chosen by validation images, "
-    "as they are and acquisition-swapped, three to one; test images were read once it was chosen."
+    "the mean over cells (`benchmarks.normal_memory`). *Bits of a prior*: the negative "
+    "log-likelihood of the codes by a Transformer that is trained on those of normal images; with "
+    "the *embedding's neighbours* it is added in standard deviations of normal validation images. "
+    "The score is chosen by validation images, as they are and acquisition-swapped, three to one."
 )
 
 
@@ -50,7 +57,11 @@ def main(study: Study, parsed: argparse.Namespace) -> None:
     rows, figures = [], []
     for number, folder in enumerate(folders, 1):
         parts = read_parts(folder)
-        aurocs = {name: _aurocs(parts, scores) for name, scores in scores_of(folder, parts).items()}
+        scores = scores_of(folder, parts)
+        if read_metadata(folder / FEATURES).levels:
+            scores[_BITS] = bits_of_codes(train_prior(study, folder), folder, parts)
+            scores[_BOTH] = both(scores[_BASELINE], scores[_BITS], parts)
+        aurocs = {name: _aurocs(parts, values) for name, values in scores.items()}
         for name, measured in aurocs.items():
             values = [measured[part] for part in _PARTS]
             gain = "" if name == _BASELINE else _shown(values[2] - aurocs[_BASELINE]["test"], "+")
@@ -123,6 +134,33 @@ def scores_of(folder: Path, parts: Mapping[str, Part]) -> dict[str, dict[str, Fl
     memory = NormalMemory(maps["train"])
     scores[_MEMORY] = {name: memory.anomaly_maps(maps[name]).mean((1, 2)) for name in _PARTS}
     return scores
+
+
+def train_prior(study: Study, folder: Path) -> CodePrior:
+    """Return a prior of the codes of the normal training images of a feature store."""
+    extract = finished(folder, "extract")
+    prior = study.run("prior", study.config(*NORMAL_PRIOR), {"prior": {"extract": extract}})
+    return load_prior(prior.folder, read_metadata(folder / FEATURES).model)
+
+
+def bits_of_codes(prior: CodePrior, folder: Path, parts: Mapping[str, Part]) -> dict[str, Floats]:
+    """Return the mean bits of each image's coarsest codes, by part."""
+    shape = read_metadata(folder / FEATURES).levels[0].latent_shape
+    bits = {}
+    for name in _PARTS:
+        codes = read_feature(parts[name].table, "codes_0")[parts[name].rows].astype(np.int64)
+        of_places = negative_log_likelihood(prior, torch.from_numpy(codes).unflatten(1, shape))
+        bits[name] = of_places.reshape(len(codes), -1).mean(1)
+    return bits
+
+
+def both(
+    one: Mapping[str, Floats], other: Mapping[str, Floats], parts: Mapping[str, Part]
+) -> dict[str, Floats]:
+    """Return the sum of two scores, each in standard deviations of normal validation images."""
+    normal = ~parts["validation"].is_ill
+    deviations = [scores["validation"][normal].std() for scores in (one, other)]
+    return {name: one[name] / deviations[0] + other[name] / deviations[1] for name in _PARTS}
 
 
 def _aurocs(parts: Mapping[str, Part], scores: Mapping[str, Floats]) -> dict[str, Floats]:

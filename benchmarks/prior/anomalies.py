@@ -38,6 +38,8 @@ ABOUT = (
     "are nearly known, are worth, and nothing of anomalies that are rare. Scores were chosen on "
     "validation images."
 )
+NORMAL_PRIOR = (f"prior.only_class={NORMAL}", "prior.epochs=12", "prior.dropout=0.2")
+"""A prior of normal images alone, chosen on validation images."""
 _ALONE, _UNLABELLED = "normals alone, ", "positive-unlabelled, "
 _NEIGHBOURS = 5
 _IMPROBABLE = 0.005
@@ -49,7 +51,7 @@ Floats = NDArray[np.float64]
 def anomalies(inputs: Inputs) -> list[Figure]:
     """Return how well each score tells normal images from all others."""
     maps = inputs.maps
-    normal = inputs.train(f"prior.only_class={NORMAL}", "prior.epochs=12", "prior.dropout=0.2")
+    normal = inputs.train(*NORMAL_PRIOR)
     unlabelled = inputs.train("prior.withheld_labels=1.0").levels[0]
     is_ill = maps.labels.numpy() != maps.label_of(NORMAL)
     share = float(is_ill[maps.rows("train")].mean())

@@ -105,6 +105,18 @@ def test_the_page_compares_places_with_whole_images(
     assert f"| {places:.3f} [" in Path(page).read_text()
 
 
+def test_two_scores_count_by_their_spread_among_normal_validation_images() -> None:
+    is_ill = np.array([False, False, True])
+    rows, subjects = np.arange(3), np.array(["a", "b", "c"])
+    parts = {"validation": anomalies.Part(Path(), rows, is_ill, subjects)}
+    one, other = np.array([0.0, 2.0, 9.0]), np.array([10.0, 30.0, 0.0])
+    names = ("validation", "swapped", "test")
+    found = anomalies.both(dict.fromkeys(names, one), dict.fromkeys(names, other), parts)
+    # Of the two normal ones the deviations are 1 and 10.
+    for name in names:
+        assert found[name] == pytest.approx([0 + 1, 2 + 3, 9 + 0])
+
+
 def test_a_set_without_normal_images_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path)
     parts = anomalies.read_parts(tmp_path)

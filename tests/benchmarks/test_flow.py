@@ -15,6 +15,7 @@ from medvq.config_file import config_file, load_config
 from medvq.datasets.manifest import read_manifest
 from medvq.evaluation.probe_data import ProbeData
 from medvq.method.scaling import to_bytes, to_network, to_unit
+from medvq.prior.outliers import score_images
 from medvq.stages.stage import RunOptions
 from medvq.storage.artifacts import Artifact, source
 from medvq.storage.encoded_features import FeatureStore
@@ -22,9 +23,18 @@ from medvq.storage.feature_store import FEATURES, read_feature, read_keys
 from medvq.storage.weights import FILE, load_model
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import ablation, codes, label_efficiency, reconstructions, supervised, trust
+from benchmarks import (
+    ablation,
+    anomalies,
+    codes,
+    label_efficiency,
+    reconstructions,
+    supervised,
+    trust,
+)
 from benchmarks.prior import __main__ as prior
 from benchmarks.prior import samples
+from benchmarks.prior.anomalies import NORMAL_PRIOR
 from benchmarks.prior.inputs import Inputs, likelihood
 from benchmarks.rivals import Recipe, resnet
 from benchmarks.study import Study
@@ -160,6 +170,25 @@ def test_the_study_of_priors_judges_all_that_the_data_set_allows(
     models = ("transformer", "pixelcnn", "masked")
     sampled = [f"| {model}{more}" for model in models for more in ("", ", guidance 1.5")]
     assert [row[0] for row in rows[2:-3]] == sampled
+
+
+def test_anomalies_are_scored_by_a_prior_of_normal_images(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = study_of(folder, "anomalies", *SMALL_PRIOR, json=True)
+    anomalies.main(study, argparse.Namespace(stores=None))
+    *_, line = capsys.readouterr().out.splitlines()
+    figures = {row["figure"]: row["value"] for row in json.loads(line)["rows"]}
+    # By the images themselves, not by the codes that were stored.
+    inputs = Inputs(study)
+    (prior,) = inputs.train(*NORMAL_PRIOR).levels
+    rows = inputs.maps.rows("test")
+    images = np.load(inputs.ingest / "images.npy")[rows]
+    bits = score_images(inputs.model, prior, images).negative_log_likelihood.mean((1, 2))
+    is_ill = inputs.maps.labels.numpy()[rows] != inputs.maps.label_of("NORMAL")
+    name = "codes, bits of a prior, training 1: AUROC, test"
+    assert figures[name] == pytest.approx(roc_auc_score(is_ill, bits), abs=0.01)
+    assert "embedding's neighbours and the codes' bits, training 1: AUROC, test" in figures
 
 
 def test_codes_are_compared_with_as_many_bytes_of_the_embedding(
