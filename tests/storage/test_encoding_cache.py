@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,23 @@ def extract(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture
 def store(extract: Artifact) -> CountingStore:
     return CountingStore(extract.folder)
+
+
+class ConstantStore(FeatureStore):
+    """A store in which all images are alike."""
+
+    def _read(self, name: str) -> tuple[Any, Any]:
+        images, versions = super()._read(name)
+        return np.ones_like(images), np.ones_like(versions)
+
+
+@pytest.mark.parametrize("whitening", [None, 1.0])
+def test_a_set_that_is_constant_warns_of_nothing(extract: Artifact, whitening: Any) -> None:
+    config = CONFIG.model_copy(update={"whitening": whitening})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, encoded = ConstantStore(extract.folder).encode(("hog",), config, 0, TRAIN)
+    np.testing.assert_array_equal(encoded.images, 0)
 
 
 def assert_equal(one: ProbeFeatures, other: ProbeFeatures) -> None:

@@ -154,11 +154,13 @@ class FeatureStore:
             if len(versions):
                 table = np.concatenate([table, versions[first]])
             # Evenly spaced rows, since images lie in the order of the manifest.
-            encoding.fit(table[:: -(-len(table) // _BATCH)])
+            table, owner = table[:: -(-len(table) // _BATCH)], None
         else:
             rows, of_versions = self._with_versions(train)
             owner = np.concatenate([rows, self._row_of_version[of_versions]])
-            encoding.fit(np.concatenate([images[rows], versions[of_versions]]), owner)
+            table = np.concatenate([images[rows], versions[of_versions]])
+        with np.errstate(invalid="ignore"):  # PCA divides by the variance, none of a constant set
+            encoding.fit(table, owner)
         return encoding, self._encoded(encoding, images, versions)
 
     def count_versioned(self, train: NDArray[np.intp]) -> int:
