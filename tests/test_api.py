@@ -121,6 +121,8 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
         encoder([files[0], secret])
     assert "Ann" not in str(caught.value)
     assert len(encoder([])) == 0
+    with pytest.raises(TypeError, match="a list of paths"):
+        encoder(str(files[0]))
 
 
 @pytest.mark.parametrize("load", [medvq.load_encoder, medvq.load_probe])

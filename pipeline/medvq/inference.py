@@ -154,7 +154,11 @@ class Encoder:
         ------
         UserError
             A file cannot be read; the message says which and why.
+        TypeError
+            ``files`` is one text, whose letters would be taken for files.
         """
+        if isinstance(files, str):
+            raise TypeError("files is one text; give a list of paths: [path]")
         paths = [Path(file) for file in files]
         window = getattr(self.config.source, "window", None)
         listed = [ImageFiles((path,), window=window) for path in paths]
