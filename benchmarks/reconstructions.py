@@ -89,12 +89,15 @@ class Reconstructed:
 
 def main(study: Study, _: argparse.Namespace) -> None:
     """Train small models of digits, photographs and radiographs; measure their reconstructions."""
+    studies = [
+        Study(NAME, study.target, name, (*COMMON, *settings, *study.settings), study.options)
+        for name, settings in DATA_SETS.items()
+    ]
+    # A data set that is missing is told of before any training.
+    ingests = [one.run("ingest", one.config()) for one in studies]
     rows, figures = [], []
     histories: dict[str, list[pd.DataFrame]] = {}
-    for config_name, settings in DATA_SETS.items():
-        every = (*COMMON, *settings, *study.settings)
-        one = Study(NAME, study.target, config_name, every, study.options)
-        ingest = one.run("ingest", one.config())
+    for one, ingest in zip(studies, ingests, strict=True):
         trainings = [
             one.run("pretrain", one.config(f"seed={seed}"), {"pretrain": {"ingest": ingest}})
             for seed in SEEDS
