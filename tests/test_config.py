@@ -77,6 +77,7 @@ def test_the_last_override_wins(file: Path) -> None:
         ("probe.label_fracton=0.1", ("probe.label_fracton", "allowed: label_fraction, features")),
         ("ingest.swap.copies=1", ("ingest.swap.copies", "allowed: training_copies")),
         ("ingest.equalise.clip=1", ("ingest.equalise.clip", "allowed: clip_limit, tiles")),
+        ("ingest.equalise.tiles=1000", ("tiles=1000", "less than or equal to 64")),
         ("source.sise=64", ("source.sise", "allowed: kind, train_subjects, test_subjects, size")),
         ("source.kind=MRI scans", ("source.kind='MRI scans'", "lower-case letters")),
         ("source.size=8", ("source.size=8", "greater than or equal to 64")),

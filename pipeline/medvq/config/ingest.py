@@ -17,7 +17,7 @@ class EqualiseConfig(StrictModel):
 
     clip_limit: Annotated[float, Field(gt=0)] = 2.0
     """Bins of a tile's histogram are clipped at this multiple of an even histogram."""
-    tiles: Positive = 8
+    tiles: Annotated[int, Field(ge=1, le=64)] = 8
     """Tiles along each axis."""
 
 
