@@ -76,9 +76,9 @@ def arguments(tmp_path: Path, *make: str, **environment: str) -> list[str]:
     python.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
     python.chmod(0o755)
     command = ["make", "-s", "-o", "setup", f"BIN={tmp_path}", *make]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
-    )
+    # Make takes every variable of the environment: those of whoever runs the tests are not asked.
+    own = {"PATH": os.environ["PATH"]} | environment
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
     return done.stdout.split("\0")[1:-1]
 
 
