@@ -35,7 +35,7 @@ TOOLS := build/tools
 export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE STORES SET SEED LABEL_FRACTION \
 	DEVICE NPROC N CLASS TEMPERATURE GUIDANCE TOP_K TOP_P STEPS DICOM_OUTPUT
 # A switch that is 0 is off.
-$(foreach switch,FORCE ACCEPT_CODE JSON QUICK VALIDATION UPGRADE,\
+$(foreach switch,ALL FORCE ACCEPT_CODE JSON QUICK VALIDATION UPGRADE,\
 	$(if $(filter 0,$($(switch))),$(eval override $(switch) :=)))
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
@@ -88,6 +88,7 @@ help: ## this text
 	@echo "                          explain, similar, predict: this one, and not the last one of DATASET"
 	@echo "  DICOM_OUTPUT=sr         predict: of each DICOM image a structured report; sc: its evidence map"
 	@echo "  SETS=a,b STORES=        benchmark-label-curve, -suggestions: data sets; artifacts to read as they are"
+	@echo "  ALL=1                   suggest-labels: among all training patients, those with a label too"
 	@echo "  TYPICALITY=0            predict: do not say how typical images are"
 	@echo "  SET=\"key=value ...\"     values over the yaml, e.g. SET=\"pretrain.epochs=3\""
 	@echo "  SEED=0                  seed of everything random"
@@ -140,7 +141,7 @@ similar: setup ## training images of other patients that are most like IMAGE=fil
 
 suggest-labels: OUT := $(or $(OUT),$(ARTIFACTS)/to-label)
 suggest-labels: setup ## N=40 typical and diverse patients to label first, chosen without labels
-	@$(BIN)/python -m medvq suggest-labels $(if $(JSON),--json) $(if $(N),--number "$$N") \
+	@$(BIN)/python -m medvq suggest-labels $(if $(JSON),--json) $(if $(ALL),--all) $(if $(N),--number "$$N") \
 		--dataset "$$DATASET" --out "$$OUT"
 
 predict: OUT := $(or $(OUT),$(ARTIFACTS)/predictions.csv)

@@ -104,6 +104,11 @@ def test_the_demo_is_the_phantom_and_its_settings_the_users(tmp_path: Path) -> N
     assert following(given, "--set") == ["seed=7"]
 
 
+def test_suggestions_among_all_patients_are_a_switch(tmp_path: Path) -> None:
+    assert "--all" in arguments(tmp_path, "suggest-labels", "ALL=1")
+    assert "--all" not in arguments(tmp_path, "suggest-labels", "ALL=0")
+
+
 def test_clean_never_removes_the_project(tmp_path: Path) -> None:
     (tmp_path / "artifacts").mkdir()
     shutil.copy(ROOT / "Makefile", tmp_path)

@@ -160,7 +160,7 @@ def suggest_patients(
         which = "" if among_all else " without a label"
         raise UserError(
             f"{number} training patients{which} are asked for, and there are {free}; ask for fewer"
-            + ("" if among_all else ", or for any (--all)")
+            + ("" if among_all else ", or for any (ALL=1, --all)")
         )
     chosen = suggest(patients.vectors, is_labelled, number, config.seed)
     first = patients.images_of(chosen)
