@@ -59,7 +59,8 @@ class TracedPreparation(nn.Module):
 
     def resample(self, greys: Tensor, positions: Tensor) -> Tensor:
         """Return the images at their positions, in [0, 1]: as bytes, as they are cached."""
-        return (warp(greys, positions, self.shape) + 0.5).clamp(0, 255).floor() / 255.0
+        whole = (warp(greys.double(), positions, self.shape) + 0.5).clamp(0, 255).floor()
+        return whole.float() / 255.0
 
 
 class Clahe(nn.Module):
@@ -151,7 +152,7 @@ class Registrar(nn.Module):
 
     def begin(self, greys: Tensor) -> tuple[Tensor, ...]:
         """Return what every step reads, and the state that the first one changes."""
-        small = shrink(greys / 255.0, self.config.size)
+        small = shrink(greys.double() / 255, self.config.size)
         low, high = search_limits(self.axes)
         positions = torch.minimum(torch.maximum(self.start(small), low), high)
         layers = search_layers(small)
@@ -165,7 +166,7 @@ class Registrar(nn.Module):
         """Return the state after one step; images that have arrived stay where they are."""
         low, high = search_limits(self.axes)
         cost, _, gradient, curvature = before
-        unit = torch.eye(2 * self.axes)
+        unit = torch.eye(2 * self.axes, dtype=positions.dtype)
         damped = curvature + damping[..., None] * curvature * unit + 1e-8 * unit
         step = _solve(damped, gradient).clamp(-LARGEST_STEP, LARGEST_STEP)
         trial = torch.minimum(torch.maximum(positions + step, low), high)
@@ -185,7 +186,7 @@ class Registrar(nn.Module):
         """Return the positions; the mean position where the template was not found."""
         correlation = state[3]
         found = correlation >= self.config.min_correlation
-        return torch.where(found[:, None], positions, mean_position(self.config, self.axes))
+        return torch.where(found[:, None], positions, mean_position(self.config, self.axes)).float()
 
 
 def _solve(matrices: Tensor, vectors: Tensor) -> Tensor:
@@ -194,7 +195,7 @@ def _solve(matrices: Tensor, vectors: Tensor) -> Tensor:
     A graph has no operation that solves systems.
     """
     joined = torch.cat([matrices, vectors[..., None]], 2)
-    for k, unit in enumerate(torch.eye(vectors.shape[1])):
+    for k, unit in enumerate(torch.eye(vectors.shape[1], dtype=vectors.dtype)):
         row = joined[:, k : k + 1] / joined[:, k : k + 1, k : k + 1]
         joined = joined - (joined[:, :, k : k + 1] - unit[:, None]) * row
     return joined[..., -1]

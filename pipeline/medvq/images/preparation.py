@@ -25,7 +25,8 @@ from medvq.method.alignment import Alignment, Registration, warp
 
 Bytes = NDArray[np.uint8]
 
-# Images that are registered or resampled at a time: it bounds the memory of their float32 copies.
+# Images that are registered or resampled at a time: it bounds the memory of their copies, which are
+# in double precision, see the alignment.
 _CHUNK = 256
 
 
@@ -102,7 +103,7 @@ class Preparation:
         shape = self.config.image_shape
         chunks = zip(equalised.split(_CHUNK), registration.positions.split(_CHUNK), strict=True)
         parts = [
-            (warp(images.float(), positions, shape) + 0.5).clamp(0, 255).byte()
+            (warp(images.double(), positions, shape) + 0.5).clamp(0, 255).byte()
             for images, positions in chunks
         ]
         resampled = torch.cat(parts).numpy()
@@ -134,7 +135,6 @@ def prepare_shared(preparation: Preparation, originals: Bytes) -> PreparedImages
     """
     if preparation.changes_nothing:
         return preparation(originals)
-    # The sums of a registration depend on the images that are searched for together.
     starts = range(0, len(originals), _CHUNK)
     made = map_shared(lambda start: preparation(originals[start : start + _CHUNK]), starts)
     parts = list(tqdm(made, "preparing", len(starts), unit=" batches", disable=rank() > 0))

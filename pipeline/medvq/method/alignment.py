@@ -9,6 +9,10 @@ The maximisation is Gauss-Newton with Levenberg's damping on the normalised resi
 enhanced correlation coefficient of [1]_: for images of zero mean and unit norm the squared distance
 is 2 - 2 NCC, and with four parameters (six in 3-D) the normal equations are tiny.
 
+The search is in double precision and its positions are rounded to single: in single precision the
+order of a sum, which differs between machines, numbers of threads and libraries, decides greys that
+lie between two bytes, and now and then whether one more step is taken.
+
 References
 ----------
 .. [1] Evangelidis, Psarakis: Parametric image alignment using enhanced correlation coefficient
@@ -58,14 +62,17 @@ def sampling_grid(positions: Tensor, size: tuple[int, ...]) -> Tensor:
     Shape (B, *size, n).
     """
     n = len(size)
-    scales = positions[:, :n, None].exp() * torch.eye(n, device=positions.device)
+    scales = positions[:, :n, None].exp() * torch.eye(n).to(positions)
     theta = torch.cat([scales, positions[:, n:, None]], dim=2)
     return F.affine_grid(theta, [positions.shape[0], 1, *size], align_corners=False)
 
 
 def warp(images: Tensor, positions: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Cut images (B, C, *spatial) out at their positions, resized; the border is repeated."""
-    grid = sampling_grid(positions, size)
+    """Cut images (B, C, *spatial) out at their positions, resized; the border is repeated.
+
+    In the precision of the images.
+    """
+    grid = sampling_grid(positions.to(images.dtype), size)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
@@ -85,7 +92,7 @@ def invert(positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Registration:
-    """The positions of images in the template, (B, 2n), and their NCC with it there, (B,).
+    """The positions of images in the template, float32 (B, 2n), and their NCC there, (B,).
 
     ``failed`` (B,) is true where it was too poor and the mean position was taken instead.
     """
@@ -97,7 +104,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class Alignment:
-    """A fitted template, blurred, (1, 1, *spatial), and the search for images' positions in it."""
+    """A fitted template, blurred, float32 (1, 1, *spatial), and the search for images in it."""
 
     template: Tensor
     config: AlignmentConfig
@@ -120,17 +127,16 @@ class Alignment:
 
     def register(self, images: Tensor) -> Registration:
         """Find the position of each image of shape (B, 1, *spatial), uint8 or [0, 1]."""
-        centre = mean_position(self.config, images.ndim - 2)
+        centre = mean_position(self.config, images.ndim - 2).float()
         found = [self._search(shrink(chunk, self.config.size)) for chunk in images.split(_CHUNK)]
-        positions, correlation = (torch.cat(parts) for parts in zip(*found, strict=True))
+        positions, correlation = (torch.cat(parts).float() for parts in zip(*found, strict=True))
         failed = ~(correlation >= self.config.min_correlation)
         return Registration(torch.where(failed[:, None], centre, positions), correlation, failed)
 
     def _search(self, small: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions and correlations of shrunken images."""
-        return _levenberg(
-            small, self.template, best_candidates(self.template, self.config)(small), self.config
-        )
+        start = best_candidates(self.template, self.config)(small)
+        return _levenberg(small, self.template, start, self.config)
 
 
 def of_template(images: Items) -> Items:
@@ -145,13 +151,13 @@ def best_candidates(template: Tensor, config: AlignmentConfig) -> Callable[[Tens
     against all candidates are three matrix products. Only where the template then has content is
     compared. The function takes shrunken images and returns a position for each.
     """
-    n = template.ndim - 2
+    n, template = template.ndim - 2, template.double()
     size = (_COARSE_SIZE,) * n
     candidates = _candidates(config, n)
     inverse = invert(candidates)
     template = average_over_cells(template, size)
     placed = warp(template.expand(len(inverse), *template.shape[1:]), inverse, size).flatten(1)
-    inside = (sampling_grid(inverse, size).abs().amax(-1) <= 1).float().flatten(1)
+    inside = (sampling_grid(inverse, size).abs().amax(-1) <= 1).double().flatten(1)
     pixels = inside.sum(1)
     weight = inside * (placed - (placed * inside).sum(1, keepdim=True) / pixels[:, None])
     weight = weight / weight.norm(dim=1, keepdim=True)
@@ -169,37 +175,34 @@ def best_candidates(template: Tensor, config: AlignmentConfig) -> Callable[[Tens
 
 def mean_position(config: AlignmentConfig, axes: int = 2) -> Tensor:
     """Return the position around which all are found, and that of an image that fails."""
-    return torch.cat([torch.full((axes,), -config.zoom), torch.zeros(axes)])
+    return torch.tensor([-config.zoom] * axes + [0.0] * axes, dtype=torch.float64)
 
 
 def _candidates(config: AlignmentConfig, axes: int) -> Tensor:
     """Return positions (K, 2n) spread over what is plausible: 5^4 in 2-D, 3^6 in 3-D."""
     steps = 5 if axes == 2 else 3
-    scales = torch.linspace(-_START_SCALE, _START_SCALE, steps) - config.zoom
-    shifts = torch.linspace(-_START_SHIFT, _START_SHIFT, steps)
+    scales = torch.linspace(-_START_SCALE, _START_SCALE, steps, dtype=torch.float64) - config.zoom
+    shifts = torch.linspace(-_START_SHIFT, _START_SHIFT, steps, dtype=torch.float64)
     return torch.cartesian_prod(*[scales] * axes, *[shifts] * axes)
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """Return images, uint8 or [0, 1], as blurred squares (or cubes) of ``side`` in [0, 1]."""
+    """Return images, uint8 or [0, 1], as blurred squares (or cubes) of ``side``, in double."""
     n = images.ndim - 2
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    small = average_over_cells(images.float() / scale, [side] * n)
-    padded = F.pad(small, (_BLUR // 2,) * (2 * n), mode="replicate")
-    return (F.avg_pool2d if n == 2 else F.avg_pool3d)(padded, _BLUR, stride=1)
+    small = average_over_cells(images.double() / scale, [side] * n)
+    blurred = F.pad(small, (_BLUR // 2,) * (2 * n), mode="replicate")
+    # Not by pooling, which ONNX Runtime has in single precision alone.
+    for axis in range(2, 2 + n):
+        moved = [blurred.narrow(axis, at, side) for at in range(_BLUR)]
+        blurred = torch.stack(moved).mean(0)
+    return blurred
 
 
 def _mean(small: Tensor, positions: Tensor) -> Tensor:
     chunks = zip(small.split(_CHUNK), positions.split(_CHUNK), strict=True)
     aligned = torch.cat([warp(images, p, tuple(small.shape[2:])) for images, p in chunks])
-    return aligned.mean(0, keepdim=True)
-
-
-def _unit(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values with zero mean and unit norm along the last axis, and the norm."""
-    centred = flat - flat.mean(-1, keepdim=True)
-    norm = centred.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-    return centred / norm, norm
+    return aligned.mean(0, keepdim=True).float()
 
 
 def _levenberg(
@@ -210,7 +213,7 @@ def _levenberg(
     low, high = search_limits(n)
     evaluate, layers = search_cost(template, config), search_layers(images)
     positions = start.clamp(low, high)
-    damping = torch.full((len(start), 1), 1e-2)
+    damping = torch.full_like(start[:, :1], 1e-2)
     cost, correlation, gradient, curvature = evaluate(layers, positions)
     active = torch.arange(len(start))  # until their steps have become short
     for _ in range(config.iterations):
@@ -236,8 +239,8 @@ def _levenberg(
 
 def search_limits(axes: int) -> tuple[Tensor, Tensor]:
     """Return the lowest and the highest position that is searched, (2 * axes,) each."""
-    low = torch.tensor([_LOG_SCALE_LIMITS[0]] * axes + [-_SHIFT_LIMIT] * axes)
-    high = torch.tensor([_LOG_SCALE_LIMITS[1]] * axes + [_SHIFT_LIMIT] * axes)
+    limits = [_LOG_SCALE_LIMITS] * axes + [(-_SHIFT_LIMIT, _SHIFT_LIMIT)] * axes
+    low, high = torch.tensor(limits, dtype=torch.float64).T
     return low, high
 
 
@@ -264,23 +267,31 @@ def search_cost(
 
     It returns cost, NCC, descending gradient and curvature.
     """
-    n = template.ndim - 2
+    n, template = template.ndim - 2, template.double()
     size, centre = tuple(template.shape[2:]), mean_position(config, n)
-    target, _ = _unit(template.flatten(1))
-    identity = sampling_grid(torch.zeros(1, 2 * n), size).flatten(1, -2).transpose(1, 2)
+    target = (template - template.mean()).flatten(1)
+    target = target / target.norm()
+    points = sampling_grid(torch.zeros_like(centre)[None], size).flatten(1, -2).transpose(1, 2)
 
     def evaluate(layers: Tensor, p: Tensor) -> tuple[Tensor, ...]:
         warped = warp(layers, p, size).flatten(2)
-        value, norm = _unit(warped[:, 0])
-        by_shift = warped[:, 1:]
-        by_scale = by_shift * identity * p[:, :n, None].exp()
-        slope = torch.cat([by_scale, by_shift], 1)
-        slope = (slope - slope.mean(-1, keepdim=True)) / norm[:, None]
-        slope = slope - value[:, None] * (slope @ value[..., None])
-        correlation = (value * target).sum(-1)
-        cost = 2 - 2 * correlation + config.pull * (p - centre).square().sum(-1)
-        gradient = (slope @ target[..., None])[..., 0] - config.pull * (p - centre)
-        curvature = slope @ slope.transpose(1, 2) + config.pull * torch.eye(2 * n)
-        return cost, correlation, gradient, curvature
+        image, by_shift = warped[:, :1], warped[:, 1:]
+        # Products of the image and its slopes by scale and shift, about their means, have all that
+        # follows: no image is centred or scaled.
+        rows = torch.cat([by_shift * points, by_shift, image], 1)
+        mean = rows.mean(-1, keepdim=True)
+        gram = rows @ rows.transpose(1, 2) - rows.shape[-1] * mean @ mean.transpose(1, 2)
+        norm = gram[:, -1:, -1:].clamp_min(1e-12).sqrt()
+        unit = torch.cat([p[:, :n].exp(), torch.ones_like(p)[:, n:]], 1)[..., None] / norm
+        along = unit * gram[:, :-1, -1:] / norm  # slopes of the unit image, in its direction
+        towards = rows @ target.T
+        correlation = towards[:, -1:] / norm
+        gradient = unit * towards[:, :-1] - along * correlation
+        curvature = unit * gram[:, :-1, :-1] * unit.transpose(1, 2) - along @ along.transpose(1, 2)
+        away, pull = p - centre, config.pull
+        ncc = correlation[:, 0, 0]
+        cost = 2 - 2 * ncc + pull * away.square().sum(-1)
+        curvature = curvature + pull * torch.eye(2 * n, dtype=p.dtype)
+        return cost, ncc, gradient[..., 0] - pull * away, curvature
 
     return evaluate

@@ -93,11 +93,13 @@ class EfficientNetLite0(nn.Module):
     def forward(self, images: Tensor) -> EncoderMaps:
         """Return the last map of every level, and those of 80, 112 and 320 channels."""
         maps = self.stem(from_network(images) * _SCALE + _OFFSET)
-        levels, last = [], {}
+        levels: list[Tensor] = []
+        last: dict[int, Tensor] = {}
         for level in self.levels:
             for block in level.children():
+                assert isinstance(block, InvertedResidual)
                 maps = block(maps)
-                last[maps.shape[1]] = maps
+                last[block.width] = maps  # of the block: in a traced graph, shapes are tensors
             levels.append(maps)
         return EncoderMaps(levels, [last[width] for width in _EMBEDDING if width in last])
 
@@ -119,6 +121,7 @@ class InvertedResidual(nn.Module):
         self.project = nn.Conv2d(hidden, after, 1, bias=False)
         self.norm_projected = _norm(after)
         self.expands, self.adds = expansion > 1, stride == 1 and before == after
+        self.width = after
 
     def forward(self, features: Tensor) -> Tensor:
         out = features

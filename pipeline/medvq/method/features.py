@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medvq.method.efficientnet import EfficientNetLite0, folded
 from medvq.method.encodings import CodeHistogram, pyramid_grids
-from medvq.method.pooling import average_over_cells
+from medvq.method.pooling import average_over_cells, resize
 from medvq.method.scaling import to_network
 from medvq.method.vqvae import VQVAE, Architecture
 
@@ -74,8 +73,7 @@ class FeatureNetworks(nn.Module):
         scaled = to_network(images)
         codes, pooled = ([], {}) if self.model is None else _trained_maps(self.model, scaled)
         if self.frozen is not None:
-            pictures = F.interpolate(scaled, (_IMAGENET_SIDE,) * 2, mode="bilinear", antialias=True)
-            pooled["frozen_imagenet"] = self.frozen(pictures).embedding
+            pooled["frozen_imagenet"] = self.frozen(resize(scaled, _IMAGENET_SIDE)).embedding
         if with_untrained:
             untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
             pooled["untrained_encoder"] = untrained.levels[-2:]
