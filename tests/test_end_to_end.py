@@ -385,11 +385,11 @@ def test_images_unlike_the_training_are_flagged_and_none_is_dropped(
 ) -> None:
     """Inverted, and upside down."""
     first, folder = ran
-    greys = np.load(folder / "artifacts/tiny/ingest/latest/originals.npy")[-12:]
+    greys = np.load(folder / "artifacts/tiny/ingest/latest/originals.npy")[-40:]
     for number, grey in enumerate(greys):
         strange = 255 - grey if number % 2 else np.flipud(grey)
         Image.fromarray(np.ascontiguousarray(strange)).save(tmp_path / f"{number:02d}.png")
-    (tmp_path / "labels.csv").write_text("file\n" + "".join(f"{n:02d}.png\n" for n in range(12)))
+    (tmp_path / "labels.csv").write_text("file\n" + "".join(f"{n:02d}.png\n" for n in range(40)))
     config = tmp_path / "strange.yaml"
     config.write_text(
         "name: strange\nsource:\n  kind: image_folder\n"
@@ -399,9 +399,9 @@ def test_images_unlike_the_training_are_flagged_and_none_is_dropped(
     out, err = capsys.readouterr()
     result = json.loads(out.splitlines()[-1])
     told = pd.read_parquet(Path(result["artifact"]) / "predictions.parquet")
-    assert (len(told), result["labelled"], result["rows"]) == (12, 0, [])
+    assert (len(told), result["labelled"], result["rows"]) == (40, 0, [])
     assert told["untypical"].mean() == result["typicality"]["share"] > 0.7
-    assert f"{told['untypical'].sum()} of 12 images" in err
+    assert f"{told['untypical'].sum()} of 40 images" in err
     assert (Path(result["artifact"]) / "figures/untypical.png").exists()
 
 
