@@ -222,6 +222,24 @@ def test_what_is_the_users_to_mend_is_said_by_one_process(tmp_path: Path) -> Non
     assert "seed='x'" in line
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_what_one_process_alone_meets_is_said(who: int) -> None:
+    """The other one sees that its peer is gone, or waits, and is ended."""
+    script = (
+        "import sys, time\nfrom medvq import cli\nfrom medvq.errors import UserError\n"
+        "from medvq.distributed import process_group, rank\n"
+        "def command():\n"
+        f"    if rank() == {who}: raise UserError('the disk is full')\n"
+        "    time.sleep(300)\n"
+        "sys.exit(cli.status(command))"
+    )
+    process = subprocess.Popen(
+        [*LAUNCH, "--no-python", sys.executable, "-c", script], stderr=subprocess.PIPE, text=True
+    )
+    _, errors = process.communicate(timeout=LONG)
+    assert (process.returncode, errors) == (2, "medvq: the disk is full\n")
+
+
 def is_running(process: int) -> bool:
     """Return whether a process is there, and no zombie."""
     try:

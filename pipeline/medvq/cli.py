@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from medvq import __version__
 from medvq.config_file import load_config
-from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank
+from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank, turn_to_tell
 from medvq.errors import Notice, UserError, out_of_memory, refused_by_disk
 from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
@@ -82,10 +82,15 @@ def status(command: Callable[[], int], *folders: Path) -> int:
         if refusal is None:
             raise
         message = refusal
-    # Every process meets the same error; one shows it.
-    if rank() == 0:
-        print(f"medvq: {' '.join(message.split())}", file=sys.stderr)
+    _tell(message)
     return 2
+
+
+def _tell(message: str) -> None:
+    """Say in one line why the command ends: what several processes meet, one says."""
+    with turn_to_tell() as first:
+        if first:
+            print(f"medvq: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _check_folders(folders: Sequence[Path]) -> None:
@@ -100,8 +105,7 @@ def _check_folders(folders: Sequence[Path]) -> None:
 
 
 def _interrupted(interruption: Interruption) -> int:
-    if rank() == 0:
-        print(f"medvq: {INTERRUPTED}", file=sys.stderr)
+    _tell(INTERRUPTED)
     return interruption.status
 
 

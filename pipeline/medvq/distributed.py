@@ -7,6 +7,7 @@ stages that are distributed share their work. Alone, everything here does nothin
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import os
 import signal
 import threading
@@ -22,6 +23,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 PEER_LOST = 75
 """Exit status of a process whose peer is gone: the peer says why."""
+TOLD = "MEDVQ_TOLD"
+"""Environment variable: a file in which the processes of a launch note that one has said why."""
 _RENDEZVOUS = dt.timedelta(seconds=60)
 # A stage that one process runs alone may take long; torchrun's agent, not a clock, notices that a
 # process has died.
@@ -43,6 +46,23 @@ def world_size() -> int:
 def local_world_size() -> int:
     """Return how many of the processes run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextmanager
+def turn_to_tell() -> Iterator[bool]:
+    """Yield whether this process is to say why all end: of those that meet an error, the first.
+
+    The others wait until it has: the launch ends all processes once one has ended.
+    """
+    if TOLD not in os.environ:  # torchrun of the user's own
+        yield rank() == 0
+        return
+    with open(os.environ[TOLD], "ab") as told:
+        fcntl.flock(told, fcntl.LOCK_EX)
+        first = os.fstat(told.fileno()).st_size == 0
+        yield first
+        if first:
+            told.write(b"told")
 
 
 @contextmanager

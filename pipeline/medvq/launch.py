@@ -7,11 +7,14 @@ has said in one line, or an interruption.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from medvq.distributed import PEER_LOST
+from medvq.distributed import PEER_LOST, TOLD
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -25,12 +28,14 @@ def main() -> int:
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL + 1)
-    try:
-        torchrun()
-    except ChildFailedError as error:
-        return _status(error)
-    except SignalException as error:
-        return 128 + error.sigval
+    with TemporaryDirectory(prefix="medvq-") as folder:
+        os.environ[TOLD] = str(Path(folder) / "told")
+        try:
+            torchrun()
+        except ChildFailedError as error:
+            return _status(error)
+        except SignalException as error:
+            return 128 + error.sigval
     return 0
 
 
@@ -38,6 +43,8 @@ def _status(error: ChildFailedError) -> int:
     """Return the exit status of the process that failed first, and say if a signal ended it."""
     failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
     causes = [(rank, f.exitcode) for rank, f in failures if f.exitcode != PEER_LOST]
+    # Timestamps are whole seconds, and torchrun ends by SIGTERM what one failure leaves.
+    causes.sort(key=lambda cause: cause[1] in (-signal.SIGTERM, 128 + signal.SIGTERM))
     rank, code = causes[0] if causes else (0, PEER_LOST)
     if code >= 0:
         return code
