@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from medvq.device import choose_device
@@ -57,7 +58,7 @@ def turn_to_tell() -> Iterator[bool]:
     if TOLD not in os.environ:  # torchrun of the user's own
         yield rank() == 0
         return
-    with open(os.environ[TOLD], "ab") as told:
+    with Path(os.environ[TOLD]).open("ab") as told:
         fcntl.flock(told, fcntl.LOCK_EX)
         first = os.fstat(told.fileno()).st_size == 0
         yield first
