@@ -1,9 +1,11 @@
 """The configuration: closed, typed, and clear about what it refuses."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from medvq.config import Config
 from medvq.config.source import ImageFolderSource, PhantomSource
 from medvq.config_file import load_config, shipped
@@ -210,6 +212,21 @@ def test_a_misspelt_key_is_asked_about(file: Path, override: str, question: str)
     with pytest.raises(UserError) as caught:
         load_config(file, (override,))
     assert question in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting", ["source.folder", "source.labels.file", "source.labels.column", "encoder.file"]
+)
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path: Path, setting: str) -> None:
+    file = tmp_path / "set.yaml"
+    section, _, rest = setting.partition(".")
+    given = {"kind": "image_folder", "folder": "images", "labels": {"file": "labels.csv"}}
+    sections = {"source": given, "encoder": {"kind": "table", "file": "table.csv"}}
+    *above, name = rest.split(".")
+    (sections[section][above[0]] if above else sections[section])[name] = ""
+    file.write_text(yaml.safe_dump({"name": "set", **sections}))
+    with pytest.raises(UserError, match=re.escape(setting) + ".*''.*at least 1 char"):
+        load_config(str(file))
 
 
 @pytest.mark.parametrize("kind", ["image_foldr", "folder", "png"])

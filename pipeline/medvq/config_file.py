@@ -111,18 +111,15 @@ def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _resolve_paths(document: dict[str, Any], file: Path) -> None:
     """Make the paths in a configuration relative to its file."""
-    encoder = document.get("encoder")
-    files = encoder if isinstance(encoder, dict) else {}
-    for name in ("file", "python"):
-        path = files.get(name)
-        if isinstance(path, str) and not path.startswith("~"):
-            files[name] = str(file.parent / path)
-    source = document.get("source")
+    encoder, source = document.get("encoder"), document.get("source")
+    for section, names in ((encoder, ("file", "python")), (source, ("folder",))):
+        if isinstance(section, dict):
+            for name in names:
+                path = section.get(name)
+                if path and isinstance(path, str) and not path.startswith("~"):  # "" is refused
+                    section[name] = str(file.parent / path)
     if not isinstance(source, dict):
         return
-    folder = source.get("folder")
-    if isinstance(folder, str) and not folder.startswith("~"):
-        source["folder"] = str(file.parent / folder)
     labels = source.get("labels")
     names_table = isinstance(labels, str) and labels != "folders"
     if names_table or (isinstance(labels, dict) and "file" in labels):

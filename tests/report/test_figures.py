@@ -4,6 +4,7 @@ import importlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.font_manager import FontProperties, findfont
 from medvq.datasets.manifest import COLUMNS
+from medvq.errors import Notice
 from medvq.prior.typicality import TypicalityCheck
 from medvq.report import plots
 from medvq.report.figures import draw_ingest, draw_pretrain, draw_prior, draw_sample
@@ -119,6 +122,36 @@ def test_a_name_is_no_formula(tmp_path: Path) -> None:
         with plots.panels(tmp_path / name) as (axis,):
             axis.set_title("$\\nothing$", **options)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.fixture
+def fonts() -> Iterator[mock.Mock]:
+    """Stands for the search for fonts on the machine."""
+    with mock.patch.object(plots, "findSystemFonts") as found:
+        plots._font_with.cache_clear()
+        yield found
+        plots._font_with.cache_clear()
+
+
+def test_a_name_in_another_script_is_drawn_by_a_font_that_has_it(
+    tmp_path: Path, fonts: mock.Mock
+) -> None:
+    stix = FontProperties(family=["sans-serif", "STIXGeneral"])
+    fonts.return_value = [__file__, findfont("STIXGeneral")]  # the first is no font
+    for name, options in (("ours.png", {}), ("theirs.png", {"fontproperties": stix})):
+        with plots.panels(tmp_path / name) as (axis,):
+            axis.text(0.2, 0.5, "lung \u306e", **options)
+    ours, theirs = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("ours", "theirs"))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_name_that_no_font_can_draw_is_told(tmp_path: Path, fonts: mock.Mock) -> None:
+    fonts.return_value = []
+    with (
+        pytest.warns(Notice, match="no installed font has all letters of 'lung \u306e'"),
+        plots.panels(tmp_path / "figure.png") as (axis,),
+    ):
+        axis.set_title("lung \u306e")
 
 
 def test_pictures_side_by_side_are_themselves_on_white() -> None:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+"""A name or a path: an empty one would stand for the folder that one is in."""
 _Side = Annotated[int, Field(ge=8, le=512)]
 Box = tuple[_Side, _Side, _Side]
 

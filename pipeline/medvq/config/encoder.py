@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, model_validator
 
-from medvq.config.base import Positive, StrictModel
+from medvq.config.base import Positive, StrictModel, Text
 
 _Number = Annotated[float, Field(strict=False)]
 
@@ -14,7 +14,7 @@ _Number = Annotated[float, Field(strict=False)]
 class _Encoder(StrictModel):
     """What all kinds have in common."""
 
-    file: str
+    file: Text
     """Relative to the configuration's own folder."""
     with_vqvae: bool = False
     """Whether a VQ-VAE is trained besides, and its features are judged, too."""
@@ -65,9 +65,9 @@ class PythonEncoder(_Network):
     """
 
     kind: Literal["safetensors+python"]
-    python: str
+    python: Text
     """The Python file, relative to the configuration's own folder."""
-    function: str = "build"
+    function: Text = "build"
     """The function in it that returns the network, without arguments."""
 
 
@@ -77,7 +77,7 @@ class TableEncoder(_Encoder):
     kind: Literal["table"]
     join: Literal["image_id", "file"] = "image_id"
     """What a row is found by: ``image_id`` of the manifest, or its ``path``."""
-    key: str | None = None
+    key: Text | None = None
     """The column that holds it; null: ``image_id`` or ``file``."""
     columns: tuple[str, ...] = ()
     """The columns of numbers, or the one column of lists; empty: all others."""

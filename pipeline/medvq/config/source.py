@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from medvq.config.base import StrictModel
+from medvq.config.base import StrictModel, Text
 
 FOLDS = 5
 """Into which the images of a published data set may be divided; see :class:`PublishedSource`."""
@@ -23,13 +23,13 @@ class Labels(StrictModel):
     join: Literal["path", "subject", "study", "instance", "folders"] = "path"
     """What a row of the CSV is about: a file (relative to the folder), or the images with this
     PatientID, StudyInstanceUID or SOPInstanceUID. ``folders``: ``<split>/<label>/...``, no CSV."""
-    file: str | None = None
+    file: Text | None = None
     """The CSV, relative to the folder or to the configuration's own folder."""
-    key: str | None = None
+    key: Text | None = None
     """The column joined on; null: ``file``, ``subject``, ``study`` or ``instance``."""
-    column: str = "label"
+    column: Text = "label"
     """The column of the class."""
-    target: str | None = None
+    target: Text | None = None
     """The column of a number to predict, for a regression."""
     only: bool = False
     """Whether images that the labels do not name are left out; otherwise they are images without a
@@ -57,7 +57,7 @@ class Labels(StrictModel):
 class FolderSource(StrictModel):
     """What every kind of a user's own folder has."""
 
-    folder: str | None = None
+    folder: Text | None = None
     """Where the images are, relative to the configuration; null: DATA_ROOT/<name> or
     DATA_MIRROR/<name>."""
     labels: Labels | None = None

@@ -6,8 +6,10 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, findSystemFonts, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
+
+from medvq.errors import Notice
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -183,12 +188,56 @@ def _highest(images: Images) -> float:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write a figure as PNG and close it; ``$`` in a name of the user's is that letter."""
+    """Write a figure as PNG and close it; ``$`` in a name of the user's is that letter.
+
+    Warns
+    -----
+    Notice
+        No font has some letters of a name.
+    """
     for text in figure.findobj(Text):
         if "$" in text.get_text() and not text.get_text().startswith(_OWN_MATHEMATICS):
             text.set_parse_math(False)
+        _give_font(text)
     # What savefig would write, which draws a figure with a layout twice.
     figure.set_dpi(_DPI)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.print_png(file)
     plt.close(figure)
+
+
+def _give_font(text: Text) -> None:
+    """Let a text in a script that Matplotlib's own font lacks be drawn by an installed one."""
+    words, drawable = text.get_text(), _letters(findfont(text.get_fontproperties()))
+    lacking = frozenset(filter(str.isprintable, words)) - drawable
+    if not lacking:
+        return
+    if (font := _font_with(lacking)) is not None:
+        text.set_fontfamily(["sans-serif", font])
+        return
+    # Matplotlib says so as well, of each letter.
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    warnings.warn(
+        f"no installed font has all letters of '{words}', and figures show boxes in their place: "
+        "install one (Google's Noto fonts have all scripts)",
+        Notice,
+        stacklevel=3,
+    )
+
+
+@cache
+def _font_with(letters: frozenset[str]) -> str | None:
+    """Return the name of an installed font that has the letters."""
+    known = {font.fname for font in fontManager.ttflist}
+    for file in findSystemFonts():
+        with suppress(RuntimeError, OSError):  # some files are no fonts of letters
+            if letters <= _letters(file):
+                if file not in known:  # Matplotlib keeps a list, perhaps of before it was installed
+                    fontManager.addfont(file)
+                return get_font(file).family_name
+    return None
+
+
+@cache
+def _letters(file: str) -> frozenset[str]:
+    return frozenset(map(chr, get_font(file).get_charmap()))
