@@ -125,6 +125,7 @@ class OnnxReport:
 
     Attributes
     ----------
+    steps : what the graph does with images before they are encoded.
     difference : the largest, in units of the largest feature; None without ONNX Runtime.
     """
 
@@ -132,12 +133,14 @@ class OnnxReport:
     features: tuple[str, ...]
     width: int
     shape: tuple[int, ...]
+    steps: tuple[str, ...]
     predicts: bool
     difference: float | None
 
     def lines(self) -> list[str]:
         """Return the lines for people."""
         sides = " x ".join(map(str, self.shape))
+        steps = f"; in the graph: {', '.join(self.steps)}" if self.steps else ""
         checked = (
             "not checked: onnxruntime is not installed"
             if self.difference is None
@@ -145,8 +148,7 @@ class OnnxReport:
         )
         outputs = f"features ({self.width}: {', '.join(self.features)})"
         return [
-            f"images: uint8 (batch, {sides}), as they are read and resized; equalisation and "
-            "registration are in the graph",
+            f"images: uint8 (batch, {sides}), as they are read and resized{steps}",
             f"outputs: {outputs}{' and prediction' if self.predicts else ''}; {checked}",
         ]
 
@@ -184,8 +186,16 @@ def write_onnx(source: ExportSource, file: Path) -> OnnxReport:
     if find_spec("onnxruntime"):
         error = np.abs(run_onnx(file, images)[0] - expected).max()
         difference = float(error / np.abs(expected).max())
+    prepare = network.prepare
+    steps = {"equalisation": prepare.clahe, "registration": prepare.register}
     return OnnxReport(
-        file, source.network.names, expected.shape[1], shape, head is not None, difference
+        file=file,
+        features=source.network.names,
+        width=expected.shape[1],
+        shape=shape,
+        steps=tuple(name for name, step in steps.items() if step is not None),
+        predicts=head is not None,
+        difference=difference,
     )
 
 
