@@ -32,6 +32,7 @@ _BEST = 0.97  # AUROC of a perfect classifier
 _FEATURES, _INFORMATIVE = 20, 4
 _MANY = 4000  # label subsets and trainings whose mean is the truth
 _POSITIVE = 2 / 3
+_COLUMNS = ("coverage", "truth below", "truth above", "mean width")
 WORLD = (
     "Images of a class have normal features, correlated within a patient. A training weighs the "
     "features by random factors, and a label subset gives the class means that a linear classifier "
@@ -78,9 +79,11 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often intervals held the truth, and how wide they were on average."""
+    """How often intervals held the truth, or had it below or above, and how wide they were."""
 
     share: float
+    below: float
+    above: float
     width: float
 
 
@@ -212,9 +215,10 @@ def simulate_calibration(slope: float, offset: float, trials: int, seed: int) ->
 
 def _cover(try_once: Callable[[], tuple[Interval, float]], trials: int) -> Coverage:
     found = [try_once() for _ in range(trials)]
-    held = [value.ci95[0] <= truth <= value.ci95[1] for value, truth in found]
-    widths = [value.ci95[1] - value.ci95[0] for value, _ in found]
-    return Coverage(float(np.mean(held)), float(np.mean(widths)))
+    low, high = np.array([value.ci95 for value, _ in found]).T
+    truth = np.array([truth for _, truth in found])
+    below, above = float(np.mean(truth < low)), float(np.mean(truth > high))
+    return Coverage(1 - below - above, below, above, float(np.mean(high - low)))
 
 
 def main() -> None:
@@ -249,7 +253,7 @@ def main() -> None:
             Section(
                 "Expected calibration error",
                 table(
-                    ["probabilities", "coverage", "mean width"],
+                    ["probabilities", *_COLUMNS],
                     [[name, *_words(found)] for name, found in calibrations.items()],
                 ),
                 "The estimate is debiased: of a calibrated classifier it is 0 on average. Of "
@@ -269,12 +273,12 @@ def _table(found: dict[str, Coverage], cases: dict[str, Case]) -> pd.DataFrame:
         [name, case.labels, case.subsets, case.trainings, *_words(found[name])]
         for name, case in cases.items()
     ]
-    columns = ["case", "labelled images", "label subsets", "trainings", "coverage", "mean width"]
-    return table(columns, rows)
+    return table(["case", "labelled images", "label subsets", "trainings", *_COLUMNS], rows)
 
 
-def _words(found: Coverage) -> tuple[str, str]:
-    return f"{found.share:.1%}", f"{found.width:.3f}"
+def _words(found: Coverage) -> tuple[str, ...]:
+    shares = (found.share, found.below, found.above)
+    return (*(f"{share:.1%}" for share in shares), f"{found.width:.3f}")
 
 
 if __name__ == "__main__":

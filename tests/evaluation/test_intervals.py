@@ -15,7 +15,8 @@ from medvq.evaluation.intervals import (
 )
 from medvq.summaries import Interval
 from numpy.typing import NDArray
-from scipy.stats import ttest_1samp
+from scipy.special import expit, logit
+from scipy.stats import norm, ttest_1samp
 
 Floats = NDArray[np.float64]
 
@@ -146,7 +147,42 @@ def test_an_interval_is_cut_to_the_range_of_its_metric() -> None:
     metric = Resampled(np.array([[0.99, 0.95, 1.0]]), np.linspace(0.9, 1, 50))
     low, high = interval(metric).ci95
     assert high > 1
-    assert interval(metric, 0.0, 1.0).ci95 == (low, 1.0)
+    assert interval(metric, -np.inf, 1.0).ci95 == (low, 1.0)
+
+
+def test_the_interval_of_a_share_is_walds_in_logits() -> None:
+    logits = norm.ppf((np.arange(2000) + 0.5) / 2000) * 0.4 + 3
+    mean, width = 0.94, 1.96 * 0.4
+    found = interval(Resampled(np.array([[mean]]), expit(logits)), 0.0, 1.0)
+    assert found.ci95 == pytest.approx(
+        (expit(logit(mean) - width), expit(logit(mean) + width)), abs=2e-5
+    )
+
+
+def test_label_subsets_and_trainings_move_a_logit_by_what_they_move_the_share() -> None:
+    cells = np.array([[0.93, 0.94, 0.95]])
+    by_t = ttest_1samp(cells[0], 0).confidence_interval(0.95).high - 0.94
+    low, high = interval(Resampled(cells, np.full(50, 0.9)), 0.0, 1.0).ci95
+    assert logit(high) - logit(0.94) == pytest.approx(by_t / (0.94 * 0.06))
+    assert logit(0.94) - logit(low) == pytest.approx(by_t / (0.94 * 0.06))
+
+
+@given(metrics(), st.floats(0.01, 0.99), st.booleans())
+@settings(max_examples=60)
+def test_a_share_and_what_it_leaves_have_mirrored_intervals_within_their_range(
+    metric: Resampled, mean: float, meets_an_end: bool
+) -> None:
+    cells = expit(logit(mean) + metric.cells - metric.cells.mean())
+    resampled = expit(np.r_[metric.resampled, [np.inf] * meets_an_end])
+    low, high = interval(Resampled(cells, resampled), 0.0, 1.0).ci95
+    assert 0 <= low <= cells.mean() <= high <= 1
+    assert interval(Resampled(1 - cells, 1 - resampled), 0.0, 1.0).ci95 == pytest.approx(
+        (1 - high, 1 - low), abs=1e-6
+    )
+
+
+def test_a_perfect_share_leaves_nothing_to_chance() -> None:
+    assert interval(Resampled(np.ones((1, 1)), np.ones(9)), 0.0, 1.0).ci95 == (1.0, 1.0)
 
 
 def test_resamples_without_a_class_are_left_out() -> None:

@@ -6,8 +6,10 @@ weights, how often the subject of each image was drawn, which metrics take
 (:mod:`medvq.evaluation.metrics`). Label subsets and trainings are few. A bootstrap over ``n`` of
 them has ``(n - 1) / n`` of the variance that their mean has, and no quantiles worth the name; their
 part is that of Student's t instead. The parts are put together as the distances of the ends of each
-interval from its middle, by the root of their squares [1]_, which keeps the skewness of the
-bootstrap. ``make benchmark-coverage`` measures how often such intervals hold the truth.
+interval from its middle, by the root of their squares [1]_. The intervals of shares, such as AUROC,
+are made on the scale of logits [2]_: near 1 chance reaches farther down than up, of which quantiles
+of a bootstrap show too little. All others, such as differences, have those quantiles. ``make
+benchmark-coverage`` measures how often such intervals hold the truth.
 
 A factor with one level takes no part: the interval is then one given this training set, or given
 this training, and tables name it so (:func:`medvq.summaries.given`).
@@ -16,6 +18,8 @@ References
 ----------
 .. [1] Zou, Donner: Construction of confidence intervals about effect measures: a general approach.
    Statistics in Medicine 27 (2008) 1693.
+.. [2] Pepe: The statistical evaluation of medical tests for classification and prediction. Oxford
+   University Press (2003), section 5.3.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import expit, logit
+from scipy.stats import norm, t
 
 from medvq.summaries import Interval
 
@@ -113,17 +118,33 @@ def interval(metric: Resampled, lowest: float = -np.inf, highest: float = np.inf
 
     Parameters
     ----------
-    lowest, highest : the range that the interval is cut to; the mean lies inside.
+    lowest, highest : the range of the metric, which the interval is cut to; the mean lies inside.
+        From 0 to 1 it is a share.
     """
     mean = float(metric.cells.mean())
     std = float(metric.cells.std(ddof=1)) if metric.cells.size > 1 else 0.0
+    chance = [_half_width(metric.cells.mean(axis)) for axis in (0, 1)]
+    if (lowest, highest) == (0, 1) and 0 < mean < 1:
+        return Interval(mean, std, _ends_of_share(mean, metric.resampled, chance))
     # From the median, not from the mean of the cells: resamples of a biased statistic lie aside.
     low, middle, high = np.nanpercentile(metric.resampled, [100 * _TAIL, 50, 100 - 100 * _TAIL])
-    chance = [_half_width(metric.cells.mean(axis)) for axis in (0, 1)]
     below, above = (
         float(np.linalg.norm([part, *chance])) for part in (middle - low, high - middle)
     )
     return Interval(mean, std, (max(mean - below, lowest), min(mean + above, highest)))
+
+
+def _ends_of_share(mean: float, resampled: Floats, chance: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the interval of a share, as far from it on both sides in logits."""
+    resampled = resampled[~np.isnan(resampled)]
+    slope = mean * (1 - mean)  # of a share, by its logit
+    ends_are_met = resampled.min() <= 0 or resampled.max() >= 1
+    deviation = (resampled if ends_are_met else logit(resampled)).std(ddof=1)
+    if ends_are_met:  # where a logit is infinite
+        deviation /= slope
+    subjects = norm.ppf(1 - _TAIL) * deviation
+    width = np.linalg.norm([subjects, *(part / slope for part in chance)])
+    return float(expit(logit(mean) - width)), float(expit(logit(mean) + width))
 
 
 def mean_interval(parts: Sequence[Interval]) -> Interval:
