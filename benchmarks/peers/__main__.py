@@ -2,13 +2,15 @@
 
 Minutes are those from the files to the features: ingest, training, extraction. Every number of
 epochs is a training of its own. All are judged by the same probe, on the same label subsets and
-test images; what was made before is not made again. Writes ``docs/results/peers.md`` and a picture.
+test images; what was made before is not made again. Writes ``docs/results/peers.md`` and a picture;
+with ``--only`` a page of those data sets.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +63,7 @@ class Peers:
         self.options = RunOptions(
             *self.places, device=parsed.device, accept_code=parsed.accept_code
         )
-        self.settings, self.only = tuple(parsed.set), parsed.only or METHODS
+        self.settings, self.only = tuple(parsed.set), parsed.arms or METHODS
 
     def study(self, config: str, *settings: str) -> Study:
         """Return a configuration, on the images of this data set."""
@@ -194,20 +196,32 @@ METHODS: dict[str, Callable[[Peers, str], Iterator[Point]]] = {
 def main(parsed: argparse.Namespace) -> int:
     """Measure AUROC against minutes of MedVQ and of what others would use instead."""
     made_at = commit()
-    points = [p for name in parsed.datasets for p in Peers(name, parsed).points()]
-    print(write(parsed.results, points, _INTRODUCTION, made_at))
+    points = [p for name in parsed.only or DATA_SETS for p in Peers(name, parsed).points()]
+    print(
+        write(parsed.results, points, _INTRODUCTION, command_of(parsed), made_at, parsed.only or ())
+    )
     if parsed.json:
         rows = [asdict(row) for row in figures(points)]
         print(json.dumps({"rows": rows}, allow_nan=False))
     return 0
 
 
+def command_of(parsed: argparse.Namespace) -> str:
+    """Return the command that makes the page."""
+    lists = {"ONLY": parsed.only or (), "ARMS": parsed.arms or ()}
+    values = {name: ",".join(chosen) for name, chosen in lists.items()}
+    values["SET"] = " ".join(parsed.set)
+    given = [f"{name}={shlex.quote(value)}" for name, value in values.items() if value]
+    return " ".join(["make benchmark-peers", *given])
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.peers", description=main.__doc__)
     add_options(parser)
-    parser.add_argument("--datasets", type=names_of([*DATA_SETS, "phantom"]), default=[*DATA_SETS])
-    parser.add_argument("--only", type=names_of([*METHODS]), help="methods: a,b")
+    sets = names_of([*DATA_SETS, "phantom"])
+    parser.add_argument("--only", type=sets, help="data sets: a,b (default: kermany,tuberculosis)")
+    parser.add_argument("--arms", type=names_of([*METHODS]), help="methods: a,b")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     parser.add_argument("--json", action="store_true", help="figures as JSON on the last line")
     return parser.parse_args(arguments)

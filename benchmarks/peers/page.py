@@ -102,9 +102,17 @@ def _draw_curves(axis: Axes, points: Sequence[Point], fraction: float) -> None:
         axis.plot(minutes, aurocs, color=f"C{number}", marker="o", ms=4, lw=width, label=method)
 
 
-def write(results: Path, points: Sequence[Point], introduction: str, commit: str | None) -> Path:
-    """Write the page and its picture."""
-    draw(points, results / "peers.png")
+def write(
+    results: Path,
+    points: Sequence[Point],
+    introduction: str,
+    command: str,
+    commit: str | None,
+    only: Sequence[str],
+) -> Path:
+    """Write the page and its picture; return the page."""
+    page = results / f"{'-'.join(['peers', *only])}.md"
+    draw(points, page.with_suffix(".png"))
     shortfalls = table(
         ["figure", "value", "must reach"],
         ([f.figure, f"{f.value:+.3f}", f"at most {f.must_reach:g}"] for f in figures(points)),
@@ -113,14 +121,13 @@ def write(results: Path, points: Sequence[Point], introduction: str, commit: str
         Section(name, points_table([point for point in points if point.dataset == name]))
         for name in dict.fromkeys(point.dataset for point in points)
     ]
-    page = results / "peers.md"
     write_page(
         page,
         title="Time to an answer",
-        command="make benchmark-peers",
+        command=command,
         commit=commit,
         introduction=introduction,
         sections=[Section("Upper envelope", shortfalls), *sections],
-        picture="peers.png",
+        picture=page.with_suffix(".png").name,
     )
     return page

@@ -73,16 +73,17 @@ def test_the_study_judges_all_methods_on_the_same_images(
     places = ("--data-root", flow_folder / "data", "--artifacts", flow_folder / "artifacts")
     small = [s for s in SMALLEST if not s.startswith(("name=", "pretrain.epochs", "probe.label"))]
     options = [part for setting in small for part in ("--set", setting)]
-    chosen = ("--datasets", "phantom", "--only", "medvq_scratch,monai_vqvae,hog", "--json")
+    chosen = ("--only", "phantom", "--arms", "medvq_scratch,monai_vqvae,hog", "--json")
     command = [*map(str, places), "--device", "cpu", "--results", str(tmp_path), *chosen, *options]
     assert peers.main(peers.parse(command)) == 0
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert (row["must_reach"], row["lower_is_better"]) == (0.005, True)
-    text = (tmp_path / "peers.md").read_text()
+    text = (tmp_path / "peers-phantom.md").read_text()
     lines = [
         line for line in text.splitlines() if line.startswith(("| medvq_", "| monai", "| hog"))
     ]
     assert [line.split()[1] for line in lines] == ["medvq_scratch", "monai_vqvae", "hog"]
     reached = [float(line.split()[5]) for line in lines]
     assert row["value"] == pytest.approx(max(reached[1:]) - reached[0], abs=1e-3)
-    assert (tmp_path / "peers.png").exists()
+    assert "make benchmark-peers ONLY=phantom ARMS=medvq_scratch,monai_vqvae,hog SET=" in text
+    assert (tmp_path / "peers-phantom.png").exists()
