@@ -24,6 +24,7 @@ from factories.artifacts import artifact
 from factories.extraction import Inputs, configuration, extract, write_inputs
 from factories.pretraining import Cache, TrainedRun, train
 from medvq.cli import main
+from medvq.distributed import TOLD, turn_to_tell
 from medvq.storage.feature_store import FEATURES, VERSIONS, parts_of
 from medvq.training.checkpoint import load_checkpoint
 from medvq.training.loop import CHECKPOINT
@@ -238,6 +239,19 @@ def test_what_one_process_alone_meets_is_said(who: int) -> None:
     )
     _, errors = process.communicate(timeout=LONG)
     assert (process.returncode, errors) == (2, "medvq: the disk is full\n")
+
+
+def test_a_process_whose_launch_is_gone_still_says_why_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOLD, str(tmp_path / "gone/told"))
+    with turn_to_tell() as first:
+        assert first
+    (tmp_path / "told").touch()
+    monkeypatch.setenv(TOLD, str(tmp_path / "told"))
+    for expected in (True, False):
+        with turn_to_tell() as first:
+            assert first == expected
 
 
 def is_running(process: int) -> bool:

@@ -63,7 +63,7 @@ class Peers:
         self.options = RunOptions(
             *self.places, device=parsed.device, accept_code=parsed.accept_code
         )
-        self.settings, self.only = tuple(parsed.set), parsed.arms or METHODS
+        self.settings, self.arms = tuple(parsed.set), parsed.arms or METHODS
 
     def study(self, config: str, *settings: str) -> Study:
         """Return a configuration, on the images of this data set."""
@@ -74,7 +74,7 @@ class Peers:
 
     def points(self) -> Iterator[Point]:
         """Yield what each method reached."""
-        for name in self.only:
+        for name in self.arms:
             yield from METHODS[name](self, name)
 
     def probes(self, study: Study) -> dict[float, Probed]:

@@ -29,7 +29,9 @@ def main() -> int:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL + 1)
     with TemporaryDirectory(prefix="medvq-") as folder:
-        os.environ[TOLD] = str(Path(folder) / "told")
+        told = Path(folder) / "told"
+        told.touch()
+        os.environ[TOLD] = str(told)
         try:
             torchrun()
         except ChildFailedError as error:

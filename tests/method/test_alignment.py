@@ -206,6 +206,13 @@ def test_an_image_alone_is_placed_exactly_as_in_a_batch(fitted: Alignment) -> No
         torch.testing.assert_close(apart, getattr(together, name), atol=0, rtol=0)
 
 
+def test_a_template_without_content_finds_nothing() -> None:
+    nothing = Alignment(torch.full((1, 1, 56, 56), 0.5), AlignmentConfig())
+    placed = nothing.register(training_set()[:3])
+    assert placed.failed.all()
+    assert torch.isfinite(placed.correlation).all()
+
+
 @pytest.mark.parametrize("axes", [2, 3])
 def test_the_cost_and_its_slopes_are_those_of_centred_unit_images(axes: int) -> None:
     config, side = AlignmentConfig(pull=0.03), 12

@@ -270,7 +270,7 @@ def search_cost(
     n, template = template.ndim - 2, template.double()
     size, centre = tuple(template.shape[2:]), mean_position(config, n)
     target = (template - template.mean()).flatten(1)
-    target = target / target.norm()
+    target = target / target.norm().clamp_min(1e-6)
     points = sampling_grid(torch.zeros_like(centre)[None], size).flatten(1, -2).transpose(1, 2)
 
     def evaluate(layers: Tensor, p: Tensor) -> tuple[Tensor, ...]:
