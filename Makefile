@@ -232,10 +232,10 @@ benchmark-speed: setup ## speed and memory against MONAI and others (QUICK=1: fe
 	$(BIN)/python -m benchmarks.speed --device "$$DEVICE" $(if $(QUICK),--quick) \
 		$(if $(JSON),--json) $(if $(ONLY),--only $(ONLY))
 
-benchmark-peers: setup ## AUROC against minutes, MedVQ and what others would use (hours; ONLY=tuberculosis ARMS=hog,pca)
+benchmark-peers: setup ## AUROC against minutes, MedVQ and what others would use (hours; ONLY=a ARMS=a,b EPOCHS=18)
 	$(BIN)/python -m benchmarks.peers --device "$$DEVICE" $(OVERRIDES) \
 		$(if $(ACCEPT_CODE),--accept-code) $(if $(JSON),--json) $(if $(ONLY),--only $(ONLY)) \
-		$(if $(ARMS),--arms $(ARMS))
+		$(if $(ARMS),--arms $(ARMS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 benchmark-evidence: setup ## whether evidence maps show what the probe looks at, by deletion (minutes)
 	$(call STUDY,evidence_maps)

@@ -64,6 +64,7 @@ class Peers:
             *self.places, device=parsed.device, accept_code=parsed.accept_code
         )
         self.settings, self.arms = tuple(parsed.set), parsed.arms or METHODS
+        self.most = parsed.epochs
 
     def study(self, config: str, *settings: str) -> Study:
         """Return a configuration, on the images of this data set."""
@@ -76,6 +77,10 @@ class Peers:
         """Yield what each method reached."""
         for name in self.arms:
             yield from METHODS[name](self, name)
+
+    def epochs(self, numbers: Sequence[int]) -> list[int]:
+        """Return those numbers of epochs that were asked for."""
+        return [epochs for epochs in numbers if self.most is None or epochs <= self.most]
 
     def probes(self, study: Study) -> dict[float, Probed]:
         """Return a probe for each share of the labels."""
@@ -92,7 +97,7 @@ class Peers:
     def medvq(self, name: str) -> Iterator[Point]:
         """Yield points of the product: trained for several numbers of epochs, or not at all."""
         if name == "medvq_scratch":
-            for epochs in EPOCHS:
+            for epochs in self.epochs(EPOCHS):
                 study = self.study("kermany", *_SCRATCH, f"pretrain.epochs={epochs}")
                 yield self._of_stages(study, name)
             return
@@ -117,7 +122,8 @@ class Peers:
         """Yield points of another network that is trained without labels."""
         study = self.study("kermany", "ingest.swap.enabled=false", "pretrain.epochs=1")
         ingest = study.run("ingest", study.config())
-        for epochs in CONTRASTIVE_EPOCHS if name == "contrastive_resnet18" else EPOCHS:
+        contrastive = name == "contrastive_resnet18"
+        for epochs in self.epochs(CONTRASTIVE_EPOCHS if contrastive else EPOCHS):
             file, seconds = self._embed(study, ingest.folder, ingest.fingerprint, name, epochs)
             judged = replace(
                 study,
@@ -210,6 +216,7 @@ def command_of(parsed: argparse.Namespace) -> str:
     """Return the command that makes the page."""
     lists = {"ONLY": parsed.only or (), "ARMS": parsed.arms or ()}
     values = {name: ",".join(chosen) for name, chosen in lists.items()}
+    values["EPOCHS"] = str(parsed.epochs or "")
     values["SET"] = " ".join(parsed.set)
     given = [f"{name}={shlex.quote(value)}" for name, value in values.items() if value]
     return " ".join(["make benchmark-peers", *given])
@@ -222,6 +229,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sets = names_of([*DATA_SETS, "phantom"])
     parser.add_argument("--only", type=sets, help="data sets: a,b (default: kermany,tuberculosis)")
     parser.add_argument("--arms", type=names_of([*METHODS]), help="methods: a,b")
+    parser.add_argument("--epochs", type=int, help="without trainings of more (default: 72)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     parser.add_argument("--json", action="store_true", help="figures as JSON on the last line")
     return parser.parse_args(arguments)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from medvq.report import plots
 from medvq.stages.probe import MEDVQ
 from medvq.summaries import Interval
@@ -17,6 +18,18 @@ from benchmarks.page import Figure, Section, interval, table, write_page
 FRACTIONS = (0.01, 0.05, 1.0)
 MINUTES = range(1, 61)
 _CHANCE = 0.5
+_STYLES = {
+    "medvq_scratch": (plots.SKY, "o"),
+    "medvq_imagenet": (plots.BLUE, "D"),
+    "medvq_base": (plots.GREEN, "^"),
+    "monai_vqvae": (plots.RED, "o"),
+    "contrastive_resnet18": (plots.PINK, "o"),
+    "frozen_imagenet": (plots.BLACK, "o"),
+    "resnet18_scratch": (plots.ORANGE, "o"),
+    "pca": (plots.GREY, "s"),
+    "hog": (plots.GREY, "v"),
+}
+"""Colour and marker of each method."""
 LARGEST_SHORTFALL = 0.005
 """What MedVQ may be below the best of the others, at any minute."""
 
@@ -84,22 +97,33 @@ def draw(points: Sequence[Point], file: Path) -> None:
     """Draw AUROC against minutes: a panel for each data set and share of the labels."""
     sets = list(dict.fromkeys(point.dataset for point in points))
     wanted = [(dataset, fraction) for dataset in sets for fraction in FRACTIONS]
+    methods = list(dict.fromkeys(point.method for point in points))
     across = len(FRACTIONS)
     with plots.panels(file, len(wanted), width=5, height=4, across=across) as axes:
-        for axis, (dataset, fraction) in zip(axes, wanted, strict=True):
-            _draw_curves(axis, [point for point in points if point.dataset == dataset], fraction)
+        for number, (axis, (dataset, fraction)) in enumerate(zip(axes, wanted, strict=True)):
+            of_set = [point for point in points if point.dataset == dataset]
+            is_last = number % across == across - 1
+            for method in methods:
+                of_method = [point for point in of_set if point.method == method]
+                _draw_curve(axis, of_method, fraction, method, label=method if is_last else None)
             title = f"{dataset}, {fraction:.0%} of the labels"
-            axis.set(xscale="log", xlabel="minutes", ylabel="AUROC on test", title=title)
+            axis.set(xscale="log", xlabel="minutes", ylabel="AUROC on test, mean", title=title)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            if is_last:  # the legend of the row, beside it, where it hides nothing
+                plots.add_legend(axis, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
-def _draw_curves(axis: Axes, points: Sequence[Point], fraction: float) -> None:
-    """Draw a curve for each method, those of MedVQ thicker."""
-    for number, method in enumerate(dict.fromkeys(point.method for point in points)):
-        of_method = [p for p in points if p.method == method and fraction in p.auroc]
-        curve = sorted((point.minutes, point.auroc[fraction].mean) for point in of_method)
-        minutes, aurocs = [x for x, _ in curve], [y for _, y in curve]
-        width = 2.5 if method.startswith(MEDVQ) else 1.0
-        axis.plot(minutes, aurocs, color=f"C{number}", marker="o", ms=4, lw=width, label=method)
+def _draw_curve(
+    axis: Axes, points: Sequence[Point], fraction: float, method: str, label: str | None
+) -> None:
+    """Draw what a method reached, the larger where it is MedVQ."""
+    curve = sorted((p.minutes, p.auroc[fraction].mean) for p in points if fraction in p.auroc)
+    colour, marker = _STYLES[method]
+    width, size = (2.5, 10) if method.startswith(MEDVQ) else (1.0, 6)
+    minutes, aurocs = [x for x, _ in curve], [y for _, y in curve]
+    axis.plot(minutes, aurocs, color=colour, marker=marker, ms=size, lw=width, label=label)
 
 
 def write(
