@@ -18,9 +18,9 @@ from medvq.datasets.manifest import COLUMNS
 from medvq.errors import Notice
 from medvq.prior.typicality import TypicalityCheck
 from medvq.report import plots
+from medvq.report.atlas_figure import side_by_side
 from medvq.report.figures import draw_ingest, draw_pretrain, draw_prior, draw_sample
 from medvq.report.probe_figures import _STYLES, draw_evaluation, draw_label_efficiency, draw_probe
-from medvq.report.report_figures import side_by_side
 from medvq.summaries import (
     CodebookUse,
     EvaluateSummary,

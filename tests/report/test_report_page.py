@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import os
@@ -18,6 +19,7 @@ from medvq.errors import UserError
 from medvq.explain.atlas import describe_codes, nearest_patches
 from medvq.inference import Encoder
 from medvq.method.scaling import to_unit
+from medvq.report import report_page
 from medvq.report.label_needs import fit_curve, say_needs
 from medvq.report.report_file import is_of, report_file
 from medvq.report.report_page import alike, write_report
@@ -102,6 +104,26 @@ def test_the_page_is_whole_in_itself_and_no_name_is_markup(folder: Path) -> None
     assert len(text) < 10e6
     assert page.text.count("patient") == 0
     assert (folder / "report" / "report.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_atlas_is_that_of_the_features_and_the_page_has_no_codes_without_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = find((folder / "extract" / "latest").resolve())
+    assert extract is not None
+    atlas = extract.folder / "figures" / "atlas.png"
+    with Image.open(atlas) as image:
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20  # it is not blank
+    embedded = base64.b64encode(atlas.read_bytes()).decode()
+    assert embedded in read(folder)
+    monkeypatch.setattr(report_page, "ATLAS", "made by older code.png")
+    (folder / "report" / "report.html").unlink()
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert embedded not in text
+    assert 'id="codes"' not in text
+    (folder / "report" / "report.html").unlink()
+    monkeypatch.undo()
+    assert embedded in write_report(folder).read_text(encoding="utf-8")
 
 
 class NoMaps:

@@ -9,13 +9,14 @@ the probabilities.
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from medvq.config import ProbeConfig
 from medvq.errors import UserError
@@ -33,6 +34,7 @@ CLEAN_CALIBRATION_WEIGHT = 0.5
 # Above this many labels one held-out fold chooses C, in a quarter of the time, and subjects of one
 # image each are not grouped, which would take a minute and do nothing.
 MANY_LABELS = 10_000
+_LIBRARIES = ThreadpoolController()  # to find them takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class FittedProbe:
     classifier: Any  # a linear model of the target; its probabilities are calibrated
     threshold: float  # of the probability, see Target.threshold
     regularisation: float  # the chosen C
+
+
+def on_one_core() -> AbstractContextManager[None]:
+    """Keep linear algebra on one core: on small matrices more of them wait for each other.
+
+    On shared cores they are ten times slower.
+    """
+    limited: AbstractContextManager[None] = _LIBRARIES.limit(limits=1, user_api="blas")
+    return limited
 
 
 def fit_probe(
@@ -85,8 +96,7 @@ def fit_probe(
     everything = np.arange(len(images)).reshape(-1, len(rows))
     parts = [everything[:, fitted_on].ravel() for fitted_on, _ in folds]
     best_score, best = -np.inf, None
-    # More threads wait for each other on such small matrices: ten times slower on shared cores.
-    with threadpool_limits(limits=1, user_api="blas"):
+    with on_one_core():
         path = target.fit_path(images, of_images, parts, config.regularisation)
         for regularisation, models in zip(config.regularisation, path, strict=True):
             clean = _held_out_scores(target, models, features.images[rows], folds)[held_out]
@@ -100,7 +110,7 @@ def fit_probe(
         regularisation, clean, swapped = best
         final = target.fit_path(images, of_images, [everything.ravel()], [regularisation * shrink])
         [[model]] = final
-    calibrate(target, model, truth[rows[held_out]], clean, swapped)
+        calibrate(target, model, truth[rows[held_out]], clean, swapped)
     return FittedProbe(model, target.threshold(truth[rows]), regularisation)
 
 

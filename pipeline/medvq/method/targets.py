@@ -128,7 +128,8 @@ class Binary(Target):
                 yield [_classifier(weights, strength) for weights in path]
 
     def scores(self, model: LogisticRegression, images: Floats) -> Floats:
-        return np.asarray(model.decision_function(images))
+        # What decision_function returns, whose checks take longer than the product.
+        return np.asarray(images @ model.coef_[0] + model.intercept_[0])
 
     def selection_score(self, truth: Truth, scores: Floats) -> float:
         return -float(np.logaddexp(0, np.where(truth == 1, -scores, scores)).mean())

@@ -1,11 +1,9 @@
-"""Figures that are made for the report alone: the atlas of codes, and the worst errors."""
+"""The figure that is made for the report alone: the worst errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +13,11 @@ from numpy.typing import NDArray
 
 from medvq.datasets.manifest import read_manifest
 from medvq.errors import UserError
-from medvq.explain.atlas import CodeEntry, Patch
 from medvq.explain.explanation import Explainer, arrays
 from medvq.explain.sources import ProbeSources
 from medvq.method.scaling import to_unit
 from medvq.report import plots
-from medvq.report.evidence_figure import COLOURS, draw_evidence, patch
+from medvq.report.evidence_figure import COLOURS, draw_evidence
 
 
 @dataclass(frozen=True)
@@ -35,40 +32,6 @@ class Errors:
 
     table: pd.DataFrame
     rows: NDArray[np.intp]
-
-
-def draw_atlas(
-    entries: Sequence[CodeEntry],
-    patches: Mapping[int, Sequence[Patch]],
-    images: NDArray[Any],
-    file: Path,
-) -> None:
-    """Draw a row for each code: where it stands, and the training patches nearest to it."""
-    number = max([1, *(len(patches[entry.code]) for entry in entries)])
-    width, shares = 1.15 * (1 + number) / 2, (1, number)
-    with plots.panels(file, 2 * len(entries), width, 1.2, across=2, shares=shares) as axes:
-        for first, others, entry in zip(axes[::2], axes[1::2], entries, strict=True):
-            places = entry.places
-            shown = places if places.ndim == 2 else places.max(0)
-            first.imshow(shown, cmap="cividis", vmin=0)
-            first.set(xticks=[], yticks=[])
-            first.set_ylabel(f"{entry.code}", rotation=0, ha="right", va="center", fontsize=9)
-            others.set_axis_off()
-            if found := patches[entry.code]:
-                pictures = [plots.picture(patch(images[r], places.shape, p)) for r, p in found]
-                others.imshow(side_by_side(pictures, number), cmap="gray", vmin=0, vmax=255)
-
-
-def side_by_side(pictures: Sequence[NDArray[np.uint8]], number: int) -> NDArray[np.uint8]:
-    """Return pictures of one size as one, on white, as wide as ``number`` of them.
-
-    Axes of their own take longer to make than what they show.
-    """
-    height, width, *colours = pictures[0].shape
-    gap = max(1, width // 8)
-    row = np.full((height, number, width + gap, *colours), 255, np.uint8)
-    row[:, : len(pictures), :width] = np.stack(pictures, 1)
-    return row.reshape(height, -1, *colours)[:, :-gap]
 
 
 def find_errors(probe: Path, ingest: Path, number: int) -> Errors | None:

@@ -1,8 +1,7 @@
 """The report of a data set: one page with the result, what to distrust, and where it comes from.
 
 Like the page of the audit it holds every picture and loads nothing. It is made of finished
-artifacts; nothing is trained, and only a few images are encoded anew, for the patches of the codes
-and the worst errors.
+artifacts; nothing is trained, and only the worst errors are encoded anew.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ import numpy as np
 from PIL import Image
 
 from medvq.errors import UserError
-from medvq.explain.atlas import CodeEntry, describe_codes, nearest_patches
+from medvq.explain.atlas import CodeEntry, describe_codes
 from medvq.explain.sources import ProbeSources
-from medvq.inference import Encoder
 from medvq.modes import artifact_modes
 from medvq.prior.existing import find_prior
+from medvq.report.atlas_figure import ATLAS, CODES
 from medvq.report.label_needs import fit_curve, plot_curve, say_needs
 from medvq.report.probe_figures import draw_label_efficiency, shown_name
-from medvq.report.report_figures import draw_atlas, draw_errors, find_errors
+from medvq.report.report_figures import draw_errors, find_errors
 from medvq.report.report_file import is_of, mark, report_file
 from medvq.report.report_words import (
     distrust,
@@ -45,7 +44,7 @@ from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES
 from medvq.summaries import ExtractSummary, IngestSummary, PretrainSummary, ProbeSummary
 
-_CODES, _PATCHES, _ERRORS = 16, 6, 6
+_ERRORS = 6
 _CAPTIONS = {
     "images": "Images as read, as the network sees them, and with another image's acquisition.",
     "class_means": "Mean image of each class and split: what differs at the border is a shortcut.",
@@ -237,27 +236,24 @@ def _shown_metrics(probe: ProbeSummary) -> list[str]:
 def _made_here(
     chain: Mapping[str, Artifact], scratch: Path
 ) -> tuple[list[CodeEntry], dict[str, Picture]]:
-    """Draw the atlas of codes and the worst errors."""
+    """Draw the worst errors; find the atlas of codes."""
     pictures: dict[str, Picture] = {}
-    store = chain["extract"].folder / FEATURES
-    codes = describe_codes(store, _CODES) if "pretrain" in chain else []
+    atlas = chain["extract"].folder / "figures" / ATLAS
+    codes = describe_codes(chain["extract"].folder / FEATURES, CODES) if atlas.exists() else []
     images = np.load(chain["ingest"].folder / "images.npy", mmap_mode="r")
     if codes:
-        shown = [entry.code for entry in codes]
-        encoder = Encoder(chain["pretrain"], "cpu")
-        patches = nearest_patches(store, encoder, images, shown, _PATCHES)
-        draw_atlas(codes, patches, images, file := scratch / "atlas.png")
         caption = (
             "One code a row, the most frequent first: where it stands in the images (bright: "
             "often), and the training patches that are nearest to it, each of another subject."
         )
         shares = ", ".join(f"{entry.code} {entry.share:.1%}" for entry in codes)
         text = f"{caption} Codes with their share of places: {shares}."
-        pictures["atlas"] = Picture.embed(file, caption, text, chain["extract"].fingerprint)
+        pictures["atlas"] = Picture.embed(atlas, caption, text, chain["extract"].fingerprint)
     if "probe" not in chain:
         return codes, pictures
     errors = find_errors(chain["probe"].folder, chain["ingest"].folder, _ERRORS)
-    if errors is not None and images.ndim == 3 and codes:  # grey pictures of an encoder of ours
+    # Grey pictures of an encoder of ours.
+    if errors is not None and images.ndim == 3 and "pretrain" in chain:
         sources = ProbeSources(chain["probe"].folder, "cpu")
         has_maps = draw_errors(errors, sources, file := scratch / "errors.png")
         caption = (

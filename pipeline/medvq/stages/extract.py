@@ -256,6 +256,14 @@ def settings(config: Config) -> dict[str, Any]:
     return values
 
 
+def draw(context: StageContext, summary: ExtractSummary) -> None:
+    """Draw the atlas of codes, where there are any."""
+    from medvq.report.atlas_figure import draw_extract
+
+    if "pretrain" in context.inputs:
+        draw_extract(context.folder, context.inputs, context.device, context.figures)
+
+
 def table(summary: ExtractSummary) -> list[str]:
     """Return the lines for people."""
     from medvq.report.tables import extract_table
@@ -270,6 +278,7 @@ EXTRACT = Stage(
     run=run,
     summary=ExtractSummary,
     table=table,
+    draw=draw,
     reads=(INGEST, PRETRAIN),
     distributed=True,
     outside=external_fingerprint,
