@@ -17,6 +17,7 @@ from medvq.summaries import Interval
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm, ttest_1samp
+from threadpoolctl import threadpool_info, threadpool_limits
 
 Floats = NDArray[np.float64]
 
@@ -55,6 +56,22 @@ def test_a_metric_is_computed_on_the_test_set_and_on_its_resamples() -> None:
     total = resample(compute, 3, weights)["total"]
     assert total.cells.tolist() == [[2, 4, 6]]
     assert total.resampled.tolist() == [4, 6]
+
+
+def test_resamples_keep_linear_algebra_on_one_core_and_give_the_others_back() -> None:
+    def threads() -> set[int]:
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    found = []
+
+    def compute(_subset: int, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        found.append(threads())
+        return {"mean": weights.mean(1)}
+
+    with threadpool_limits(2, user_api="blas"):
+        resample(compute, 1, np.ones((3, 4)))
+        assert threads() == {2}
+    assert found == [{1}]
 
 
 def test_of_one_cell_the_quantiles_of_the_bootstrap_lie_about_the_mean() -> None:

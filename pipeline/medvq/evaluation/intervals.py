@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm, t
 
+from medvq.method.probe import on_one_core
 from medvq.summaries import Interval
 
 Floats = NDArray[np.float64]
@@ -102,7 +103,8 @@ def resample(
     stacked = np.concatenate([np.ones((1, weights.shape[1])), weights])
     size = max(_FEWEST_ROWS, _BLOCK // weights.shape[1])
     blocks = [stacked[start : start + size] for start in range(0, len(stacked), size)]
-    parts = [[compute(subset, block) for block in blocks] for subset in range(subsets)]
+    with on_one_core():
+        parts = [[compute(subset, block) for block in blocks] for subset in range(subsets)]
     columns = {
         name: np.stack([np.concatenate([m[name] for m in metrics]) for metrics in parts])
         for name in parts[0][0]

@@ -7,6 +7,8 @@ scikit-learn's. A metric is NaN where a class that it needs has no weight.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
@@ -31,7 +33,7 @@ def range_of(metric: str) -> tuple[float, float]:
 
 def auroc(truth: Labels, score: Floats, weights: Floats) -> Floats:
     """Return the area under the ROC curve alone; ``truth``, ``score`` (N,), ``weights`` (B, N)."""
-    return _auroc(*_weight_by_score(truth, score, weights))
+    return _auroc(_rank(truth, score, weights))
 
 
 def binary_metrics(
@@ -47,7 +49,7 @@ def binary_metrics(
     weights : (B, N), non-negative.
     """
     positive, predicted = truth == 1, probability >= threshold
-    ranked = _weight_by_score(truth, probability, weights)
+    ranked = _rank(truth, probability, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         sensitivity = weights @ (positive & predicted) / (weights @ positive)
         specificity = weights @ ~(positive | predicted) / (weights @ ~positive)
@@ -55,16 +57,16 @@ def binary_metrics(
         accuracy = weights @ (predicted == positive) / total
         brier = weights @ (probability - truth) ** 2 / total
     return {
-        "auroc": _auroc(*ranked),
-        "auprc": _average_precision(*ranked),
+        "auroc": _auroc(ranked),
+        "auprc": _average_precision(ranked),
         "balanced_accuracy": (sensitivity + specificity) / 2,
         "accuracy": accuracy,
         "sensitivity": sensitivity,
         "specificity": specificity,
         "brier": brier,
         "ece": _calibration_error(truth, probability, weights),
-        "sensitivity_at_90_specificity": _sensitivity_at(0.90, *ranked),
-        "sensitivity_at_95_specificity": _sensitivity_at(0.95, *ranked),
+        "sensitivity_at_90_specificity": _sensitivity_at(0.90, ranked),
+        "sensitivity_at_95_specificity": _sensitivity_at(0.95, ranked),
     }
 
 
@@ -108,10 +110,7 @@ def multiclass_metrics(truth: Labels, probability: Floats, weights: Floats) -> d
     weights : (B, N), non-negative.
     """
     classes = probability.shape[1]
-    ranked = [
-        _weight_by_score((truth == k).astype(int), probability[:, k], weights)
-        for k in range(classes)
-    ]
+    ranked = [_rank((truth == k).astype(int), probability[:, k], weights) for k in range(classes)]
     correct = (probability.argmax(1) == truth).astype(np.int64)
     one_hot = np.eye(classes)[truth]
     distance = ((probability - one_hot) ** 2).sum(1)
@@ -119,8 +118,8 @@ def multiclass_metrics(truth: Labels, probability: Floats, weights: Floats) -> d
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = ((weights * correct) @ one_hot) / (weights @ one_hot)
         return {
-            "auroc": np.mean([_auroc(*scores) for scores in ranked], axis=0),
-            "auprc": np.mean([_average_precision(*scores) for scores in ranked], axis=0),
+            "auroc": np.mean([_auroc(scores) for scores in ranked], axis=0),
+            "auprc": np.mean([_average_precision(scores) for scores in ranked], axis=0),
             "balanced_accuracy": recall.mean(1),
             "accuracy": weights @ correct / total,
             "brier": weights @ distance / total,
@@ -144,47 +143,57 @@ def regression_metrics(truth: Floats, predicted: Floats, weights: Floats) -> dic
         }
 
 
-def _weight_by_score(truth: Labels, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the weight of positives and of negatives at each distinct score, falling; (B, S)."""
+class _Ranked(NamedTuple):
+    """The weight of images at each distinct score, falling, and their sums so far; (B, S) each."""
+
+    positive: Floats
+    negative: Floats
+    true_positives: Floats
+    false_positives: Floats
+
+
+def _rank(truth: Labels, score: Floats, weights: Floats) -> _Ranked:
     order = np.argsort(-score, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
     ordered = weights[:, order]
-    positive, negative = ordered * (truth[order] == 1), ordered * (truth[order] == 0)
-    if len(starts) == len(score):
-        return positive, negative
-    return np.add.reduceat(positive, starts, axis=1), np.add.reduceat(negative, starts, axis=1)
+    parts = [ordered * (truth[order] == label) for label in (1, 0)]
+    if len(starts) < len(score):
+        parts = [np.add.reduceat(part, starts, axis=1) for part in parts]
+    return _Ranked(*parts, *(part.cumsum(1) for part in parts))
 
 
-def _auroc(positive: Floats, negative: Floats) -> Floats:
+def _auroc(ranked: _Ranked) -> Floats:
     """Return the chance that a positive ranks above a negative; ties count half."""
-    above = positive.cumsum(1) - positive / 2
-    pairs = positive.sum(1) * negative.sum(1)
+    above = ranked.true_positives - ranked.positive / 2
+    pairs = ranked.true_positives[:, -1] * ranked.false_positives[:, -1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((above * negative).sum(1) / pairs)
+        return np.asarray((above * ranked.negative).sum(1) / pairs)
 
 
-def _average_precision(positive: Floats, negative: Floats) -> Floats:
+def _average_precision(ranked: _Ranked) -> Floats:
     """Return the sum over thresholds of precision times the gain in recall."""
-    true_positives = positive.cumsum(1)
-    predicted = true_positives + negative.cumsum(1)
+    predicted = ranked.true_positives + ranked.false_positives
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(
-            predicted > 0, true_positives / np.where(predicted > 0, predicted, 1), 0.0
+            predicted > 0, ranked.true_positives / np.where(predicted > 0, predicted, 1), 0.0
         )
-        return np.asarray((precision * positive).sum(1) / positive.sum(1))
+        return np.asarray((precision * ranked.positive).sum(1) / ranked.true_positives[:, -1])
 
 
-def _sensitivity_at(specificity: float, positive: Floats, negative: Floats) -> Floats:
+def _sensitivity_at(specificity: float, ranked: _Ranked) -> Floats:
     """Return the highest sensitivity of a threshold that has at least this specificity.
 
     It is a step of the ROC curve, not a point between two of them, so that a threshold reaches it.
     """
-    total = negative.sum(1)
+    total = ranked.false_positives[:, -1]
     # A share of whole weights is not exact in binary.
     most = (1 - specificity) * total * (1 + 1e-9)
-    true_positives = np.where(negative.cumsum(1) <= most[:, None], positive, 0.0).sum(1)
+    reached = ranked.false_positives <= most[:, None]
+    true_positives = np.where(reached, ranked.positive, 0.0).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(total > 0, true_positives / positive.sum(1), np.nan))
+        return np.asarray(
+            np.where(total > 0, true_positives / ranked.true_positives[:, -1], np.nan)
+        )
 
 
 def _calibration_error(truth: Labels, probability: Floats, weights: Floats) -> Floats:

@@ -127,7 +127,6 @@ def _judge_all(
     from sklearn.pipeline import make_pipeline
     from tqdm import tqdm
 
-    from medvq.method.probe import on_one_core
     from medvq.storage.encoding_cache import encode
     from medvq.storage.probe_file import save_probe
 
@@ -146,14 +145,12 @@ def _judge_all(
             results[name] = results[MEDVQ].renamed(name)
             continue
         encoding, encoded = encode(extract, store, features, search, seed, train, context.cache)
-        with on_one_core():
-            results[name] = judge.judge(name, encoded, search)
+        results[name] = judge.judge(name, encoded, search)
         if name == MEDVQ:
             steps = [step for _, step in encoding.steps]
             probe = make_pipeline(*steps, results[MEDVQ].probes[0].classifier)
             save_probe(probe, context.folder)
-            with on_one_core():
-                label_scores = judge.label_scores(results[MEDVQ], encoded, config, seed)
+            label_scores = judge.label_scores(results[MEDVQ], encoded, config, seed)
     return results, label_scores
 
 
