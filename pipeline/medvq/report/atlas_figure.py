@@ -47,6 +47,8 @@ def _draw(
     number = max([1, *(len(patches[entry.code]) for entry in entries)])
     width, shares = 1.15 * (1 + number) / 2, (1, number)
     with plots.panels(file, 2 * len(entries), width, 1.2, across=2, shares=shares) as axes:
+        axes[0].set_title("where it stands", fontsize=9)
+        axes[1].set_title("the training patches nearest to it, each of another subject", fontsize=9)
         for first, others, entry in zip(axes[::2], axes[1::2], entries, strict=True):
             places = entry.places
             shown = places if places.ndim == 2 else places.max(0)
