@@ -50,12 +50,16 @@ class CodeEntry:
 def describe_codes(store: Path, number: int) -> list[CodeEntry]:
     """Describe the most frequent codes of the training images, so many at most.
 
+    None are described of a data set without training images, as another site's is.
+
     Parameters
     ----------
     store : the table of features.
     """
     keys, metadata = read_keys(store), read_metadata(store)
     train = np.flatnonzero(keys["split"] == "train")
+    if not len(train):
+        return []
     train = train[:: -(-len(train) // _COUNTED)]
     codes = read_feature(store, "codes_0")[train]
     grid, size = metadata.levels[0].latent_shape, metadata.levels[0].codebook_size

@@ -23,7 +23,7 @@ _PATCHES = 6
 
 
 def draw_extract(folder: Path, inputs: Mapping[str, Artifact], device: str, figures: Path) -> None:
-    """Draw the atlas of the codes of a feature store.
+    """Draw the atlas of the codes of a feature store, where it has training images.
 
     Parameters
     ----------
@@ -31,7 +31,8 @@ def draw_extract(folder: Path, inputs: Mapping[str, Artifact], device: str, figu
     inputs : the artifacts of ``ingest`` and ``pretrain`` that it was made from.
     """
     images = np.load(inputs["ingest"].folder / "images.npy", mmap_mode="r")
-    codes = describe_codes(folder / FEATURES, CODES)
+    if not (codes := describe_codes(folder / FEATURES, CODES)):
+        return
     encoder, shown = Encoder(inputs["pretrain"], device), [entry.code for entry in codes]
     patches = nearest_patches(folder / FEATURES, encoder, images, shown, _PATCHES)
     _draw(codes, patches, images, figures / ATLAS)
