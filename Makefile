@@ -15,6 +15,7 @@ QUICK ?=
 ONLY ?=
 ARMS ?=
 SEEDS ?=
+EPOCHS ?=
 VALIDATION ?=
 SETS ?=
 STORES ?=
