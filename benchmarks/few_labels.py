@@ -20,13 +20,12 @@ from medvq.evaluation.label_curve import Estimate, LabelCurve, fit_label_curve
 from medvq.evaluation.probing import ProbeJudge
 from medvq.evaluation.tasks import Binary
 from medvq.explain.suggestions import Patients, settings_to_cluster, suggest
-from medvq.method.probe import ProbeFeatures, fit_probe
+from medvq.method.probe import ProbeFeatures, fit_probe, on_one_core
 from medvq.report import plots
 from medvq.storage.encoded_features import FeatureStore
 from medvq.summaries import LabelScores
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from threadpoolctl import threadpool_limits
 
 from benchmarks.page import Figure, Section, demand, table, write_page
 from benchmarks.study import Study, run_study
@@ -217,7 +216,7 @@ def judged(
     if fewest < _FEWEST:
         middle = config.regularisation[len(config.regularisation) // 2]
         images = np.concatenate([features.images[rows], *(v[rows] for v in features.versions)])
-        with threadpool_limits(limits=1, user_api="blas"):
+        with on_one_core():
             model = task.fit(images, np.tile(truth[rows], 1 + len(features.versions)), middle)
     else:
         model = fit_probe(features, truth, subjects, rows, config, task).classifier

@@ -64,7 +64,7 @@ class Peers:
             *self.places, device=parsed.device, accept_code=parsed.accept_code
         )
         self.settings, self.arms = tuple(parsed.set), parsed.arms or METHODS
-        self.most = parsed.epochs
+        self.most_epochs = parsed.epochs
 
     def study(self, config: str, *settings: str) -> Study:
         """Return a configuration, on the images of this data set."""
@@ -79,8 +79,8 @@ class Peers:
             yield from METHODS[name](self, name)
 
     def epochs(self, numbers: Sequence[int]) -> list[int]:
-        """Return those numbers of epochs that were asked for."""
-        return [epochs for epochs in numbers if self.most is None or epochs <= self.most]
+        """Leave out the numbers of epochs that are too many."""
+        return [epochs for epochs in numbers if epochs <= (self.most_epochs or epochs)]
 
     def probes(self, study: Study) -> dict[float, Probed]:
         """Return a probe for each share of the labels."""
@@ -229,7 +229,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sets = names_of([*DATA_SETS, "phantom"])
     parser.add_argument("--only", type=sets, help="data sets: a,b (default: kermany,tuberculosis)")
     parser.add_argument("--arms", type=names_of([*METHODS]), help="methods: a,b")
-    parser.add_argument("--epochs", type=int, help="without trainings of more (default: 72)")
+    numbers = sorted({*EPOCHS, *CONTRASTIVE_EPOCHS})
+    parser.add_argument("--epochs", type=int, choices=numbers, help="leave out trainings of more")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     parser.add_argument("--json", action="store_true", help="figures as JSON on the last line")
     return parser.parse_args(arguments)

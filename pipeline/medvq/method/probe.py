@@ -34,7 +34,7 @@ CLEAN_CALIBRATION_WEIGHT = 0.5
 # Above this many labels one held-out fold chooses C, in a quarter of the time, and subjects of one
 # image each are not grouped, which would take a minute and do nothing.
 MANY_LABELS = 10_000
-_LIBRARIES = ThreadpoolController()  # to find them takes milliseconds
+_LIBRARIES = ThreadpoolController()  # NumPy's and SciPy's; to find them takes milliseconds
 
 
 @dataclass(frozen=True)
