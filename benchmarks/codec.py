@@ -40,6 +40,7 @@ _IMAGES, _BATCH, _SHOWN, _RESAMPLES = 128, 16, 4, 1000
 _SSIM_WINDOW = 11
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 _MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "finest": "finest band"}
+_COARSE = "flat, coarse"
 _YARDSTICKS = {"JPEG 2000": jpeg2000, "WebP": webp}
 Floats = NDArray[np.float64]
 
@@ -91,8 +92,13 @@ def main(study: Study, _: argparse.Namespace) -> None:
 
 
 def arms_of(config: Config) -> dict[str, Config]:
-    """Return the flat model and the hierarchy, of as many bits."""
-    return {"flat": config.model_copy(update={"pretrain": flattened(config)}), "VQ-VAE-2": config}
+    """Return the flat model and the hierarchy, of as many bits, and its coarsest codes alone."""
+    coarse = config.pretrain.model_copy(update={"finer": ()})
+    return {
+        "flat": config.model_copy(update={"pretrain": flattened(config)}),
+        "VQ-VAE-2": config,
+        _COARSE: config.model_copy(update={"pretrain": coarse}),
+    }
 
 
 def flattened(config: Config) -> PretrainConfig:
@@ -233,8 +239,9 @@ def _publish(
         f"the epoch of least validation error, of at most {config.pretrain.epochs} epochs on "
         f"{config.pretrain.image_fraction:.0%} of the training subjects; one training each. The "
         "flat model has the bits of all levels on the finest grid, and twice the residual blocks "
-        "there. Residual quantization (two vector quantizers in turn) and FSQ take the place of "
-        "its quantizer. JPEG 2000 and WebP get the nominal bits; small files are mostly head."
+        f"there; *{_COARSE}* is the coarsest level alone, of fewer bits. "
+        "Residual quantization (two vector quantizers in turn) and FSQ take the place of the flat "
+        "model's quantizer. JPEG 2000 and WebP get the nominal bits; small files are mostly head."
     )
     means = (
         "*Finest band*: squared error in the finest band of a Laplacian pyramid, over its energy. "
@@ -242,13 +249,17 @@ def _publish(
     )
     paired = "Means over images, with 95% intervals over test subjects, given these trainings."
     trained = [name for name in arms if name not in _YARDSTICKS]
+    pairs = [(name, "flat") for name in trained[1:]] + [("VQ-VAE-2", _COARSE)]
     differences = [
-        [name, *(_gain(measured[name], measured["flat"], column, weights) for column in _MEASURES)]
-        for name in trained[1:]
+        [
+            f"{one} less {other}",
+            *(_gain(measured[one], measured[other], column, weights) for column in _MEASURES),
+        ]
+        for one, other in pairs
     ]
     sections = [
         Section("Means over images", _means(pictures, arms, measured), means),
-        Section("Minus flat", table(["", *_MEASURES.values()], differences), paired),
+        Section("Differences", table(["", *_MEASURES.values()], differences), paired),
     ]
     figures = [
         Figure(f"{name}, {column}", float(measured[name][column].mean()))
