@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import torch
 from medvq.config import Config
-from medvq.device import choose_device, threads_for_training
+from medvq.device import choose_device
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
 from medvq.method.vqvae import VQVAE
 from medvq.stages.pretrain import read_data
@@ -204,9 +204,8 @@ def train_composed(study: Study, config: Config, quantizer: ComposedQuantizer) -
     device = choose_device(study.options.device)
     context = StageContext(config, folder, {"ingest": ingest}, *places, device)
     run = Run(folder, config.seed, torch.device(device), context.report)
-    with threads_for_training(device):
-        training = _ComposedTraining(read_data(context), config.pretrain, run)
-        network = training.replace(quantizer)
-        training.fit()
+    training = _ComposedTraining(read_data(context), config.pretrain, run)
+    network = training.replace(quantizer)
+    training.fit()
     network.load_state_dict(load_network(folder / FILE, "pretrain")[1])
     return network.eval()

@@ -33,7 +33,7 @@ def run(context: StageContext) -> PretrainSummary:
     """Train, or continue a run that was interrupted; return the figures of the best epoch."""
     import torch
 
-    from medvq.device import keep_freed_memory, threads_for_training
+    from medvq.device import keep_freed_memory
     from medvq.distributed import barrier
     from medvq.training.loop import Run
     from medvq.training.pretraining import Pretraining
@@ -41,9 +41,8 @@ def run(context: StageContext) -> PretrainSummary:
     keep_freed_memory()
     config, device = context.config, torch.device(context.device)
     surroundings = Run(context.folder, config.seed, device, context.report)
-    with threads_for_training(context.device):
-        training = Pretraining(read_data(context), config.pretrain, surroundings)
-        training.fit()
+    training = Pretraining(read_data(context), config.pretrain, surroundings)
+    training.fit()
     barrier()  # until the first process has written the files that the summary is made from
     return training.summary()
 

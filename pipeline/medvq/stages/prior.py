@@ -29,7 +29,6 @@ def run(context: StageContext) -> PriorSummary:
     """Train a prior of every level, or resume; return the figures of the best epochs."""
     import torch
 
-    from medvq.device import threads_for_training
     from medvq.distributed import from_first
     from medvq.prior.codes import read_codes
     from medvq.prior.training import PriorTraining
@@ -40,9 +39,8 @@ def run(context: StageContext) -> PriorSummary:
     surroundings = Run(context.folder, config.seed, device, context.report)
     levels = []
     for level in range(len(maps.levels)):
-        with threads_for_training(context.device):
-            training = PriorTraining(maps, level, config.prior, surroundings)
-            training.fit()
+        training = PriorTraining(maps, level, config.prior, surroundings)
+        training.fit()
         levels.append(training.summary())
     return PriorSummary(
         levels=levels,

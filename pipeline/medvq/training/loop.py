@@ -2,7 +2,7 @@
 
 An epoch ends in this order: validation, the weights of the best epoch, the history, the checkpoint,
 the report. A run that is killed at any point continues from its last checkpoint and ends with the
-same bits, since everything random comes from (seed, epoch).
+same bits, in the same number of threads, since everything random comes from (seed, epoch).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from medvq.config import TrainingConfig
-from medvq.device import computes_in_bfloat16, resume_threads
+from medvq.device import computes_in_bfloat16
 from medvq.errors import UserError
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.training.batches import epoch_seed
 from medvq.training.checkpoint import DeferredInterruption, load_checkpoint, save_checkpoint
 from medvq.training.divergence import check_divergence, check_finite, refuse_batch
+from medvq.training.threads import TrainingThreads
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
 # Where the configuration sets no epochs: eighteen, as for the default data set, and for a small set
@@ -127,6 +128,7 @@ class TrainingLoop(ABC):
         self.forward = _parallel(objective, unused) if world_size() > 1 else objective
         self.history: list[dict[str, float]] = []
         self.first_losses = self._zeros()
+        self._threads = TrainingThreads(run.device)
         self._position: Position | None = None
         self._saved = time.monotonic()
         self._step_times: list[float] = []
@@ -165,6 +167,10 @@ class TrainingLoop(ABC):
 
     def fit(self) -> None:
         """Train, from where an interrupted run in the same folder stopped."""
+        with self._threads:
+            self._fit()
+
+    def _fit(self) -> None:
         self._resume()
         if self.epochs == 0:
             self._announce("no epochs; the network stays as it starts")
@@ -265,6 +271,7 @@ class TrainingLoop(ABC):
             progress.update(self.batches.batch_size)
             self._estimate_duration(progress)
             self._save_within_epoch(position, interruption)
+            self._threads.adapt()
         return position
 
     def _check_losses(self, epoch: int, steps: int, losses: list[Tensor]) -> None:
@@ -355,7 +362,7 @@ class TrainingLoop(ABC):
                 f"{file} does not fit this configuration; delete its folder to start anew"
             ) from error
         self._position = Position(**position) if position else None
-        resume_threads(saved.get("threads"))
+        self._threads.resume(saved.get("threads"))
         within = f" and {self._first} batches" if position else ""
         tqdm.write(f"resuming after {len(self.history)} epochs{within}")
         # A kill may have come between a checkpoint and its report.

@@ -1,0 +1,141 @@
+"""How many threads a training computes in, beside whatever else the machine does."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from medvq.errors import Notice
+
+# What the kernel counts of its processors: its averages are of minutes, in which this program may
+# have been the one that computed.
+_STATE = Path("/proc/stat")
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.5, 10.0
+_LOOKS_AT_FREE = 3  # in a row, before more threads are taken: others come and go
+
+
+def free_threads(processors: int, busy: float) -> int:
+    """Return how many threads to train in: one for each processor that nobody else uses.
+
+    The threads of an operation wait for the last of them. On processors that other programs keep
+    busy that is most of the time: two threads trained at a sixth of the speed of one.
+
+    Parameters
+    ----------
+    processors : that this process may use.
+    busy : how many of them other programs keep busy, on average.
+
+    >>> free_threads(2, 0.3), free_threads(2, 1.2), free_threads(2, 2.0), free_threads(16, 4.4)
+    (2, 1, 1, 12)
+    """
+    return max(1, processors - round(busy))
+
+
+def busy_processors(before: str, after: str, processors: Collection[int]) -> float:
+    """Return how many processors were busy between two states of ``/proc/stat``.
+
+    Time in which one waits for a disk, or computes for programs that give way to others (``nice``),
+    is free.
+    """
+    first, second = (_times(state) for state in (before, after))
+    busy = 0.0
+    for processor in first.keys() & second.keys() & set(processors):
+        passed = [b - a for a, b in zip(first[processor], second[processor], strict=True)]
+        _, nice, _, idle, waits = passed[:5]
+        busy += 1 - (nice + idle + waits) / sum(passed) if sum(passed) else 0.0
+    return busy
+
+
+def _times(state: str) -> dict[int, list[int]]:
+    """Return the times of each processor, but for those of guests, which others contain."""
+    lines = [line.split() for line in state.splitlines() if line.startswith("cpu")]
+    return {int(name[3:]): list(map(int, times[:8])) for name, *times in lines if name != "cpu"}
+
+
+def _says_threads() -> bool:
+    return "OMP_NUM_THREADS" in os.environ
+
+
+class TrainingThreads:
+    """Computes in :func:`free_threads` threads while it is entered, unless OMP_NUM_THREADS is set.
+
+    Others begin and end while a training goes on, so that :meth:`adapt` looks again: fewer threads
+    are taken at once, more when they have been free for a while. It does nothing on a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._adapts = device.type == "cpu" and not _says_threads() and _STATE.exists()
+        self._processors = os.sched_getaffinity(0) if self._adapts else set()
+        self._most = torch.get_num_threads()
+        self._recent: deque[int] = deque(maxlen=_LOOKS_AT_FREE)
+
+    def __enter__(self) -> Self:
+        if self._adapts:
+            self._begin()
+            time.sleep(_FIRST_LOOK_SECONDS)
+            self._take(self._free(), "since other programs use the processors")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        torch.set_num_threads(self._most)
+
+    def resume(self, number: int | None) -> None:
+        """Compute in the threads of the run that is resumed: other sums would give other bits."""
+        if number is not None and not _says_threads():
+            torch.set_num_threads(number)
+
+    def adapt(self) -> None:
+        """Look whether others use the processors, where a look is due; call it between steps."""
+        if not self._adapts or time.monotonic() - self._began < _LOOK_SECONDS:
+            return
+        self._recent.append(self._free())
+        now = torch.get_num_threads()
+        if self._recent[-1] < now:
+            self._take(self._recent[-1], "since other programs use the processors now")
+        elif len(self._recent) == _LOOKS_AT_FREE and min(self._recent) > now:
+            self._take(min(self._recent), "since processors are free again")
+
+    def _begin(self) -> None:
+        self._began, self._own, self._state = time.monotonic(), _own_seconds(), _read_state()
+
+    def _free(self) -> int:
+        """Return how many threads others have left free since :meth:`_begin`, and begin anew."""
+        began, own, state = self._began, self._own, self._state
+        self._begin()
+        by_own = (self._own - own) / max(self._began - began, 1e-3)
+        busy = busy_processors(state, self._state, self._processors) - by_own
+        return min(self._most, free_threads(len(self._processors), max(busy, 0.0)))
+
+    def _take(self, number: int, why: str) -> None:
+        if number == torch.get_num_threads():
+            return
+        torch.set_num_threads(number)
+        threads = "1 thread" if number == 1 else f"{number} threads"
+        text = f"training in {threads}, {why}; OMP_NUM_THREADS={self._most} takes all"
+        warnings.warn(Notice(text), stacklevel=2)
+
+
+def _read_state() -> str:
+    """Return what the kernel counts; nothing where it cannot be read: then all is free."""
+    try:
+        return _STATE.read_text()
+    except OSError:
+        return ""
+
+
+def _own_seconds() -> float:
+    """Return the time of processors that this program has taken, unless it gives way to others."""
+    return 0.0 if os.nice(0) > 0 else time.process_time()
