@@ -8,7 +8,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -23,7 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer
 
 Floats = NDArray[np.float64]
 CODES, EMBEDDING = "MedVQ's codes", "embedding, float32"
@@ -182,11 +184,15 @@ class Codings:
         vectors = CodebookVectors(self.codebook)
         scaler = BlockScaler([self.codebook.shape[1] * codes.images.shape[1]])
         placed = make_pipeline(vectors, scaler, pca, NormScaler())
-        yield "histogram", self._encode_set("histogram")
+        ways = {
+            "histogram": self._encode_set("histogram"),
+            "code at each place, reduced": self.encode(codes, make_pipeline(one_hot, svd)),
+            "vectors, pooled": self._encode_set("quantized"),
+            "vectors, each at its place": self.encode(codes, placed),
+        }
+        yield from ways.items()
+        yield "embedding that they predict", self._predict_embedding([*ways.values()])
         yield "pyramid of histograms", self._encode_set("pyramid")
-        yield "code at each place, reduced", self.encode(codes, make_pipeline(one_hot, svd))
-        yield "vectors, pooled", self._encode_set("quantized")
-        yield "vectors, each at its place", self.encode(codes, placed)
         both = make_union(make_pipeline(histogram, svd, NormScaler()), placed)
         yield "histogram, and vectors at their places", self.encode(codes, both)
 
@@ -194,6 +200,17 @@ class Codings:
         """Encode a feature set of the store as the product does."""
         probe, seed = self.config.probe, self.config.seed
         return self.store.encode((name,), probe, seed, self.train)[1]
+
+    def _predict_embedding(self, ways: Sequence[ProbeFeatures]) -> ProbeFeatures:
+        """Predict the embedding from ways to decode the codes, by ridge regression."""
+
+        def known(features: ProbeFeatures) -> Floats:
+            versions = [version[self.labelled] for version in features.versions]
+            return np.concatenate([features.images[self.train], *versions])
+
+        joined = _side_by_side(ways)
+        ridge = Ridge().fit(known(joined), known(self.embedding))
+        return self.encode(joined, FunctionTransformer(ridge.predict))
 
     def encode(self, features: ProbeFeatures, encoding: BaseEstimator) -> ProbeFeatures:
         """Fit an encoding on training images and their first versions, and apply it to all."""
@@ -210,3 +227,12 @@ class Codings:
             [transform(version) for version in features.versions],
             None if swapped is None else transform(swapped),
         )
+
+
+def _side_by_side(sets: Sequence[ProbeFeatures]) -> ProbeFeatures:
+    swapped = [one.swapped for one in sets if one.swapped is not None]
+    return ProbeFeatures(
+        np.concatenate([one.images for one in sets], 1),
+        [np.concatenate(same, 1) for same in zip(*(one.versions for one in sets), strict=True)],
+        np.concatenate(swapped, 1) if swapped else None,
+    )

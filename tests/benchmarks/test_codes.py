@@ -93,6 +93,30 @@ def test_codings_are_fitted_on_training_images_without_labels(tmp_path: Path) ->
         np.testing.assert_array_equal(one[1].images, two[1].images)
 
 
+def test_the_embedding_is_predicted_from_the_codes_by_a_regression_on_training_images(
+    tmp_path: Path,
+) -> None:
+    codings = codings_of(tmp_path, store_keys())
+    ways = dict(codings.of_codes())
+    predicted = ways.pop("embedding that they predict").images
+    known = [*ways][:4]  # those before it
+    table = np.concatenate([ways[name].images for name in known], axis=1)
+    versions = [np.concatenate(v, 1) for v in zip(*(ways[n].versions for n in known), strict=True)]
+    seen = np.concatenate([table[codings.train], *(v[codings.labelled] for v in versions)])
+    target = codings.embedding
+    wanted = np.concatenate(
+        [target.images[codings.train], *(v[codings.labelled] for v in target.versions)]
+    )
+    # Ridge regression in its closed form, of centred columns.
+    centred = seen - seen.mean(0)
+    weights = np.linalg.solve(
+        centred.T @ centred + np.eye(centred.shape[1]), centred.T @ (wanted - wanted.mean(0))
+    )
+    expected = (table - seen.mean(0)) @ weights + wanted.mean(0)
+    factors = predicted / expected
+    np.testing.assert_allclose(factors, np.median(factors), rtol=1e-4)
+
+
 def test_the_best_way_to_decode_is_chosen_on_validation_images_and_all_are_compared(
     tmp_path: Path,
 ) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from factories.learning import learn_by_heart
 from medvq.method.vqvae import VQVAE, Architecture, ResidualBlock
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 SHAPE = Architecture(
@@ -202,6 +205,44 @@ def test_the_loss_is_that_of_all_levels(two: VQVAE) -> None:
         for latent, quantizer, codes in zip(out.latents, two.quantizers, out.codes, strict=True)
     ]
     torch.testing.assert_close(out.loss, 0.25 * (away[0] + away[1]))
+
+
+def as_rows(maps: Tensor) -> NDArray[np.float64]:
+    return maps.movedim(1, -1).flatten(0, -2).double().numpy()
+
+
+@pytest.mark.parametrize("dim", [4, 12], ids=["narrower", "wider"])
+def test_fitted_codes_are_of_principal_components(dim: int) -> None:
+    torch.manual_seed(0)
+    network = VQVAE(replace(SHAPE, codebook_dim=dim)).eval()
+    images = [torch.randn(8, 2, 16, 16) for _ in range(3)]
+    network.fit_codes(lambda: images, seed=0)
+    with torch.inference_mode():
+        encoded = [network.features(batch) for batch in images]
+        maps = as_rows(torch.cat([one.levels[-1] for one in encoded]))
+        latent = as_rows(torch.cat([one.latent for one in encoded]))
+    kept = min(dim, 8)
+    expected = PCA(kept).fit_transform(maps)
+    signs = np.sign((expected * latent[:, :kept]).sum(0))
+    np.testing.assert_allclose(latent[:, :kept], expected * signs, atol=1e-5)
+    np.testing.assert_array_equal(latent[:, kept:], 0)
+    # The codebook, of as many codes as there are, is fitted to them.
+    codes = torch.cat([network.encode(batch)[0] for batch in images])
+    assert codes.unique().numel() == SHAPE.codebook_size
+
+
+def test_the_codes_of_every_level_are_fitted_to_what_coarser_ones_leave() -> None:
+    torch.manual_seed(0)
+    network = VQVAE(replace(SHAPE, finer=((1, 8),))).eval()
+    images = torch.randn(24, 2, 16, 16)
+    network.fit_codes(lambda: images.split(8), seed=0)
+    latents, codes = network.quantize(network.features(images))
+    for latent, level, size in zip(latents, codes, (16, 8), strict=True):
+        covariance = np.cov(as_rows(latent.detach()), rowvar=False)
+        spread = np.diagonal(covariance)
+        np.testing.assert_allclose(covariance, np.diag(spread), atol=1e-5 * spread[0])
+        assert spread.tolist() == sorted(spread, reverse=True)
+        assert level.unique().numel() == size
 
 
 @pytest.mark.parametrize("halvings", [0, 2, 3])

@@ -15,7 +15,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import NamedTuple, Self
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from medvq.config import PretrainConfig
-from medvq.method.collectives import BatchNorm2d, BatchNorm3d
+from medvq.method.collectives import BatchNorm2d, BatchNorm3d, all_reduce_sum, rank
 from medvq.method.efficientnet import EfficientNetLite0
 from medvq.method.encoder_maps import EncoderMaps
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
@@ -219,8 +219,34 @@ class CodeLevel(nn.Module):
 
     def latent(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
         """Return the quantizer's input (B, dim, *grid) for the encoder's map (B, width, *grid)."""
-        latent: Tensor = self.project(self.join(torch.cat([features, *coarser], 1)))
+        latent: Tensor = self.project(self.joined(features, coarser))
         return latent
+
+    def joined(self, features: Tensor, coarser: list[Tensor]) -> Tensor:
+        """Return what is projected: the encoder's map, joined with the decoded coarser codes."""
+        joined: Tensor = self.join(torch.cat([features, *coarser], 1))
+        return joined
+
+    @torch.no_grad()
+    def fit(self, joined: Tensor, seed: int) -> None:
+        """Project on the principal components of ``joined`` (B, width, *grid); fit the codebook.
+
+        For a network that is not trained: a random projection would keep less of the map.
+        """
+        vectors = joined.double().movedim(1, -1).flatten(0, -2)
+        mean = vectors.mean(0)
+        # Descending, each with its largest entry above zero, so that one machine's are another's.
+        components = torch.linalg.eigh((vectors - mean).mT @ (vectors - mean))[1].mT.flip(0)
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        number = min(len(components), self.project.out_channels)
+        kept = (components * largest.sign())[:number]
+        fitted = {"weight": kept, "bias": -kept @ mean}
+        for name, parameter in self.project.named_parameters():
+            values = parameter.new_zeros(len(parameter), *fitted[name].shape[1:])
+            values[:number] = fitted[name]
+            # Machines may round otherwise, and all processes are to have the same.
+            parameter.copy_(all_reduce_sum(values * (rank() == 0)).view(parameter.shape))
+        self.quantizer.fit(self.project(joined), seed)
 
     def decode(self, values: Tensor, coarser: list[Tensor]) -> Tensor:
         """Decode codebook vectors (B, dim, *grid) to the finer map, or to the image."""
@@ -347,6 +373,26 @@ class VQVAE(nn.Module):
             latents.append(level.latent(encoded.levels[halvings - 1], coarser))
             quantized.append(level.quantizer(latents[-1]))
         return latents, quantized, coarser
+
+    @torch.no_grad()
+    def fit_codes(self, batches: Callable[[], Iterable[Tensor]], seed: int) -> None:
+        """Fit projections and codebooks to images, coarsest level first; see CodeLevel.fit.
+
+        Parameters
+        ----------
+        batches : returns the images (B, channels, *spatial), the same in every process.
+        """
+        for number, level in enumerate(self._levels):
+            level.fit(torch.cat([self._joined(number, images) for images in batches()]), seed)
+
+    def _joined(self, number: int, images: Tensor) -> Tensor:
+        """Return what a level projects of images."""
+        encoded = self.features(images)
+        quantized = self._quantize(encoded)[1] if number else []
+        coarser: list[Tensor] = []
+        for level, out in zip(self._levels[:number], quantized[:number], strict=True):
+            coarser = [level.decode(out.values, coarser)]
+        return self._levels[number].joined(encoded.levels[self.halvings[number] - 1], coarser)
 
     @property
     def _levels(self) -> list[CodeLevel]:

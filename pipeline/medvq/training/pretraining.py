@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -106,20 +107,12 @@ class Pretraining(TrainingLoop):
         return prefetch(self.batches, self.run.device)
 
     def fit(self) -> None:
-        """Train; without epochs, fit codebooks that do not come with the weights."""
-        quantizers = self.objective.network.quantizers
-        if self.epochs == 0 and not all(quantizer.initialised for quantizer in quantizers):
-            self._fit_codebooks()
+        """Train; without epochs, fit codes that do not come with the weights."""
+        network = self.objective.network
+        if self.epochs == 0 and not all(one.initialised for one in network.quantizers):
+            batches = partial(self._evenly_spaced, _CODEBOOK_IMAGES, self.run.device)
+            network.eval().fit_codes(batches, self.run.seed)
         super().fit()
-
-    @torch.no_grad()
-    def _fit_codebooks(self) -> None:
-        """Fit the codebooks to training images as they are, coarsest first; the network stays."""
-        network = self.objective.network.eval()
-        for level, quantizer in enumerate(network.quantizers):
-            batches = self._evenly_spaced(_CODEBOOK_IMAGES, self.run.device)
-            latents = [network.quantize(network.features(batch))[0][level] for batch in batches]
-            quantizer.fit(torch.cat(latents), self.run.seed)
 
     def image_faults(self, batch: int) -> dict[str, str]:
         """Make the views of the batch again, and look at them and at the images themselves."""
