@@ -158,7 +158,7 @@ report: setup ## one page: the result, what to distrust, and where it comes from
 prior: setup ## train the model of the codes (a Transformer, or prior.model=pixelcnn, masked)
 	$(call RUN,prior)
 
-sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_K=0 TOP_P=1 STEPS=12
+sample: setup ## draw images: N=64 CLASS=PNEUMONIA TEMPERATURE=1 GUIDANCE=1 TOP_K=0 TOP_P=1 STEPS=64
 	$(call RUN,sample) $(if $(N),--set "sample.number=$$N") \
 		$(if $(CLASS),--set "sample.class_name=\"$$CLASS\"") \
 		$(if $(TEMPERATURE),--set "sample.temperature=$$TEMPERATURE") \

@@ -312,6 +312,11 @@ def test_a_source_of_another_kind_takes_no_keys_of_the_one_it_replaces(file: Pat
     assert load_config(mine).source == expected
 
 
+def test_a_prior_of_versions_needs_some(file: Path) -> None:
+    with pytest.raises(UserError, match="with_versions=true needs random versions"):
+        load_config(file, ("prior.with_versions=true", "extract.versions=0"))
+
+
 def test_whitening_needs_random_versions(file: Path) -> None:
     with pytest.raises(UserError, match="whitening=1 needs random versions"):
         load_config(file, ("probe.whitening=1.0", "extract.versions=0"))

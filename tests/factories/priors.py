@@ -11,7 +11,17 @@ from factories.artifacts import artifact
 from medvq.prior.code_prior import PriorArchitecture
 from medvq.prior.pixelcnn import GatedPixelCNN
 from medvq.storage.artifacts import Artifact
-from medvq.storage.feature_store import FEATURES, CodeLevel, FeatureStoreMetadata, StoreWriter
+from medvq.storage.feature_store import (
+    FEATURES,
+    VERSIONS,
+    CodeLevel,
+    FeatureStoreMetadata,
+    StoreWriter,
+    read_feature,
+    read_keys,
+    read_metadata,
+)
+from numpy.typing import NDArray
 from torch import Tensor
 
 SIZE, SIDE = 4, 2
@@ -51,3 +61,21 @@ def write_codes(folder: Path, finer: bool = False) -> Artifact:
     with StoreWriter(folder / FEATURES, metadata) as writer:
         writer.write(pd.DataFrame(keys), columns)
     return artifact(folder, "extract")
+
+
+def write_versions(extract: Artifact, versions: dict[str, NDArray[np.intp]]) -> None:
+    """Write versions of the code maps of :func:`write_codes`: a code is one more than the image's.
+
+    ``versions`` has by name the rows of the images that have one.
+    """
+    images = extract.folder / FEATURES
+    keys, metadata = read_keys(images), read_metadata(images)
+    codes = {
+        f"codes_{number}": (read_feature(images, f"codes_{number}") + 1) % level.codebook_size
+        for number, level in enumerate(metadata.levels)
+    }
+    with StoreWriter(extract.folder / VERSIONS, metadata, len(versions)) as writer:
+        for name, rows in versions.items():
+            writer.takes_next()
+            of_rows = {column: values[rows] for column, values in codes.items()}
+            writer.write(keys.iloc[rows].assign(version=name), of_rows)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories.priors import write_codes
+from factories.priors import write_codes, write_versions
 from medvq.errors import UserError
-from medvq.prior.codes import read_codes, simple_codings
+from medvq.prior.codes import read_codes, read_versions, simple_codings
+from medvq.storage.feature_store import SWAPPED, augmented
 
 
 def test_rows_are_those_of_a_split_and_a_class(tmp_path: Path) -> None:
@@ -19,6 +20,21 @@ def test_rows_are_those_of_a_split_and_a_class(tmp_path: Path) -> None:
     assert len(ill) + len(maps.rows("train", "NORMAL")) == len(maps.rows("train"))
     with pytest.raises(UserError, match="no class 'COVID'; known are: NORMAL, PNEUMONIA"):
         maps.rows("train", "COVID")
+
+
+def test_versions_stand_in_place_of_their_images_and_swapped_copies_do_not(tmp_path: Path) -> None:
+    extract = write_codes(tmp_path / "extract", finer=True)
+    maps = read_codes(extract)
+    train = maps.rows("train")
+    rows = {augmented(0): train[::-1], augmented(1): train[::2], SWAPPED: train}
+    write_versions(extract, rows)
+    versions = read_versions(extract, maps)
+    assert len(versions) == 2
+    for version, name in zip(versions, rows, strict=False):
+        for level, of_images, size in zip(version.levels, maps.levels, maps.sizes, strict=True):
+            expected = of_images.clone()
+            expected[rows[name].copy()] = (expected[rows[name].copy()] + 1) % size
+            assert level.equal(expected)
 
 
 def test_simple_codings_have_the_entropies_that_they_must() -> None:

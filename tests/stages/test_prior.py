@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from factories.artifacts import artifact
-from factories.priors import MODEL, SIDE, SIZE, write_codes
+from factories.priors import MODEL, SIDE, SIZE, write_codes, write_versions
 from medvq.config import Config, PhantomSource, PretrainConfig, PriorConfig, SampleConfig
 from medvq.config_file import config_file, load_config
 from medvq.errors import UserError
@@ -26,6 +26,7 @@ from medvq.stages.prior import PRIOR
 from medvq.stages.sample import SAMPLE
 from medvq.storage import weights
 from medvq.storage.artifacts import Artifact, StageContext
+from medvq.storage.feature_store import augmented
 from medvq.summaries import PriorSummary
 from numpy.typing import NDArray
 
@@ -144,7 +145,9 @@ def test_neither_test_codes_nor_other_classes_are_read(tmp_path: Path, extract: 
 
 def test_labels_are_withheld_as_often_as_configured() -> None:
     zeros, ones = (torch.full((4000,), value) for value in (0, 1))
-    batches = CodeBatches(CodeBatch(zeros[:, None, None], Conditions(ones)), 100, 0.3, 0, CPU)
+    batches = CodeBatches(
+        CodeBatch(zeros[:, None, None], Conditions(ones)), [], 1, 100, 0.3, 0, CPU
+    )
 
     def labels() -> torch.Tensor:
         known = [batch.conditions.labels for batch in batches]
@@ -154,6 +157,53 @@ def test_labels_are_withheld_as_often_as_configured() -> None:
     assert (first == UNKNOWN).float().mean() == pytest.approx(0.3, abs=0.03)
     batches.epoch = 1
     assert not torch.equal(first, labels())
+
+
+def test_an_epoch_has_the_image_or_a_version_of_it_with_the_codes_above_of_the_same() -> None:
+    numbers = torch.arange(3000)
+
+    def coding(number: int) -> CodeBatch:
+        codes = (3 * numbers + number)[:, None, None]
+        return CodeBatch(codes, Conditions(numbers % 2, -codes))
+
+    batches = CodeBatches(coding(0), [coding(1), coding(2)], 9, 100, 0.0, 0, CPU)
+
+    def drawn() -> torch.Tensor:
+        parts = [*batches]
+        codes = torch.cat([part.codes.flatten() for part in parts])
+        for part in parts:
+            assert part.conditions.codes_above is not None
+            assert part.conditions.codes_above.equal(-part.codes)
+            assert part.conditions.labels is not None
+            assert part.conditions.labels.equal(part.codes.flatten() // 3 % 2)
+        return codes
+
+    first = drawn()
+    assert (first // 3).sort().values.equal(numbers)  # every image once
+    shares = torch.bincount(first % 3) / 3000
+    torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.04, rtol=0)
+    assert first.equal(drawn())
+    batches.epoch = 1
+    assert not first.sort().values.equal(drawn().sort().values)
+    batches.epoch = 9
+    assert drawn().sort().values.equal(3 * numbers)  # the images alone
+
+
+def test_a_prior_learns_from_versions_and_goes_on_after_an_interruption(
+    tmp_path: Path, extract_finer: Artifact
+) -> None:
+    maps = read_codes(extract_finer)
+    healthy = maps.rows("train", "NORMAL")  # codes 0 and 1, of versions 1 and 2
+    write_versions(extract_finer, {augmented(0): healthy})
+    settings = {"with_versions": True, "only_class": "NORMAL"}
+    whole = train(tmp_path / "whole", extract_finer, **settings)
+    frequency = load_prior(tmp_path / "whole", MODEL).frequency.flatten(1).exp()
+    expected = torch.tensor([0.25, 0.5, 0.25])
+    torch.testing.assert_close(frequency[:3].mean(1), expected, atol=0.06, rtol=0)
+    broken = context(tmp_path / "broken", extract_finer, TINY.model_copy(update=settings))
+    with pytest.raises(KeyboardInterrupt):
+        PRIOR.run(replace(broken, report=interrupted_at("val_bits_per_code_1")))
+    assert PRIOR.run(broken) == whole
 
 
 def test_a_prior_of_another_codebook_is_refused(tmp_path: Path, extract: Artifact) -> None:

@@ -169,6 +169,14 @@ class Config(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _prior_has_versions(self) -> Self:
+        if self.prior.with_versions and not self.extract.versions:
+            raise ValueError(
+                "prior.with_versions=true needs random versions of images, and extract.versions=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _guidance_has_both_conditionals(self) -> Self:
         if self.sample.guidance != 1 and not self.prior.withheld_labels:
             raise ValueError(

@@ -250,6 +250,10 @@ class PriorConfig(TrainingConfig):
     (classifier-free guidance)."""
     only_class: str | None = None
     """The name of the class whose images alone are trained on; null: all images."""
+    with_versions: bool = False
+    """Whether each epoch has of every image its codes or those of one of its random versions
+    (``extract.versions``), drawn by chance, and the last ones the images alone. Many more epochs then
+    still lower the bits of other images; all are trained, whatever ``patience`` says."""
     epochs: Positive = 7
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
@@ -278,6 +282,6 @@ class SampleConfig(StrictModel):
     guidance: Annotated[float, Field(ge=0.0, le=20.0)] = 1.0
     """Logits are those without a label, plus this many times what ``class_name`` adds to them; 1:
     as learnt."""
-    steps: Positive = 12
+    steps: Positive = 64
     """In which a masked prior draws all codes of a level; more make fewer of them independent."""
     batch_size: Positive = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,14 @@ from torch import Tensor
 from medvq.errors import UserError
 from medvq.prior.code_prior import UNKNOWN, CodePrior, Conditions, negative_log_likelihood
 from medvq.storage.artifacts import Artifact
-from medvq.storage.feature_store import FEATURES, read_feature, read_keys, read_metadata
+from medvq.storage.feature_store import (
+    FEATURES,
+    SWAPPED,
+    VERSIONS,
+    read_feature,
+    read_keys,
+    read_metadata,
+)
 
 _SMOOTHING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Pseudo-counts for each code of the codebook that simple codings are tried with."""
@@ -109,6 +116,29 @@ def read_codes(extract: Artifact) -> CodeMaps:
         tuple(metadata.classes),
         metadata.model,
     )
+
+
+def read_versions(extract: Artifact, maps: CodeMaps) -> list[CodeMaps]:
+    """Read the codes of random versions: ``maps`` with those of a version of each image.
+
+    Where an image has no such version, its own codes stay.
+    """
+    file = extract.folder / VERSIONS
+    keys = read_keys(file, "version")
+    row = pd.Series(np.arange(len(maps.keys)), index=maps.keys["image_id"])
+    rows = row[keys["image_id"]].to_numpy()
+    codes = [
+        torch.from_numpy(read_feature(file, f"codes_{number}").astype(np.int64))
+        for number in range(len(maps.levels))
+    ]
+    versions = []
+    for name in sorted(set(keys["version"]) - {SWAPPED}):
+        chosen = (keys["version"] == name).to_numpy()
+        levels = [level.clone() for level in maps.levels]
+        for level, of_versions in zip(levels, codes, strict=True):
+            level[rows[chosen]] = of_versions[chosen].view(-1, *level.shape[1:])
+        versions.append(replace(maps, levels=tuple(levels)))
+    return versions
 
 
 def level_folder(folder: Path, level: int) -> Path:

@@ -7,7 +7,7 @@ likelihood without a label is exact too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,6 +23,10 @@ from medvq.prior.weights import new_prior, save_prior
 from medvq.summaries import PriorLevel
 from medvq.training.batches import epoch_seed
 from medvq.training.loop import Run, TrainingLoop
+
+_SHARE_ALONE = 0.15
+"""Of the epochs, the last, in which images are learnt from without their versions: these are moved
+and recoloured more than images differ, and samples would be, too."""
 
 
 class PriorOutput(NamedTuple):
@@ -52,6 +56,8 @@ class CodeBatches:
     Attributes
     ----------
     codes : those of all training images.
+    versions : the same of random versions of them, of which each epoch draws one or the image.
+    alone : the epoch from which on the images are alone.
     size : images in a batch at most.
     withheld : how often a label is replaced by :data:`UNKNOWN`.
     epoch, first : the epoch of the next iteration, and the number of its first batch; set by the
@@ -59,6 +65,8 @@ class CodeBatches:
     """
 
     codes: CodeBatch
+    versions: Sequence[CodeBatch]
+    alone: int
     size: int
     withheld: float
     seed: int
@@ -83,16 +91,31 @@ class CodeBatches:
         generator = self._generator()
         batches = self._own_rows(generator)
         withheld = torch.rand(self.images, generator=generator) < self.withheld
-        conditions = self.codes.conditions
+        codes = self._drawn(generator)
+        conditions = codes.conditions
         assert conditions.labels is not None
         labels = torch.where(withheld, UNKNOWN, conditions.labels)
-        codes = self.codes._replace(conditions=conditions._replace(labels=labels))
+        codes = codes._replace(conditions=conditions._replace(labels=labels))
         for rows in batches[self.first :]:
             yield codes.select(rows, self.device)
 
     def rows_of(self, number: int) -> Tensor:
         """Return which of the training images a batch has in this process."""
         return self._own_rows(self._generator())[number]
+
+    def _drawn(self, generator: torch.Generator) -> CodeBatch:
+        """Return the codes of every image, or of a version of it, each as likely."""
+        if not self.versions or self.epoch >= self.alone:
+            return self.codes
+        drawn = torch.randint(1 + len(self.versions), (self.images,), generator=generator)
+        codes, conditions = self.codes.codes.clone(), self.codes.conditions
+        above = None if conditions.codes_above is None else conditions.codes_above.clone()
+        for number, coding in enumerate(self.versions, 1):
+            here = drawn == number
+            codes[here] = coding.codes[here]
+            if above is not None and coding.conditions.codes_above is not None:
+                above[here] = coding.conditions.codes_above[here]
+        return CodeBatch(codes, conditions._replace(codes_above=above))
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
@@ -109,6 +132,7 @@ class PriorTraining(TrainingLoop):
     Parameters
     ----------
     run : of all levels; folder and metrics of the finer ones get the level's number.
+    versions : of ``maps``, to train on, too.
     """
 
     section = "prior"
@@ -117,13 +141,25 @@ class PriorTraining(TrainingLoop):
     batches: CodeBatches
     objective: PriorLoss
 
-    def __init__(self, maps: CodeMaps, level: int, config: PriorConfig, run: Run) -> None:
+    def __init__(
+        self,
+        maps: CodeMaps,
+        level: int,
+        config: PriorConfig,
+        run: Run,
+        versions: Sequence[CodeMaps] = (),
+    ) -> None:
         self.codebook, self.size = maps.codebook, maps.sizes[level]
         rows, validation = (maps.rows(s, config.only_class) for s in ("train", "validation"))
         self.image_ids = maps.keys["image_id"].to_numpy(str)[rows]
         train, self.validation = (maps.of_level(level, part) for part in (rows, validation))
+        more = [version.of_level(level, rows) for version in versions]
+        alone = config.epochs - round(_SHARE_ALONE * config.epochs) + 1
+        if versions:
+            # To end before would leave a prior of versions.
+            config = config.model_copy(update={"patience": max(config.patience, config.epochs)})
         batches = CodeBatches(
-            train, config.batch_size, config.withheld_labels, run.seed, run.device
+            train, more, alone, config.batch_size, config.withheld_labels, run.seed, run.device
         )
         if batches.batch_size % world_size():
             raise UserError(
@@ -132,7 +168,7 @@ class PriorTraining(TrainingLoop):
             )
         torch.manual_seed(run.seed)
         prior = new_prior(maps, level, config)
-        prior.set_base_rates(train.codes)
+        prior.set_base_rates(torch.cat([coding.codes for coding in (train, *more)]))
         objective = PriorLoss(prior).to(run.device)
         super().__init__(_run_of_level(run, level), config, objective, batches, unused=True)
 

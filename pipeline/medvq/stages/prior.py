@@ -30,16 +30,19 @@ def run(context: StageContext) -> PriorSummary:
     import torch
 
     from medvq.distributed import from_first
-    from medvq.prior.codes import read_codes
+    from medvq.prior.codes import read_codes, read_versions
     from medvq.prior.training import PriorTraining
     from medvq.training.loop import Run
 
     config, device = context.config, torch.device(context.device)
     maps = read_codes(context.inputs["extract"])
+    versions = []
+    if config.prior.with_versions:
+        versions = read_versions(context.inputs["extract"], maps)
     surroundings = Run(context.folder, config.seed, device, context.report)
     levels = []
     for level in range(len(maps.levels)):
-        training = PriorTraining(maps, level, config.prior, surroundings)
+        training = PriorTraining(maps, level, config.prior, surroundings, versions)
         training.fit()
         levels.append(training.summary())
     return PriorSummary(
