@@ -37,6 +37,16 @@ def test_versions_stand_in_place_of_their_images_and_swapped_copies_do_not(tmp_p
             assert level.equal(expected)
 
 
+@pytest.mark.parametrize("names", [(), (SWAPPED,)])
+def test_without_versions_none_are_learnt_from(tmp_path: Path, names: tuple[str, ...]) -> None:
+    extract = write_codes(tmp_path / "extract")
+    maps = read_codes(extract)
+    if names:
+        write_versions(extract, dict.fromkeys(names, maps.rows("train")))
+    with pytest.raises(UserError, match=r"labelled .* prior\.with_versions=false"):
+        read_versions(extract, maps)
+
+
 def test_simple_codings_have_the_entropies_that_they_must() -> None:
     rng = np.random.default_rng(0)
     # A random code, then the one before it plus one: only order says anything of the others.

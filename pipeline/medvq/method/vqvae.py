@@ -233,10 +233,11 @@ class CodeLevel(nn.Module):
 
         For a network that is not trained: a random projection would keep less of the map.
         """
-        vectors = joined.double().movedim(1, -1).flatten(0, -2)
+        vectors = joined.float().movedim(1, -1).flatten(0, -2)
         mean = vectors.mean(0)
+        covariance = torch.cov(vectors.mT).double()
         # Descending, each with its largest entry above zero, so that one machine's are another's.
-        components = torch.linalg.eigh((vectors - mean).mT @ (vectors - mean))[1].mT.flip(0)
+        components = torch.linalg.eigh(covariance)[1].mT.flip(0).float()
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         number = min(len(components), self.project.out_channels)
         kept = (components * largest.sign())[:number]

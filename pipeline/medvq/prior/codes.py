@@ -122,9 +122,20 @@ def read_versions(extract: Artifact, maps: CodeMaps) -> list[CodeMaps]:
     """Read the codes of random versions: ``maps`` with those of a version of each image.
 
     Where an image has no such version, its own codes stay.
+
+    Raises
+    ------
+    UserError
+        No image has any.
     """
     file = extract.folder / VERSIONS
-    keys = read_keys(file, "version")
+    keys = read_keys(file, "version") if file.exists() else None
+    names = [] if keys is None else sorted(set(keys["version"]) - {SWAPPED})
+    if keys is None or not names:
+        raise UserError(
+            "there are no random versions, which labelled training images alone have: set "
+            "prior.with_versions=false"
+        )
     row = pd.Series(np.arange(len(maps.keys)), index=maps.keys["image_id"])
     rows = row[keys["image_id"]].to_numpy()
     codes = [
@@ -132,7 +143,7 @@ def read_versions(extract: Artifact, maps: CodeMaps) -> list[CodeMaps]:
         for number in range(len(maps.levels))
     ]
     versions = []
-    for name in sorted(set(keys["version"]) - {SWAPPED}):
+    for name in names:
         chosen = (keys["version"] == name).to_numpy()
         levels = [level.clone() for level in maps.levels]
         for level, of_versions in zip(levels, codes, strict=True):
