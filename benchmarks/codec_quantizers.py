@@ -28,6 +28,7 @@ from medvq.storage.artifacts import StageContext
 from medvq.storage.weights import FILE, load_network
 from medvq.training.loop import Run
 from medvq.training.pretraining import Pretraining
+from medvq.training.threads import TrainingThreads
 from torch import Tensor, nn
 
 from benchmarks.study import Study
@@ -201,11 +202,12 @@ def train_composed(study: Study, config: Config, quantizer: ComposedQuantizer) -
     folder = study.folder / hashlib.sha256(made_of.encode()).hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     places = (study.options.data_root, study.options.data_mirror)
-    device = choose_device(study.options.device)
-    context = StageContext(config, folder, {"ingest": ingest}, *places, device)
-    run = Run(folder, config.seed, torch.device(device), context.report)
-    training = _ComposedTraining(read_data(context), config.pretrain, run)
-    network = training.replace(quantizer)
-    training.fit()
+    device = torch.device(choose_device(study.options.device))
+    context = StageContext(config, folder, {"ingest": ingest}, *places, device.type)
+    with TrainingThreads(device) as threads:
+        run = Run(folder, config.seed, device, context.report, threads)
+        training = _ComposedTraining(read_data(context), config.pretrain, run)
+        network = training.replace(quantizer)
+        training.fit()
     network.load_state_dict(load_network(folder / FILE, "pretrain")[1])
     return network.eval()

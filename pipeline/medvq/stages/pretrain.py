@@ -37,12 +37,14 @@ def run(context: StageContext) -> PretrainSummary:
     from medvq.distributed import barrier
     from medvq.training.loop import Run
     from medvq.training.pretraining import Pretraining
+    from medvq.training.threads import TrainingThreads
 
     keep_freed_memory()
     config, device = context.config, torch.device(context.device)
-    surroundings = Run(context.folder, config.seed, device, context.report)
-    training = Pretraining(read_data(context), config.pretrain, surroundings)
-    training.fit()
+    with TrainingThreads(device) as threads:
+        surroundings = Run(context.folder, config.seed, device, context.report, threads)
+        training = Pretraining(read_data(context), config.pretrain, surroundings)
+        training.fit()
     barrier()  # until the first process has written the files that the summary is made from
     return training.summary()
 

@@ -33,18 +33,20 @@ def run(context: StageContext) -> PriorSummary:
     from medvq.prior.codes import read_codes, read_versions
     from medvq.prior.training import PriorTraining
     from medvq.training.loop import Run
+    from medvq.training.threads import TrainingThreads
 
     config, device = context.config, torch.device(context.device)
     maps = read_codes(context.inputs["extract"])
     versions = []
     if config.prior.with_versions:
         versions = read_versions(context.inputs["extract"], maps)
-    surroundings = Run(context.folder, config.seed, device, context.report)
     levels = []
-    for level in range(len(maps.levels)):
-        training = PriorTraining(maps, level, config.prior, surroundings, versions)
-        training.fit()
-        levels.append(training.summary())
+    with TrainingThreads(device) as threads:
+        surroundings = Run(context.folder, config.seed, device, context.report, threads)
+        for level in range(len(maps.levels)):
+            training = PriorTraining(maps, level, config.prior, surroundings, versions)
+            training.fit()
+            levels.append(training.summary())
     return PriorSummary(
         levels=levels,
         val_bits_per_image=sum(one.val_bits_per_code * one.codes_per_image for one in levels),

@@ -65,6 +65,7 @@ class Run:
     seed: int
     device: torch.device
     report: Callable[[dict[str, float], int], None]  # takes the metrics of an epoch and its number
+    threads: TrainingThreads
 
 
 class Batches(Protocol):
@@ -128,7 +129,6 @@ class TrainingLoop(ABC):
         self.forward = _parallel(objective, unused) if world_size() > 1 else objective
         self.history: list[dict[str, float]] = []
         self.first_losses = self._zeros()
-        self._threads = TrainingThreads(run.device)
         self._position: Position | None = None
         self._saved = time.monotonic()
         self._step_times: list[float] = []
@@ -167,10 +167,6 @@ class TrainingLoop(ABC):
 
     def fit(self) -> None:
         """Train, from where an interrupted run in the same folder stopped."""
-        with self._threads:
-            self._fit()
-
-    def _fit(self) -> None:
         self._resume()
         if self.epochs == 0:
             self._announce("no epochs; the network stays as it starts")
@@ -271,7 +267,7 @@ class TrainingLoop(ABC):
             progress.update(self.batches.batch_size)
             self._estimate_duration(progress)
             self._save_within_epoch(position, interruption)
-            self._threads.adapt()
+            self.run.threads.adapt()
         return position
 
     def _check_losses(self, epoch: int, steps: int, losses: list[Tensor]) -> None:
@@ -362,7 +358,7 @@ class TrainingLoop(ABC):
                 f"{file} does not fit this configuration; delete its folder to start anew"
             ) from error
         self._position = Position(**position) if position else None
-        self._threads.resume(saved.get("threads"))
+        self.run.threads.resume(saved.get("threads"))
         within = f" and {self._first} batches" if position else ""
         tqdm.write(f"resuming after {len(self.history)} epochs{within}")
         # A kill may have come between a checkpoint and its report.
