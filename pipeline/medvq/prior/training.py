@@ -24,7 +24,7 @@ from medvq.summaries import PriorLevel
 from medvq.training.batches import epoch_seed
 from medvq.training.loop import Run, TrainingLoop
 
-_SHARE_ALONE = 0.15
+_SHARE_ALONE = 0.3
 """Of the epochs, the last, in which images are learnt from without their versions: these are moved
 and recoloured more than images differ, and samples would be, too."""
 
