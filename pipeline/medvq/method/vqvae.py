@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from medvq.config import PretrainConfig
@@ -233,15 +234,11 @@ class CodeLevel(nn.Module):
 
         For a network that is not trained: a random projection would keep less of the map.
         """
-        vectors = joined.float().movedim(1, -1).flatten(0, -2)
-        mean = vectors.mean(0)
-        covariance = torch.cov(vectors.mT).double()
-        # Descending, each with its largest entry above zero, so that one machine's are another's.
-        components = torch.linalg.eigh(covariance)[1].mT.flip(0).float()
-        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-        number = min(len(components), self.project.out_channels)
-        kept = (components * largest.sign())[:number]
-        fitted = {"weight": kept, "bias": -kept @ mean}
+        vectors = joined.float().movedim(1, -1).flatten(0, -2).cpu().numpy()
+        number = min(self.project.out_channels, *vectors.shape)
+        pca = PCA(number, svd_solver="covariance_eigh").fit(vectors)
+        components = torch.from_numpy(pca.components_)
+        fitted = {"weight": components, "bias": -components @ torch.from_numpy(pca.mean_)}
         for name, parameter in self.project.named_parameters():
             values = parameter.new_zeros(len(parameter), *fitted[name].shape[1:])
             values[:number] = fitted[name]
