@@ -29,7 +29,8 @@ MASKED = (
     "prior.learning_rate=0.002",
 )
 """A masked Transformer: it learns from a share of the codes of an image, so that it takes more
-epochs. Random versions are what lets so many help; all chosen on validation images."""
+epochs: as many as half an hour has. With random versions the bits of validation images fall to the
+end."""
 ABOUT = {
     "Likelihood": "Bits per pixel are those of all codes of an image over its pixels. No label is "
     "used.",

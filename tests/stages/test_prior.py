@@ -17,9 +17,9 @@ from medvq.config_file import config_file, load_config
 from medvq.errors import UserError
 from medvq.method.vqvae import VQVAE, Architecture
 from medvq.prior.code_prior import UNKNOWN, Conditions
-from medvq.prior.codes import CodeBatch, bits_per_code, read_codes
+from medvq.prior.codes import CodeBatch, bits_per_code, read_codes, read_versions
 from medvq.prior.samples import SAMPLES, decode_codes, sample_codes
-from medvq.prior.training import CodeBatches, PriorLoss, PriorOutput
+from medvq.prior.training import CodeBatches, PriorLoss, PriorOutput, PriorTraining
 from medvq.prior.typicality import TypicalityCheck
 from medvq.prior.weights import FILE, load_prior, load_priors
 from medvq.stages.prior import PRIOR
@@ -28,6 +28,8 @@ from medvq.storage import weights
 from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.feature_store import augmented
 from medvq.summaries import PriorSummary
+from medvq.training.loop import Run
+from medvq.training.threads import TrainingThreads
 from numpy.typing import NDArray
 
 CPU = torch.device("cpu")
@@ -204,6 +206,15 @@ def test_a_prior_learns_from_versions_and_goes_on_after_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         PRIOR.run(replace(broken, report=interrupted_at("val_bits_per_code_1")))
     assert PRIOR.run(broken) == whole
+
+
+def test_the_last_epochs_have_the_images_alone(tmp_path: Path, extract: Artifact) -> None:
+    write_versions(extract, {augmented(0): read_codes(extract).rows("train")})
+    maps, run = read_codes(extract), Run(tmp_path, 0, CPU, lambda *_: None, TrainingThreads(CPU))
+    for epochs, alone in ((1, 1), (2, 2), (10, 8), (100, 71)):
+        config = TINY.model_copy(update={"epochs": epochs})
+        training = PriorTraining(maps, 0, config, run, read_versions(extract, maps))
+        assert training.batches.alone == alone
 
 
 def test_a_prior_of_another_codebook_is_refused(tmp_path: Path, extract: Artifact) -> None:

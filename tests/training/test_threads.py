@@ -108,6 +108,15 @@ def test_an_idle_machine_is_used_whole(machine: Machine) -> None:
         assert train_on(machine, training, 60) == [4] * 60
 
 
+def test_counts_of_another_form_say_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.others = 4.0
+    monkeypatch.setattr(threads, "_read_state", lambda: "cpu0 1 2 3\ncpu1 a b c\n")
+    with TrainingThreads(CPU) as training:
+        assert train_on(machine, training, 30) == [4] * 30
+
+
 def test_threads_are_left_to_others_that_begin_and_taken_when_they_end(machine: Machine) -> None:
     with TrainingThreads(CPU) as training:
         train_on(machine, training, 15)

@@ -154,7 +154,7 @@ class PriorTraining(TrainingLoop):
         self.image_ids = maps.keys["image_id"].to_numpy(str)[rows]
         train, self.validation = (maps.of_level(level, part) for part in (rows, validation))
         more = [version.of_level(level, rows) for version in versions]
-        alone = config.epochs - round(_SHARE_ALONE * config.epochs) + 1
+        alone = 1 + config.epochs - max(1, round(_SHARE_ALONE * config.epochs))
         if versions:
             # To end before would leave a prior of versions.
             config = config.model_copy(update={"patience": max(config.patience, config.epochs)})

@@ -116,7 +116,10 @@ class TrainingThreads:
         began, own, state = self._began, self._own, self._state
         self._begin()
         by_own = (self._own - own) / max(self._began - began, 1e-3)
-        busy = busy_processors(state, self._state, self._processors) - by_own
+        try:
+            busy = busy_processors(state, self._state, self._processors) - by_own
+        except ValueError:  # a kernel that counts otherwise
+            busy = 0.0
         return min(self._most, free_threads(len(self._processors), max(busy, 0.0)))
 
     def _take(self, number: int, why: str) -> None:
