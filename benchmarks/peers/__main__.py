@@ -26,7 +26,7 @@ from medvq.device import choose_device
 from medvq.flow import commit
 from medvq.stages.probe import MEDVQ
 from medvq.stages.stage import RunOptions
-from medvq.storage.artifacts import source
+from medvq.storage.artifacts import Artifact, source
 
 from benchmarks.page import RESULTS
 from benchmarks.paired import judge
@@ -49,9 +49,14 @@ _INTRODUCTION = (
     "is a training of its own. All are judged by the same probe, on the same label subsets and "
     "test images. Of `resnet18_scratch` the minutes are those of the training on one label subset; "
     "of `pca` and `hog` those of ingest alone, beside which they take seconds. `monai_vqvae` and "
-    "`contrastive_resnet18` (NT-Xent) are trained on the aligned images, without labels."
+    "`contrastive_resnet18` (NT-Xent) are trained on the aligned images, without labels. "
+    "`medvq_fast` is the configuration for a first look, and before it the same for one epoch, "
+    "with one random version of each image and without swapped copies, which take most of an "
+    "ingest."
 )
 _BASE = ("pretrain.start_from=base", "pretrain.adapt_statistics=false")
+_NOT_SWAPPED = "ingest.swap.enabled=false"
+_FIRST = ("pretrain.epochs=1", "extract.versions=1", _NOT_SWAPPED)
 
 
 class Peers:
@@ -82,6 +87,11 @@ class Peers:
         """Leave out the numbers of epochs that are too many."""
         return [epochs for epochs in numbers if epochs <= (self.most_epochs or epochs)]
 
+    def ingest(self) -> Artifact:
+        """Return the images without swapped copies, which are all that others need."""
+        study = self.study("kermany", "pretrain.epochs=1", _NOT_SWAPPED)
+        return study.run("ingest", study.config())
+
     def probes(self, study: Study) -> dict[float, Probed]:
         """Return a probe for each share of the labels."""
         return {f: study.probe(study.config(f"probe.label_fraction={f}")) for f in FRACTIONS}
@@ -101,6 +111,10 @@ class Peers:
                 study = self.study("kermany", *_SCRATCH, f"pretrain.epochs={epochs}")
                 yield self._of_stages(study, name)
             return
+        if name == "medvq_fast":
+            for settings in (_FIRST, ()):
+                yield self._of_stages(self.study("kermany-fast", *settings), name)
+            return
         more = _BASE if name == "medvq_base" else ()
         yield self._of_stages(self.study("kermany-imagenet", *more), name)
 
@@ -116,12 +130,11 @@ class Peers:
         """Yield the point of raw pixels under PCA, or of HOG: reading takes nearly all of it."""
         probes = self.probes(self.study("kermany", *_SCRATCH, "pretrain.epochs=1"))
         row = "raw_pixels" if name == "pca" else name
-        yield self.point(name, _minutes(next(iter(probes.values())), ("ingest",)), probes, row)
+        yield self.point(name, self.ingest().record.seconds / 60, probes, row)
 
     def peer(self, name: str) -> Iterator[Point]:
         """Yield points of another network that is trained without labels."""
-        study = self.study("kermany", "ingest.swap.enabled=false", "pretrain.epochs=1")
-        ingest = study.run("ingest", study.config())
+        study, ingest = self.study("kermany", "pretrain.epochs=1", _NOT_SWAPPED), self.ingest()
         contrastive = name == "contrastive_resnet18"
         for epochs in self.epochs(CONTRASTIVE_EPOCHS if contrastive else EPOCHS):
             file, seconds = self._embed(study, ingest.folder, ingest.fingerprint, name, epochs)
@@ -145,14 +158,13 @@ class Peers:
             if not file.exists():  # later runs read predictions
                 seconds = (time.perf_counter() - started) / len(subsets)
                 file.write_text(json.dumps(seconds), encoding="utf-8")
-            minutes = _minutes(probe, ("ingest",)) + json.loads(file.read_text()) / 60
+            minutes = (self.ingest().record.seconds + json.loads(file.read_text())) / 60
             reached = judge(subsets, probe.config).interval("auroc")
             yield Point(self.name, name, minutes, {fraction: reached})
 
     def _of_stages(self, study: Study, name: str) -> Point:
         probes = self.probes(study)
-        minutes = _minutes(next(iter(probes.values())), ("ingest", "pretrain", "extract"))
-        return self.point(name, minutes, probes, MEDVQ)
+        return self.point(name, _minutes(next(iter(probes.values()))), probes, MEDVQ)
 
     def _embed(
         self, study: Study, ingest: Path, fingerprint: str, name: str, epochs: int
@@ -175,17 +187,15 @@ class Peers:
         return file.absolute(), float(pd.read_parquet(file).attrs["seconds"])
 
 
-def _minutes(probe: Probed, stages: Sequence[str]) -> float:
-    """Return what stages took that a probe was built on."""
+def _minutes(probe: Probed) -> float:
+    """Return what the stages took that a probe was built on."""
     extract = source(probe.artifact, "extract")
-    inputs = {"extract": extract}
-    for name in ("ingest", "pretrain"):
-        if name in extract.record.inputs:
-            inputs[name] = source(extract, name)
-    return sum(inputs[name].record.seconds for name in stages if name in inputs) / 60
+    before = [source(extract, name) for name in ("ingest", "pretrain")]
+    return sum(stage.record.seconds for stage in (*before, extract)) / 60
 
 
 METHODS: dict[str, Callable[[Peers, str], Iterator[Point]]] = {
+    "medvq_fast": Peers.medvq,
     "medvq_scratch": Peers.medvq,
     "medvq_imagenet": Peers.medvq,
     "medvq_base": Peers.medvq,

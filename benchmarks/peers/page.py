@@ -19,6 +19,7 @@ FRACTIONS = (0.01, 0.05, 1.0)
 MINUTES = range(1, 61)
 _CHANCE = 0.5
 _STYLES = {
+    "medvq_fast": (plots.SKY, "s"),
     "medvq_scratch": (plots.SKY, "o"),
     "medvq_imagenet": (plots.BLUE, "D"),
     "medvq_base": (plots.GREEN, "^"),
