@@ -134,10 +134,7 @@ class TrainingLoop(ABC):
     def new_schedule(self, steps: int) -> LRScheduler:
         """Return the learning rate over so many steps: it warms up, then falls by a cosine to 0."""
         warmup = min(self.training.warmup_steps, steps // 4)
-        schedule: LRScheduler = WarmupCosineSchedule(
-            self.optimizer, warmup_steps=warmup, t_total=steps
-        )
-        return schedule
+        return WarmupCosineSchedule(self.optimizer, warmup_steps=warmup, t_total=steps)
 
     @abstractmethod
     def load(self) -> Iterable[Mapping[str, object]]:
