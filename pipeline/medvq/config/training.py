@@ -252,9 +252,8 @@ class PriorConfig(TrainingConfig):
     """The name of the class whose images alone are trained on; null: all images."""
     with_versions: bool = False
     """Whether each epoch has of every image its codes or those of one of its random versions
-    (``extract.versions``), drawn by chance, and the last ones the images alone, for which the
-    learning rate begins anew. Many more epochs then still lower the bits of other images; all are
-    trained, whatever ``patience`` says."""
+    (``extract.versions``), drawn by chance, and the last ones the images alone. Many more epochs
+    then still lower the bits of other images; all are trained, whatever ``patience`` says."""
     epochs: Positive = 7
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
 from medvq.config import PriorConfig
 from medvq.errors import UserError
@@ -25,11 +24,9 @@ from medvq.summaries import PriorLevel
 from medvq.training.batches import epoch_seed
 from medvq.training.loop import Run, TrainingLoop
 
-_SHARE_ALONE = 0.15
+_SHARE_ALONE = 0.3
 """Of the epochs, the last, in which images are learnt from without their versions: these are moved
 and recoloured more than images differ, and samples would be, too."""
-_RATE_ALONE = 0.25
-"""Of ``learning_rate``, the highest of those epochs, which begin anew with a warm-up."""
 
 
 class PriorOutput(NamedTuple):
@@ -174,17 +171,6 @@ class PriorTraining(TrainingLoop):
         prior.set_base_rates(torch.cat([coding.codes for coding in (train, *more)]))
         objective = PriorLoss(prior).to(run.device)
         super().__init__(_run_of_level(run, level), config, objective, batches, unused=True)
-
-    def new_schedule(self, steps: int) -> LRScheduler:
-        """Return the learning rate over so many steps, which begins anew for the images alone."""
-        alone = len(self.batches) * (self.epochs + 1 - self.batches.alone)
-        if not self.batches.versions or alone == steps:
-            return super().new_schedule(steps)
-        with_versions = super().new_schedule(steps - alone)
-        of_images = super().new_schedule(alone)
-        of_images.base_lrs = [_RATE_ALONE * rate for rate in of_images.base_lrs]
-        phases = [with_versions, of_images]
-        return SequentialLR(self.optimizer, phases, milestones=[steps - alone])
 
     def load(self) -> Iterable[Mapping[str, object]]:
         """Yield the training batches of an epoch."""

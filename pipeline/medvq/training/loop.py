@@ -22,7 +22,6 @@ import torch
 from monai.optimizers import WarmupCosineSchedule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from medvq.config import TrainingConfig
@@ -120,7 +119,10 @@ class TrainingLoop(ABC):
             objective.parameters(), lr=rate, weight_decay=decay, fused=True
         )
         self.epochs = epoch_count(config, len(batches))
-        self.schedule = self.new_schedule(len(batches) * self.epochs)
+        steps = len(batches) * self.epochs
+        self.schedule = WarmupCosineSchedule(
+            self.optimizer, warmup_steps=min(config.warmup_steps, steps // 4), t_total=steps
+        )
         self.autocast = config.amp == "bfloat16" or (
             config.amp == "auto" and computes_in_bfloat16(run.device)
         )
@@ -130,11 +132,6 @@ class TrainingLoop(ABC):
         self._position: Position | None = None
         self._saved = time.monotonic()
         self._step_times: list[float] = []
-
-    def new_schedule(self, steps: int) -> LRScheduler:
-        """Return the learning rate over so many steps: it warms up, then falls by a cosine to 0."""
-        warmup = min(self.training.warmup_steps, steps // 4)
-        return WarmupCosineSchedule(self.optimizer, warmup_steps=warmup, t_total=steps)
 
     @abstractmethod
     def load(self) -> Iterable[Mapping[str, object]]:
