@@ -83,6 +83,9 @@ def test_the_study_judges_all_methods_on_the_same_images(
         line for line in text.splitlines() if line.startswith(("| medvq_", "| monai", "| hog"))
     ]
     assert [line.split()[1] for line in lines] == ["medvq_scratch", "monai_vqvae", "hog"]
+    plain = peers.Peers("phantom", peers.parse(command)).ingest()  # what others need
+    assert not (plain.folder / "swapped_validation.npy").exists()
+    assert lines[2].split()[3] == f"{plain.record.seconds / 60:.1f}"
     reached = [float(line.split()[5]) for line in lines]
     assert row["value"] == pytest.approx(max(reached[1:]) - reached[0], abs=1e-3)
     assert (
