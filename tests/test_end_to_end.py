@@ -348,6 +348,9 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     assert stages == {"ingest", "extract", "evaluate"}
     # Without training images there is no atlas of codes.
     assert not [*(folder / "artifacts/other/extract").glob("*/figures/atlas.png")]
+    places = ["--dataset", "other", "--artifacts", str(folder / "artifacts")]
+    assert main(["report", *places]) == 2
+    assert "judge a probe of another data set, which has the report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
     Raises
     ------
     UserError
-        Neither is finished.
+        Neither is finished, or the images were read to judge another data set's probe.
     """
     main = _find_main(folder, probe)
     file = report_file(folder)
@@ -133,6 +133,8 @@ def _find_main(folder: Path, probe: Path | None) -> Artifact:
     for stage in ("probe", "extract") if probe is None else ("probe",):
         found = artifacts.find((probe or folder / stage / "latest").resolve())
         if found is not None and found.record.stage == stage:
+            if stage == "extract" and (folder / "evaluate").exists():
+                _check_own(found)
             return found
     if probe is not None:
         raise UserError(f"{probe} is no finished probe to report on")
@@ -140,6 +142,17 @@ def _find_main(folder: Path, probe: Path | None) -> Artifact:
         f"{folder} holds neither a finished probe nor finished features to report on; run "
         "'make linear-probe' first"
     )
+
+
+def _check_own(extract: Artifact) -> None:
+    """Refuse features that another data set's model extracted, which lies with that data set."""
+    model = extract.record.inputs.get("pretrain")
+    if model and not (extract.folder.resolve().parents[1] / "pretrain" / model).exists():
+        raise UserError(
+            f"the features of {extract.record.dataset} were extracted to judge a probe of another "
+            "data set, which has the report; what the probe reached here is in the folder "
+            "'evaluate'. For a report of these images run 'make linear-probe' without PROBE"
+        )
 
 
 def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
