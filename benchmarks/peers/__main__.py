@@ -188,7 +188,7 @@ class Peers:
 
 
 def _minutes(probe: Probed) -> float:
-    """Return what the stages took that a probe was built on."""
+    """Return the minutes that the stages took that a probe was built on."""
     extract = source(probe.artifact, "extract")
     before = [source(extract, name) for name in ("ingest", "pretrain")]
     return sum(stage.record.seconds for stage in (*before, extract)) / 60
