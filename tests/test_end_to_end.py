@@ -351,6 +351,10 @@ def test_a_probe_says_of_another_sites_images_what_it_said_of_its_own(
     places = ["--dataset", "other", "--artifacts", str(folder / "artifacts")]
     assert main(["report", *places]) == 2
     assert "judge a probe of another data set, which has the report" in capsys.readouterr().err
+    # A model that is only lost is not taken for another data set's.
+    (folder / "artifacts/other/evaluate/latest").unlink()
+    assert main(["report", *places]) == 2
+    assert "that it was made from: copy it there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,8 @@ def _find_main(folder: Path, probe: Path | None) -> Artifact:
     for stage in ("probe", "extract") if probe is None else ("probe",):
         found = artifacts.find((probe or folder / stage / "latest").resolve())
         if found is not None and found.record.stage == stage:
-            if stage == "extract" and (folder / "evaluate").exists():
-                _check_own(found)
+            if stage == "extract":
+                _check_own(folder, found)
             return found
     if probe is not None:
         raise UserError(f"{probe} is no finished probe to report on")
@@ -144,10 +144,12 @@ def _find_main(folder: Path, probe: Path | None) -> Artifact:
     )
 
 
-def _check_own(extract: Artifact) -> None:
+def _check_own(folder: Path, extract: Artifact) -> None:
     """Refuse features that another data set's model extracted, which lies with that data set."""
+    judged = artifacts.find((folder / "evaluate" / "latest").resolve())
+    is_judged = judged is not None and judged.record.inputs.get("extract") == extract.fingerprint
     model = extract.record.inputs.get("pretrain")
-    if model and not (extract.folder.resolve().parents[1] / "pretrain" / model).exists():
+    if is_judged and model and not (folder / "pretrain" / model).exists():
         raise UserError(
             f"the features of {extract.record.dataset} were extracted to judge a probe of another "
             "data set, which has the report; what the probe reached here is in the folder "
