@@ -1,9 +1,8 @@
 """Intervals by hand and by their properties; how often they hold the truth: test_coverage.py."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from factories.cores import blas_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medvq.evaluation.intervals import (
@@ -19,7 +18,7 @@ from medvq.summaries import Interval
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm, ttest_1samp
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 
@@ -61,21 +60,15 @@ def test_a_metric_is_computed_on_the_test_set_and_on_its_resamples() -> None:
 
 
 def test_resamples_keep_linear_algebra_on_one_core_and_give_the_others_back() -> None:
-    def threads() -> dict[str, int]:
-        """Return the threads of NumPy's and of SciPy's library; others compute nothing here."""
-        users = {"numpy.libs": "numpy", "scipy.libs": "scipy"}
-        folders = [(Path(one["filepath"]).parent.name, one) for one in threadpool_info()]
-        return {users[name]: one["num_threads"] for name, one in folders if name in users}
-
     found = []
 
     def compute(_subset: int, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        found.append(threads())
+        found.append(blas_threads())
         return {"mean": weights.mean(1)}
 
     with threadpool_limits(2, user_api="blas"):
         resample(compute, 1, np.ones((3, 4)))
-        assert threads() == {"numpy": 2, "scipy": 2}
+        assert blas_threads() == {"numpy": 2, "scipy": 2}
     assert found == [{"numpy": 1, "scipy": 1}]
 
 

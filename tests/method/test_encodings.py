@@ -125,6 +125,14 @@ def test_scaled_blocks_count_alike() -> None:
     np.testing.assert_allclose(scaled, StandardScaler().fit_transform(X) / np.sqrt(widths))
 
 
+def test_a_table_in_single_precision_is_scaled_in_single_precision() -> None:
+    X = np.random.default_rng(3).normal(1e3, 1, (50, 4))
+    scaler = BlockScaler((3, 1)).fit(X)
+    scaled = scaler.transform(X.astype(np.float32))
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, scaler.transform(X), atol=1e-4)
+
+
 def test_the_scaler_keeps_its_fit() -> None:
     scaler = BlockScaler((1,)).fit([[0.0], [4.0]])
     assert scaler.transform([[8.0]]).tolist() == [[3.0]]

@@ -110,8 +110,12 @@ class BlockScaler(Encoding):
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the scaled columns; of a table in single precision in single precision."""
         check_is_fitted(self)
-        scaled: NDArray[Any] = (np.asarray(X) - self.mean_) / self.scale_
+        table = np.asarray(X)
+        precision = np.result_type(table, np.float32)
+        scaled: NDArray[Any] = table - self.mean_.astype(precision)
+        scaled /= self.scale_.astype(precision)
         return scaled
 
 

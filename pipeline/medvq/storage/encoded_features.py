@@ -24,7 +24,7 @@ from medvq.method.encodings import (
     WithinImageWhitening,
     pyramid_grids,
 )
-from medvq.method.probe import ProbeFeatures
+from medvq.method.probe import ProbeFeatures, on_one_core
 from medvq.storage.feature_store import (
     FEATURES,
     SWAPPED,
@@ -159,9 +159,11 @@ class FeatureStore:
             rows, of_versions = self._with_versions(train)
             owner = np.concatenate([rows, self._row_of_version[of_versions]])
             table = np.concatenate([images[rows], versions[of_versions]])
-        with np.errstate(invalid="ignore"):  # PCA divides by the variance, none of a constant set
-            encoding.fit(table, owner)
-        return encoding, self._encoded(encoding, images, versions)
+        # Cores that other programs use make all wait; one gives the same bits on every machine.
+        with on_one_core():
+            with np.errstate(invalid="ignore"):  # PCA divides by the variance, none of a constant
+                encoding.fit(table, owner)
+            return encoding, self._encoded(encoding, images, versions)
 
     def count_versioned(self, train: NDArray[np.intp]) -> int:
         """Return how many training images have random versions."""
