@@ -150,7 +150,7 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
         axis.grid(axis="x", color="0.9")
     for axis in axes.flat[len(sets) :]:
         axis.set_visible(False)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)  # the first row on top, with room for its shares
     figure.legend(
         list(legend.values()),
         list(legend),
