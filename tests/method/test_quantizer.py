@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medvq.method.quantizer import QuantizerOutput, VectorQuantizer, nearest_codes
+from medvq.method.quantizer import (
+    QuantizerOutput,
+    VectorQuantizer,
+    decay_over,
+    nearest_codes,
+)
 from sklearn.cluster import KMeans
 from torch import Tensor
 
@@ -183,6 +188,23 @@ def test_a_code_out_of_use_restarts_with_its_averages_and_no_other_changes() -> 
     torch.testing.assert_close(
         restarted["sums"][3], restarted["codebook"][3] * restarted["counts"][3]
     )
+
+
+def test_codes_are_in_use_after_a_short_training_in_whose_first_half_vectors_move() -> None:
+    steps, generator = 80, torch.Generator().manual_seed(0)
+    centres = torch.randn(64, 4, generator=generator) * 5
+    shift = torch.randn(4, generator=generator) * 50
+
+    def used_at_the_end(decay: float) -> int:
+        torch.manual_seed(0)
+        quantizer = VectorQuantizer(64, 4, decay=decay)
+        for step in range(steps):
+            vectors = (centres + shift * min(2 * step / steps, 1)).repeat(4, 1)
+            out = quantizer(as_features(vectors + torch.randn(256, 4) / 10))
+        return len(out.codes.unique())
+
+    assert used_at_the_end(decay_over(steps, 0.99)) > 48
+    assert used_at_the_end(0.99) < 8
 
 
 def test_codes_in_use_never_restart() -> None:

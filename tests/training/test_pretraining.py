@@ -40,3 +40,21 @@ def test_a_batch_that_does_not_divide_is_one_line(
     message = r"a batch of (12|20) images cannot be shared by NPROC=2 .* a multiple of 16 that"
     with pytest.raises(UserError, match=message):
         train(tmp_path, batch_size=batch_size)
+
+
+def test_moving_averages_are_of_the_length_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def decay(steps: int, most: float) -> float:
+        asked.append((steps, most))
+        return 0.0  # what is counted is then the last batch alone
+
+    monkeypatch.setattr("medvq.training.pretraining.decay_over", decay)
+    state = train(tmp_path).checkpoint["objective"]
+    assert asked == [(4 * 2, 0.99)]  # epochs of twenty images in batches of eight
+    [counts] = [tensor for name, tensor in state.items() if name.endswith(".counts")]
+    places = 8 * 4 * 4  # of codes in a batch
+    # Codes that have just restarted count for a fifth of an even share each.
+    assert places <= counts.sum() <= 1.2 * places

@@ -143,7 +143,8 @@ class PretrainConfig(TrainingConfig):
     """More codebooks, coarsest first; each encodes what the coarser ones leave out (Razavi et al.
     2019)."""
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
-    """Of the codebook's moving averages (van den Oord et al. 2017, appendix A.1)."""
+    """Of the codebook's moving averages (van den Oord et al. 2017, appendix A.1), at most: those of
+    a short training reach over a fifth of it."""
     commitment: Annotated[float, Field(ge=0.0)] = 0.25
     """Weight of the commitment loss, beta of the same paper."""
     bypass_codebook: bool = False

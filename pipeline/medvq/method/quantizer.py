@@ -26,6 +26,7 @@ RESTART_SHARE = 0.1
 # A restarted code counts as if it had been used twice as often as that: time to win vectors, and
 # little weight against those that it wins.
 _RESTART_COUNT = 2
+_REACH = 0.2  # share of a training that moving averages reach over at most
 # Elements of the matrix of distances that are held at once: what a core's cache holds, and on a GPU
 # what keeps it busy. Like the next line, measured (``make benchmark-speed``).
 _TILE = {"cpu": 1 << 20, "cuda": 1 << 25}
@@ -34,6 +35,19 @@ _KMEANS_BATCH = 4096
 # A prime near 2^32 over the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4):
 # its multiples, modulo any smaller number, reach every place once before any twice.
 _STRIDE = 2_654_435_761
+
+
+def decay_over(steps: int, most: float) -> float:
+    """Return the decay of the moving averages of a training of so many steps, at most ``most``.
+
+    Averages reach over ``1 / (1 - decay)`` steps. In more than a fifth of a training they would lag
+    behind the encoder, and a code out of use would hardly restart before the end.
+
+    >>> decay_over(2000, 0.99), decay_over(100, 0.99), decay_over(1, 0.99)
+    (0.99, 0.95, 0.5)
+    """
+    reach = max(2.0, steps * _REACH)
+    return min(most, 1 - 1 / reach)
 
 
 class QuantizerOutput(NamedTuple):

@@ -23,6 +23,7 @@ from medvq.evaluation.codebooks import bits_per_position, codebook_use, count_co
 from medvq.method.augmentation import random_versions
 from medvq.method.collectives import all_reduce_sum, rank, world_size
 from medvq.method.loss import PretrainingLoss, PretrainingOutput
+from medvq.method.quantizer import decay_over
 from medvq.method.scaling import to_bytes, to_network, to_unit
 from medvq.method.statistics import adapt_statistics
 from medvq.storage.start import load_start
@@ -93,6 +94,8 @@ class Pretraining(TrainingLoop):
             adapt_statistics(objective.network.encoder, some)
         objective.network.freeze(config.frozen_levels)
         super().__init__(run, config, objective, batches, unused=config.contrast.weight == 0)
+        for quantizer in objective.network.quantizers:
+            quantizer.decay = decay_over(self.epochs * len(batches), config.decay)
 
     def _evenly_spaced(self, images: int, device: torch.device) -> Iterator[Tensor]:
         """Yield training images as they are, in batches, the same in every process.
