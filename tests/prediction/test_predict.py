@@ -217,6 +217,13 @@ def test_what_cannot_be_predicted_is_one_line(
     assert "outside of" in error(tmp_path, "--dicom-output", "sr", out="new/p.csv")
     damaged = tmp_path / "tiny"
     shutil.copytree(folder / "artifacts/tiny", damaged, symlinks=True)
+    check = damaged / "prior/latest/typicality.json"
+    whole = check.read_bytes()
+    check.write_bytes(whole.replace(b"threshold", b"Threshold"))
+    assert "typicality.json was changed or damaged" in error(
+        images, "--probe", str(damaged / "probe/latest")
+    )
+    check.write_bytes(whole)
     file = damaged / "probe/latest/probe.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     assert "was changed or damaged" in error(images, "--probe", str(damaged / "probe/latest"))

@@ -24,8 +24,9 @@ from medvq.method.features import FeatureMaps
 from medvq.method.scaling import to_unit
 from medvq.prior.code_prior import negative_log_likelihood
 from medvq.prior.existing import find_prior
-from medvq.prior.typicality import TypicalityCheck
-from medvq.prior.weights import load_prior
+from medvq.prior.typicality import TYPICALITY, TypicalityCheck
+from medvq.prior.weights import FILE, load_prior
+from medvq.storage import artifacts
 from medvq.storage.feature_store import read_feature, read_keys, read_metadata
 
 Bytes = NDArray[np.uint8]
@@ -278,6 +279,7 @@ class Explainer:
         prior = find_prior(self.sources.extract)
         if prior is None:
             return None
+        artifacts.verify(prior, FILE, TYPICALITY)
         model = load_prior(prior.folder, read_metadata(self.sources.store).model)
         bits = negative_log_likelihood(model, codes)
         threshold = TypicalityCheck.read(prior.folder).threshold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class ProbeSources:
     Raises
     ------
     UserError
-        An artifact is missing.
+        An artifact is missing, or was changed or damaged.
     """
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
@@ -43,11 +44,22 @@ class ProbeSources:
         self.pipeline = load_probe(folder)
         self.extract = artifacts.source(self.artifact, "extract")
         self.ingest = artifacts.source(self.extract, "ingest")
-        self.store = self.extract.folder / FEATURES
         self.encoder = Encoder(artifacts.source(self.extract, "pretrain"), device)
         self.window: tuple[float, float] | None = getattr(
             self.artifact.config().source, "window", None
         )
+
+    @cached_property
+    def store(self) -> Path:
+        """The table of the features of the images, verified."""
+        parts = [name for name in self.extract.record.files if Path(name).parts[0] == FEATURES]
+        artifacts.verify(self.extract, *parts)
+        return self.extract.folder / FEATURES
+
+    def images(self, name: str) -> NDArray[np.uint8]:
+        """Return a file of images of the artifact of ``ingest``, verified."""
+        artifacts.verify(self.ingest, name)
+        return np.asanyarray(np.load(self.ingest.folder / name, mmap_mode="r"))
 
     def read(self, file: Path) -> tuple[ReadResult, PreparedImages]:
         """Read an image file, and prepare it as the training images were.

@@ -12,7 +12,7 @@ from medvq.device import keep_freed_memory
 from medvq.evaluation.tasks import TASKS
 from medvq.inference import Encoder, load_probe
 from medvq.prior.code_prior import CodePrior, negative_log_likelihood
-from medvq.prior.typicality import TypicalityCheck
+from medvq.prior.typicality import TYPICALITY, TypicalityCheck
 from medvq.prior.weights import FILE, load_prior
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
@@ -62,10 +62,11 @@ class Predictor:
         self.summary = probe.summary(ProbeSummary)
         known = getattr(self.probe[-1], "classes_", ())
         self.classes = tuple(self.summary.classes[number] for number in known)
-        self.check = TypicalityCheck.read(prior.folder) if prior else None
+        self.check: TypicalityCheck | None = None
         self._prior: CodePrior | None = None
         if prior is not None:
-            artifacts.verify(prior, FILE)
+            artifacts.verify(prior, FILE, TYPICALITY)
+            self.check = TypicalityCheck.read(prior.folder)
             self._prior = load_prior(prior.folder, pretrain.fingerprint).to(self.encoder.device)
 
     def __call__(self, images: Bytes) -> Predictions:

@@ -57,7 +57,7 @@ def find_errors(probe: Path, ingest: Path, number: int) -> Errors | None:
 
 def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
     """Draw them, with the evidence of each where there is a map of it; say whether there is."""
-    images = np.load(sources.ingest.folder / "images.npy", mmap_mode="r")[errors.rows]
+    images = sources.images("images.npy")[errors.rows]
     found = _evidence(images, sources)
     evidence = np.zeros((len(images), 1, 1, 1)) if found is None else found
     limit = float(np.abs(evidence).max()) or 1.0

@@ -62,6 +62,10 @@ _CAPTIONS = {
 }
 
 
+# The files and folders of artifacts that the page shows or is made of.
+_READ = {"figures", FEATURES, "images.npy", "manifest.csv", "predictions.parquet"}
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture of the page.
@@ -104,7 +108,8 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
     Raises
     ------
     UserError
-        Neither is finished, or the images were read to judge another data set's probe.
+        Neither is finished, a file was changed or damaged, or the images were read to judge another
+        data set's probe.
     """
     main = _find_main(folder, probe)
     file = report_file(folder)
@@ -118,6 +123,8 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
     chain: dict[str, Artifact] = {**read, "extract": extract}
     if of_probe:
         chain["probe"] = main
+    for artifact in chain.values():
+        _verify(artifact)
     with artifact_modes(), tempfile.TemporaryDirectory() as scratch:
         text = _render(folder, chain, Path(scratch))
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +133,12 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
         aside.write_text(marked, encoding="utf-8")
         aside.replace(file)
     return file
+
+
+def _verify(artifact: Artifact) -> None:
+    """Verify the files of an artifact that the page shows or is made of."""
+    if names := [name for name in artifact.record.files if Path(name).parts[0] in _READ]:
+        artifacts.verify(artifact, *names)
 
 
 def _find_main(folder: Path, probe: Path | None) -> Artifact:
@@ -313,7 +326,9 @@ def _samples(chain: Mapping[str, Artifact]) -> list[Picture] | str:
     ]
     if not of_prior:
         return "A model of the codes was trained: make sample draws images from it."
-    return _pictures(max(of_prior, key=lambda one: one.record.finished), {})
+    newest = max(of_prior, key=lambda one: one.record.finished)
+    _verify(newest)
+    return _pictures(newest, {})
 
 
 def _command(main: Artifact) -> str:

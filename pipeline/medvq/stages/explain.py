@@ -76,7 +76,7 @@ def _draw_codes(file: Path, explainer: Explainer, explanation: Explanation) -> N
 
     from medvq.report.evidence_figure import CodeRow, draw_codes, patch
 
-    images = np.load(explainer.sources.ingest.folder / "images.npy", mmap_mode="r")
+    images = explainer.sources.images("images.npy")
     most = explanation.codes_by_evidence()[:_CODES]
     shared = explainer.patches([one.code for one in most], _PATCHES)
     grid = explanation.codes.shape

@@ -45,8 +45,6 @@ def run(parsed: argparse.Namespace) -> int:
     """Write a contact sheet and a table; print what is nearest, and what to open."""
     import json
 
-    import numpy as np
-
     from medvq.explain.neighbours import look_alikes
     from medvq.explain.sources import ProbeSources
     from medvq.report.look_alikes_figure import draw_look_alikes
@@ -58,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
     sheet, table = (name.with_suffix(suffix) for suffix in (".similar.png", ".similar.csv"))
     neighbours = found.neighbours.drop(columns="row")
     neighbours.to_csv(table, index=False, float_format="%.4f")
-    images = np.load(sources.ingest.folder / "originals.npy", mmap_mode="r")
+    images = sources.images("originals.npy")
     query = found.image[0] if len(found.image) == 1 and found.image.ndim == 3 else found.image
     pairs = zip(neighbours["class_name"], neighbours["distance"], strict=True)
     titles = [f"{label} {distance:.2f}".lstrip() for label, distance in pairs]

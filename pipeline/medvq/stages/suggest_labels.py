@@ -60,15 +60,17 @@ def run(parsed: argparse.Namespace) -> int:
             f"{folder} is no feature store; run 'make extract-features DATASET=...' first"
         )
     artifacts.verify(extract)
-    ingest = artifacts.source(extract, "ingest").folder
+    ingest = artifacts.source(extract, "ingest")
+    artifacts.verify(ingest, "manifest.csv", "originals.npy")
     chosen = suggest_patients(extract.folder, extract.config(), parsed.number, among_all=parsed.all)
-    manifest = read_manifest(ingest / "manifest.csv")
+    manifest = read_manifest(ingest.folder / "manifest.csv")
     table = chosen.assign(file=manifest["path"].fillna("").to_numpy()[chosen["row"]])
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     shown = table[["rank", "file", "image_id", "subject_id"]].assign(label="")
     shown.to_csv(file, index=False)
-    draw_suggestions(np.load(ingest / "originals.npy", mmap_mode="r"), table["row"], sheet)
+    originals = np.load(ingest.folder / "originals.npy", mmap_mode="r")
+    draw_suggestions(originals, table["row"], sheet)
     print(f"{len(table)} patients to label; fill in the column 'label': {file}")
     print(json.dumps({"table": str(file), "sheet": str(sheet)}) if parsed.json else sheet)
     return 0

@@ -1,0 +1,58 @@
+"""Commands that read artifacts find one flipped bit in whatever they read."""
+
+from pathlib import Path
+
+import pytest
+from medvq.cli import main
+
+FEATURES = "extract/latest/features.parquet/part-00.parquet"
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("explain", "ingest/latest/images.npy"),
+        ("explain", FEATURES),
+        ("similar", "ingest/latest/originals.npy"),
+        ("similar", FEATURES),
+        ("suggest-labels", "ingest/latest/manifest.csv"),
+        ("suggest-labels", "ingest/latest/originals.npy"),
+        ("report", "ingest/latest/images.npy"),
+        ("report", "ingest/latest/manifest.csv"),
+        ("report", "extract/latest/figures/atlas.png"),
+        ("report", "probe/latest/predictions.parquet"),
+    ],
+)
+def test_a_flipped_bit_in_what_a_command_reads_is_one_line(
+    folder: Path,
+    probe: Path,
+    files: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    name: str,
+) -> None:
+    artifacts = folder / "artifacts"
+    out = ["--out", str(tmp_path)]
+    options = {
+        "explain": [str(files[0]), "--probe", str(probe), *out],
+        "similar": [str(files[0]), "--probe", str(probe), *out],
+        "suggest-labels": ["--dataset", "tiny", "--artifacts", str(artifacts), "--all", *out],
+        "report": ["--dataset", "tiny", "--artifacts", str(artifacts)],
+    }
+    more = ["--number", "3"] if command == "suggest-labels" else []
+    (artifacts / "tiny/report/report.html").unlink(missing_ok=True)
+    file = artifacts / "tiny" / name
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    try:
+        assert main([command, *options[command], *more]) == 2
+    finally:
+        file.write_bytes(whole)
+    stage, _, inside = name.split("/", 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{inside} was changed or damaged since it was written" in line
+    assert f"make it anew: medvq {stage} --force" in line
+    assert not (tmp_path / "to-label.csv").exists()
