@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -109,3 +111,36 @@ runpy.run_module('medvq.__main__', run_name='__main__')
     done = run(script)
     assert done.returncode == -signal.SIGINT
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_command_whose_output_nobody_reads_ends_in_silence(
+    tmp_path: Path, stream: str, buffered: bool
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    program = (
+        "import sys; from pathlib import Path; from medvq.cli import status\n"
+        f"say = lambda: print('a line', file=sys.{stream}) or 0\n"
+        "sys.exit(status(say, Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"},
+        stdout=write if stream == "stdout" else subprocess.PIPE,
+        stderr=write if stream == "stderr" else subprocess.PIPE,
+        timeout=120,
+    )
+    os.close(write)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert not done.stdout
+    assert not done.stderr
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_closed_output(tmp_path: Path) -> None:
+    def broken() -> int:
+        raise BrokenPipeError(errno.EPIPE, "a worker is gone")
+
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        status(broken, tmp_path)

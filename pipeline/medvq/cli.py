@@ -7,6 +7,8 @@ import contextlib
 import io
 import os
 import re
+import select
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +28,14 @@ from medvq.stages.stage import Ensure, RunOptions
 if TYPE_CHECKING:
     from medvq.flow import StageResult
 
+# What the shell shows of a program whose output nobody reads any more.
+_UNREAD = 128 + signal.SIGPIPE
 # A setting among others: spaces within quotes or brackets are a part of it.
 _SETTING = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^]]*\]|\S)+""")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 2 for what the user can mend, 130 or 143 for an interruption."""
+    """Run one command; return 0, 2 for what the user can mend, 130, 141 or 143 if it was ended."""
     # Threads that spin while they wait starve each other on small machines: a passive wait trained
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
@@ -64,11 +68,36 @@ def status(command: Callable[[], int], *folders: Path) -> int:
     ----------
     folders : that the command writes to, that of artifacts first.
     """
+    try:
+        return _status(command, *folders)
+    except BrokenPipeError:
+        if not (unread := _unread()):
+            raise
+        for descriptor in unread:  # else Python would try again as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        return _UNREAD
+
+
+def _unread() -> list[int]:
+    """Return which of the two outputs are pipes that nobody reads any more, as after ``| head``."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return [
+        descriptor
+        for descriptor, event in poll.poll(0)
+        if event & (select.POLLERR | select.POLLHUP)
+    ]
+
+
+def _status(command: Callable[[], int], *folders: Path) -> int:
     interruption = Interruption()
     try:
         with interruption, _notices(), _progress_bars_end():
             _check_folders(folders)
-            return command()
+            number = command()
+            print(end="", flush=True)  # errors of the output are not to come when Python ends
+            return number
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt:
