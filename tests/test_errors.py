@@ -28,6 +28,9 @@ def error(number: int, *files: str) -> OSError:
         (errno.EACCES, "cannot write to {} (permission denied); allow it"),
         (errno.EPERM, "cannot write to {} (operation not permitted); allow it"),
         (errno.EIO, "cannot read or write in {} (input/output error); see to the disk"),
+        (errno.ESTALE, "cannot read or write in {} (stale file handle); see to the disk"),
+        (errno.ENOLCK, "cannot write to {} (no locks available); artifacts need a file system"),
+        (errno.ENOSYS, "cannot write to {} (function not implemented); artifacts need a file"),
     ],
 )
 def test_what_the_disk_refuses_is_one_line(tmp_path: Path, number: int, line: str) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_LACKING = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_FAILING = {errno.EIO, errno.ESTALE, errno.ENOTCONN}
+_REFUSALS = _FULL | _CLOSED | _LACKING | _FAILING
 _NO_SPACE = 1 << 20
 """Free bytes below which a failed write is put down to a full disk."""
 
@@ -70,7 +73,7 @@ def refused_by_disk(error: BaseException, *folders: Path) -> str | None:
     folders : that are written to. A file is never named, since names of others may name patients.
     """
     for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in _FULL | _CLOSED | {errno.EIO}:
+        if isinstance(cause, OSError) and cause.errno in _REFUSALS:
             return _refusal(_folder_of(cause, *folders), os.strerror(cause.errno), cause.errno)
     # torch, SQLite and safetensors raise types of their own.
     if (full := _full(folders)) is not None:
@@ -108,6 +111,11 @@ def _refusal(folder: Path, reason: str, number: int) -> str:
         mend = "make room there, or choose another disk (ARTIFACTS, DATA_ROOT)"
     elif number in _CLOSED:
         mend = "allow it, or choose another folder (ARTIFACTS, DATA_ROOT)"
+    elif number in _LACKING:
+        mend = (
+            "artifacts need a file system with locks and symbolic links: choose another folder "
+            "(ARTIFACTS, DATA_ROOT)"
+        )
     else:
         verb, mend = "read or write in", "see to the disk, or choose another (ARTIFACTS, DATA_ROOT)"
     return (

@@ -1,5 +1,6 @@
 """Artifact folders: whole or not there, one writer at a time, found by what made them."""
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -152,6 +153,24 @@ def test_a_renaming_that_fails_leaves_the_earlier_artifact(
     published(folder, "third")
     assert (folder / "table.csv").read_text() == "third"
     assert files(folder) == [folder.name, "latest"]
+
+
+def test_a_file_system_that_syncs_no_folders_is_fine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    published(folder, "first")
+    artifact = existing(folder)
+    assert artifact is not None
+    verify(artifact)
+    assert (folder / "table.csv").read_text() == "first"
 
 
 def test_a_run_that_is_killed_between_the_renamings_loses_nothing(folder: Path) -> None:
