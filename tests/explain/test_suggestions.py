@@ -138,6 +138,35 @@ def test_labels_that_were_filled_in_are_not_overwritten(
     assert "has been filled in and is not overwritten: move it" in capsys.readouterr().err
 
 
+def test_labels_beside_a_column_of_the_users_own_are_not_overwritten(
+    folder: Path, tmp_path: Path
+) -> None:
+    assert main(command(folder, tmp_path, "--number", "2", "--all")) == 0
+    file = tmp_path / "to-label.csv"
+    pd.read_csv(file).assign(label="ill", note="").to_csv(file, index=False)
+    before = file.read_bytes()
+    assert main(command(folder, tmp_path, "--number", "2", "--all")) == 2
+    assert file.read_bytes() == before
+
+
+def test_images_that_were_read_to_judge_a_probe_are_none_to_suggest(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    read = FeatureStore.__init__
+
+    def judged(store: FeatureStore, folder: Path) -> None:
+        read(store, folder)
+        store.keys["split"] = "test"
+
+    monkeypatch.setattr(FeatureStore, "__init__", judged)
+    assert main(command(folder, tmp_path, "--number", "2", "--all")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no training images, as of a set that a probe was judged on: run" in line
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [

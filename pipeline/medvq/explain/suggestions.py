@@ -143,11 +143,16 @@ def suggest_patients(
     Raises
     ------
     UserError
-        Fewer training patients are without a label.
+        Fewer training patients are without a label, or there is none.
     """
     store = FeatureStore(extract)
     store.check(config.probe.features)
     train = np.flatnonzero(store.keys["split"] == "train")
+    if not len(train):
+        raise UserError(
+            f"{extract} has no training images, as of a set that a probe was judged on: run "
+            f"'make extract-features DATASET=...' first"
+        )
     settings = settings_to_cluster(store, config, train)
     _, encoded = store.encode(config.probe.features, settings, config.seed, train)
     keys = store.keys.iloc[train]

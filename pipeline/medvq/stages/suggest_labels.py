@@ -15,6 +15,8 @@ from medvq.stages.command import (
     file_path,
 )
 
+_COLUMNS = ["rank", "file", "image_id", "subject_id", "label"]
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the data set, how many patients to suggest, and where to write."""
@@ -67,8 +69,7 @@ def run(parsed: argparse.Namespace) -> int:
     table = chosen.assign(file=manifest["path"].fillna("").to_numpy()[chosen["row"]])
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     file.parent.mkdir(parents=True, exist_ok=True)
-    shown = table[["rank", "file", "image_id", "subject_id"]].assign(label="")
-    shown.to_csv(file, index=False)
+    table.assign(label="")[_COLUMNS].to_csv(file, index=False)
     originals = np.load(ingest.folder / "originals.npy", mmap_mode="r")
     draw_suggestions(originals, table["row"], sheet)
     print(f"{len(table)} patients to label; fill in the column 'label': {file}")
@@ -79,12 +80,12 @@ def run(parsed: argparse.Namespace) -> int:
 def _is_blank(table: Path) -> bool:
     """Say whether a table is not there, or is as it was written: its last column is empty."""
     try:
-        rows = table.read_text(encoding="utf-8").splitlines()[1:]
+        header, *rows = table.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return True
-    except UnicodeDecodeError:
+    except ValueError:  # no text, or no line
         return False
-    return all(row.endswith(",") for row in rows)
+    return header == ",".join(_COLUMNS) and all(row.endswith(",") for row in rows)
 
 
 SUGGEST_LABELS = Command(
