@@ -160,13 +160,20 @@ def test_files_of_the_users_own_are_not_overwritten(
         (tmp_path / name / "own.txt").write_text("own")
     (tmp_path / "configs/inference.json").write_text("{}")  # a bundle of somebody else
     (tmp_path / "own.onnx").write_bytes(b"own")
+    (tmp_path / "packed.zip").write_bytes(b"own")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert main(["bundle", *of_probe(folder), "--out", str(tmp_path)]) == 2
+    assert main(["bundle", *of_probe(folder), "--out", str(tmp_path / "own.onnx")]) == 2
+    assert main(["bundle", *of_probe(folder), "--zip", "--out", str(tmp_path / "packed")]) == 2
     assert main(["onnx", *of_probe(folder), "--out", str(tmp_path / "own.onnx")]) == 2
+    assert main(["onnx", *of_probe(folder), "--out", str(tmp_path / "docs")]) == 2
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    bundle, onnx = capsys.readouterr().err.splitlines()
+    bundle, file, archive, onnx, no_file = capsys.readouterr().err.splitlines()
     assert "holds other files than MedVQ's bundle; choose another --out" in bundle
+    assert "own.onnx is a file, and a bundle is a folder; choose another --out" in file
+    assert "packed.zip is no bundle of MedVQ and is not overwritten; choose another" in archive
     assert "own.onnx is no graph of MedVQ and is not overwritten; choose another --out" in onnx
+    assert "docs is no graph of MedVQ and is not overwritten; choose another --out" in no_file
 
 
 @pytest.mark.parametrize("name", ["bundle", "onnx"])

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -54,8 +55,15 @@ def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) ->
     UserError
         Something else lies there.
     """
+    archive = folder.with_name(f"{folder.name}.zip")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a bundle is a folder; choose another --out")
     if folder.exists() and any(folder.iterdir()) and not _is_ours(folder):
         raise UserError(f"{folder} holds other files than MedVQ's bundle; choose another --out")
+    if packed and archive.exists() and not _is_our_archive(archive):
+        raise UserError(
+            f"{archive} is no bundle of MedVQ and is not overwritten; choose another --out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as aside:
         written = Path(aside) / folder.name
@@ -63,7 +71,8 @@ def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) ->
             (written / name).mkdir(parents=True)
         _write(source, written)
         if packed:
-            shutil.make_archive(str(folder), "zip", aside, folder.name)
+            made = shutil.make_archive(str(Path(aside) / "packed"), "zip", aside, folder.name)
+            Path(made).replace(archive)
         for name in _PARTS:
             shutil.rmtree(folder / name, ignore_errors=True)
             (written / name).rename(folder / name)
@@ -72,6 +81,15 @@ def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) ->
 def _is_ours(folder: Path) -> bool:
     file = folder / "configs" / "inference.json"
     return file.is_file() and _path(FeatureNetwork) in file.read_text(encoding="utf-8")
+
+
+def _is_our_archive(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            text = archive.read(f"{file.stem}/configs/inference.json")
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return False
+    return _path(FeatureNetwork).encode() in text
 
 
 def _write(source: ExportSource, folder: Path) -> None:

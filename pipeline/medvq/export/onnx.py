@@ -165,7 +165,7 @@ def write_onnx(source: ExportSource, file: Path) -> OnnxReport:
     UserError
         A package is not installed, or a part of the network has no ONNX.
     """
-    if file.exists() and b"medvq" not in file.read_bytes():
+    if file.exists() and not (file.is_file() and b"medvq" in file.read_bytes()):
         raise UserError(f"{file} is no graph of MedVQ and is not overwritten; choose another --out")
     ingest = source.config.ingest
     shape = (ingest.channels, *ingest.read_shape)
