@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -153,6 +154,17 @@ def test_a_renaming_that_fails_leaves_the_earlier_artifact(
     published(folder, "third")
     assert (folder / "table.csv").read_text() == "third"
     assert files(folder) == [folder.name, "latest"]
+
+
+def test_a_copy_in_place_of_the_link_latest_is_kept_and_named(folder: Path) -> None:
+    published(folder, "first")
+    latest = folder.parent / "latest"
+    latest.unlink()
+    shutil.copytree(folder, latest)
+    with pytest.raises(UserError, match="latest is a folder and is to be a link.* remove or ren"):
+        published(folder, "second")
+    assert (latest / "table.csv").read_text() == "first"
+    assert (folder / "table.csv").read_text() == "second"
 
 
 def test_a_file_system_that_syncs_no_folders_is_fine(

@@ -417,10 +417,21 @@ def compare(artifact: Artifact, file: Path, found: Future[str]) -> None:
 
 
 def point_latest(folder: Path) -> None:
-    """Let the symbolic link ``latest`` beside ``folder`` name it."""
+    """Let the symbolic link ``latest`` beside ``folder`` name it.
+
+    Raises
+    ------
+    UserError
+        A folder has its name, as where artifacts were copied with what links name.
+    """
     link = folder.parent / "latest"
     if link.is_symlink() and link.readlink() == Path(folder.name):
         return
+    if link.is_dir() and not link.is_symlink():
+        raise UserError(
+            f"{link} is a folder and is to be a link, which some ways of copying turn into a copy "
+            "of what it names: remove or rename it, then run again"
+        )
     for left in folder.parent.glob(".latest-*"):  # by a run that was killed
         left.unlink(missing_ok=True)
     fresh = folder.parent / f".latest-{os.getpid()}"
