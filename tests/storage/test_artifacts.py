@@ -161,7 +161,7 @@ def test_a_copy_in_place_of_the_link_latest_is_kept_and_named(folder: Path) -> N
     latest = folder.parent / "latest"
     latest.unlink()
     shutil.copytree(folder, latest)
-    with pytest.raises(UserError, match="latest is a folder and is to be a link.* remove or ren"):
+    with pytest.raises(UserError, match=r"latest is a folder and is to be a link.* remove or ren"):
         published(folder, "second")
     assert (latest / "table.csv").read_text() == "first"
     assert (folder / "table.csv").read_text() == "second"
