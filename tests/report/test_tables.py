@@ -79,7 +79,8 @@ def test_every_table_ends_with_the_audit() -> None:
     assert extract_table(ExtractSummary(3, 1.0, {}, audit=audit))[1:] == [
         "  audit: the frame around the object alone predicts the label at AUROC 0.979 "
         "(cross-validated on train)",
-        "  audit: test images can be told from training images at AUROC ill 0.656, normal 0.922",
+        "  audit: test images told from training images at AUROC ill 0.656, normal 0.922 "
+        "(chance: 0.5)",
         "  audit: 6 warning(s), explained in audit.html of the ingest artifact",
     ]
 

@@ -190,7 +190,8 @@ def _audit_lines(audit: AuditHeadline | None) -> list[str]:
     shift = audit.test_told_from_train.items()
     if measured := [f"{label} {auroc:.3f}".strip() for label, auroc in shift if auroc is not None]:
         lines.append(
-            f"  audit: test images can be told from training images at AUROC {', '.join(measured)}"
+            f"  audit: test images told from training images at AUROC {', '.join(measured)} "
+            "(chance: 0.5)"
         )
     if audit.warnings:
         lines.append(
