@@ -253,6 +253,11 @@ def test_folders_name_splits_and_classes(paths: str, labels: str, splits: str) -
     assert [str(one.split) for one in found] == splits.split()
 
 
+def test_a_class_is_one_line_whatever_its_folder_is_called() -> None:
+    found = labels_of_folders(["train\r/ill\r/1.png", "train\r/caf\udce9\nA/2.png"])
+    assert [(one.label, one.split) for one in found] == [("ill", "train"), (r"caf\xe9\nA", "train")]
+
+
 @pytest.mark.parametrize("name", ["tset", "test_images", "fold2", "train 2"])
 def test_a_folder_that_looks_like_a_split_is_asked_about(name: str) -> None:
     with pytest.raises(UserError, match=f"the folder '{name}' looks like a split, but is called"):
@@ -407,6 +412,9 @@ def test_columns_may_be_separated_by_bars(folder: Path) -> None:
 def test_a_quote_that_is_not_closed_swallows_no_row(folder: Path) -> None:
     write(folder, "file,label", "a.png,ill", 'b.png,"', 'c.png,"', "d.png,well")
     with pytest.raises(UserError, match="line 4: a field of several lines; is a quote not closed"):
+        labels_in(folder)
+    (folder / "labels.csv").write_bytes(b'file,label\na.png,"ill\rgrave"\n')
+    with pytest.raises(UserError, match="line 3: a field of several lines"):
         labels_in(folder)
     write(folder, "file,label,report", 'a.png,ill,"two', 'lines"', "b.png,well,one")
     assert labels_in(folder)[:2] == ["ill", "well"]

@@ -77,6 +77,11 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert shown("café.png") == "café.png"
 
 
+def test_names_are_shown_in_one_line() -> None:
+    assert shown("p1\r/a\nb\x1b[31m\u2028.png") == r"p1\r/a\nb\x1b[31m\u2028.png"
+    assert shown("a　b.png") == "a　b.png"
+
+
 def test_links_to_listed_files_are_kept_with_those(tmp_path: Path) -> None:
     touch(tmp_path, "ill/a.png")
     (tmp_path / "well.png").symlink_to("ill/a.png")

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from medvq.datasets.classes import Label
 from medvq.datasets.dataset import Split
 from medvq.datasets.split_names import looks_like_split, named_splits, without_split
+from medvq.datasets.walk import shown
 from medvq.errors import Notice, UserError
 
 # Names of folders that a message quotes.
@@ -51,7 +52,8 @@ def _label(parts: Sequence[str], level: int | None, split: Split | None, above: 
     candidates = parts if level is None else parts[level + 1 :]
     if above and level:
         candidates = (parts[level - 1],)
-    label = next(iter(candidates), None)
+    # Scripts with the ends of lines of Windows make folders whose names end in a carriage return.
+    label = shown(candidates[0].strip()) if candidates else None
     return Label(label, split=split, where=f"folder '{label}'")
 
 

@@ -34,6 +34,7 @@ _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
 
 _SPREADSHEET = b"PK\3\4"
 # A number as a spreadsheet shows and saves one of more than eleven digits.
+_END_OF_LINE = re.compile(r"[\r\n]")
 _ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")
 
 
@@ -187,7 +188,7 @@ def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
         row = dict(enumerate(cells))
         positions = (columns.key, columns.label, columns.target, columns.subject, columns.split)
         key, *values = [row.get(-1 if position is None else position, "") for position in positions]
-        if any("\n" in value.rstrip() for value in (key, *values)):
+        if any(_END_OF_LINE.search(value.rstrip()) for value in (key, *values)):
             raise UserError(
                 f"{file}, line {line}: a field of several lines; is a quote not closed?"
             )

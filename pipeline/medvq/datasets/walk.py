@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ _SYSTEM_NAMES = frozenset(
     }
 )
 
+# Unicode's categories of control characters and of ends of lines and paragraphs.
+_UNSEEN = frozenset({"Cc", "Zl", "Zp"})
 
 # One of these is in every artifact, and in the folder of all artifacts.
 _OWN_FILES = frozenset({"stage.json", "mlflow.db"})
@@ -83,8 +86,15 @@ def walk(folder: Path, why_not: Callable[[Path], str]) -> Walk:
 
 
 def shown(path: str) -> str:
-    r"""Return a path as tables and messages may print it: bytes that are no UTF-8 as ``\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""Return a path as tables and messages may print it: in one line.
+
+    Bytes that are no UTF-8 stand as ``\xe9``, ends of lines and control characters as ``\r``.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(
+        mark.encode("unicode_escape").decode() if unicodedata.category(mark) in _UNSEEN else mark
+        for mark in text
+    )
 
 
 class _Walker:
