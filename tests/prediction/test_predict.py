@@ -285,12 +285,19 @@ def test_a_secondary_capture_shows_the_evidence_and_belongs_to_the_study(
 
 
 HEADERS: dict[str, dict[str, Any]] = {
-    "sex": {"PatientSex": "U", "PatientBirthDate": "00000000", "StudyTime": "25:61"},
+    "sex": {
+        "PatientSex": "U",
+        "StudyDate": "2020.01.31",
+        "PatientBirthDate": "00000000",
+        "StudyTime": "25:61",
+    },
     "anonymised": dict.fromkeys(("PatientName", "PatientSex", "StudyDate", "StudyID")),
     "japanese": {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Aya^Eg=絵^彩"},
     "unusual": {"PatientName": "Kanari", "SpecificCharacterSet": "ISO_IR 100"},
     "two": {"PatientID": ["Kanari", "2"]},
     "class": {"SOPClassUID": "1.2.3"},
+    "series": {"SeriesInstanceUID": ["1.2.3", "1.2.4"]},
+    "several": {"ReferringPhysicianName": ["Kanari", "B"], "AccessionNumber": ["Kanari", "2"]},
 }
 
 
@@ -314,13 +321,15 @@ def test_results_are_written_of_headers_as_they_are_found(
     assert "Kanari" not in printed.out + printed.err
     results = dict(zip(sorted(HEADERS), (row["dicom_result"] for row in rows), strict=True))
     assert results.pop("two") == "none: the image states several values of PatientID"
+    assert results.pop("series") == "none: the image states several values of SeriesInstanceUID"
     if kind == "sr":
         assert results.pop("class") == "none: highdicom knows no images of its SOP class"
     made = {name: pydicom.dcmread(tmp_path / "p-dicom" / file) for name, file in results.items()}
     assert made["sex"].PatientID == made["anonymised"].PatientID == header.PatientID
-    empty = ("PatientSex", "PatientBirthDate", "StudyTime")
-    assert [made["sex"][name].value for name in empty] == ["", "", ""]
-    assert made["sex"].StudyDate == pydicom.dcmread(original).StudyDate
+    empty = ("PatientSex", "PatientBirthDate", "StudyTime", "StudyDate")
+    assert [made["sex"][name].value for name in empty] == ["", "", "", ""]
+    assert made["several"].StudyDate == pydicom.dcmread(original).StudyDate
+    assert made["several"].AccessionNumber == made["several"].ReferringPhysicianName == ""
     assert made["anonymised"].StudyDate == made["anonymised"].StudyID == ""
     assert made["japanese"].PatientName == "Aya^Eg=絵^彩"
     assert made["unusual"].PatientName == "Kanari"

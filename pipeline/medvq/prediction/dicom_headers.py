@@ -19,6 +19,10 @@ _TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
     "StudyTime", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
+# Without these an object cannot say which image it is of.
+REFERENCE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_NAMING = ("PatientID", "PatientName", *REFERENCE)
+_SINGLE = ("StudyID", "AccessionNumber", "ReferringPhysicianName")
 _SEXES = frozenset({"M", "F", "O"})
 
 
@@ -33,12 +37,15 @@ def header_to_copy(path: Path) -> Dataset:
         value = header[name].value
         if value and not (isinstance(value, str) and is_valid(value)):
             header[name].value = None
+    for name in _SINGLE:
+        if header[name].VM > 1:
+            header[name].value = None
     return header
 
 
 def ambiguous(header: Dataset) -> str:
-    """Return the attribute that names several patients, in words; empty where none does."""
-    several = (name for name in ("PatientID", "PatientName") if header[name].VM > 1)
+    """Return the attribute that names several patients or objects, in words; empty if none does."""
+    several = (name for name in _NAMING if name in header and header[name].VM > 1)
     return next((f"several values of {name}" for name in several), "")
 
 
@@ -47,7 +54,7 @@ def _is_sex(value: str) -> bool:
 
 
 def _is_date(value: str) -> bool:
-    return _converts(DA, value)
+    return len(value) == 8 and _converts(DA, value)  # 2020.01.31 is of before DICOM
 
 
 def _is_time(value: str) -> bool:

@@ -42,7 +42,7 @@ from medvq import __version__
 from medvq.explain.explanation import Explainer
 from medvq.explain.sources import ProbeSources
 from medvq.prediction import table
-from medvq.prediction.dicom_headers import ambiguous, header_to_copy
+from medvq.prediction.dicom_headers import REFERENCE, ambiguous, header_to_copy
 from medvq.prediction.inputs import NewImage
 from medvq.prediction.predictor import Predictor
 from medvq.report.evidence_figure import ExplainedImage, draw_explanation
@@ -54,8 +54,6 @@ MANUFACTURER = "MedVQ"
 # Of private codes (PS3.16, 8.2); values of codes have at most 16 characters, meanings 64.
 _SCHEME = "99MEDVQ"
 _VALUE, _MEANING = 16, 64
-# Without these an object cannot say which image it is of.
-_REFERENCE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _SERIES_NUMBER = 9701  # of few archives' own; the UID is what tells series apart
 
 
@@ -78,10 +76,10 @@ class DicomResults(ABC):
     def write(self, image: NewImage, row: Mapping[str, str]) -> str:
         """Write the object of an image; return the name of its file, or why there is none."""
         evidence = [header_to_copy(path) for path in image.files.paths]
-        missing = [name for name in _REFERENCE if not all(one.get(name) for one in evidence)]
+        missing = [name for name in REFERENCE if not all(one.get(name) for one in evidence)]
         if missing:
             return f"none: the image states no {missing[0]}"
-        if several := ambiguous(evidence[0]):
+        if several := next(filter(None, map(ambiguous, evidence)), ""):
             return f"none: the image states {several}"
         try:
             made = self._make(image, evidence, row)
