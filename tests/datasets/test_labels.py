@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories.images import dicom, ramp, save_dicom
 from medvq.config import FolderSource, Source
 from medvq.config_file import load_config
 from medvq.datasets.classes import Label, edit_distance, is_missing, unify
@@ -201,6 +202,21 @@ def test_names_that_stand_for_one_file_only(folder: Path, name: str) -> None:
     write(folder, "file,label", f"{name},ill")
     (labelled,) = (i for i in listing(folder).images if i.label)
     assert labelled.path.stem == name.replace("\\", "/").rpartition("/")[2][0].lower()
+
+
+def test_volumes_and_uids_without_a_suffix(tmp_path: Path) -> None:
+    for name in ("a/sub-01.nii.gz", "sub-02.NII.GZ", "sub-03.nii.gz"):
+        (tmp_path / "volumes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "volumes" / name).write_bytes(b"any")
+    write(tmp_path / "volumes", "file,label", "sub-01,ill", "sub-02,well", "sub-03.nii,old")
+    volumes = listing(tmp_path / "volumes", kind="nifti_folder").images
+    assert [image.label for image in volumes] == ["ill", "well", "old"]
+    # The name of the second file is the UID of another image, with a part more.
+    for name in ("1.2.3.9", "1.2.3.4.1"):
+        save_dicom(tmp_path / "uids" / name, dicom(ramp()))
+    write(tmp_path / "uids", "file,label", "1.2.3.9,well", "1.2.3.4,ill")
+    with pytest.raises(UserError, match="line 3: the file it names is not in"):
+        listing(tmp_path / "uids")
 
 
 def test_names_that_stand_for_two_files_are_refused(folder: Path) -> None:
@@ -407,6 +423,37 @@ def test_columns_may_be_separated_by_bars(folder: Path) -> None:
     write(folder, "file label", "a.png ill")
     with pytest.raises(UserError, match="separated by commas, semicolons, tabs or"):
         labels_in(folder)
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("file\tlabel\tnotes, of age, sex, side", "a.png\till\t1"),
+        ('"file";"label";"notes (age, sex, side)"', '"a.png";"ill";"1"'),
+        ("sex;age, years, at, scan;file;label", "f;1;a.png;ill"),
+    ],
+)
+def test_commas_in_the_names_of_other_columns(folder: Path, header: str, row: str) -> None:
+    write(folder, header, row)
+    assert labels_in(folder)[0] == "ill"
+
+
+def test_quotes_after_a_space_are_no_part_of_a_label(folder: Path) -> None:
+    write(folder, "file, label, note", 'a.png, "ill", "b, c"', "b.png,ill,", "c.png, well,")
+    assert labels_in(folder)[:3] == ["ill", "ill", "well"]
+
+
+@pytest.mark.parametrize("row", ["a.png,###,1", "a.png,ill,########"])
+def test_what_a_narrow_column_shows_is_no_value(folder: Path, row: str) -> None:
+    write(folder, "file,label,subject", row)
+    with pytest.raises(UserError, match="line 2: '###' is what a spreadsheet shows"):
+        labels_in(folder)
+
+
+def test_digits_that_are_grouped_are_no_number(folder: Path) -> None:
+    write(folder, "file,age", "a.png,1_000")
+    with pytest.raises(UserError, match="line 2: 'age' is not a number"):
+        listing(folder, {"file": "labels.csv", "target": "age"})
 
 
 def test_a_quote_that_is_not_closed_swallows_no_row(folder: Path) -> None:

@@ -94,10 +94,25 @@ class FileNames:
     def _index(self) -> dict[str, set[str]]:
         index: dict[str, set[str]] = {}
         for path in self._paths:
-            whole = PurePosixPath(path)
-            for name in (path, str(whole.with_suffix("")), whole.name, whole.stem):
-                index.setdefault(_plain(name), set()).add(path)
+            for whole in _without_suffixes(_plain(path)):
+                for name in (whole, whole.rpartition("/")[2]):
+                    index.setdefault(name, set()).add(path)
         return index
+
+
+def _without_suffixes(path: str) -> list[str]:
+    """Return a path with and without its suffix; digits are none, but the end of a UID.
+
+    >>> _without_suffixes("a/sub-01.nii.gz"), _without_suffixes("1.2.840.7")
+    (['a/sub-01.nii.gz', 'a/sub-01.nii', 'a/sub-01'], ['1.2.840.7'])
+    """
+    paths = [path]
+    while (suffix := PurePosixPath(path).suffix) and not suffix[1:].isdigit():
+        path = path.removesuffix(suffix)
+        paths.append(path)
+        if suffix != ".gz":
+            break
+    return paths
 
 
 def _is_file(path: Path) -> bool:

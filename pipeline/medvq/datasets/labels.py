@@ -23,7 +23,7 @@ from pathlib import Path
 
 from medvq.config import Labels
 from medvq.datasets.classes import Label, is_missing, plain, unify
-from medvq.datasets.columns import KEYS, Columns, find_columns
+from medvq.datasets.columns import KEYS, Columns, find_columns, purpose_of
 from medvq.datasets.file_names import FileNames
 from medvq.datasets.split_names import named_splits
 from medvq.errors import Notice, UserError
@@ -35,7 +35,9 @@ _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
 _SPREADSHEET = b"PK\3\4"
 # A number as a spreadsheet shows and saves one of more than eleven digits.
 _END_OF_LINE = re.compile(r"[\r\n]")
-_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")
+_ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
+# What a spreadsheet shows, and may save, of a number in a column that is too narrow.
+_TOO_NARROW = re.compile(r"##+")
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def _number(text: str, column: str, where: str) -> float | None:
     if not text:
         return None
     try:
-        number = float(text)
+        # Python groups digits by underscores, which no other program does.
+        number = math.nan if "_" in text else float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
@@ -192,6 +195,11 @@ def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
             raise UserError(
                 f"{file}, line {line}: a field of several lines; is a quote not closed?"
             )
+        if any(_TOO_NARROW.fullmatch(value.strip()) for value in (key, *values)):
+            raise UserError(
+                f"{file}, line {line}: '###' is what a spreadsheet shows of a value in a column "
+                "that is too narrow: widen it and save the table anew"
+            )
         label, target, subject, split = (
             "" if is_missing(value) else value.strip() for value in values
         )
@@ -206,15 +214,26 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     stated = _SEPARATOR.match(text)
     # The line stays, empty, so that others keep their numbers.
     text = text[stated.end() :] if stated else text
-    header = text.lstrip("\r\n").partition("\n")[0]
-    separator = stated[1] if stated else max(",;\t|", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    separator = stated[1] if stated else _separator(text.lstrip("\r\n").partition("\n")[0])
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
+    )
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 yield reader.line_num, cells
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: not plain CSV ({error})") from error
+
+
+def _separator(header: str) -> str:
+    """Return what separates the columns: by it most of their names are known, or else there are."""
+
+    def columns(separator: str) -> tuple[int, int]:
+        cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
+        return sum(purpose_of(cell) is not None for cell in cells), len(cells)
+
+    return max(",;\t|", key=columns)
 
 
 def _text(file: Path) -> str:
