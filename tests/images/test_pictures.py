@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from zlib import crc32
+from zlib import compress, crc32
 
 import cv2
 import numpy as np
@@ -55,6 +55,43 @@ def test_a_transparent_palette_entry_is_black(tmp_path: Path) -> None:
     palette(picture).save(tmp_path / "x.png", transparency=int(gone) + 100)
     expected = np.where(picture == gone, 0, picture) / 255
     np.testing.assert_allclose(read_grey(tmp_path / "x.png"), expected, atol=1e-6)
+
+
+def png(bits: int, rows: Bytes, *, colour: int, transparent: bytes) -> bytes:
+    """A PNG (height, width[, 3]) of numbers of ``bits`` bits, one of which is transparent."""
+    height, width = rows.shape[:2]
+    spread = np.unpackbits(rows.astype(">u2")[..., None].view(np.uint8), axis=-1)[..., -bits:]
+    packed = np.packbits(spread.reshape(height, -1), axis=1)
+    data = compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": transparent, b"IDAT": data, b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc32(name + content))
+        for name, content in chunks.items()
+    )
+
+
+@pytest.mark.parametrize(("bits", "gone"), [(1, 1), (2, 2), (4, 13), (8, 30), (16, 7711)])
+def test_a_transparent_grey_is_black_at_any_depth(tmp_path: Path, bits: int, gone: int) -> None:
+    top = 2**bits - 1
+    stored = np.linspace(0, top, 96).astype(np.uint16).reshape(8, 12)
+    stored[2, 3] = gone
+    stored[5] = 0
+    transparent = struct.pack(">H", gone if bits > 1 else 0)
+    (tmp_path / "x.png").write_bytes(png(bits, stored, colour=0, transparent=transparent))
+    expected = np.where(stored == gone, 0, stored) / top if bits > 1 else stored
+    np.testing.assert_allclose(read_grey(tmp_path / "x.png"), expected, atol=1e-6)
+
+
+def test_transparency_of_16_bits_that_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    stored = np.full((8, 12), 300, np.uint16)
+    (tmp_path / "x.png").write_bytes(png(16, stored, colour=0, transparent=b"\x01\x2c"))
+    with pytest.raises(UnreadableImage, match="nothing of the picture is to be seen on black"):
+        read_grey(tmp_path / "x.png")
+    colour = np.repeat(noise(8, 12)[..., None].astype(np.uint16) * 257, 3, axis=2)
+    (tmp_path / "x.png").write_bytes(png(16, colour, colour=2, transparent=b"\1\1\1\1\1\1"))
+    with pytest.raises(UnreadableImage, match="16-bit colour of which one is transparent"):
+        read_grey(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("bits", [8, 16])

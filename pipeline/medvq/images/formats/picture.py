@@ -59,6 +59,8 @@ _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B"})
 _SIXTEEN_BIT_SUFFIXES = (";16B", ";16L", ";16N")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST = 258, 262, 281
 _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = 284, 339
+# PNG: of 2 and 4 bits, the distance of two greys in 8.
+_STEPS_OF_GREY = {"L;2": 85, "L;4": 17}
 _NO_DISPLAY_RANGE = frozenset({"I", "F"})
 _PALETTE = frozenset({"P", "PA"})
 # Pixels that are converted at a time; more would only need more memory.
@@ -67,6 +69,7 @@ _STRIP_PIXELS = 2**24
 _PNG_SIGNATURE, _PNG_CHUNKS = 8, 64
 # A colour picture of which Pillow has dropped the lower 8 bits is refused where it has fewer greys.
 _FEWEST_GREYS = 64
+_NOTHING_SEEN = "nothing of the picture is to be seen on black: save it without transparency"
 
 
 def read_picture(path: Path, channels: int) -> Image:
@@ -95,22 +98,22 @@ def read_picture(path: Path, channels: int) -> Image:
         _bound(opened, channels)
         _check_tiff(opened)
         reduced = _is_reduced_from_16_bits(opened)
+        transparent = _transparent_grey(opened, reduced=reduced)
         declared = _declared_maximum(path, opened)
         white_is_zero = getattr(opened, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
         _load(path, opened)
         _turn_upright(opened)
         if opened.mode in _SIXTEEN_BIT:
             pixels = _shrunk(_in_strips(opened, lambda strip: np.asarray(strip, np.uint16)))
-            return to_channels(_shown(pixels, declared, white_is_zero), channels, colour=False)
+            shown = _shown(pixels, declared, white_is_zero, transparent)
+            return to_channels(shown, channels, colour=False)
         if reduced:
             _check_uses_its_range(opened)
         grey = opened.mode in {"1", "L"}
         colour = channels == 3 and not grey
         pixels = _shrunk(_in_strips(opened, lambda strip: _to_bytes(strip, colour=colour)))
         if not pixels.any() and opened.has_transparency_data and _is_transparent(opened):
-            raise UnreadableImage(
-                "nothing of the picture is to be seen on black: save it without transparency"
-            )
+            raise UnreadableImage(_NOTHING_SEEN)
     depth = "the upper 8 of 16 bits" if reduced else "all 8 bits"
     applied(depth if grey or colour else f"{depth}, colour to luminance")
     return to_channels(stretch(pixels, 0, 255), channels, colour=colour)
@@ -155,6 +158,25 @@ def _check_tiff(opened: Pillow.Image) -> None:
         raise UnreadableImage(
             "16-bit colour that is stored plane by plane; save it pixel by pixel, or with 8 bits"
         )
+
+
+def _transparent_grey(opened: Pillow.Image, *, reduced: bool) -> int | None:
+    """Return the one grey of 16 bits that a PNG says is transparent; of 2 and 4 bits set it right.
+
+    Pillow compares the number in the file, of so few bits, with greys that it has brought to 8.
+    """
+    stated = opened.info.get("transparency")
+    if opened.format != "PNG" or stated is None:
+        return None
+    if reduced:
+        raise UnreadableImage(
+            "16-bit colour of which one is transparent: only 8 of the 16 bits are read; save it "
+            "with 8 bits, or without transparency"
+        )
+    tiles = getattr(opened, "tile", [])
+    step = _STEPS_OF_GREY.get(str(tiles[0].args)) if tiles else None
+    opened.info["transparency"] = stated * step if step else stated
+    return int(stated) if opened.mode in _SIXTEEN_BIT else None
 
 
 def _turn_upright(opened: Pillow.Image) -> None:
@@ -219,8 +241,17 @@ def _shrunk(pixels: Pixels) -> Pixels:
     return cast("Pixels", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
 
 
-def _shown(pixels: Pixels, declared: int, white_is_zero: bool) -> Image:
-    """Show (height, width) of 16 bits over the range that they use."""
+def _shown(
+    pixels: Pixels, declared: int, white_is_zero: bool, transparent: int | None = None
+) -> Image:
+    """Show (height, width) of 16 bits over the range that they use; a transparent grey is black."""
+    if transparent is not None:
+        inside = pixels != transparent
+        if not inside.any():
+            raise UnreadableImage(_NOTHING_SEEN)
+        applied("palette or transparency: on black")
+        low, high = _range(pixels[inside], declared)
+        return np.where(inside, stretch(pixels, low, high), np.float32(0))
     low, high = _range(pixels, declared)
     # Pillow inverts a TIFF whose zero is white where it has 8 bits, and not where it has 16.
     if white_is_zero:
