@@ -94,6 +94,25 @@ def test_transparency_of_16_bits_that_cannot_be_shown_is_refused(tmp_path: Path)
         read_grey(tmp_path / "x.png")
 
 
+def test_grey_that_is_multiplied_by_its_opacity(tmp_path: Path) -> None:
+    stored = np.stack([ramp() // 2, np.full_like(ramp(), 128)], axis=-1).reshape(7, 22)
+    content = packed_tiff(stored, 8, more={256: 11, 277: 2, 338: 1})
+    (tmp_path / "x.tif").write_bytes(content)
+    np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), ramp() // 2 / 255, atol=1.5 / 255)
+
+
+def test_a_tiff_whose_palette_has_entries_of_8_bits(tmp_path: Path) -> None:
+    palette(ramp()).save(tmp_path / "x.tif")
+    entries = np.tile((np.arange(256) - 100) % 256, 3).astype("<u2")
+    content = (tmp_path / "x.tif").read_bytes()
+    assert (entries * 256).tobytes() in content
+    content = content.replace((entries * 256).tobytes(), entries.tobytes())
+    (tmp_path / "x.tif").write_bytes(content)
+    with recorded() as notes:
+        np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), ramp() / 255, atol=1e-6)
+    assert [line for line in notes.notices if "entries have 8 bits" in line]
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_tiff_whose_zero_is_white(tmp_path: Path, bits: int) -> None:
     picture = ramp()
@@ -286,7 +305,7 @@ def test_a_tiff_of_16_bits_of_any_order(tmp_path: Path, order: str, photometric:
     ("bits", "more", "reason"),
     [
         (8, {339: 2}, "signed have no stated range"),
-        (16, {339: 2}, "have no stated range|unusual pixels"),
+        (16, {339: 2}, "16-bit pixels that are signed have no stated range"),
         (16, {284: 2, 277: 3, 262: 2}, "stored plane by plane"),
     ],
 )

@@ -58,6 +58,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B"})
 _SIXTEEN_BIT_SUFFIXES = (";16B", ";16L", ";16N")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST = 258, 262, 281
+_TIFF_PALETTE = 320
 _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = 284, 339
 # PNG: of 2 and 4 bits, the distance of two greys in 8.
 _STEPS_OF_GREY = {"L;2": 85, "L;4": 17}
@@ -144,15 +145,21 @@ def _load(path: Path, opened: Pillow.Image) -> None:
             damaged = check(content)
     if damaged:
         raise UnreadableImage(DAMAGED)
+    entries = np.array(tags.get(_TIFF_PALETTE, ()))
+    if opened.mode == "P" and entries.any() and entries.max() < 256:
+        # They should have 16 bits, of which Pillow takes the upper 8; libtiff reads these so, too.
+        notice("a palette whose entries have 8 bits and should have 16: read as 8")
+        opened.putpalette(entries.reshape(3, -1).T.astype(np.uint8).tobytes())
 
 
 def _check_tiff(opened: Pillow.Image) -> None:
     """Refuse pixels that Pillow takes for others."""
     tags = getattr(opened, "tag_v2", {})
     bits, formats = tags.get(_TIFF_BITS, (1,)), tags.get(_TIFF_SAMPLE_FORMAT, (1,))
-    if max(bits) == 8 and set(formats) - {1, 4}:  # unsigned, or undefined
+    if max(bits) in {8, 16} and set(formats) - {1, 4}:  # unsigned, or undefined
         raise UnreadableImage(
-            "8-bit pixels that are signed have no stated range of display; save them unsigned"
+            f"{max(bits)}-bit pixels that are signed have no stated range of display; save them "
+            "unsigned"
         )
     if max(bits) > 8 and len(bits) > 1 and tags.get(_TIFF_PLANES) == 2:
         raise UnreadableImage(
@@ -215,7 +222,9 @@ def _opaque(picture: Pillow.Image) -> Pillow.Image:
             f"32-bit pixels (mode {picture.mode}) have no stated range of display; "
             "save the image with 8 or 16 bits"
         )
-    if picture.mode in {"P", "PA", "LA", "RGBa", "La"} or "transparency" in picture.info:
+    if picture.mode == "La":  # grey that is multiplied by its opacity
+        picture = picture.convert("LA")
+    if picture.mode in {"P", "PA", "LA", "RGBa"} or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         applied("palette or transparency: on black")
     if picture.mode == "RGBA":
