@@ -179,6 +179,41 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
     assert out.stat() == before
 
 
+@pytest.mark.parametrize("damage", ["flipped", "torn", "twice"])
+def test_what_was_damaged_of_an_interrupted_run_is_predicted_anew(
+    images: Path,
+    tmp_path: Path,
+    predict: Predict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    damage: str,
+) -> None:
+    monkeypatch.setattr(run, "BATCH", 8)
+    predict(images, tmp_path / "whole.csv", "--no-typicality")
+    append = Journal.append
+
+    def stop(journal: Journal, rows: list[dict[str, str]]) -> None:
+        if journal.batches == 3:
+            raise KeyboardInterrupt
+        append(journal, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", stop)
+        predict(images, tmp_path / "p.csv", "--no-typicality", status=130)
+    partial = tmp_path / "p.csv.partial"
+    first, one, two, three = partial.read_bytes().splitlines(keepends=True)
+    second = {
+        "flipped": two.replace(b'": "0.', b'": "1.', 1),
+        "torn": two[: len(two) // 2] + b"\n",
+        "twice": one,
+    }
+    assert second[damage] != two
+    partial.write_bytes(first + one + second[damage] + three)
+    predict(images, tmp_path / "p.csv", "--no-typicality")
+    assert "going on after 8 images" in capsys.readouterr().err
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_what_is_there_is_never_overwritten(
     images: Path, tmp_path: Path, predict: Predict, capsys: Any
 ) -> None:

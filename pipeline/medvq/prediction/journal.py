@@ -1,12 +1,14 @@
 """The rows of a run that is not finished, so that one that was interrupted goes on from there.
 
 ``<OUT>.partial`` beside the table: one JSON object on each line. The first says which run it is;
-each of the others holds the rows of one batch, and is synced before the next batch begins. When all
-are there the table is written aside and renamed, so that a table is whole wherever there is one.
+each of the others holds the rows of one batch and their checksum, and is synced before the next
+batch begins; batches are predicted anew from the first one on that was damaged since. When all are
+there the table is written aside and renamed, so that a table is whole wherever there is one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -62,7 +64,7 @@ class Journal:
 
     def append(self, rows: list[Row]) -> None:
         """Add the rows of a batch."""
-        self._append({"rows": rows})
+        self._append({"batch": self.batches, "rows": rows})
         self.batches += 1
 
     def rows(self) -> Iterator[list[Row]]:
@@ -74,21 +76,25 @@ class Journal:
 
     def _append(self, content: dict[str, Any]) -> None:
         with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(content) + "\n")
+            stream.write(json.dumps(content | {"checksum": _checksum(content)}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
     def _resume(self, identity: RunIdentity) -> None:
-        """Read how far the run came; drop a line that it was killed in."""
-        whole, number = 0, 0
+        """Read how far the run came; drop a line that it was killed in, and what was damaged."""
+        whole, number, has_rows = 0, 0, False
         with self.file.open("rb") as stream:
             for line in stream:
                 if not line.endswith(b"\n"):
                     break
                 if number == 0:
                     first = self._parsed(line)
+                else:
+                    has_rows = True
+                    if _content(line).get("batch") != number - 1:
+                        break
                 whole, number = whole + len(line), number + 1
-        if number == 0 or (number == 1 and first["run"] != vars(identity)):
+        if number == 0 or (not has_rows and first["run"] != vars(identity)):
             self.file.unlink()  # nothing is lost
             self._append({"run": vars(identity), "started": self.started})
             return
@@ -106,6 +112,20 @@ class Journal:
             return {"run": dict(first["run"]), "started": str(first["started"])}
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.file} is no journal of predictions: {FORCE}") from None
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _content(line: bytes) -> dict[str, Any]:
+    """Return what a line holds, nothing where it is not as it was written."""
+    try:
+        content = dict(json.loads(line))
+        checksum = content.pop("checksum")
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return content if checksum == _checksum(content) else {}
 
 
 @contextmanager
