@@ -279,6 +279,14 @@ def test_tracking_that_is_required_is_an_error_before_any_work(
     assert notices(capfd) == []
 
 
+def test_another_value_of_tracking_than_required_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKING", "requried")
+    with pytest.raises(UserError, match="TRACKING='requried' is not 'required'"):
+        small_run(tmp_path)
+
+
 def test_a_stage_whose_required_tracking_fails_later_goes_on_with_its_run(
     server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

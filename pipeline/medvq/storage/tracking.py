@@ -73,7 +73,7 @@ class Tracking:
             e["feature_set"]: e["key"] for e in self.journal.events if e["kind"] == "run"
         }
         self.sender = Sender(self.journal, artifacts)
-        self.required = os.environ.get("TRACKING") == "required"
+        self.required = _is_required()
 
     @property
     def run_id(self) -> str:
@@ -273,6 +273,20 @@ class Tracking:
 
     def _append(self, kind: str, key: str = "", **values: Any) -> None:
         self.journal.append({"kind": kind, "key": key or self.key, "time": now(), **values})
+
+
+def _is_required() -> bool:
+    """Say whether a run without tracking is an error.
+
+    Raises
+    ------
+    UserError
+        ``TRACKING`` has another value than those that there are.
+    """
+    value = os.environ.get("TRACKING") or ""
+    if value not in ("", "required"):
+        raise UserError(f"TRACKING={value!r} is not 'required'; correct it, or leave it out")
+    return bool(value)
 
 
 def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
