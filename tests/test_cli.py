@@ -329,3 +329,16 @@ def test_cuda_where_there_is_none_is_one_line(
     config = configure(tmp_path, "{kind: phantom}")
     line = refused(capsys, "pretrain", "--config", config, "--device", "cuda")
     assert line == "medvq: DEVICE=cuda, but torch finds no CUDA device; use DEVICE=auto or cpu"
+
+
+def test_a_folder_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["report", "--dataset", "tiny"]) == 2
+    assert capsys.readouterr().err == (
+        "medvq: the folder it was started in is gone; go to another (cd)\n"
+    )

@@ -100,6 +100,7 @@ class OutOfMemoryError(RuntimeError):
         MemoryError(),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: 64 bytes"),
         RuntimeError("could not create a primitive"),
         OutOfMemoryError("CUDA out of memory"),

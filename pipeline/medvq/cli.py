@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parsed = _parser().parse_args(arguments)
+    if not _has_folder():
+        print("medvq: the folder it was started in is gone; go to another (cd)", file=sys.stderr)
+        return 2
     # Absolute, since pandas would take a relative path such as "file:x/a.csv" for an address.
     if hasattr(parsed, "artifacts"):
         parsed.artifacts = parsed.artifacts.absolute()
@@ -59,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.command is not None:
         return status(run, *parsed.command.writes(parsed))
     return status(run, parsed.artifacts, parsed.data_root)
+
+
+def _has_folder() -> bool:
+    """Say whether the folder that the command was started in is still there."""
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def status(command: Callable[[], int], *folders: Path) -> int:

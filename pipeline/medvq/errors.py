@@ -47,11 +47,13 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def _tells_of_memory(error: BaseException) -> bool:
-    """Say whether an error of Python, of torch or of oneDNN is one of memory."""
+    """Say whether an error of Python, of its libraries or of oneDNN is one of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError):  # a library is mapped as it is imported
+        return "failed to map segment" in str(error)
     texts = ("can't start new thread", "can't allocate memory", "could not create a primitive")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
