@@ -33,8 +33,8 @@ _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
 
 
 _SPREADSHEET = b"PK\3\4"
-# A number as a spreadsheet shows and saves one of more than eleven digits.
 _END_OF_LINE = re.compile(r"[\r\n]")
+# A number as a spreadsheet shows and saves one of more than eleven digits.
 _ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
 # What a spreadsheet shows, and may save, of a number in a column that is too narrow.
 _TOO_NARROW = re.compile(r"##+")
