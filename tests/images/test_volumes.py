@@ -274,6 +274,29 @@ def test_whether_it_is_compressed_is_read_from_the_content(tmp_path: Path) -> No
         np.testing.assert_array_equal(read_image(path), expected)
 
 
+@pytest.mark.parametrize("kind", ["int32", "uint32", "float64"])
+def test_a_small_range_far_from_zero_keeps_its_greys(tmp_path: Path, kind: str) -> None:
+    near = np.arange(6 * 5 * 4).reshape(6, 5, 4)
+    expected = read_image(save_nifti(tmp_path / "near.nii", near.astype(np.int16)))
+    far = save_nifti(tmp_path / "far.nii", (near + 2**30).astype(kind))
+    np.testing.assert_allclose(read_image(far), expected, atol=1e-6)
+
+
+def test_colour_that_is_transparent_is_black(tmp_path: Path) -> None:
+    bands = [(band, np.uint8) for band in "RGBA"]
+    stored = np.zeros((4, 5, 6), bands)
+    for band in "RGB":
+        stored[band] = noise(4, 5, 6)
+    stored["A"] = 255
+    stored["A"][0], stored["A"][1] = 0, 51
+    (shown,) = read_image(save_nifti(tmp_path / "x.nii", stored))
+    expected = noise(4, 5, 6) / 255 * (stored["A"] / 255)
+    np.testing.assert_allclose(shown, expected.transpose(2, 1, 0), atol=1 / 255)
+    stored["A"] = 0
+    with pytest.raises(UnreadableImage, match="wholly transparent"):
+        read_image(save_nifti(tmp_path / "x.nii", stored))
+
+
 def test_voxels_that_are_no_numbers_are_black(tmp_path: Path) -> None:
     volume = body().astype(np.float32)
     outside = np.zeros(volume.shape, bool)

@@ -62,7 +62,11 @@ def stretch(values: Values, low: float, high: float) -> Image:
     """Map ``low`` to 0 and ``high`` to 1, clipped; all to 0 where the two are one."""
     if high <= low:
         return np.zeros(values.shape, np.float32)
-    scaled = (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    if np.can_cast(values.dtype, np.float32):
+        scaled = values.astype(np.float32) - np.float32(low)
+    else:  # a small range far from zero would be rounded to few greys
+        scaled = (values - np.float64(low)).astype(np.float32)
+    scaled /= np.float32(high - low)
     return np.clip(scaled, 0, 1, out=scaled)
 
 

@@ -71,10 +71,20 @@ def read_nifti(path: Path, channels: int, window: Window | None = None) -> Image
                 _check_end(stream)
     colour = stored.dtype.names is not None
     if colour:
-        stored = np.stack([stored[band] for band in "RGB"], axis=-1)
+        stored = _on_black(stored)
     turned = _upright(to_anatomical(_shown(stored, image.header, window), _affine(image)))
     applied("turned to head, back and left")
     return to_channels(turned, channels, colour=colour)
+
+
+def _on_black(stored: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return colour (i, j, k, 3) of voxels of red, green, blue and, in some files, opacity."""
+    bands = np.stack([stored[band] for band in "RGB"], axis=-1)
+    if "A" not in (stored.dtype.names or ()):
+        return bands
+    if not stored["A"].any():
+        raise UnreadableImage("a NIfTI file of colour that is wholly transparent")
+    return np.rint(bands * (stored["A"][..., None] / np.float32(255))).astype(np.uint8)
 
 
 def _load(stream: IO[bytes]) -> tuple[Any, NDArray[Any]]:
