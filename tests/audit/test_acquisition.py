@@ -44,6 +44,16 @@ def test_numbers_hashes_and_days_since_the_first(files: list[Path]) -> None:
     assert np.isnan(table.loc[4, "file_size"])
 
 
+@pytest.mark.parametrize(
+    ("age", "years"), [("002Y", 2), ("018M", 1.5), ("006W", 6 / 52.18), ("073D", 73 / 365.25)]
+)
+def test_an_age_is_in_years_whatever_its_unit(files: list[Path], age: str, years: float) -> None:
+    header = pydicom.dcmread(files[0])
+    header.PatientAge = age
+    header.save_as(files[0])
+    assert describe(files[:1])["person.age"].tolist() == pytest.approx([years])
+
+
 def test_no_text_of_a_header_stands_in_the_table(files: list[Path]) -> None:
     shown = describe(files).to_csv()
     assert not any(word in shown for word in ("Acme", "Other", "2020", "CompressedSamples"))

@@ -328,6 +328,17 @@ def test_images_that_share_an_instance_uid_are_kept_apart_by_their_pixels(tmp_pa
     assert [image.set_aside for image in images] == ["", "", copy, ""]
 
 
+def test_equal_slices_at_other_places_that_share_an_instance_uid_are_no_copies(
+    tmp_path: Path,
+) -> None:
+    for name, height, comment in (("a", 1, ""), ("b", 2, ""), ("c", 2, "sent twice")):
+        stated = {"ImagePositionPatient": [0, 0, height], "ImageComments": comment}
+        pictured(tmp_path / name, name, 0, SOPInstanceUID="1.2.3", **stated)
+    with pytest.warns(Notice, match="share a SOPInstanceUID"):
+        images = in_archive(tmp_path)
+    assert [bool(image.set_aside) for image in images] == [False, False, True]
+
+
 def test_presentation_is_preferred_where_a_study_has_both(tmp_path: Path) -> None:
     intents = ("PROCESSING", "PRESENTATION", "PROCESSING", "")
     for name, study, intent in zip("abcd", "1123", intents, strict=True):

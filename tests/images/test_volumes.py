@@ -82,6 +82,8 @@ def test_a_copy_of_an_instance_is_dropped(tmp_path: Path) -> None:
 
 def test_slices_that_share_an_instance_uid_are_kept(tmp_path: Path) -> None:
     apart, shared = ct_series(body()), ct_series(body())
+    for header in (*apart[:2], *shared[:2]):
+        header.PixelData = bytes(len(header.PixelData))  # air, twice the same
     for header in shared:
         header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     for name, series in (("apart", apart), ("shared", shared)):
@@ -124,6 +126,7 @@ def one_smaller(series: list[FileDataset]) -> None:
         (change(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "differ in orientation"),
         (change(PixelSpacing=[0.5, 0.9]), "differ in pixel spacing"),
         (change(PhotometricInterpretation="PALETTE COLOR"), "in colour"),
+        (change(PhotometricInterpretation="MONOCHROME1"), "differ in photometric interpretation"),
         (change(NumberOfFrames=2), "of several frames"),
         (lose("ImagePositionPatient"), "states no ImagePositionPatient"),
         (lose("ImageOrientationPatient"), "states no ImageOrientationPatient"),

@@ -36,6 +36,8 @@ _MOMENT = ("StudyDate", "StudyTime")
 _PERSON = ("PatientAge", "PatientSex")
 READ = (*EQUIPMENT, *SETTINGS, *KINDS, *_MOMENT, *_PERSON)
 
+# By the unit of an age (PS3.5, AS).
+_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 # No setting of a scanner comes near; the squares of larger numbers overflow in the audit.
 _LARGEST = 1e12
 
@@ -87,7 +89,7 @@ def read_acquisition(path: Path) -> dict[str, Any]:
     values |= {f"settings.{name}": _hash(_value(header, name)) for name in KINDS}
     values |= {f"settings.{name}": _number(_value(header, name)) for name in SETTINGS}
     values |= _moment(str(_value(header, "StudyDate")), str(_value(header, "StudyTime")))
-    values["person.age"] = _number(str(_value(header, "PatientAge")).rstrip("YyMmWwDd"))
+    values["person.age"] = _years(str(_value(header, "PatientAge")).strip())
     values["person.sex"] = _hash(_value(header, "PatientSex"))
     return values
 
@@ -117,6 +119,12 @@ def _number(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         return float("nan")
     return number if abs(number) <= _LARGEST else float("nan")
+
+
+def _years(age: str) -> float:
+    """Return an age such as 018M in years; without a unit it is in years."""
+    per_year = _PER_YEAR.get(age[-1:].upper())
+    return _number(age[:-1]) / per_year if per_year else _number(age)
 
 
 def _moment(date: str, time: str) -> dict[str, Any]:

@@ -211,8 +211,8 @@ def _exclude_copies(folder: Path, files: Sequence[FolderFile]) -> list[FolderFil
     if shared:
         warnings.warn(
             Notice(
-                f"{shared} files share a SOPInstanceUID with others that show other pixels: all "
-                "are kept; the UIDs are not to be trusted"
+                f"{shared} files share a SOPInstanceUID with others that show other pixels, or "
+                "another place: all are kept; the UIDs are not to be trusted"
             ),
             stacklevel=2,
         )
@@ -240,14 +240,17 @@ def _file_sum(path: Path) -> str:
 
 
 def pixel_sum(path: Path) -> str:
-    """Return a checksum of the decoded pixels; empty where they cannot be decoded."""
+    """Return a checksum of decoded pixels and their place; empty where they cannot be decoded."""
     from medvq.images.formats.decoding import decode
-    from medvq.images.formats.dicom import read_header
+    from medvq.images.formats.dicom import read_header, single_slice
+    from medvq.images.formats.series import place
 
     try:
-        stored = decode(read_header(path, pixels=True))
+        header = read_header(path, pixels=True)
+        stored = decode(header)
+        described = repr((stored.shape, place(single_slice(header, stored))))
     except MemoryError:
         raise
     except Exception:  # of dozens of types
         return ""
-    return hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
+    return hashlib.sha256(described.encode() + stored.tobytes()).hexdigest()

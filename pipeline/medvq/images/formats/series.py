@@ -75,8 +75,8 @@ def _show_colour(stored: Values, header: Dataset) -> Image:
 def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
     """Read the files of one series, in any order: (1, depth, height, width) in [0, 1].
 
-    A second file of an instance that shows the same pixels is dropped. The volume is turned as
-    :func:`~medvq.images.formats.volume.to_anatomical` says, and shown as
+    A second file of an instance that shows the same pixels at the same place is dropped. The
+    volume is turned as :func:`~medvq.images.formats.volume.to_anatomical` says, and shown as
     :func:`~medvq.images.formats.greys.show_volume` says.
 
     Raises
@@ -95,12 +95,20 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
         one = single_slice(header, decode(header))
         del header.PixelData  # decoded above; a series of compressed slices need not be held twice
         same = by_instance.setdefault(str(header.get("SOPInstanceUID", len(slices))), [])
-        # Some programs give one UID to all slices.
-        if any(np.array_equal(one.stored, other.stored) for other in same):
+        # Some programs give one UID to all slices, several of which may show nothing but air.
+        if any(
+            place(one) == place(other) and np.array_equal(one.stored, other.stored)
+            for other in same
+        ):
             continue
         same.append(one)
         slices.append(one)
     return assemble(slices, window)[None]
+
+
+def place(one: Slice) -> list[float | None]:
+    """Return where a slice lies, empty where it does not say so."""
+    return numbers(one.header, "ImagePositionPatient")
 
 
 def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
@@ -110,6 +118,8 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
     headers = [one.header for one in slices]
     if not all(str(one.PhotometricInterpretation).startswith("MONOCHROME") for one in headers):
         raise UnreadableImage("a volume in colour")
+    if len({str(one.PhotometricInterpretation) for one in headers}) > 1:
+        raise UnreadableImage("a series whose slices differ in photometric interpretation")
     across, down = _directions(headers)
     positions = _numbers(headers, "ImagePositionPatient", 3)
     spacing = _numbers(headers, "PixelSpacing", 2)
