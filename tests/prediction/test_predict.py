@@ -299,6 +299,22 @@ def test_a_structured_report_belongs_to_the_study_of_its_image(
         assert not [line for line in read.stderr.splitlines() if line.startswith("E:")]
 
 
+def test_dicom_results_that_are_gone_are_missed(
+    images: Path, tmp_path: Path, predict: Predict, capsys: Any
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "p.csv"
+    source.mkdir()
+    shutil.copy(min(images.glob("*.dcm")), source)
+    options = ("--dicom-output", "sr", "--no-typicality")
+    predict(source, out, *options)
+    predict(source, out, *options)
+    assert "is up to date" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "p-dicom")
+    predict(source, out, *options, status=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'p-dicom'} lacks 1 DICOM results that {out} counts: remove both" in line
+
+
 def test_a_secondary_capture_shows_the_evidence_and_belongs_to_the_study(
     images: Path, tmp_path: Path, predict: Predict
 ) -> None:

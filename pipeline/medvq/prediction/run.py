@@ -123,7 +123,8 @@ def predict(request: Request) -> Outcome:
     Raises
     ------
     UserError
-        ``out`` is there already, or a run of another identity was interrupted there.
+        ``out`` is there already, a run of another identity was interrupted there, or DICOM results
+        of this one are gone.
     """
     started = time.perf_counter()
     identity, out = request.identity(), request.out
@@ -135,7 +136,9 @@ def predict(request: Request) -> Outcome:
         journal_file = out.with_name(out.name + SUFFIX)
         outcome = Outcome(out)
         if _is_finished(out, identity):
-            outcome.add(list(_rows_of(out)))
+            finished = list(_rows_of(out))
+            _check_results(request, finished, out)
+            outcome.add(finished)
             journal_file.unlink(missing_ok=True)
             print(f"{out} is up to date", file=sys.stderr)
             return outcome
@@ -144,6 +147,7 @@ def predict(request: Request) -> Outcome:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         journal = Journal(journal_file, identity, now)
         for rows in journal.rows():
+            _check_results(request, rows, journal_file)
             outcome.add(rows)
         names = _compute(request, journal, outcome)
         _publish(request, identity, journal, outcome, names)
@@ -348,6 +352,18 @@ def _is_finished(out: Path, identity: RunIdentity) -> bool:
     if same and whole:
         return True
     raise UserError(f"{out} is there already, and not from the same run: {FORCE}")
+
+
+def _check_results(request: Request, rows: Sequence[table.Row], file: Path) -> None:
+    """Refuse to go on where DICOM results are gone that ``file`` names."""
+    names = [row.get(table.DICOM_RESULT, "") for row in rows]
+    written = [name for name in names if name.endswith(".dcm")]
+    lost = sum(not (request.dicom_folder / name).exists() for name in written)
+    if lost:
+        raise UserError(
+            f"{request.dicom_folder} lacks {lost} DICOM results that {file} counts: remove both, "
+            "or name another file (OUT=)"
+        )
 
 
 def _rows_of(out: Path) -> Iterator[table.Row]:
