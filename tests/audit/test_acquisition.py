@@ -54,6 +54,18 @@ def test_an_age_is_in_years_whatever_its_unit(files: list[Path], age: str, years
     assert describe(files[:1])["person.age"].tolist() == pytest.approx([years])
 
 
+def test_a_sequence_in_place_of_a_value_counts_as_missing(files: list[Path]) -> None:
+    content = files[0].read_bytes()
+    sound = b"\x08\x00\x70\x00LO\x04\x00Acme"
+    assert content.count(sound) == 1
+    nested = b"\xfe\xff\x00\xe0\x0a\0\0\0" + b"\x10\x00\x20\x00TY\x02\x00ab"
+    sequence = b"\x08\x00\x70\x00SQ\0\0\x12\0\0\0" + nested
+    files[0].write_bytes(content.replace(sound, sequence))
+    table = describe(files[:1])
+    assert "equipment.Manufacturer" not in table
+    assert table["person.age"].tolist() == [10]
+
+
 def test_no_text_of_a_header_stands_in_the_table(files: list[Path]) -> None:
     shown = describe(files).to_csv()
     assert not any(word in shown for word in ("Acme", "Other", "2020", "CompressedSamples"))

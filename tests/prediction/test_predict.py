@@ -386,6 +386,37 @@ def test_results_are_written_of_headers_as_they_are_found(
     assert made["unusual"].PatientName == "Kanari"
 
 
+def test_no_damage_to_a_header_ends_a_run_with_results(
+    images: Path, tmp_path: Path, predict: Predict, capfd: pytest.CaptureFixture[str]
+) -> None:
+    header = pydicom.dcmread(min(images.glob("*.dcm")))
+    header.PatientID = header.StudyID = header.Manufacturer = header.PatientName = "Kanari"
+    header.save_as(tmp_path / "sound.dcm")
+    content = (tmp_path / "sound.dcm").read_bytes()
+    damages = {
+        "number": (b"\x20\x00\x10\x00SH", b"\x20\x00\x10\x00FD"),  # StudyID
+        "other": (b"\x08\x00\x70\x00LO", b"\x08\x00\x70\x00US"),  # Manufacturer
+        "patient": (b"\x10\x00\x20\x00LO", b"\x10\x00\x20\x00L\x11"),  # PatientID
+        "person": (b"\x08\x00\x18\x00UI", b"\x08\x00\x18\x00PN"),  # SOPInstanceUID
+        "uid": (b"\x20\x00\x0d\x00UI", b"\x20\x00\x0d\x00US"),  # StudyInstanceUID
+    }
+    (tmp_path / "in").mkdir()
+    for name, (sound, damaged) in damages.items():
+        assert content.count(sound) == 1
+        (tmp_path / "in" / f"{name}.dcm").write_bytes(content.replace(sound, damaged))
+    rows = predict(tmp_path / "in", tmp_path / "p.csv", "--dicom-output", "sr")
+    printed = capfd.readouterr()
+    assert "Kanari" not in printed.out + printed.err + (tmp_path / "p.csv").read_text()
+    results = [row["dicom_result"] for row in rows]
+    assert results[2:] == [
+        "none: the image states a PatientID that is damaged",
+        "none: the image states a SOPInstanceUID that is damaged",
+        "none: the image states a StudyInstanceUID that is damaged",
+    ]
+    reports = [pydicom.dcmread(tmp_path / "p-dicom" / name) for name in results[:2]]
+    assert [(one.PatientID, one.StudyID) for one in reports] == [("Kanari", ""), ("Kanari",) * 2]
+
+
 def contents(report: pydicom.Dataset) -> tuple[dict[str, float], dict[str, str]]:
     """Return the numbers, and the texts and codes, of a report by the meaning of their names."""
     numbers: dict[str, float] = {}

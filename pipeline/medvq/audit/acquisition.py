@@ -96,7 +96,10 @@ def read_acquisition(path: Path) -> dict[str, Any]:
 
 def _value(header: Any, name: str) -> Any:
     try:
-        return header.get(name)
+        # A sequence in place of a value may hold anything.
+        return None if header[name].VR == "SQ" else header[name].value
+    except KeyError:
+        return None
     except Exception:  # a value that its own type does not allow
         return None
 

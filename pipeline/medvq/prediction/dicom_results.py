@@ -39,6 +39,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from medvq import __version__
+from medvq.errors import UnreadableImage
 from medvq.explain.explanation import Explainer
 from medvq.explain.sources import ProbeSources
 from medvq.prediction import table
@@ -75,7 +76,10 @@ class DicomResults(ABC):
 
     def write(self, image: NewImage, row: Mapping[str, str]) -> str:
         """Write the object of an image; return the name of its file, or why there is none."""
-        evidence = [header_to_copy(path) for path in image.files.paths]
+        try:
+            evidence = [header_to_copy(path) for path in image.files.paths]
+        except UnreadableImage as error:
+            return f"none: {error}"
         missing = [name for name in REFERENCE if not all(one.get(name) for one in evidence)]
         if missing:
             return f"none: the image states no {missing[0]}"
