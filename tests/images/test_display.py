@@ -159,6 +159,15 @@ def test_padding_that_a_scanner_wrote_unsigned(tmp_path: Path) -> None:
     expect((stored != -2000).astype(float), header, tmp_path, atol=0)
 
 
+def test_padding_that_was_written_signed_in_an_unsigned_image(tmp_path: Path) -> None:
+    stored = (RAMP - RAMP.min()).astype(np.uint16)
+    stored[:, :5] = 65536 - 2000
+    window: dict[str, Any] = {"WindowCenter": -100, "WindowWidth": 9}  # all white but for padding
+    header = dicom(stored, **window)
+    header.add_new("PixelPaddingValue", "SS", -2000)
+    expect((stored != 65536 - 2000).astype(float), header, tmp_path, atol=0)
+
+
 def test_colour_of_twelve_bits(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 4096, (9, 13, 3)).astype(np.uint16)
     path = save_dicom(tmp_path / "x.dcm", dicom(picture, "RGB", 12))

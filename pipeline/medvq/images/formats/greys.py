@@ -262,10 +262,12 @@ def _padding(picture: Slice) -> NDArray[np.bool_]:
     if first is None:
         return np.zeros(picture.stored.shape, np.bool_)
     stated = [first] if limit is None else [first, limit]
+    bits = 8 * picture.stored.dtype.itemsize
     if picture.stored.dtype.kind == "i":
         # Many scanners write the negative value of a signed image as if it were unsigned.
-        bits = 8 * picture.stored.dtype.itemsize
         stated = [value - 2**bits if value >= 2 ** (bits - 1) else value for value in stated]
+    elif max(stated) < 0:  # and the reverse
+        stated = [value + 2**bits for value in stated]
     low, high = min(stated), max(stated)
     padding = np.asarray((picture.stored >= low) & (picture.stored <= high))
     if padding.any():
