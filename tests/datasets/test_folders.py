@@ -1,6 +1,7 @@
 """A user's own folder: what its CSV or its folders say, and what never leaves it."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,24 @@ def test_equal_slices_at_other_places_that_share_an_instance_uid_are_no_copies(
     with pytest.warns(Notice, match="share a SOPInstanceUID"):
         images = in_archive(tmp_path)
     assert [bool(image.set_aside) for image in images] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "apart"), [(("A", "B", "C"), 1), (("A", "", "C"), 1), (("A", "A", "A"), 0)]
+)
+def test_a_patient_whom_the_labels_call_by_several_names_is_told(
+    tmp_path: Path, subjects: tuple[str, ...], apart: int
+) -> None:
+    for name, patient in (("a", "Ann"), ("b", "Ann"), ("c", "Bob")):
+        pictured(tmp_path / f"{name}.dcm", patient, ord(name))
+    rows = [f"{name}.dcm,{subject}" for name, subject in zip("abc", subjects, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,subject", *rows]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        in_archive(tmp_path, {"file": "labels.csv", "join": "path"})
+    told = [str(one.message) for one in caught if "PatientIDs have several" in str(one.message)]
+    assert [text.startswith(f"the images of {apart} PatientIDs") for text in told] == [True] * apart
+    assert "Ann" not in "".join(told)
 
 
 def test_presentation_is_preferred_where_a_study_has_both(tmp_path: Path) -> None:

@@ -86,6 +86,9 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         [row.split is not None for row in rows],
     )
     _warn(folder, source, images, rows, found.skipped)
+    _warn_of_patients_apart(
+        [group[0].subject if group[0].dicom else "" for group in groups], images
+    )
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
 
 
@@ -257,6 +260,20 @@ def _warn(
     named = any(word in reason for reason in passed_over for word in _NAMED)
     if named or passed_over.total() > len(images):
         _notice(f"{folder}: {_counted(passed_over)}")
+
+
+def _warn_of_patients_apart(patients: Sequence[str], images: Sequence[SourceImage]) -> None:
+    """Say where images of one PatientID count as those of several subjects."""
+    subjects: dict[str, set[str]] = {}
+    for patient, image in zip(patients, images, strict=True):
+        if patient and not image.set_aside:
+            subjects.setdefault(patient, set()).add(image.subject)
+    if apart := sum(len(names) > 1 for names in subjects.values()):
+        _notice(
+            f"the images of {apart} PatientIDs have several subjects, or some of them none, in the "
+            "labels: each counts as a patient of its own, and may stand on another side of a "
+            "split; where PatientID is no placeholder, name the subject of each image alike"
+        )
 
 
 def _largest_subject(images: Sequence[SourceImage]) -> tuple[int, float]:
