@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pydicom
 import pytest
 from factories.dcmtk import shown_by_dcmtk
 from factories.deviations import (
@@ -22,7 +23,8 @@ from factories.deviations import (
     with_text,
     without,
 )
-from factories.images import Array, dicom, save_dicom
+from factories.formats import by_gdcm
+from factories.images import Array, dicom, ramp, read_grey, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
 from medvq.images.formats.identity import identify
@@ -309,3 +311,18 @@ def test_digits_that_are_grouped_are_no_number(tmp_path: Path) -> None:
     with recorded() as notes:
         np.testing.assert_allclose(read_image(file)[0], STORED / 4095, atol=1e-6)
     assert "RescaleSlope is no usable number: ignored" in notes.notices
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_jpeg_2000_under_a_header_that_says_unsigned(tmp_path: Path, bits: int) -> None:
+    stored = (8 * ramp(16, 20).astype(np.int32) - 1000).astype(np.int16)
+    header = dicom(stored, bits=bits, Modality="CT", WindowCenter=0, WindowWidth=2000)
+    expected = read_grey(save_dicom(tmp_path / "raw.dcm", header))
+    by_gdcm("JPEG2000Lossless", header, tmp_path / "signed.dcm")
+    changed = pydicom.dcmread(tmp_path / "signed.dcm")
+    changed.PixelRepresentation = 0
+    changed.save_as(tmp_path / "unsigned.dcm")
+    for name, notices in (("signed.dcm", 0), ("unsigned.dcm", 1)):
+        with recorded() as notes:
+            np.testing.assert_allclose(read_grey(tmp_path / name), expected, atol=1e-6)
+        assert sum("JPEG 2000 pixels are signed" in line for line in notes.notices) == notices

@@ -16,12 +16,13 @@ _J2K_START = b"\xff\x4f\xff\x51"  # T.800 A.4.1, A.5.1: SOC, then SIZ
 
 
 class CodedImage(NamedTuple):
-    """What a stream says of itself: its size, its samples per pixel and the bits of a sample."""
+    """What a stream says of itself: its size, its samples per pixel, the bits and sign of one."""
 
     rows: int
     columns: int
     samples: int
     bits: int
+    signed: bool = False
 
 
 def coded_image(stream: bytes) -> CodedImage | None:
@@ -31,7 +32,8 @@ def coded_image(stream: bytes) -> CodedImage | None:
         if start >= 0:
             right, lower, left, upper = struct.unpack_from(">4I", stream, start + 8)
             samples, bits = struct.unpack_from(">HB", stream, start + 40)
-            return CodedImage(lower - upper, right - left, samples, (bits & 0x7F) + 1)
+            depth, signed = (bits & 0x7F) + 1, bits >= 0x80
+            return CodedImage(lower - upper, right - left, samples, depth, signed)
         at = 2 if stream[:2] == b"\xff\xd8" else len(stream)
         while at + 10 <= len(stream) and stream[at] == 0xFF:
             if stream[at + 1] in _START_OF_FRAME:

@@ -214,6 +214,9 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
                 np.frombuffer(stream, np.uint8)
             ):
                 raise UnreadableImage(_DAMAGED)
+            if coded.signed and samples == 1 and header.PixelRepresentation == 0:
+                notice("JPEG 2000 pixels are signed, and PixelRepresentation says unsigned: signed")
+                header.PixelRepresentation = 1
             _adopt_depth(header, syntax, coded.bits)
             if coded.bits <= header.BitsStored:
                 header.HighBit = header.BitsStored - 1  # the stream holds no lower bits
