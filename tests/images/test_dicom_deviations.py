@@ -326,3 +326,21 @@ def test_signed_jpeg_2000_under_a_header_that_says_unsigned(tmp_path: Path, bits
         with recorded() as notes:
             np.testing.assert_allclose(read_grey(tmp_path / name), expected, atol=1e-6)
         assert sum("JPEG 2000 pixels are signed" in line for line in notes.notices) == notices
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "told"),
+    [
+        ("PixelSpacing", [0.4, 0.2], True),
+        ("PixelAspectRatio", [12, 10], True),
+        ("ImagerPixelSpacing", [0.2, 0.2001], False),
+        ("PixelSpacing", [0, 0], False),
+    ],
+)
+def test_pixels_that_are_not_square_are_told(
+    tmp_path: Path, name: str, sides: list[float], told: bool
+) -> None:
+    with recorded() as notes:
+        shown = read_grey(save_dicom(tmp_path / "x.dcm", dicom(ramp(), **{name: sides})))
+    np.testing.assert_allclose(shown, ramp() / 255, atol=1e-6)
+    assert any("not square" in line for line in notes.notices) == told

@@ -35,6 +35,9 @@ from medvq.images.formats.volume import to_anatomical
 # millimetre or so.
 _SPACING_TOLERANCE = 0.05
 _ANGLE_TOLERANCE = 1e-3
+# Attributes that hold the height and the width of a pixel.
+_SIDES = ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio")
+_SQUARE_TOLERANCE = 0.01
 # Millimetres: no scanner's coordinates come near.
 _FARTHEST = 1e6
 
@@ -53,11 +56,19 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
     stored = decode(header)
     if whole_number(header, "NumberOfFrames", 1) > 1:
         return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
+    if any(_are_unequal(numbers(header, name)) for name in _SIDES):
+        notice("the pixels are not square: shown as if they were")
     if int(header.SamplesPerPixel) == 3:
         return to_channels(_show_colour(stored, header), channels, colour=True)
     if header.PhotometricInterpretation == "PALETTE COLOR":
         return to_channels(show_palette(stored, header), channels, colour=True)
     return to_channels(show_picture(single_slice(header, stored), window), channels, colour=False)
+
+
+def _are_unequal(sides: Sequence[float | None]) -> bool:
+    """Say whether the height and the width of a pixel differ by more than rounding."""
+    known = [side for side in sides if side]
+    return len(known) == len(sides) == 2 and abs(known[0] / known[1] - 1) > _SQUARE_TOLERANCE
 
 
 def _show_colour(stored: Values, header: Dataset) -> Image:
