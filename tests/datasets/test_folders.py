@@ -340,6 +340,18 @@ def test_equal_slices_at_other_places_that_share_an_instance_uid_are_no_copies(
     assert [bool(image.set_aside) for image in images] == [False, False, True]
 
 
+def test_a_damaged_attribute_hides_neither_the_patient_nor_the_modality(tmp_path: Path) -> None:
+    for name, modality in (("a", "DX"), ("b", "CR")):
+        pictured(tmp_path / name, "Ann", 0, Modality=modality, ViewPosition="PA")
+        content = (tmp_path / name).read_bytes()
+        sound = b"\x18\x00\x01\x51CS"
+        assert content.count(sound) == 1
+        (tmp_path / name).write_bytes(content.replace(sound, b"\x18\x00\x01\x51C\x11"))
+    images = in_archive(tmp_path, modality=["DX"])
+    assert [image.subject for image in images] == [named("Ann")] * 2
+    assert ["modality is not DX" in image.set_aside for image in images] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("subjects", "apart"), [(("A", "B", "C"), 1), (("A", "", "C"), 1), (("A", "A", "A"), 0)]
 )

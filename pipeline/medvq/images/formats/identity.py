@@ -7,7 +7,10 @@ of a second.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 
 class Identity(NamedTuple):
@@ -41,7 +44,10 @@ _IDENTITY = (
 
 
 def identify(path: Path) -> Identity | None:
-    """Read the header of ``path`` only; None where it cannot be read."""
+    """Read the header of ``path`` only; None where it cannot be read.
+
+    An attribute that is damaged is empty, and takes no other with it.
+    """
     from medvq.images.formats.dicom import no_image
     from medvq.images.formats.parsing import parse
 
@@ -49,9 +55,9 @@ def identify(path: Path) -> Identity | None:
     try:
         header = parse(path, stop_before_pixels=True, specific_tags=tags)
         subject, study, series, instance, modality, body_part, view, intent = (
-            str(header.get(tag) or "").strip() for tag in _IDENTITY
+            _text(header, name) for name in _IDENTITY
         )
-        localizer = "LOCALIZER" in (header.get("ImageType") or ())
+        localizer = "LOCALIZER" in _text(header, "ImageType")
         reason = no_image(header)
     except MemoryError:
         raise
@@ -60,3 +66,12 @@ def identify(path: Path) -> Identity | None:
     return Identity(
         subject, study, series, instance, modality, body_part, view, intent, localizer, reason
     )
+
+
+def _text(header: Dataset, name: str) -> str:
+    try:
+        return str(header.get(name) or "").strip()
+    except MemoryError:
+        raise
+    except Exception:  # a value that its own type does not allow
+        return ""
