@@ -159,7 +159,7 @@ class FeatureStore:
             rows, of_versions = self._with_versions(train)
             owner = np.concatenate([rows, self._row_of_version[of_versions]])
             table = np.concatenate([images[rows], versions[of_versions]])
-        # Cores that other programs use make all wait; one gives the same bits on every machine.
+        # Cores that other programs use make all wait; on one, bits do not depend on their number.
         with on_one_core():
             with np.errstate(invalid="ignore"):  # PCA divides by the variance, none of a constant
                 encoding.fit(table, owner)
