@@ -25,12 +25,12 @@ PIXELCNN = (
 MASKED = (
     "prior.model=masked",
     "prior.with_versions=true",
-    "prior.epochs=100",
+    "prior.epochs=160",
     "prior.learning_rate=0.002",
 )
 """A masked Transformer: it learns from a share of the codes of an image, so that it takes more
-epochs: as many as half an hour has. With random versions the bits of validation images fall to the
-end."""
+epochs. With random versions the bits of validation images fall to the end: of 100 epochs to 4.03,
+of 160 to 3.84."""
 ABOUT = {
     "Likelihood": "Bits per pixel are those of all codes of an image over its pixels. No label is "
     "used.",
