@@ -48,9 +48,11 @@ _MISSING = frozenset(
 _MAY_BE_MISSING = frozenset(
     {
         "unknown", "unlabeled", "unlabelled", "no label", "missing", "not available", "undefined",
-        "not applicable", "n.d.", "empty", "blank", "inf", "tbd",
+        "not applicable", "n.d.", "empty", "blank", "inf", "tbd", "-1", "-9", "-99", "-999",
     }
 )  # fmt: skip
+# Of those that stand for no value, what may be a class: mild, severe, none; + and -.
+_MAY_BE_CLASS = frozenset({"none", "nil", "-", "--", "\u2013", "\u2014"})
 # Ways to write yes and no.
 _TRUTHS = (
     {"true", "false"}, {"yes", "no"}, {"y", "n"}, {"t", "f"}, {"1", "0"}, {"pos", "neg"},
@@ -94,6 +96,24 @@ def is_missing(text: str) -> bool:
     (True, False)
     """
     return _visible(text).strip().casefold() in _MISSING
+
+
+def warn_of_missing(cells: Mapping[str, int], source: str) -> None:
+    """Say which cells are no label and may be meant as a class.
+
+    Parameters
+    ----------
+    cells : those that stand for no value, and how many rows have each.
+    source : names the table, for the notice.
+    """
+    doubtful = {text: n for text, n in cells.items() if plain(text) in _MAY_BE_CLASS}
+    if doubtful:
+        named = ", ".join(f"'{text}' ({number} rows)" for text, number in doubtful.items())
+        text = (
+            f"{source}: {named} is no label; if it is a class, list all classes in "
+            "source.labels.classes"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> list[Label]:

@@ -17,12 +17,13 @@ import io
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medvq.config import Labels
-from medvq.datasets.classes import Label, is_missing, plain, unify
+from medvq.datasets.classes import Label, is_missing, plain, unify, warn_of_missing
 from medvq.datasets.columns import KEYS, Columns, find_columns, purpose_of
 from medvq.datasets.file_names import FileNames
 from medvq.datasets.split_names import named_splits
@@ -118,6 +119,7 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
         raise UserError(f"{file} has a header line and no rows")
     names.warn_of_guesses(file.name)
     _warn_of_subjects_alike(rows, file.name)
+    _warn_of_negative(parsed, file.name, str(labels.target))
     table = _by_key(keys, unify(parsed, file.name, labels.classes), key)
     _check_subjects(table.values())
     if not any(row.label or row.target is not None for row in table.values()):
@@ -166,6 +168,18 @@ def _warn_of_subjects_alike(rows: Iterable[_Row], table: str) -> None:
         warnings.warn(Notice(text), stacklevel=3)
 
 
+def _warn_of_negative(rows: Iterable[Label], table: str, column: str) -> None:
+    """Say that a number to predict is the only negative one: many tables write -1 for no value."""
+    counts = Counter(row.target for row in rows if row.target is not None)
+    negative = [number for number in counts if number < 0]
+    if len(negative) == 1 and len(counts) > 1:
+        text = (
+            f"{table}: the only negative '{column}' is {negative[0]:g}, on {counts[negative[0]]} "
+            "rows; if it stands for no value, leave it empty"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
 def _number(text: str, column: str, where: str) -> float | None:
     if not text:
         return None
@@ -181,6 +195,8 @@ def _number(text: str, column: str, where: str) -> float | None:
 
 def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
     columns: Columns | None = None
+    classes = {plain(name) for name in labels.classes}
+    missing: Counter[str] = Counter()
     for line, cells in _records(file):
         if columns is None:
             columns = find_columns(file, cells, labels)
@@ -203,9 +219,15 @@ def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
         label, target, subject, split = (
             "" if is_missing(value) else value.strip() for value in values
         )
+        if (stated := values[0].strip()) and not label:
+            if plain(stated) in classes:
+                label = stated
+            else:
+                missing[stated] += 1
         yield _Row(line, key.strip(), label, target, subject, split)
     if columns is None:
         raise UserError(f"{file} is empty")
+    warn_of_missing(missing, file.name)
 
 
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -214,7 +236,8 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     stated = _SEPARATOR.match(text)
     # The line stays, empty, so that others keep their numbers.
     text = text[stated.end() :] if stated else text
-    separator = stated[1] if stated else _separator(text.lstrip("\r\n").partition("\n")[0])
+    header, *_ = _END_OF_LINE.split(text.lstrip("\r\n"), maxsplit=1)
+    separator = stated[1] if stated else _separator(header)
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
     )
@@ -230,7 +253,10 @@ def _separator(header: str) -> str:
     """Return what separates the columns: by it most of their names are known, or else there are."""
 
     def columns(separator: str) -> tuple[int, int]:
-        cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
+        try:
+            cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
+        except csv.Error:  # which reading the rows says, with the line
+            return 0, 0
         return sum(purpose_of(cell) is not None for cell in cells), len(cells)
 
     return max(",;\t|", key=columns)
