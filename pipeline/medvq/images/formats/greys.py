@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from medvq.errors import UnreadableImage
 from medvq.images.formats.dicom import Slice
 from medvq.images.formats.display import (
     SMALL_RANGE,
@@ -47,6 +48,9 @@ class Rescale(NamedTuple):
 
     slope: float
     intercept: float
+
+
+_IDENTITY = Rescale(1, 0)
 
 
 class Greys(NamedTuple):
@@ -91,8 +95,16 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
     That range is the window that the configuration demands; for MR, PET and NM, whose windows an
     operator sets slice by slice, the 0.5th to the 99.5th percentile of the volume; else the window
     that all slices state; else, for CT, ``SOFT_TISSUE``; else those percentiles.
+
+    Raises
+    ------
+    UnreadableImage
+        The values of some slices are in other units than those of others, or inverted.
     """
     each = [_greys(one) for one in slices]
+    _check_units(each)
+    if len({_is_inverted(one.header) for one in slices}) > 1:
+        raise UnreadableImage("a series of which some slices are inverted")
     values = np.stack([greys.values.astype(np.float32) for greys in each])
     inside = np.stack([greys.inside for greys in each])
     first = slices[0].header
@@ -107,6 +119,14 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
     else:
         shown = window.apply(values)
     return _finish(shown, first, inside)
+
+
+def _check_units(each: Sequence[Greys]) -> None:
+    """Refuse slices as stored beside slices in the units of the modality."""
+    rescales = {greys.rescale for greys in each if greys.table is None}
+    with_table = sum(greys.table is not None for greys in each)
+    if with_table not in {0, len(each)} or (None in rescales and rescales - {None, _IDENTITY}):
+        raise UnreadableImage("a series of which some slices state a rescale and others none")
 
 
 def stated_window(header: Dataset) -> Window | None:
@@ -192,7 +212,7 @@ def _voi_table(header: Dataset, greys: Greys) -> LookupTable | None:
         signed = number(header, "PixelRepresentation") == 1
         bits = int(header.BitsStored)
         stored = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        slope, intercept = greys.rescale or Rescale(1, 0)
+        slope, intercept = greys.rescale or _IDENTITY
         lowest, highest = sorted(slope * value + intercept for value in stored)
     return _first_table(header, "VOILUTSequence", signed=lowest < 0, highest=highest)
 
@@ -210,7 +230,7 @@ def _first_table(header: Dataset, name: str, *, signed: bool, highest: float) ->
 
 def _has_scale(header: Dataset, rescale: Rescale | None) -> bool:
     """Say whether all bits stored are the range to show."""
-    is_rescaled = rescale not in {None, Rescale(1, 0)}
+    is_rescaled = rescale not in {None, _IDENTITY}
     is_signed = number(header, "PixelRepresentation") == 1
     is_deep = int(header.BitsStored) > 16
     return not (is_signed or is_rescaled or is_deep or modality(header) in _NO_SCALE)

@@ -134,6 +134,8 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
     across, down = _directions(headers)
     positions = _numbers(headers, "ImagePositionPatient", 3)
     spacing = _numbers(headers, "PixelSpacing", 2)
+    if (spacing <= 0).any():  # PS3.3 10.7.1.3: positive; others would turn the volume over
+        raise UnreadableImage("a series whose PixelSpacing is not positive")
     if not np.allclose(spacing, spacing[0], rtol=1e-3):
         raise UnreadableImage("a series whose slices differ in pixel spacing")
     normal = np.cross(across, down)
