@@ -37,7 +37,7 @@ Bytes = NDArray[np.uint8]
 # Seconds after which a decoder counts as hung: far more than any image takes, even from a share.
 TIMEOUT = 300.0
 # Of the code that reads: raise it when the same file comes to give other bytes.
-_VERSION = 4
+_VERSION = 5
 # Larger JPEGs, in pixels or bytes, are read with bounded memory by `formats.picture`.
 _MAX_FAST_PIXELS = 2**26
 _EXIF_ORIENTATION = 0x0112
