@@ -34,6 +34,12 @@ def label_map(header: FileDataset, uid: str, **elements: Any) -> FileDataset:
     return header
 
 
+def real_numbers(name: str, kind: type[np.floating[Any]]) -> FileDataset:
+    header = dicom(Rows=48, Columns=80, BitsAllocated=8 * kind().itemsize)
+    setattr(header, name, smooth().astype(kind).tobytes())
+    return header
+
+
 def tiny_jpeg_2000(rows: int, columns: int) -> bytes:
     """The header of a stream that declares a size, and next to nothing after it."""
     content = io.BytesIO()
@@ -124,6 +130,16 @@ REFUSED: dict[str, tuple[Callable[[], FileDataset], str]] = {
     ),
     "HighBit below BitsStored": (lambda: twelve(HighBit=5), "HighBit contradicts BitsStored"),
     "HighBit above BitsAllocated": (lambda: twelve(HighBit=99), "HighBit contradicts BitsStored"),
+    "pixels of real numbers": (
+        lambda: real_numbers("FloatPixelData", np.float32), "real numbers .FloatPixelData.",
+    ),
+    "pixels of real numbers of 64 bits": (
+        lambda: real_numbers("DoubleFloatPixelData", np.float64), "DoubleFloatPixelData",
+    ),
+    "pixels that lie elsewhere": (
+        lambda: label_map(dicom(Rows=48, Columns=80), "1.2.3.4", PixelDataProviderURL="http://a/b"),
+        "lie on a server, which PixelDataProviderURL names",
+    ),
     "BitsAllocated missing": (
         lambda: without("BitsAllocated", twelve()), "BitsAllocated is missing",
     ),

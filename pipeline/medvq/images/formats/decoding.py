@@ -20,7 +20,7 @@ from medvq.images.formats.codestream import (
     run_length_pixels,
 )
 from medvq.images.formats.display import Values, check_frame, check_size
-from medvq.images.formats.header import text, transfer_syntax, whole_number
+from medvq.images.formats.header import WITHOUT_PIXELS, text, transfer_syntax, whole_number
 from medvq.images.formats.messages import captured_messages, is_damage
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.overwritten import is_overwritten
@@ -61,7 +61,7 @@ def decode(header: Dataset) -> Values:
         There are none, or fewer than the header says, or no decoder reads them.
     """
     if "PixelData" not in header:
-        raise UnreadableImage("a DICOM object without pixel data")
+        raise UnreadableImage(_why_without_pixels(header))
     if not header.PixelData:
         raise UnreadableImage("PixelData is empty")
     frames = max(1, whole_number(header, "NumberOfFrames", 1))
@@ -95,6 +95,19 @@ def decode(header: Dataset) -> Values:
     if stored.shape != sizes[frames == 1 : 4 - (samples == 1)]:
         raise UnreadableImage("another number of frames than the header says")
     return stored if samples > 1 else _used_bits(stored, header, stored_bits, shift)
+
+
+def _why_without_pixels(header: Dataset) -> str:
+    """Say what an object without PixelData holds instead (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25)."""
+    for name in ("FloatPixelData", "DoubleFloatPixelData"):
+        if name in header:
+            return (
+                f"pixels of real numbers ({name}) have no stated range of display; save it with "
+                "whole numbers and a rescale"
+            )
+    if "PixelDataProviderURL" in header:
+        return "the pixels lie on a server, which PixelDataProviderURL names; fetch them first"
+    return WITHOUT_PIXELS
 
 
 def _pixel_array(header: Dataset, syntax: uid.UID) -> NDArray[np.integer]:

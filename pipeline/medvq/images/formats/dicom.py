@@ -13,7 +13,7 @@ from pydicom.errors import InvalidDicomError
 
 from medvq.errors import UnreadableImage
 from medvq.images.formats.display import Values
-from medvq.images.formats.header import items, text, transfer_syntax
+from medvq.images.formats.header import WITHOUT_PIXELS, items, text, transfer_syntax
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.parsing import parse
 
@@ -124,7 +124,7 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     if reason := no_image(header):
         raise UnreadableImage(reason)
     if "Rows" not in header or "Columns" not in header:
-        raise UnreadableImage("a DICOM object without pixel data")
+        raise UnreadableImage(WITHOUT_PIXELS)
     return header
 
 

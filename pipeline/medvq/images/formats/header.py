@@ -13,6 +13,9 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 from medvq.errors import UnreadableImage
 from medvq.images.formats.display import LARGEST
 
+WITHOUT_PIXELS = "a DICOM object without pixel data, or cut off before them"
+"""Why a header that tells of no pixels is refused."""
+
 
 def numbers(header: Dataset, name: str) -> list[float | None]:
     """Return the values of an attribute, in order, with None for what is no usable number.
