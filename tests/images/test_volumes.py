@@ -24,9 +24,7 @@ from nibabel.orientations import aff2axcodes
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.tag import Tag
-from pydicom.uid import (
-    MRImageStorage,
-)
+from pydicom.uid import MRImageStorage
 
 
 def body(seed: int = 0) -> Array:
@@ -369,6 +367,12 @@ def test_the_form_that_says_which_way_the_volume_lies(
     assert all(one.startswith(start) for one, start in zip(notes.notices, notice, strict=True))
 
 
+def test_voxels_that_are_stated_in_metres(tmp_path: Path) -> None:
+    small = np.diag([-2e-6, -2e-6, 2e-6, 1])
+    nibabel.save(nibabel.Nifti1Image(body().transpose(2, 1, 0), small), tmp_path / "x.nii")
+    np.testing.assert_allclose(read_image(tmp_path / "x.nii")[0], robust(body()), atol=1e-5)
+
+
 def edited(*edits: Edit) -> Callable[[Path], object]:
     def write(path: Path) -> None:
         content = bytearray(save_nifti(path, body()).read_bytes())
@@ -418,6 +422,7 @@ def huge(path: Path) -> None:
         ("Ann.nii", edited(field(108, "f", 0)), "vox_offset lies within the header"),
         ("Ann.nii", edited(field(108, "f", 350)), "vox_offset lies within the header"),
         ("Ann.nii", edited(field(112, "2f", 1, np.nan)), "scl_inter is no usable number"),
+        ("Ann.nii", edited(field(112, "2f", np.inf, 0)), "scl_inter is no usable number"),
         ("Ann.nii", edited(field(112, "2f", 1, 1e30)), "scl_inter is no usable number"),
         ("Ann.nii", edited(field(112, "2f", 1e36, 0)), "scl_inter is no usable number"),
         ("Ann.nii", edited(field(70, "h", 999)), "its header is damaged"),

@@ -113,8 +113,8 @@ def _check_header(header: Any) -> None:
     if header["vox_offset"] < header.single_vox_offset:
         raise UnreadableImage("a NIfTI file whose vox_offset lies within the header")
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    # A slope of 0 or no number stands for none.
-    if np.isfinite(slope) and slope != 0 and not (abs(slope) <= LARGEST and abs(inter) <= LARGEST):
+    # A slope of 0 or NaN stands for none.
+    if not np.isnan(slope) and slope != 0 and not (abs(slope) <= LARGEST and abs(inter) <= LARGEST):
         raise UnreadableImage("a NIfTI file whose scl_slope or scl_inter is no usable number")
 
 

@@ -11,11 +11,18 @@ from medvq.images.formats.display import Image
 # Slice by slice what a radiologist's screen shows of axial slices: depth rises towards the head
 # (S), rows run down to the back (P), columns run to the patient's left (L).
 _AXES = ("S", "P", "L")
+# Of a voxel with sides of 1; less is flat.
+_LEAST_VOLUME = 1e-6
 
 
 def is_placed(affine: NDArray[np.float64]) -> bool:
     """Say whether an affine (4, 4) says which way the axes point."""
-    return bool(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) >= 1e-12)
+    axes = affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or not lengths.all():
+        return False
+    # By the directions alone: voxels in metres are as small as numbers that say nothing.
+    return bool(abs(np.linalg.det(axes / lengths)) >= _LEAST_VOLUME)
 
 
 def axes(affine: NDArray[np.float64]) -> tuple[str, ...]:
