@@ -168,6 +168,15 @@ def test_padding_that_was_written_signed_in_an_unsigned_image(tmp_path: Path) ->
     expect((stored != 65536 - 2000).astype(float), header, tmp_path, atol=0)
 
 
+def test_padding_of_fewer_bits_that_was_written_unsigned(tmp_path: Path) -> None:
+    stored = RAMP.astype(np.int16) - 1000
+    stored[:, :5] = -2048
+    window: dict[str, Any] = {"WindowCenter": -3000, "WindowWidth": 9}  # all white but for padding
+    header = dicom(stored, bits=12, **window)
+    header.add_new("PixelPaddingValue", "US", 2048)  # the twelve bits of -2048
+    expect((stored != -2048).astype(float), header, tmp_path, atol=0)
+
+
 def test_colour_of_twelve_bits(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 4096, (9, 13, 3)).astype(np.uint16)
     path = save_dicom(tmp_path / "x.dcm", dicom(picture, "RGB", 12))

@@ -284,8 +284,10 @@ def _padding(picture: Slice) -> NDArray[np.bool_]:
     stated = [first] if limit is None else [first, limit]
     bits = 8 * picture.stored.dtype.itemsize
     if picture.stored.dtype.kind == "i":
-        # Many scanners write the negative value of a signed image as if it were unsigned.
-        stated = [value - 2**bits if value >= 2 ** (bits - 1) else value for value in stated]
+        # Many scanners write the negative value of a signed image as if it were unsigned, by all
+        # bits of a word or by those stored: no pixel has that value otherwise.
+        for size in (int(picture.header.BitsStored), bits):
+            stated = [v - 2**size if 2 ** (size - 1) <= v < 2**size else v for v in stated]
     elif max(stated) < 0:  # and the reverse
         stated = [value + 2**bits for value in stated]
     low, high = min(stated), max(stated)
