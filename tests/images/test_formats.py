@@ -113,6 +113,14 @@ def large(path: Path) -> None:
             stream.write(struct.pack(">I4sI", 0, kind, zlib.crc32(kind)))
 
 
+def twelve_bits(path: Path) -> None:
+    Image.fromarray(noise(64, 64)).save(path)
+    content = path.read_bytes()
+    # T.81 B.2.2: the start of a frame, its length and the bits of a sample.
+    assert content.count(b"\xff\xc0\0\x0b\x08") == 1
+    path.write_bytes(content.replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc1\0\x0b\x0c"))
+
+
 def without_pixels(path: Path) -> None:
     header = dicom(noise(64, 64))
     del header.PixelData
@@ -147,6 +155,12 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "text without a suffix": ("Ann", text, DECODER),
     "PNG cut off": ("Ann.png", cut(picture(NOISE)), DECODER),
     "JPEG cut off": ("Ann.jpg", cut(picture(NOISE)), DECODER),
+    "JPEG of 12 bits": ("Ann.jpg", twelve_bits, "a JPEG of a kind that is not read"),
+    "JPEG 2000 named as JPEG": (
+        "Ann.jpg",
+        picture(NOISE, format="JPEG2000"),
+        "a JPEG of a kind that is not read",
+    ),
     "PostScript named as a picture": ("Ann.png", postscript, DECODER),
     "TIFF of several pages": ("Ann.tif", PAGES, "several pages or frames"),
     "PNG of 60,000 x 60,000": ("Ann.png", large, TOO_LARGE),

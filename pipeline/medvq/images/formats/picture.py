@@ -24,6 +24,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
 from medvq.errors import UnreadableImage
+from medvq.images.formats.codestream import coded_image
 from medvq.images.formats.display import (
     MAX_SAMPLES,
     SMALL_RANGE,
@@ -70,6 +71,12 @@ _STRIP_PIXELS = 2**24
 _PNG_SIGNATURE, _PNG_CHUNKS = 8, 64
 # A colour picture of which Pillow has dropped the lower 8 bits is refused where it has fewer greys.
 _FEWEST_GREYS = 64
+# JPEG: bytes within which its size stands.
+_JPEG_HEADER = 2**20
+_OTHER_JPEG = (
+    "a JPEG of a kind that is not read (of 12 bits, JPEG-LS, JPEG 2000): save it as PNG, with 16 "
+    "bits if it has more than 8"
+)
 _NOTHING_SEEN = "nothing of the picture is to be seen on black: save it without transparency"
 
 
@@ -89,6 +96,9 @@ def read_picture(path: Path, channels: int) -> Image:
             opened = Pillow.open(stream, formats=_FORMATS)
         except UnidentifiedImageError:
             if (packed := read_packed_tiff(path)) is None:
+                stream.seek(0)
+                if coded_image(stream.read(_JPEG_HEADER)):
+                    raise UnreadableImage(_OTHER_JPEG) from None
                 raise
             values, bits, white_is_zero = packed
             shown = _shown(_shrunk(values), 2**bits - 1, white_is_zero)
