@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from factories.images import dicom, ramp, save_dicom
 from medvq.config import Source
 from medvq.datasets.dataset import Listing
 from medvq.datasets.folders import list_images
@@ -46,6 +47,39 @@ def test_subjects_that_may_be_one_are_told_by_their_lines(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "subjects are written")
         listing(folder)
+
+
+def patients(folder: Path, *names: str, table: str = "") -> tuple[set[str], str]:
+    """List radiographs of patients as DICOM; return their subjects and what is told."""
+    for number, name in enumerate(names):
+        save_dicom(folder / f"{number}.dcm", dicom(ramp(), PatientID=name))
+    source: dict[str, object] = {"kind": "dicom_folder"}
+    if table:
+        (folder / "labels.csv").write_text(table)
+        source["labels"] = {"file": "labels.csv", "join": "subject"}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        images = list_images(folder, TypeAdapter(Source).validate_json(json.dumps(source))).images
+    return {image.subject for image in images}, " ".join(str(one.message) for one in told)
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_patients_whose_numbers_are_alike_are_told(tmp_path: Path) -> None:
+    subjects, told = patients(tmp_path, "0012", "12", "12", "ann", "ANN", "7")
+    assert len(subjects) == 5
+    assert "2 PatientIDs are written in several ways" in told
+    assert "12" not in told
+    _, told = patients(tmp_path / "other", "0012", "13", "13", "ann", "ANN1")
+    assert "several ways" not in told
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_rows_that_nearly_name_a_patient_say_so(tmp_path: Path) -> None:
+    table = "subject,label\n12,ill\n7.0,well\n9,ill\n8,well\n"
+    _, told = patients(tmp_path, "0012", "7", "8", table=table)
+    assert "3 of 4 rows of the labels name no subject of any image; 2 of them would" in told
+    with pytest.raises(UserError, match=r"name no subject .*; 2 of them would if zeros, capitals"):
+        patients(tmp_path, "0012", "7", "8", table=table.replace("8,well\n", ""))
 
 
 def placeholders(folder: Path, of_one: int, of_others: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from medvq.config import DicomFolderSource, FolderSource, Labels
-from medvq.datasets.classes import Label, unify
+from medvq.datasets.classes import Label, plain, unify
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
     ARCHIVE,
@@ -86,9 +86,9 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         [row.split is not None for row in rows],
     )
     _warn(folder, source, images, rows, found.skipped)
-    _warn_of_patients_apart(
-        [group[0].subject if group[0].dicom else "" for group in groups], images
-    )
+    patients = [group[0].subject if group[0].dicom else "" for group in groups]
+    _warn_of_patients_apart(patients, images)
+    _warn_of_patients_alike(patients, images)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
 
 
@@ -213,17 +213,19 @@ def _key(file: FolderFile, join: str) -> str:
 
 
 def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None:
-    unknown = len(table.keys() - known)
+    names = table.keys() - known
+    unknown = len(names)
+    alike = {plain(name) for name in known}
+    near = sum(plain(name) in alike for name in names)
+    hint = f"; {near} of them would if zeros, capitals or .0 were as in the files" if near else ""
     if unknown == len(table):
         raise UserError(
-            f"the labels name no {join} of any image in the folder ({unknown} rows); check the "
-            "column that labels.key names, and labels.join"
+            f"the labels name no {join} of any image in the folder ({unknown} rows){hint}; check "
+            "the column that labels.key names, and labels.join"
         )
     if unknown:
-        warnings.warn(
-            Notice(f"{unknown} of {len(table)} rows of the labels name no {join} of any image"),
-            stacklevel=3,
-        )
+        text = f"{unknown} of {len(table)} rows of the labels name no {join} of any image{hint}"
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def _warn(
@@ -273,6 +275,22 @@ def _warn_of_patients_apart(patients: Sequence[str], images: Sequence[SourceImag
             f"the images of {apart} PatientIDs have several subjects, or some of them none, in the "
             "labels: each counts as a patient of its own, and may stand on another side of a "
             "split; where PatientID is no placeholder, name the subject of each image alike"
+        )
+
+
+def _warn_of_patients_alike(patients: Sequence[str], images: Sequence[SourceImage]) -> None:
+    """Say how many PatientIDs may be one of a patient who counts as several; name none of them."""
+    subjects: dict[str, set[str]] = {}
+    spellings: dict[str, set[str]] = {}
+    for patient, image in zip(patients, images, strict=True):
+        if patient and not image.set_aside:
+            subjects.setdefault(plain(patient), set()).add(image.subject)
+            spellings.setdefault(plain(patient), set()).add(patient)
+    if alike := sum(len(names) > 1 < len(subjects[key]) for key, names in spellings.items()):
+        _notice(
+            f"{alike} PatientIDs are written in several ways (capitals, spaces, 01 for 1): each "
+            "way counts as a patient of its own, and may stand on another side of a split; where "
+            "they are one, name the subject of each image alike in a CSV (source.labels)"
         )
 
 
