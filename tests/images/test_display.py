@@ -9,6 +9,7 @@ from factories.images import Array, dicom, save_dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from medvq.images.formats import Window, read_image
+from medvq.images.formats.notes import recorded
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import apply_voi_lut
 
@@ -191,6 +192,16 @@ def test_hounsfield_units_without_a_window_are_shown_as_soft_tissue(tmp_path: Pa
     window = Window(0, 100, "LINEAR_EXACT")
     lung = np.clip((stored - 1024.0) / 100 + 0.5, 0, 1)
     np.testing.assert_allclose(read_image(tmp_path / "x.dcm", 1, window)[0], lung, atol=1e-6)
+
+
+def test_a_window_of_the_configuration_on_values_in_no_units_is_told(tmp_path: Path) -> None:
+    window = Window(0, 100, "LINEAR_EXACT")
+    for elements, told in (({}, 1), ({"RescaleSlope": 1, "RescaleIntercept": 0}, 0)):
+        path = save_dicom(tmp_path / "x.dcm", dicom(RAMP, Modality="CT", **elements))
+        with recorded() as notes:
+            read_image(path, 1, window)
+        assert len(notes.notices) == told
+        assert all("not in Hounsfield units" in text for text in notes.notices)
 
 
 def test_bits_that_are_not_stored_are_not_shown(tmp_path: Path) -> None:

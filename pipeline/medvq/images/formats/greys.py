@@ -78,7 +78,7 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
     if table is not None:
         applied(f"VOI LUT of {len(table.entries)} entries to {table.top}")
         shown = stretch(table.apply(greys.values), 0, table.top)
-    elif chosen := _window(header, window, greys.rescale):
+    elif chosen := _window(header, window, greys):
         shown = chosen.apply(greys.values)
     elif greys.table is not None:
         shown = stretch(greys.values, 0, greys.table.top)
@@ -113,7 +113,7 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
         agreed = stated.pop() if len(stated) == 1 else None
         window = _noted(agreed, "stated") or _default_window(first, each[0].rescale)
     else:
-        window = _noted(window, "configured")
+        window = _configured(window, first, each[0])
     if window is None:
         shown = stretch(values, *_percentiles(values[inside]))
     else:
@@ -149,11 +149,22 @@ def stated_window(header: Dataset) -> Window | None:
     return None
 
 
-def _window(header: Dataset, demanded: Window | None, rescale: Rescale | None) -> Window | None:
+def _window(header: Dataset, demanded: Window | None, greys: Greys) -> Window | None:
     """Return the window to show a picture with, None where there is none."""
     if demanded is not None:
-        return _noted(demanded, "configured")
-    return _noted(stated_window(header), "stated") or _default_window(header, rescale)
+        return _configured(demanded, header, greys)
+    return _noted(stated_window(header), "stated") or _default_window(header, greys.rescale)
+
+
+def _configured(window: Window | None, header: Dataset, greys: Greys) -> Window | None:
+    """Return the window of the configuration; tell where the values are not in its units."""
+    in_units = greys.rescale is not None or greys.table is not None
+    if window is not None and modality(header) == "CT" and not in_units:
+        notice(
+            "CT without a rescale is not in Hounsfield units: the window of the configuration is "
+            "applied to the values as stored"
+        )
+    return _noted(window, "configured")
 
 
 def _default_window(header: Dataset, rescale: Rescale | None) -> Window | None:
