@@ -35,6 +35,7 @@ NOT_NAMED = "not named by the labels (labels.only)"
 _NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, "symbolic link", CLOSED)
 # A patient of so many images, and of so many times those of others, may be a placeholder.
 _MANY_IMAGES = 20
+SEVERAL_PATIENTS = "a series whose files name several patients, or whose UID two series share"
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
 
@@ -176,7 +177,15 @@ def _volumes(files: list[FolderFile]) -> list[list[FolderFile]]:
     for file in files:
         alone = file.set_aside or not file.series
         groups.setdefault(f"file {file.path}" if alone else file.series, []).append(file)
-    return list(groups.values())
+    return [_of_one_patient(group) for group in groups.values()]
+
+
+def _of_one_patient(series: list[FolderFile]) -> list[FolderFile]:
+    """Set a series aside whose files name several patients; files that name none follow it."""
+    patients = {file.subject for file in series} - {""}
+    if len(patients) > 1:
+        return [replace(file, set_aside=SEVERAL_PATIENTS) for file in series]
+    return [replace(file, subject=next(iter(patients), "")) for file in series]
 
 
 def _rows(

@@ -139,14 +139,15 @@ def read_dataset(
             images.append(item)
             results.append(replace(result, image=None))
             continue
-        quarantine.append((item.shown_path, result.sha256, result.reason))
+        quarantine.append((item.shown_path, _first_sum(item, result, cache), result.reason))
         if not item.set_aside:
             broken.append(result.reason)
     originals.flush()  # other processes read them, on other machines, too
     warn_of_notices(results)
     contradicted = _contradicted(images, results, config)
     for number in sorted(contradicted):
-        quarantine += [(images[number].shown_path, results[number].sha256, _CONTRADICTION)]
+        item, sha256 = images[number], _first_sum(images[number], results[number], cache)
+        quarantine.append((item.shown_path, sha256, _CONTRADICTION))
     chosen = [number for number in range(len(images)) if number not in contradicted]
     images, results = [images[n] for n in chosen], [results[n] for n in chosen]
     if quarantine and images:
@@ -160,6 +161,14 @@ def read_dataset(
         pd.DataFrame(quarantine, columns=["path", "sha256", "reason"]),
         broken,
     )
+
+
+def _first_sum(item: SourceImage, result: ReadResult, cache: ReadCache) -> str:
+    """Return the checksum by which the owner finds a file: of a series, that of its first file.
+
+    That of the series itself is over all its files.
+    """
+    return image_checksum(item.files[:1], cache) if item.parts else result.sha256
 
 
 def _stored_shape(config: IngestConfig) -> tuple[int, ...]:
