@@ -43,6 +43,12 @@ _MOST_AFTER_VOXELS = 2**24
 _LEAST_PART, _LEAST_BETWEEN, _MOST_WHITE = 1 / 16, 0.01, 0.75
 
 
+# NIfTI-1: voxels are labels, of regions or of parts of the brain (NIFTI_INTENT_LABEL, _NEURONAME).
+_LABELS = (1002, 1003)
+# A volume of no more whole numbers may be a segmentation; so many voxels tell.
+_FEW, _SAMPLE = 16, 2**16
+
+
 def is_nifti(path: Path) -> bool:
     """Say whether ``path`` is named as a NIfTI file."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
@@ -112,6 +118,8 @@ def _check_header(header: Any) -> None:
     """Refuse what nibabel follows although it cannot be meant."""
     if header["vox_offset"] < header.single_vox_offset:
         raise UnreadableImage("a NIfTI file whose vox_offset lies within the header")
+    if header["intent_code"] in _LABELS:
+        raise UnreadableImage("a segmentation (intent_code), which is no image")
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     # A slope of 0 or NaN stands for none.
     if not np.isnan(slope) and slope != 0 and not (abs(slope) <= LARGEST and abs(inter) <= LARGEST):
@@ -167,6 +175,17 @@ def _shown(stored: Values, header: Any, window: Window | None) -> Image:
     return shown
 
 
+def _tell_of_labels(numbers: Values) -> None:
+    """Tell of a volume that may be a segmentation, which lies beside its image in many folders."""
+    sample = numbers.ravel()[np.random.default_rng(0).integers(0, numbers.size, _SAMPLE)]
+    found = np.unique(sample)
+    if 1 < len(found) <= _FEW and (found == np.rint(found)).all():
+        notice(
+            "few whole numbers, as in a segmentation: read as an image; if it is none, take it "
+            "out of the folder"
+        )
+
+
 def _stretched(stored: Values, numbers: Values, header: Any, window: Window | None) -> Image:
     """Show ``stored`` over the range of its ``numbers``, the voxels that are not NaN."""
     if window is not None:
@@ -178,6 +197,8 @@ def _stretched(stored: Values, numbers: Values, header: Any, window: Window | No
         applied(f"range {low:g} to {high:g} (cal_min, cal_max)")
         return stretch(stored, low, high)
     stated = low < high
+    if not picture:
+        _tell_of_labels(numbers)
     low, high = (0.0, 255.0) if picture else robust_range(numbers)
     applied(f"range {low:g} to {high:g}: {'all 8 bits' if picture else 'percentiles 0.5 and 99.5'}")
     if stated:
