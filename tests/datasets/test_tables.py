@@ -82,3 +82,11 @@ def test_the_only_negative_number_to_predict_is_told(folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "labels.csv", Notice)
             listing(folder, target="age")
+
+
+def test_empty_fields_after_the_last_column_are_none(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file;label\na.png;ill;\nb.png;well; ;\n")
+    assert labels_in(folder)[:3] == ["ill", "well", None]
+    (folder / "labels.csv").write_text("file,age\na.png,1,5\n")
+    with pytest.raises(UserError, match=r"line 2: more fields than columns; .* in quotes"):
+        listing(folder)

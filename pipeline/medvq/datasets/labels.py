@@ -202,8 +202,11 @@ def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
             columns = find_columns(file, cells, labels)
             width = len(cells)
             continue
-        if len(cells) > width:
-            raise UserError(f"{file}, line {line}: more fields than columns")
+        if any(cell.strip() for cell in cells[width:]):
+            raise UserError(
+                f"{file}, line {line}: more fields than columns; a field that holds a separator "
+                "stands in quotes"
+            )
         row = dict(enumerate(cells))
         positions = (columns.key, columns.label, columns.target, columns.subject, columns.split)
         key, *values = [row.get(-1 if position is None else position, "") for position in positions]
