@@ -66,13 +66,17 @@ def whole_number(header: Dataset, name: str, default: int | None = None) -> int:
 
 def text(header: Dataset, name: str) -> str:
     """Return the first value of an attribute as upper-case text, empty where there is none."""
+    return next(iter(texts(header, name)), "")
+
+
+def texts(header: Dataset, name: str) -> list[str]:
+    """Return the values of an attribute as upper-case text; none where it is missing or damaged."""
     try:
         value = header.get(name)
     except Exception:  # a value that its own type does not allow
-        return ""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if value else ""
-    return str(value or "").strip(" \0").upper()
+        return []
+    parts = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [str(part or "").strip(" \0").upper() for part in parts]
 
 
 def items(header: Dataset, name: str) -> list[Dataset]:

@@ -26,7 +26,7 @@ from medvq.images.formats.display import (
     used_range,
 )
 from medvq.images.formats.greys import show_picture, show_volume
-from medvq.images.formats.header import numbers, whole_number
+from medvq.images.formats.header import numbers, texts, whole_number
 from medvq.images.formats.lookup import show_palette
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.volume import to_anatomical
@@ -56,6 +56,8 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
     stored = decode(header)
     if whole_number(header, "NumberOfFrames", 1) > 1:
         return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
+    if _is_mosaic(header):
+        notice("a mosaic, which shows the slices of a volume side by side: read as one picture")
     if any(_are_unequal(numbers(header, name)) for name in _SIDES):
         notice("the pixels are not square: shown as if they were")
     if int(header.SamplesPerPixel) == 3:
@@ -63,6 +65,11 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
     if header.PhotometricInterpretation == "PALETTE COLOR":
         return to_channels(show_palette(stored, header), channels, colour=True)
     return to_channels(show_picture(single_slice(header, stored), window), channels, colour=False)
+
+
+def _is_mosaic(header: Dataset) -> bool:
+    """Say whether the picture shows a whole volume, by a value that Siemens adds to ImageType."""
+    return "MOSAIC" in texts(header, "ImageType")
 
 
 def _are_unequal(sides: Sequence[float | None]) -> bool:
@@ -103,6 +110,8 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
         check_size(whole_number(header, "Rows"), whole_number(header, "Columns"), len(paths))
         if whole_number(header, "NumberOfFrames", 1) > 1:
             raise UnreadableImage("a series with slices of several frames")
+        if _is_mosaic(header):
+            raise UnreadableImage("a mosaic, which shows the slices side by side in one picture")
         one = single_slice(header, decode(header))
         del header.PixelData  # decoded above; a series of compressed slices need not be held twice
         same = by_instance.setdefault(str(header.get("SOPInstanceUID", len(slices))), [])
