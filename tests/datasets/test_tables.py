@@ -1,5 +1,6 @@
 """Tables as programs save them: ends of lines, files that are no tables, signs for no value."""
 
+import errno
 import json
 import warnings
 from pathlib import Path
@@ -89,4 +90,17 @@ def test_empty_fields_after_the_last_column_are_none(folder: Path) -> None:
     assert labels_in(folder)[:3] == ["ill", "well", None]
     (folder / "labels.csv").write_text("file,age\na.png,1,5\n")
     with pytest.raises(UserError, match=r"line 2: more fields than columns; .* in quotes"):
+        listing(folder)
+
+
+def test_a_table_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "ill", "well")
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"labels\.csv cannot be read \(Permission denied\)"):
         listing(folder)

@@ -70,7 +70,7 @@ def labels_file(folder: Path, labels: Labels, beside: str | None) -> Path:
     found = list({file.resolve(): file for file in files if file.is_file()}.values())
     if not found:
         raise UserError(f"no labels file {' or '.join(map(str, dict.fromkeys(files)))}")
-    if len(found) == 2 and found[0].read_bytes() != found[1].read_bytes():
+    if len(found) == 2 and _bytes(found[0]) != _bytes(found[1]):
         raise UserError(
             f"two tables of labels: {found[0]} and {found[1]}; remove one of them, or give "
             "source.labels.file as a full path"
@@ -265,8 +265,15 @@ def _separator(header: str) -> str:
     return max(",;\t|", key=columns)
 
 
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
+
+
 def _text(file: Path) -> str:
-    stored = file.read_bytes()
+    stored = _bytes(file)
     wide = stored.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = stored.decode("utf-16" if wide else "utf-8-sig")
