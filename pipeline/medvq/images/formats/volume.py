@@ -17,12 +17,12 @@ _LEAST_VOLUME = 1e-6
 
 def is_placed(affine: NDArray[np.float64]) -> bool:
     """Say whether an affine (4, 4) says which way the axes point."""
-    axes = affine[:3, :3]
-    lengths = np.linalg.norm(axes, axis=0)
+    columns = affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
     if not np.isfinite(affine).all() or not lengths.all():
         return False
     # By the directions alone: voxels in metres are as small as numbers that say nothing.
-    return bool(abs(np.linalg.det(axes / lengths)) >= _LEAST_VOLUME)
+    return bool(abs(np.linalg.det(columns / lengths)) >= _LEAST_VOLUME)
 
 
 def axes(affine: NDArray[np.float64]) -> tuple[str, ...]:
