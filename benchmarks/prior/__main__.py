@@ -15,6 +15,8 @@ from benchmarks.study import Study, run_study
 
 PIXELCNN = (
     "prior.model=pixelcnn",
+    "prior.finer_model=pixelcnn",
+    "prior.with_versions=false",
     "prior.channels=64",
     "prior.depth=5",
     "prior.dropout=0.2",
@@ -51,7 +53,8 @@ def main(study: Study, _: argparse.Namespace) -> None:
     groups = {"Likelihood": likelihood(inputs, trainings)}
     if len(inputs.maps.classes) > 1:
         groups["Samples"] = samples.judge_samples(inputs, trainings)
-    if anomalies.NORMAL in inputs.maps.classes:
+    # Of several levels the coarsest alone would be judged, without the details.
+    if anomalies.NORMAL in inputs.maps.classes and len(inputs.maps.levels) == 1:
         groups["Anomalies"] = anomalies.anomalies(inputs)
     if inputs.config.ingest.alignment.enabled:
         groups["Typicality"] = typicality(inputs, priors.levels[0])
