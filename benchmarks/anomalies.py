@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from medvq.errors import UserError
-from medvq.evaluation.intervals import subject_weights
+from medvq.evaluation.intervals import resample, subject_weights
+from medvq.evaluation.metrics import auroc
 from medvq.prior.code_prior import CodePrior, negative_log_likelihood
 from medvq.prior.weights import load_prior
 from medvq.storage.artifacts import finished
@@ -27,7 +28,6 @@ from medvq.storage.feature_store import (
     read_metadata,
 )
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from benchmarks.normal_memory import NormalMemory
 from benchmarks.page import Figure, Section, table
@@ -170,11 +170,15 @@ def _aurocs(parts: Mapping[str, Part], scores: Mapping[str, Floats]) -> dict[str
         part = parts[name]
         resamples = _RESAMPLES if name == "test" else 0
         weights = subject_weights(part.subjects, resamples, seed=0)
-        found[name] = np.array(
-            [roc_auc_score(part.is_ill, values)]
-            + [roc_auc_score(part.is_ill, values, sample_weight=drawn) for drawn in weights]
-        )
+        found[name] = _auroc(part, values, weights)
     return found
+
+
+def _auroc(part: Part, values: Floats, weights: Floats) -> Floats:
+    """Return the AUROC of a part, and after it those under image weights (B, N)."""
+    is_ill = part.is_ill.astype(np.int64)
+    judged = resample(lambda _, drawn: {"auroc": auroc(is_ill, values, drawn)}, 1, weights)["auroc"]
+    return np.concatenate([judged.cells[0], judged.resampled])
 
 
 def _shown(values: Floats, sign: str = "") -> str:
