@@ -21,6 +21,7 @@ from medvq.storage.probe_file import FILE as PROBE_FILE
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 METRICS = (
     "auroc", "auprc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "brier", "ece",
 )  # fmt: skip

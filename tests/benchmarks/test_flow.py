@@ -52,6 +52,9 @@ def folder(flow_folder: Path) -> Path:
     return flow_folder
 
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
+
+
 @pytest.fixture(autouse=True)
 def _own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -165,6 +165,7 @@ def study_of(folder: Path, *settings: str) -> Study:
     return Study("multiplicity", "benchmark-multiplicity", "phantom", overrides, options, folder)
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_the_study_trains_every_kind_on_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

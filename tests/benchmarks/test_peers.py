@@ -57,6 +57,7 @@ def test_the_shortfall_is_that_of_the_worst_minute_since_the_others_began() -> N
     assert shortfall(early, 0.1) is None
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_the_study_judges_all_methods_on_the_same_images(
     flow_folder: Path,
     tmp_path: Path,

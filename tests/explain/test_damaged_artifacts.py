@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from medvq.cli import main
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 FEATURES = "extract/latest/features.parquet/part-00.parquet"
 
 

@@ -16,6 +16,8 @@ from medvq.images.formats.notes import recorded
 from medvq.images.resizing import to_bytes
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
+
 
 def explain(file: Path, probe: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     assert main(["explain", str(file), "--probe", str(probe), "--out", str(out)]) == 0

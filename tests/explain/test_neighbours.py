@@ -17,6 +17,8 @@ from medvq.explain.sources import ProbeSources
 from numpy.typing import NDArray
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
+
 
 def clusters(number: int, width: int = 16) -> NDArray[np.float32]:
     rng = np.random.default_rng(0)

@@ -27,6 +27,7 @@ from pydicom.uid import generate_uid
 
 from benchmarks.faults.tiny import stage_command
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 Predict = Callable[..., list[dict[str, str]]]
 
 

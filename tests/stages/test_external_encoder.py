@@ -21,6 +21,7 @@ from medvq.errors import UserError
 from medvq.storage.external import ExternalFeatures, fingerprint, read_embeddings
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 CPU = torch.device("cpu")
 PYTHON = """
 import torch
