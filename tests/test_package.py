@@ -327,6 +327,16 @@ def test_importing_changes_nothing_and_loads_nothing_heavy() -> None:
     assert json.loads(done.stdout) == [True, []]
 
 
+def test_what_predicts_and_explains_does_without_monai() -> None:
+    """Its import takes longer than to predict a few images."""
+    script = (
+        "import sys\n"
+        "import medvq.prediction.predictor, medvq.explain.explanation, medvq.report.report_page\n"
+        "sys.exit('monai' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
     """And it loads nothing from elsewhere: links aside, every address is a file of the site."""
     if importlib.util.find_spec("mkdocs") is None and not os.environ.get("MEDVQ_REQUIRE_DATA"):

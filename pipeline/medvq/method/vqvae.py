@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from sklearn.decomposition import PCA
@@ -29,7 +29,9 @@ from medvq.method.collectives import BatchNorm2d, BatchNorm3d, all_reduce_sum, r
 from medvq.method.efficientnet import EfficientNetLite0
 from medvq.method.encoder_maps import EncoderMaps
 from medvq.method.quantizer import QuantizerOutput, VectorQuantizer
-from medvq.method.vit import ViTDecoder, ViTEncoder
+
+if TYPE_CHECKING:
+    from medvq.method.vit import ViTEncoder
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -178,6 +180,9 @@ def _encoder(shape: Architecture, layers: _Layers) -> Encoder | EfficientNetLite
     if shape.encoder == "efficientnet_lite0":
         return EfficientNetLite0(shape.channels)
     if shape.encoder == "vit":
+        # Its layers are MONAI's, whose import takes longer than many commands do without it.
+        from medvq.method.vit import ViTEncoder
+
         patch, width = 2 ** len(shape.widths), shape.widths[-1]
         return ViTEncoder(
             shape.spatial_dims, shape.channels, patch, width, shape.depth, shape.heads
@@ -257,6 +262,8 @@ def _decoder(
 ) -> nn.Module:
     """Return the layers from ``before`` channels to a map of ``widths[-1]``, see CodeLevel."""
     if shape.encoder == "vit":
+        from medvq.method.vit import ViTDecoder
+
         patch, width = 2 ** len(shape.widths), shape.widths[-1]
         return ViTDecoder(
             layers.dims, before, shape.channels, patch, width, shape.decoder_depth, shape.heads

@@ -11,15 +11,19 @@ from medvq.config import PriorConfig
 from medvq.errors import UserError
 from medvq.prior.code_prior import CodePrior, PriorArchitecture
 from medvq.prior.codes import CodeMaps, level_folder
-from medvq.prior.masked import MaskedPrior
-from medvq.prior.pixelcnn import GatedPixelCNN
-from medvq.prior.transformer import TransformerPrior
 from medvq.storage.weights import load_network, save_network
 
 FILE = "prior.safetensors"
-_MODELS: dict[str, type[CodePrior]] = {
-    model.name: model for model in (GatedPixelCNN, TransformerPrior, MaskedPrior)
-}
+
+
+def _models() -> dict[str, type[CodePrior]]:
+    """Return the models of the codes by name."""
+    # Two have layers of MONAI's, whose import takes longer than many commands do without it.
+    from medvq.prior.masked import MaskedPrior
+    from medvq.prior.pixelcnn import GatedPixelCNN
+    from medvq.prior.transformer import TransformerPrior
+
+    return {model.name: model for model in (GatedPixelCNN, TransformerPrior, MaskedPrior)}
 
 
 def new_prior(maps: CodeMaps, level: int, config: PriorConfig) -> CodePrior:
@@ -36,7 +40,7 @@ def new_prior(maps: CodeMaps, level: int, config: PriorConfig) -> CodePrior:
         reach=config.reach,
         heads=config.heads,
     )
-    return _MODELS[config.finer_model if level else config.model](architecture)
+    return _models()[config.finer_model if level else config.model](architecture)
 
 
 def save_prior(prior: CodePrior, codebook: str, folder: Path) -> None:
@@ -57,7 +61,7 @@ def load_prior(folder: Path, codebook: str) -> CodePrior:
     file = folder / FILE
     header, tensors = load_network(file, "prior")
     try:
-        model, known = _MODELS[header.pop("model")], header.pop("codebook")
+        model, known = _models()[header.pop("model")], header.pop("codebook")
         prior = model(TypeAdapter(PriorArchitecture).validate_python(header))
         prior.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
