@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from factories.flow import STAGES, command, copied_flow, json_line, run_probe
 from medvq.cli import main
+from medvq.code_hash import code_of
 from medvq.datasets import sources
 from medvq.evaluation.metrics import range_of
-from medvq.storage.code import code_of
 from medvq.storage.probe_file import FILE as PROBE_FILE
 from PIL import Image
 from sklearn.metrics import roc_auc_score

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import medvq
+from medvq.code_hash import code_of
 from medvq.stages import STAGES
-from medvq.storage.code import code_of
 
 _LIBRARIES = (
     "monai.networks.nets", "monai.optimizers", "torch._dynamo", "mlflow.tracking",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvq import distributed
+from medvq.code_hash import PACKAGE, changed, code_of
 from medvq.config import Config
 from medvq.device import choose_device, reserve_blas_memory
 from medvq.modes import artifact_modes, folder_mode
@@ -22,7 +23,6 @@ from medvq.stages import STAGES
 from medvq.stages.stage import Ensure, InputArtifacts, RunOptions, Stage
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact, Record, StageContext
-from medvq.storage.code import PACKAGE, changed, code_of
 from medvq.storage.verification import Verification
 from medvq.summaries import JsonObject, Summary
 

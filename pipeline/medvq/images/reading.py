@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from medvq.code_hash import PACKAGE, code_of
 from medvq.errors import Notice, UnreachableFile, UnreadableImage
 from medvq.images.cache import ReadCache
 from medvq.images.formats import Window, read_image, read_series
@@ -36,11 +37,10 @@ Bytes = NDArray[np.uint8]
 
 # Seconds after which a decoder counts as hung: far more than any image takes, even from a share.
 TIMEOUT = 300.0
-# Of the code that reads: raise it when the same file comes to give other bytes.
-_VERSION = 5
 # Larger JPEGs, in pixels or bytes, are read with bounded memory by `formats.picture`.
 _MAX_FAST_PIXELS = 2**26
 _EXIF_ORIENTATION = 0x0112
+_DECIDES = ("medvq.images.formats", "medvq.images.reading", "medvq.images.resizing")
 _DECODERS = ("pillow", "opencv-python-headless", "pydicom", "python-gdcm", "nibabel")
 # Files that are handed to the hashing threads at a time; checksums are saved after each batch.
 _BATCH = 4096
@@ -111,7 +111,7 @@ class Reader:
     def key(self, files: ImageFiles, sha256: str) -> str:
         """Name a picture in the cache by its content and all that its pixels depend on."""
         settings = (
-            _VERSION,
+            _code(),
             _decoder_versions(),
             self.shape,
             self.channels,
@@ -211,6 +211,14 @@ def _cached_result(key: str, checksum: str, cache: ReadCache) -> ReadResult | No
     if reason := cache.refusal(key):
         return ReadResult(None, checksum, reason=reason, lasting=True)
     return None
+
+
+@functools.cache
+def _code(package: Path = PACKAGE) -> str:
+    """Return a hash of the code that decides what pixels a file has, and what is told of it."""
+    code = code_of(__name__, package)
+    deciding = [one for name, one in code.items() if name.startswith(_DECIDES)]
+    return hashlib.sha256(" ".join(deciding).encode()).hexdigest()
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from medvq.code_hash import code_of
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import read_all
@@ -31,7 +32,6 @@ from medvq.prediction.inputs import Inputs, NewImage, TrainingSizes, kind_of_dif
 from medvq.prediction.journal import FORCE, SUFFIX, Journal, RunIdentity, locked
 from medvq.prediction.reading import NewImageReader, NewImageResult
 from medvq.storage.artifacts import Artifact, source, verify, write_bytes
-from medvq.storage.code import code_of
 
 if TYPE_CHECKING:
     from medvq.prediction.dicom_results import DicomResults

@@ -27,11 +27,11 @@ from safetensors.numpy import save_file
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from medvq.code_hash import code_of
 from medvq.config import ProbeConfig
 from medvq.errors import UserError
 from medvq.method.probe import ProbeFeatures
 from medvq.storage.artifacts import Artifact
-from medvq.storage.code import code_of
 from medvq.storage.encoded_features import FeatureStore
 from medvq.storage.probe_file import load_probe, save_probe
 

@@ -13,14 +13,14 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parent
 _NAME = "medvq"
 _NOT_COMPUTING = (
     "medvq.cli", "medvq.flow", "medvq.config", "medvq.config_file", "medvq.errors",
     "medvq.summaries", "medvq.report", "medvq.stages", "medvq.storage.artifacts",
-    "medvq.storage.code", "medvq.storage.tracking", "medvq.storage.journal",
-    "medvq.storage.mlflow_sender", "medvq.storage.checksums", "medvq.storage.verification",
-    "medvq.modes", "medvq.tracked_runs",
+    "medvq.storage.tracking", "medvq.storage.journal", "medvq.storage.mlflow_sender",
+    "medvq.storage.checksums", "medvq.storage.verification", "medvq.modes", "medvq.tracked_runs",
+    "medvq.code_hash",
 )  # fmt: skip
 _SAYING = frozenset({"print", "warn", "write", "tqdm", "UserError", "UnreadableImage", "Notice"})
 

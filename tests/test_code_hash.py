@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from medvq.code_hash import PACKAGE, changed, code_of
+from medvq.images import reading
 from medvq.stages import STAGES
-from medvq.storage.code import PACKAGE, changed, code_of
 
 PRETRAIN = "medvq.stages.pretrain"
 
@@ -83,3 +84,20 @@ def test_a_new_import_is_followed(package: Path) -> None:
     assert "medvq.method.extra" in before
     edit(package, "medvq.method.extra", "2", "3")
     assert changed(before, code_of(PRETRAIN, package)) == ["method.extra"]
+
+
+@pytest.mark.parametrize("module", ["formats.nifti", "formats.greys", "resizing", "reading"])
+def test_what_was_read_by_other_code_is_read_again(package: Path, module: str) -> None:
+    before = reading._code(package)
+    assert before == reading._code()
+    reading._code.cache_clear()
+    edit(package, f"medvq.images.{module}", "import numpy as np", "import numpy as np; np.e")
+    assert reading._code(package) != before
+
+
+def test_what_was_read_is_kept_where_only_the_way_to_the_readers_changes(package: Path) -> None:
+    before = reading._code(package)
+    reading._code.cache_clear()
+    edit(package, "medvq.images.workers", "import os", "import os; os.name")
+    edit(package, "medvq.images.formats.nifti", "which is no image", "which is none")
+    assert reading._code(package) == before
