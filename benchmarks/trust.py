@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact, source
 from medvq.storage.feature_store import FEATURES, VERSIONS, parts_of, read_keys
+from medvq.storage.publication import writing
 from medvq.summaries import Interval, ProbeSummary
 
 from benchmarks.page import Section, interval, table
@@ -84,7 +85,7 @@ def shuffled_store(extract: Artifact, dataset: Path, seed: int) -> Artifact:
     folder = dataset / "extract" / fingerprint
     if (known := artifacts.find(folder)) is not None:
         return known
-    with artifacts.writing(folder) as aside:
+    with writing(folder) as aside:
         for part in parts_of(extract.folder / FEATURES):
             stored = pq.read_table(part)
             images = stored.column("image_id").to_pylist()

@@ -23,6 +23,7 @@ from medvq.stages import STAGES
 from medvq.stages.stage import Ensure, InputArtifacts, RunOptions, Stage
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact, Record, StageContext
+from medvq.storage.publication import partial_folder, point_latest, writing
 from medvq.storage.verification import Verification
 from medvq.summaries import JsonObject, Summary
 
@@ -202,7 +203,7 @@ class _Flow:
 
     def _up_to_date(self, plan: _Plan) -> _Made | None:
         if (artifact := artifacts.existing(plan.folder)) is not None:
-            artifacts.point_latest(plan.folder)
+            point_latest(plan.folder)
             return _Made(artifact, fresh=False)
         other = artifacts.differing_in_code(plan.parent, plan.settings, plan.reads)
         if other is None:
@@ -215,7 +216,7 @@ class _Flow:
             print(f"{since}; ACCEPT_CODE=1 uses the old result", file=sys.stderr)
             return None
         print(f"{since}; the old result is used", file=sys.stderr)
-        artifacts.point_latest(other.folder)
+        point_latest(other.folder)
         return _Made(other, fresh=False, accepted=tuple(modules))
 
     def _make(self, plan: _Plan) -> Artifact:
@@ -223,7 +224,7 @@ class _Flow:
         reserve_blas_memory()
         with artifact_modes():
             if distributed.rank() == 0:
-                with artifacts.writing(plan.folder) as folder:
+                with writing(plan.folder) as folder:
                     distributed.barrier()
                     tracking = self._tracking(plan, folder)
                     record = self._write(plan, folder, tracking)
@@ -232,7 +233,7 @@ class _Flow:
             else:
                 distributed.barrier()
                 if plan.stage.distributed:
-                    plan.stage.run(self._context(plan, artifacts.partial_folder(plan.folder)))
+                    plan.stage.run(self._context(plan, partial_folder(plan.folder)))
         distributed.barrier()
         artifact = artifacts.find(plan.folder)
         assert artifact is not None

@@ -53,7 +53,7 @@ def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
     UserError
         There is no such artifact, or its files are damaged.
     """
-    artifact = artifacts.find(Path(path).resolve())
+    artifact = artifacts.find_linked(Path(path))
     stage = "pretrain"
     if artifact is not None and artifact.record.stage == "extract":
         stage = "extract" if artifact.config().encoder is not None else stage

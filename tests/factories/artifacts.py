@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medvq.storage.artifacts import Artifact, Record, publish, writing
+from medvq.storage.artifacts import Artifact, Record, publish
+from medvq.storage.publication import writing
 
 
 def record(stage: str = "ingest", fingerprint: str = "0123456789abcdef", **changes: Any) -> Record:

@@ -19,13 +19,11 @@ from medvq.storage.artifacts import (
     existing,
     find,
     fingerprint,
-    point_latest,
     publish,
     source,
     verify,
-    write_bytes,
-    writing,
 )
+from medvq.storage.publication import point_latest, write_bytes, writing
 
 from benchmarks.faults.flips import flipped, undetected_flips
 
@@ -355,7 +353,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise OSError("full")
 
-    monkeypatch.setattr("medvq.storage.artifacts._sync", fail)
+    monkeypatch.setattr("medvq.storage.publication.sync", fail)
     with pytest.raises(OSError, match="full"):
         write_bytes(file, b"second")
     assert file.read_bytes() == b"first"

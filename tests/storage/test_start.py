@@ -16,7 +16,8 @@ from medvq.config import PretrainConfig
 from medvq.errors import UserError
 from medvq.method.vqvae import VQVAE, Architecture
 from medvq.storage import start, start_files
-from medvq.storage.artifacts import publish, writing
+from medvq.storage.artifacts import publish
+from medvq.storage.publication import writing
 from medvq.storage.weights import FILE, load_model
 
 

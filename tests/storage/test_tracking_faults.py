@@ -15,8 +15,8 @@ import pytest
 from factories.tracked import CONFIG, PRETRAIN, PROBE
 from factories.tracking_server import TrackingServer, tracking_server
 from medvq.errors import UserError
-from medvq.storage.artifacts import writing
 from medvq.storage.mlflow_sender import KEPT, _create, sync, tracking_uri
+from medvq.storage.publication import writing
 from medvq.storage.tracking import Tracking
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient

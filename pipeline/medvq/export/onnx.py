@@ -21,7 +21,7 @@ from medvq.export.network import FeatureNetwork, ProbeHead
 from medvq.export.preparation import TracedPreparation
 from medvq.export.source import ExportSource
 from medvq.method.vit import ViTEncoder
-from medvq.storage.artifacts import write_bytes
+from medvq.storage.publication import write_bytes
 
 OPSET = 20  # the first that samples volumes
 INSTALL = "pip install 'medvq[onnx]'"

@@ -47,7 +47,8 @@ from medvq.prediction.dicom_headers import REFERENCE, ambiguous, header_to_copy
 from medvq.prediction.inputs import NewImage
 from medvq.prediction.predictor import Predictor
 from medvq.report.evidence_figure import ExplainedImage, draw_explanation
-from medvq.storage.artifacts import Artifact, write_bytes
+from medvq.storage.artifacts import Artifact
+from medvq.storage.publication import write_bytes
 
 # It quotes what it finds unusual in a header, such as a name without a caret.
 warnings.filterwarnings("ignore", module=r"(highdicom|medvq\.prediction\.dicom_results)(\.|$)")

@@ -31,7 +31,8 @@ from medvq.prediction import table
 from medvq.prediction.inputs import Inputs, NewImage, TrainingSizes, kind_of_difference
 from medvq.prediction.journal import FORCE, SUFFIX, Journal, RunIdentity, locked
 from medvq.prediction.reading import NewImageReader, NewImageResult
-from medvq.storage.artifacts import Artifact, source, verify, write_bytes
+from medvq.storage.artifacts import Artifact, source, verify
+from medvq.storage.publication import write_bytes
 
 if TYPE_CHECKING:
     from medvq.prediction.dicom_results import DicomResults

@@ -42,6 +42,7 @@ from medvq.report.tables import METRIC_NAMES, metric_name
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES
+from medvq.storage.publication import unobstructed
 from medvq.summaries import ExtractSummary, IngestSummary, PretrainSummary, ProbeSummary
 
 _ERRORS = 6
@@ -125,7 +126,9 @@ def write_report(folder: Path, probe: Path | None = None) -> Path:
         chain["probe"] = main
     for artifact in chain.values():
         _verify(artifact)
-    with artifact_modes(), tempfile.TemporaryDirectory() as scratch:
+    with (
+        artifact_modes(), unobstructed(folder), tempfile.TemporaryDirectory() as scratch
+    ):  # fmt: skip
         text = _render(folder, chain, Path(scratch))
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_name(f".{file.name}-{os.getpid()}")
@@ -144,7 +147,7 @@ def _verify(artifact: Artifact) -> None:
 def _find_main(folder: Path, probe: Path | None) -> Artifact:
     """Return the artifact that the report is about."""
     for stage in ("probe", "extract") if probe is None else ("probe",):
-        found = artifacts.find((probe or folder / stage / "latest").resolve())
+        found = artifacts.find_linked(probe or folder / stage / "latest")
         if found is not None and found.record.stage == stage:
             if stage == "extract":
                 _check_own(folder, found)
@@ -159,7 +162,7 @@ def _find_main(folder: Path, probe: Path | None) -> Artifact:
 
 def _check_own(folder: Path, extract: Artifact) -> None:
     """Refuse features that another data set's model extracted, which lies with that data set."""
-    judged = artifacts.find((folder / "evaluate" / "latest").resolve())
+    judged = artifacts.find_linked(folder / "evaluate" / "latest")
     is_judged = judged is not None and judged.record.inputs.get("extract") == extract.fingerprint
     model = extract.record.inputs.get("pretrain")
     if is_judged and model and not (folder / "pretrain" / model).exists():

@@ -56,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
             f"{file} has been filled in and is not overwritten: move it, or choose another OUT"
         )
     folder = parsed.artifacts / parsed.dataset / "extract" / "latest"
-    extract = artifacts.find(folder.resolve())
+    extract = artifacts.find_linked(folder)
     if extract is None:
         raise UserError(
             f"{folder} is no feature store; run 'make extract-features DATASET=...' first"

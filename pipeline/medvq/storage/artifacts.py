@@ -20,12 +20,11 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from medvq.config import Config
@@ -33,13 +32,20 @@ from medvq.errors import Notice, UserError
 from medvq.modes import set_mode
 from medvq.storage.checksums import checksums
 from medvq.storage.journal import FILES as JOURNAL_FILES
+from medvq.storage.publication import (
+    exchange,
+    obstruction,
+    point_latest,
+    recover,
+    sync,
+    write_bytes,
+)
 from medvq.summaries import JsonObject, Summary
 
 RECORD = "stage.json"
 SCHEMA = 3
 """Of records and of what artifacts hold: raise it when older ones can no longer be read."""
 _FINGERPRINT_LENGTH = 16
-_PUBLICATION = 10.0  # seconds that the renaming at the end of another run may take
 _OTHER_VERSION = "was written by another version of MedVQ"
 _CHANGED = "was changed or damaged since it was written"
 S = TypeVar("S", bound=Summary)
@@ -159,7 +165,7 @@ def finished(folder: Path, stage: str) -> Artifact:
     UserError
         There is none.
     """
-    artifact = find(folder.resolve())
+    artifact = find_linked(folder)
     if artifact is None or artifact.record.stage != stage:
         raise UserError(
             f"{folder} is no finished artifact of the stage '{stage}'; name another, or make one: "
@@ -174,7 +180,7 @@ def find(folder: Path) -> Artifact | None:
     Raises
     ------
     UserError
-        Its record is damaged, or another version wrote it.
+        Its record is damaged, another version wrote it, or links lead in a circle.
     """
     file = folder / RECORD
     try:
@@ -182,6 +188,8 @@ def find(folder: Path) -> Artifact | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise obstruction(file) from error
         raise _damaged(folder, RECORD, f"cannot be read ({error.strerror})") from error
     content = _content(text)
     schema = content.get("schema", 1) if "stage" in content else SCHEMA
@@ -192,6 +200,14 @@ def find(folder: Path) -> Artifact | None:
         raise _damaged(folder, RECORD, _CHANGED)
     with _of_this_version(folder):
         return Artifact(folder, TypeAdapter(Record).validate_python(content))
+
+
+def find_linked(link: Path) -> Artifact | None:
+    """Return the artifact that a folder is or a link such as ``latest`` leads to, as :func:`find`.
+
+    Unlike :meth:`Path.resolve`, ``realpath`` takes a link that leads in a circle, which is refused.
+    """
+    return find(Path(os.path.realpath(link)))
 
 
 def _content(text: bytes) -> JsonObject:
@@ -220,7 +236,7 @@ def _of_this_version(folder: Path) -> Iterator[None]:
 
 def _damaged(folder: Path, name: str, what: str) -> UserError:
     """Return the error of a file that cannot be used, of the artifact in ``folder``."""
-    home = folder.resolve()
+    home = Path(os.path.realpath(folder))
     # An artifact that was copied elsewhere does not lie in the folder of its stage.
     stage = home.parent.name if re.fullmatch("[0-9a-f]+", home.name) else "STAGE"
     return UserError(
@@ -237,9 +253,7 @@ def existing(folder: Path) -> Artifact | None:
     UserError
         It is damaged, or another version wrote it.
     """
-    if _replaced(folder).exists():
-        with suppress(Timeout), _lock(folder).acquire(timeout=_PUBLICATION):
-            _mend(folder)
+    recover(folder)
     artifact = find(folder)
     if artifact is None and folder.exists():
         raise _damaged(folder, RECORD, "is missing")
@@ -291,46 +305,6 @@ def source(artifact: Artifact, stage: str) -> Artifact:
     return found
 
 
-def partial_folder(folder: Path) -> Path:
-    """Return the folder that is written before it is renamed to ``folder``."""
-    return folder.with_name(f"{folder.name}.partial")
-
-
-def writing_lock(partial: Path) -> Path:
-    """Return the file that is locked while a partial folder is written."""
-    return partial.with_name(f".{partial.name.removesuffix('.partial')}.lock")
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[Path]:
-    """Make the partial folder of ``folder``, locked against a second run.
-
-    Raises
-    ------
-    UserError
-        Another run is writing the same artifact.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"another run is writing {folder}; wait for it, or stop it and start again"
-        ) from error
-    try:
-        _mend(folder)
-        aside = partial_folder(folder)
-        aside.mkdir(exist_ok=True)
-        yield aside
-    finally:
-        lock.release()
-
-
-def _lock(folder: Path) -> FileLock:
-    return FileLock(writing_lock(partial_folder(folder)))
-
-
 def publish(aside: Path, folder: Path, record: Record) -> Artifact:
     """Write the record, sync, rename ``aside`` to ``folder``, and point ``latest`` at it.
 
@@ -348,39 +322,12 @@ def publish(aside: Path, folder: Path, record: Record) -> Artifact:
     write_bytes(aside / RECORD, _sealed(asdict(record) | {"finished": finished, "files": files}))
     for path in (*aside.rglob("*"), aside):
         set_mode(path)
-        _sync(path)
-    _exchange(aside, folder)
+        sync(path)
+    exchange(aside, folder)
     point_latest(folder)
     artifact = find(folder)
     assert artifact is not None
     return artifact
-
-
-def _exchange(aside: Path, folder: Path) -> None:
-    """Rename ``aside`` to ``folder``; what was there is put back where that fails."""
-    replaced = _replaced(folder)
-    try:
-        if folder.exists():
-            folder.rename(replaced)
-        aside.rename(folder)
-    except BaseException:
-        _mend(folder)
-        raise
-    _sync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _mend(folder: Path) -> None:
-    """Put back what a publication that was killed had renamed, or delete it where it is done."""
-    replaced = _replaced(folder)
-    if folder.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-    elif replaced.exists():
-        replaced.rename(folder)
-
-
-def _replaced(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.replaced")
 
 
 def verify(artifact: Artifact, *names: str) -> None:
@@ -414,48 +361,3 @@ def compare(artifact: Artifact, file: Path, found: Future[str]) -> None:
             return
         what = _CHANGED
     raise _damaged(artifact.folder, name, what)
-
-
-def point_latest(folder: Path) -> None:
-    """Let the symbolic link ``latest`` beside ``folder`` name it.
-
-    Raises
-    ------
-    UserError
-        A folder has its name, as where artifacts were copied with what links name.
-    """
-    link = folder.parent / "latest"
-    if link.is_symlink() and link.readlink() == Path(folder.name):
-        return
-    if link.is_dir() and not link.is_symlink():
-        raise UserError(
-            f"{link} is a folder and is to be a link, which some ways of copying turn into a copy "
-            "of what it names: remove or rename it, then run again"
-        )
-    for left in folder.parent.glob(".latest-*"):  # by a run that was killed
-        left.unlink(missing_ok=True)
-    fresh = folder.parent / f".latest-{os.getpid()}"
-    # Another run may clear it or make it: that run lets the link name its own.
-    with suppress(FileNotFoundError, FileExistsError):
-        fresh.symlink_to(folder.name, target_is_directory=True)
-        fresh.replace(link)
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write aside and rename, so that nobody ever reads half a file."""
-    aside = file.with_name(f".{file.name}")
-    aside.write_bytes(content)
-    _sync(aside)
-    aside.replace(file)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some file systems, of networks and of virtual machines, sync no folders.
-        if error.errno != errno.EINVAL or not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from medvq.storage.artifacts import writing_lock
 from medvq.storage.journal import FILE, Event, Journal
 from medvq.storage.mlflow_client import set_client_defaults
 from medvq.storage.mlflow_pages import experiment_tags
+from medvq.storage.publication import writing_lock
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

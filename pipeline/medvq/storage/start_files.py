@@ -49,7 +49,7 @@ def start_file(start_from: str) -> Path:
         if not BASE_FILE.is_file():
             raise UserError(f"{BASE_FILE} is missing; install medvq anew, or run 'make base'")
         return BASE_FILE
-    artifact = artifacts.find(Path(start_from).resolve())
+    artifact = artifacts.find_linked(Path(start_from))
     if artifact is None or artifact.record.stage != "pretrain":
         raise UserError(
             f"pretrain.start_from={start_from} is no finished artifact of the stage 'pretrain'; "
