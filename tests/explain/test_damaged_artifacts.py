@@ -1,5 +1,6 @@
 """Commands that read artifacts find one flipped bit in whatever they read."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,26 @@ def test_a_flipped_bit_in_what_a_command_reads_is_one_line(
     assert f"{inside} was changed or damaged since it was written" in line
     assert f"make it anew: medvq {stage} --force" in line
     assert not (tmp_path / "to-label.csv").exists()
+
+
+@pytest.mark.parametrize("stage", ["prior", "probe"])
+def test_the_damaged_record_of_an_artifact_that_is_not_needed_is_told_and_stops_nothing(
+    folder: Path, probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    artifacts = folder / "artifacts"
+    options = {
+        "prior": ["explain", str(next(folder.glob("data/phantom-*/images/*.dcm")))],
+        "probe": ["report", "--dataset", "tiny", "--artifacts", str(artifacts)],
+    }
+    options["prior"] += ["--probe", str(probe), "--out", str(tmp_path)]
+    damaged = artifacts / "tiny" / stage / "fedcba9876543210"
+    damaged.mkdir(parents=True)
+    (damaged / "stage.json").write_text("{}")
+    (artifacts / "tiny/report/report.html").unlink(missing_ok=True)
+    try:
+        assert main(options[stage]) == 0
+    finally:
+        shutil.rmtree(damaged)
+    err = capsys.readouterr().err
+    assert f"medvq: not used: {damaged}/stage.json was changed or damaged" in err
+    assert f"where nothing needs it, remove {damaged}" in err

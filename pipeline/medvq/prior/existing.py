@@ -8,13 +8,9 @@ from medvq.storage.artifacts import Artifact
 
 def find_prior(extract: Artifact) -> Artifact | None:
     """Return the newest prior of the codes of an extraction, of all classes; None without one."""
-    folders = sorted((extract.folder.resolve().parents[1] / "prior").glob("[0-9a-f]*"))
-    found = [artifacts.find(folder) for folder in folders if not folder.suffix]
-    priors = [
+    return artifacts.newest(
         one
-        for one in found
-        if one is not None
-        and one.record.inputs["extract"] == extract.fingerprint
+        for one in artifacts.all_of(extract.folder.resolve().parents[1] / "prior")
+        if one.record.inputs["extract"] == extract.fingerprint
         and one.config().prior.only_class is None
-    ]
-    return max(priors, key=lambda one: one.record.finished, default=None)
+    )

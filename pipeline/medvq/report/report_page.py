@@ -245,11 +245,7 @@ def alike(folder: Path, main: Artifact) -> dict[float, Artifact]:
         settings = {k: v for k, v in artifact.record.settings.items() if k != "label_fraction"}
         return json.dumps(settings, sort_keys=True), json.dumps(artifact.record.inputs)
 
-    found = [
-        artifact
-        for path in sorted((folder / "probe").glob("*"))
-        if not path.is_symlink() and (artifact := artifacts.find(path)) is not None
-    ]
+    found = artifacts.all_of(folder / "probe")
     by_time = sorted(found, key=lambda artifact: artifact.record.finished)
     probes = {
         float(artifact.record.settings["label_fraction"]): artifact
@@ -322,14 +318,12 @@ def _samples(chain: Mapping[str, Artifact]) -> list[Picture] | str:
         return "No decoder was trained, so that images drawn from the codes would mean nothing."
     if (prior := find_prior(chain["extract"])) is None:
         return "No model of the codes has been trained: make prior trains one."
-    folders = chain["extract"].folder.resolve().parents[1].glob("sample/*")
-    found = [artifacts.find(one) for one in sorted(folders) if not one.is_symlink()]
-    of_prior = [
-        one for one in found if one is not None and one.record.inputs["prior"] == prior.fingerprint
-    ]
-    if not of_prior:
+    samples = artifacts.all_of(chain["extract"].folder.resolve().parents[1] / "sample")
+    newest = artifacts.newest(
+        one for one in samples if one.record.inputs["prior"] == prior.fingerprint
+    )
+    if newest is None:
         return "A model of the codes was trained: make sample draws images from it."
-    newest = max(of_prior, key=lambda one: one.record.finished)
     _verify(newest)
     return _pictures(newest, {})
 

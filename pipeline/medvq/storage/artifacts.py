@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -264,23 +264,33 @@ def differing_in_code(
     stage_folder: Path, settings: JsonObject, inputs: Mapping[str, str]
 ) -> Artifact | None:
     """Return the newest artifact in ``stage_folder`` of the same settings and inputs, if any."""
-    found: list[Artifact | None] = []
-    for file in stage_folder.glob(f"*/{RECORD}"):
-        if file.parent.is_symlink():
+    same = (settings, dict(inputs))
+    found = all_of(stage_folder)
+    return newest(one for one in found if (one.record.settings, one.record.inputs) == same)
+
+
+def all_of(stage_folder: Path) -> list[Artifact]:
+    """Return the artifacts of a stage; one that cannot be used is told and left out."""
+    found: list[Artifact] = []
+    for file in sorted(stage_folder.glob(f"*/{RECORD}")):
+        folder = file.parent
+        if folder.is_symlink():
             continue
         try:
-            found.append(find(file.parent))
+            artifact = find(folder)
         except UserError as error:
-            warnings.warn(Notice(f"not used: {error}"), stacklevel=2)
-    same = [
-        artifact
-        for artifact in found
-        if artifact is not None
+            text = f"not used: {error}; where nothing needs it, remove {folder}"
+            warnings.warn(Notice(text), stacklevel=2)
+            continue
         # What a run has not published yet is named otherwise.
-        and artifact.folder.name == artifact.fingerprint
-        and (artifact.record.settings, artifact.record.inputs) == (settings, dict(inputs))
-    ]
-    return max(same, key=lambda artifact: artifact.record.finished, default=None)
+        if artifact is not None and folder.name == artifact.fingerprint:
+            found.append(artifact)
+    return found
+
+
+def newest(found: Iterable[Artifact]) -> Artifact | None:
+    """Return the artifact that was finished last, None of none."""
+    return max(found, key=lambda artifact: artifact.record.finished, default=None)
 
 
 def source(artifact: Artifact, stage: str) -> Artifact:
