@@ -1,5 +1,6 @@
 """What `medvq bundle` and `medvq onnx` write of the smallest phantom flow."""
 
+import errno
 import json
 import shutil
 import zipfile
@@ -150,6 +151,49 @@ def test_a_bundle_that_is_made_anew_keeps_and_does_not_pack_what_else_is_there(
     assert not (bundle / "models/old.safetensors").exists()
     assert (bundle / "output/predictions.csv").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.zip"]
+
+
+class Killed(BaseException):
+    """The end of a process at one point."""
+
+
+@pytest.mark.parametrize("moment", range(1, 7))
+def test_a_run_that_is_killed_leaves_no_mixture_and_the_next_one_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    bundle, rename, left = tmp_path / "bundle", Path.rename, [moment]
+    shutil.copytree(folder / "bundle", bundle)
+    (bundle / "models/old.safetensors").write_text("of another probe")
+
+    def kill(path: Path, target: Path) -> Path:
+        left[0] -= bundle in Path(target).parents
+        if left[0] == 0:
+            raise Killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", kill)
+        with pytest.raises(Killed):
+            main(["bundle", *of_probe(folder), "--out", str(bundle)])
+    if (bundle / "configs").exists():
+        assert (bundle / "models/old.safetensors").exists()
+    assert main(["bundle", *of_probe(folder), "--out", str(bundle)]) == 0
+    assert sorted(path.name for path in bundle.iterdir()) == ["configs", "docs", "models"]
+    assert not (bundle / "models/old.safetensors").exists()
+
+
+def test_an_error_leaves_the_bundle_before_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder / "bundle", tmp_path / "bundle")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("medvq.export.bundle.model_card", fail)
+    assert main(["bundle", *of_probe(folder), "--out", str(tmp_path / "bundle"), "--zip"]) == 2
+    parts = sorted(path.name for path in tmp_path.rglob("*") if path.is_dir())
+    assert parts == ["bundle", "configs", "docs", "models"]
 
 
 def test_files_of_the_users_own_are_not_overwritten(

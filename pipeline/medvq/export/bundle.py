@@ -23,7 +23,6 @@ import zipfile
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,10 @@ from medvq.summaries import ProbeSummary
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 WEIGHTS, TEMPLATE = "models/model.pt", "models/template.npy"
-_PARTS = ("configs", "models", "docs")
+_PARTS = ("models", "docs", "configs")
+"""In the order in which they are put in place: without ``configs`` nothing is a bundle."""
+_ASIDE = ".medvq-bundle"
+"""What is being written, within the folder; after a run that was killed, the sign of ours."""
 
 
 def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) -> None:
@@ -64,21 +66,35 @@ def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) ->
         raise UserError(
             f"{archive} is no bundle of MedVQ and is not overwritten; choose another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as aside:
-        written = Path(aside) / folder.name
+    aside = folder / _ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
         for name in _PARTS:
-            (written / name).mkdir(parents=True)
-        _write(source, written)
+            (aside / "new" / folder.name / name).mkdir(parents=True)
+        _write(source, aside / "new" / folder.name)
         if packed:
-            made = shutil.make_archive(str(Path(aside) / "packed"), "zip", aside, folder.name)
-            Path(made).replace(archive)
-        for name in _PARTS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-            (written / name).rename(folder / name)
+            name = str(archive.with_name(f".{folder.name}"))
+            Path(shutil.make_archive(name, "zip", aside / "new", folder.name)).replace(archive)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _exchange(aside, folder)
+
+
+def _exchange(aside: Path, folder: Path) -> None:
+    """Put the new parts in place, once all old ones are aside: a mixture would be no bundle."""
+    (aside / "old").mkdir()
+    for name in reversed(_PARTS):
+        if (folder / name).exists():
+            (folder / name).rename(aside / "old" / name)
+    for name in _PARTS:
+        (aside / "new" / folder.name / name).rename(folder / name)
+    shutil.rmtree(aside)
 
 
 def _is_ours(folder: Path) -> bool:
+    if (folder / _ASIDE).is_dir():
+        return True
     file = folder / "configs" / "inference.json"
     return file.is_file() and _path(FeatureNetwork) in file.read_text(encoding="utf-8")
 
