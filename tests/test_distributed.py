@@ -320,3 +320,24 @@ def test_a_process_that_never_comes_is_one_line(
     assert main(flow.command(tmp_path, "pretrain")) == 2
     (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("medvq: "))
     assert "not all of WORLD_SIZE=2 processes came within a minute" in line
+
+
+def test_what_nohup_has_a_launch_ignore_it_ignores() -> None:
+    script = (
+        "import os, sys\nfrom medvq.distributed import process_group\n"
+        "with process_group('cpu'):\n    os.write(1, b'there\\n'); sys.stdin.read(1)"
+    )
+    process = subprocess.Popen(
+        ["nohup", *LAUNCH, "--no-python", sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "there\n"
+    for one in (process.pid, *workers_of(process)):
+        os.kill(one, signal.SIGHUP)
+    process.communicate("  ", timeout=LONG)
+    assert process.returncode == 0

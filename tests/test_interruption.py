@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from medvq.cli import status
 from medvq.interruption import INTERRUPTED
 
 Captured = pytest.CaptureFixture[str]
-BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+ALL = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
 
 def interrupted_by_a_library() -> int:
@@ -26,7 +27,7 @@ def interrupted_by_a_library() -> int:
     return 0
 
 
-@BOTH
+@ALL
 def test_a_command_that_is_interrupted_ends_in_one_line(
     number: signal.Signals, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -72,7 +73,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("once_seconds", [-1, 60])
 def test_a_second_signal_ends_a_command_that_hangs_and_an_echo_of_the_first_does_not(
     number: signal.Signals, once_seconds: int
@@ -144,3 +145,73 @@ def test_a_pipe_that_breaks_elsewhere_is_no_closed_output(tmp_path: Path) -> Non
 
     with pytest.raises(BrokenPipeError, match="a worker is gone"):
         status(broken, tmp_path)
+
+
+def test_a_terminal_that_is_closed_interrupts_and_is_written_to_no_more(tmp_path: Path) -> None:
+    program = f"""
+import sys, time
+from pathlib import Path
+from medvq.cli import status
+def command():
+    try:
+        print('started', flush=True)
+        time.sleep(60)
+    finally:
+        print('progress', flush=True)
+        Path(r'{tmp_path}/checkpoint').touch()
+number = status(command, Path('.'))
+Path(r'{tmp_path}/status').write_text(str(number))
+"""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [sys.executable, "-c", program])
+    assert b"started" in os.read(terminal, 100)
+    os.close(terminal)
+    _, ended = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(ended) == 0
+    assert (tmp_path / "checkpoint").exists()
+    assert (tmp_path / "status").read_text() == str(128 + signal.SIGHUP)
+
+
+def test_what_nohup_has_a_command_ignore_it_ignores() -> None:
+    done = run("""
+import signal
+from pathlib import Path
+from medvq.cli import status
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+raise SystemExit(status(lambda: signal.raise_signal(signal.SIGHUP) or 0, Path('.')))
+""")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+PRINTS = (
+    "import os, sys; from pathlib import Path; from medvq.cli import main, status\n"
+    "say = lambda: print('a line', file=sys.{}) or 0\n"
+    "sys.exit(status(say, Path('.')))"
+)
+
+
+def test_an_output_that_is_full_is_no_full_disk_of_artifacts() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", PRINTS.format("stdout")]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr == (
+            "medvq: cannot write to standard output (no space left on device); lead it elsewhere, "
+            "then run again: what was finished is kept\n"
+        )
+        command = [sys.executable, "-c", PRINTS.format("stderr")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_no_file_gets_the_number_of_an_output_that_is_closed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from medvq.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        f"file = open(r'{tmp_path}/file', 'w'); os.write(2, b'a warning')"
+    )
+    shell = f'exec "{sys.executable}" -c "$0" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", shell, code], timeout=60).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""

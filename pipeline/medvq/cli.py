@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import re
-import select
 import signal
 import sys
 import warnings
@@ -21,6 +20,7 @@ from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank, turn
 from medvq.errors import Notice, UserError, out_of_memory, refused_by_disk
 from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
+from medvq.outputs import discard_refused, discard_unread, open_closed
 from medvq.stages import COMMANDS, STAGES
 from medvq.stages.command import add_artifacts_option, add_json_option, file_path
 from medvq.stages.stage import Ensure, RunOptions
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    open_closed()
     # Names of files may hold bytes that are no text, and a terminal may know ASCII alone.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -79,29 +80,6 @@ def status(command: Callable[[], int], *folders: Path) -> int:
     ----------
     folders : that the command writes to, that of artifacts first.
     """
-    try:
-        return _status(command, *folders)
-    except BrokenPipeError:
-        if not (unread := _unread()):
-            raise
-        for descriptor in unread:  # else Python would try again as it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-        return _UNREAD
-
-
-def _unread() -> list[int]:
-    """Return which of the two outputs are pipes that nobody reads any more, as after ``| head``."""
-    poll = select.poll()
-    for descriptor in (1, 2):
-        poll.register(descriptor, 0)
-    return [
-        descriptor
-        for descriptor, event in poll.poll(0)
-        if event & (select.POLLERR | select.POLLHUP)
-    ]
-
-
-def _status(command: Callable[[], int], *folders: Path) -> int:
     interruption = Interruption()
     try:
         with interruption, _notices(), _progress_bars_end():
@@ -118,7 +96,9 @@ def _status(command: Callable[[], int], *folders: Path) -> int:
             return _interrupted(interruption)
         if is_lost_peer(error):
             return PEER_LOST
-        refusal = out_of_memory(error) or refused_by_disk(error, *folders)
+        if isinstance(error, OSError) and discard_unread():
+            return _UNREAD
+        refusal = _refusal(error, *folders)
         if refusal is None:
             raise
         message = refusal
@@ -126,11 +106,20 @@ def _status(command: Callable[[], int], *folders: Path) -> int:
     return 2
 
 
+def _refusal(error: Exception, *folders: Path) -> str | None:
+    """Return the line for an error of the surroundings, None for one of ours."""
+    if isinstance(error, OSError) and (output := discard_refused()):
+        mend = "lead it elsewhere, then run again: what was finished is kept"
+        return f"cannot write to {output}; {mend}"
+    return out_of_memory(error) or refused_by_disk(error, *folders)
+
+
 def _tell(message: str) -> None:
     """Say in one line why the command ends: what several processes meet, one says."""
-    with turn_to_tell() as first:
+    with turn_to_tell() as first, contextlib.suppress(OSError):  # where nobody can read it
         if first:
             print(f"medvq: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    discard_refused()
 
 
 def _check_folders(folders: Sequence[Path]) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: an exception the first time, the end of the process the second time."""
+"""Signals that end a command: an exception the first time, the end of the process the second."""
 
 from __future__ import annotations
 
@@ -7,21 +7,40 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from medvq.outputs import discard_unread
+
 INTERRUPTED = "interrupted; the same command goes on from here"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A terminal and torchrun both signal the processes that torchrun started: once is meant.
 _ONCE_SECONDS = 2.0
 _AGAIN_SECONDS = 0.05
 
 
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Have ``handler`` called with the signals that end a command; return the handlers before.
+
+    A closed terminal sends SIGHUP, and to write to it would be an error from then on. Where nohup
+    has the command ignore it, it stays ignored.
+    """
+
+    def received(number: int, frame: FrameType | None) -> None:
+        discard_unread()
+        handler(number, frame)
+
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    return {number: signal.signal(number, received) for number in SIGNALS if number not in ignored}
+
+
 class Interruption:
     """Handles the signals that end a command, within a context.
 
-    SIGTERM, by which clusters and containers end a job, acts as SIGINT does. Whatever is written is
-    written aside and renamed, so that nothing is lost where a second signal ends the process.
+    SIGTERM, by which clusters and containers end a job, and SIGHUP, which a closed terminal sends,
+    act as SIGINT does. Whatever is written is written aside and renamed, so that nothing is lost
+    where a second signal ends the process.
 
     Attributes
     ----------
@@ -40,7 +59,7 @@ class Interruption:
         return 128 + (self.received or signal.SIGINT)
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._interrupt) for number in _SIGNALS}
+        self._before = handle_signals(self._interrupt)
         sys.unraisablehook = self._unraisable
         return self
 

@@ -27,6 +27,8 @@ def main() -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup, which torchrun would undo
+        os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL + 1)
     with TemporaryDirectory(prefix="medvq-") as folder:
         told = Path(folder) / "told"

@@ -75,7 +75,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert reported == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_a_signal_within_an_epoch_leaves_a_checkpoint_of_that_step(
     finished: TrainedRun, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -90,10 +90,10 @@ def test_a_signal_within_an_epoch_leaves_a_checkpoint_of_that_step(
 
     with monkeypatch.context() as patch:
         patch.setattr(Pretraining, "count", signalled)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = signal.signal(number, signal.default_int_handler)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, cache)
-        assert signal.signal(signal.SIGTERM, before) is signal.default_int_handler
+        assert signal.signal(number, before) is signal.default_int_handler
     position = TrainedRun(tmp_path / "partial").checkpoint["position"]
     assert position["step"] == 1 + (step - 1) % 2  # of the two steps of an epoch
     assert_same_run(train(tmp_path, cache), finished)

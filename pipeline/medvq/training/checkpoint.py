@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 
 from medvq.errors import UserError
+from medvq.interruption import handle_signals
 
 _HEADER = b"MedVQ checkpoint, SHA-256 "
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
 
 
 class DeferredInterruption:
-    """Holds SIGINT and SIGTERM back until :meth:`pass_on`, between two steps of a training.
+    """Holds signals that end a command back until :meth:`pass_on`, between two training steps.
 
     A step that is broken off in the middle leaves weights and optimiser at odds. Signals reach the
     main thread of a process alone; in another thread nothing is held back.
@@ -62,7 +62,7 @@ class DeferredInterruption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = handle_signals(self._note)
         return self
 
     def __exit__(
