@@ -76,10 +76,69 @@ def test_a_file_is_not_taken_for_a_folder_to_write_to(
     file = tmp_path / "own.png"
     file.write_text("own")
     image = ["a.png"] if stage in ("explain", "similar", "preview") else []
-    for folder in (file, file / "below"):
+    (tmp_path / "link").symlink_to("gone")
+    for folder in (file, file / "below", tmp_path / "link"):
         line = refused(capsys, stage, *image, f"--{option}", str(folder))
-        assert f"{file} is no folder, and is to be written to: choose another (OUT," in line
+        place = folder if folder.name == "link" else file
+        assert f"{place} is no folder, and is to be written to: choose another (OUT," in line
     assert file.read_text() == "own"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "--in", "{}"), ("predict", "--in", "a.png", "--out", "{}.csv"),
+        ("explain", "{}"), ("explain", "a.png", "--out", "{}"), ("explain", "a", "--probe", "{}"),
+        ("ingest", "--artifacts", "{}"), ("ingest", "--data-root", "{}"), ("bundle", "--out", "{}"),
+    ],
+)  # fmt: skip
+def test_a_path_that_no_file_can_have_is_one_line(
+    capsys: Captured, arguments: tuple[str, ...]
+) -> None:
+    Path("circle").symlink_to("circle")
+    Path("circle.csv").symlink_to("circle.csv")
+    reasons = {"circle": "too many levels of symbolic links", "a" * 300: "file name too long"}
+    for path, reason in reasons.items():
+        line = refused(capsys, *(one.format(path) for one in arguments))
+        assert f"{path[:200]}" in line
+        assert f" cannot be used ({reason})" in line
+        assert len(line) < 400
+
+
+@pytest.mark.parametrize("name", ["ARTIFACTS", "DATA_ROOT"])
+def test_a_folder_of_the_environment_that_none_can_be_is_one_line(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "a" * 300)
+    assert "cannot be used (file name too long)" in refused(capsys, "ingest")
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE='abc' is no number; unset it"),
+        ({"RANK": ""}, "RANK='' is no number; unset it"),
+        ({"RANK": "1"}, "RANK=1 is not below WORLD_SIZE=1; unset it"),
+        ({"WORLD_SIZE": "0"}, "RANK=0 is not below WORLD_SIZE=0; unset it"),
+    ],
+)
+def test_variables_of_torchrun_that_it_cannot_have_set_are_refused(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert named in refused(capsys, "ingest", "--config", "phantom")
+    assert named in refused(capsys, "predict", "--in", "a.png")
+
+
+def test_a_backend_of_figures_that_is_not_there_does_not_matter() -> None:
+    code = "from medvq.cli import main; print(main(['ingest', '--config', 'none.yaml']))"
+    code += "; import medvq.report.plots"
+    environment = os.environ | {"MPLBACKEND": "nonsense"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n")
 
 
 def configure(tmp_path: Path, source: str) -> str:

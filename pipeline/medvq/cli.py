@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from medvq import __version__
 from medvq.config_file import load_config
-from medvq.distributed import PEER_LOST, is_lost_peer, process_group, rank, turn_to_tell
+from medvq.distributed import (
+    PEER_LOST,
+    check_environment,
+    is_lost_peer,
+    process_group,
+    rank,
+    turn_to_tell,
+)
 from medvq.errors import Notice, UserError, out_of_memory, refused_by_disk
 from medvq.interruption import INTERRUPTED, Interruption
 from medvq.modes import artifact_modes
@@ -40,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Figures are files; a backend that is meant for a notebook may not be installed.
+    os.environ["MPLBACKEND"] = "agg"
     open_closed()
     # Names of files may hold bytes that are no text, and a terminal may know ASCII alone.
     for stream in (sys.stdout, sys.stderr):
@@ -54,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.artifacts = parsed.artifacts.absolute()
 
     def run() -> int:
+        check_environment()
         if parsed.command is not None:
             with artifact_modes():
                 return int(parsed.command.run(parsed))
@@ -123,9 +133,10 @@ def _tell(message: str) -> None:
 
 
 def _check_folders(folders: Sequence[Path]) -> None:
-    """Refuse folders to write to that are a file, or lie below one."""
+    """Refuse folders to write to that are a file or a link that leads nowhere, or lie below one."""
     for folder in folders:
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        places = (folder, *folder.absolute().parents)
+        existing = next(path for path in places if os.path.lexists(path))
         if not existing.is_dir():
             raise UserError(
                 f"{existing} is no folder, and is to be written to: choose another (OUT, "
@@ -293,7 +304,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data-root",
         type=file_path,
-        default=Path(os.environ.get("DATA_ROOT") or "data"),
+        default=os.environ.get("DATA_ROOT") or "data",
         help="folder of data sets, looked in first (default: %(default)s)",
     )
     command.add_argument(

@@ -26,6 +26,8 @@ PEER_LOST = 75
 """Exit status of a process whose peer is gone: the peer says why."""
 TOLD = "MEDVQ_TOLD"
 """Environment variable: a file in which the processes of a launch note that one has said why."""
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_TORCHRUN = "unset it, or start several processes with NPROC or torchrun, which set it"
 _RENDEZVOUS = dt.timedelta(seconds=60)
 # A stage that one process runs alone may take long; torchrun's agent, not a clock, notices that a
 # process has died.
@@ -36,17 +38,40 @@ _WATCH_SECONDS, _END_SECONDS = 1.0, 10.0
 
 def rank() -> int:
     """Return the number of this process, from 0, as torchrun sets it."""
-    return int(os.environ.get("RANK", "0"))
+    number = _environment_number("RANK", 0)
+    return number if number < world_size() else 0  # check_environment() refuses it
 
 
 def world_size() -> int:
     """Return how many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _environment_number("WORLD_SIZE", 1)
 
 
 def local_world_size() -> int:
     """Return how many of the processes run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _environment_number("LOCAL_WORLD_SIZE", 1)
+
+
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def check_environment() -> None:
+    """Refuse variables of torchrun that it cannot have set.
+
+    A process that took itself for the second of one would wait for what nobody makes.
+
+    Raises
+    ------
+    UserError
+        One is no number, or a process has a number beyond that of all.
+    """
+    for name in _VARIABLES:
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(f"{name}={os.environ[name]!r} is no number; {_TORCHRUN}")
+    if (number := _environment_number("RANK", 0)) >= world_size():
+        raise UserError(f"RANK={number} is not below WORLD_SIZE={world_size()}; {_TORCHRUN}")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Commands that read artifacts find one flipped bit in whatever they read."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def test_the_damaged_record_of_an_artifact_that_is_not_needed_is_told_and_stops_
     err = capsys.readouterr().err
     assert f"medvq: not used: {damaged}/stage.json was changed or damaged" in err
     assert f"where nothing needs it, remove {damaged}" in err
+
+
+@pytest.mark.parametrize("command", ["explain", "similar"])
+def test_what_is_no_file_is_not_waited_for(
+    probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        options = [str(path), "--probe", str(probe), "--out", str(tmp_path / "out")]
+        assert main([command, *options]) == 2
+        assert f"medvq: {path} is no file: name the file of an image" in capsys.readouterr().err

@@ -69,6 +69,8 @@ class ProbeSources:
         UserError
             It cannot be read.
         """
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file} is no file: name the file of an image")
         files = ImageFiles((file,), window=self.window)
         (result,) = read_all([files], self.encoder.read, ReadCache(None))
         if result.image is None:

@@ -7,6 +7,7 @@ functions that use it.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from medvq.config_file import load_config
 from medvq.errors import UserError
+
+_MOST_SHOWN = 200  # characters of a path that no file can have
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,23 @@ class Command:
 
 
 def file_path(text: str) -> Path:
-    """Return the path of a file or folder; nothing would be the folder that one is in."""
+    """Return the path of a file or folder, which need not be there.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        There can be none: a name is too long, links lead in a circle, or nothing is named, which
+        would be the folder that one is in.
+    """
     if not text:
         raise argparse.ArgumentTypeError("no file or folder is named")
+    try:
+        Path(text).stat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            start = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+            reason = str(error.strerror).lower()
+            raise argparse.ArgumentTypeError(f"{start} cannot be used ({reason})") from error
     return Path(text)
 
 
@@ -60,7 +77,7 @@ def add_artifacts_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--artifacts",
         type=file_path,
-        default=Path(os.environ.get("ARTIFACTS") or "artifacts"),
+        default=os.environ.get("ARTIFACTS") or "artifacts",
         help="folder that stages write to (default: %(default)s)",
     )
 

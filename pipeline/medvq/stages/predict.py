@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvq.errors import UserError
@@ -43,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=file_path,
-        default=Path(os.environ.get("OUT") or "predictions.csv"),
+        default=os.environ.get("OUT") or "predictions.csv",
         help="the table to write (default: %(default)s)",
     )
     parser.add_argument(
