@@ -18,9 +18,9 @@ _NAME = "medvq"
 _NOT_COMPUTING = (
     "medvq.cli", "medvq.flow", "medvq.config", "medvq.config_file", "medvq.errors",
     "medvq.summaries", "medvq.report", "medvq.stages", "medvq.storage.artifacts",
-    "medvq.storage.tracking", "medvq.storage.journal", "medvq.storage.mlflow_sender",
-    "medvq.storage.checksums", "medvq.storage.verification", "medvq.modes", "medvq.tracked_runs",
-    "medvq.code_hash",
+    "medvq.storage.publication", "medvq.storage.tracking", "medvq.storage.journal",
+    "medvq.storage.mlflow_sender", "medvq.storage.checksums", "medvq.storage.verification",
+    "medvq.modes", "medvq.outputs", "medvq.tracked_runs", "medvq.code_hash",
 )  # fmt: skip
 _SAYING = frozenset({"print", "warn", "write", "tqdm", "UserError", "UnreadableImage", "Notice"})
 
