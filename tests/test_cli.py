@@ -9,12 +9,12 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import pytest
 import torch
-from medvq.cli import _notices, add_options, main, status
+from medvq.cli import _notices, _page, add_options, main, status
 from medvq.errors import Notice, UserError
 from medvq.stages import STAGES
 from tqdm import tqdm
@@ -129,6 +129,25 @@ def test_variables_of_torchrun_that_it_cannot_have_set_are_refused(
         monkeypatch.setenv(name, value)
     assert named in refused(capsys, "ingest", "--config", "phantom")
     assert named in refused(capsys, "predict", "--in", "a.png")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("a file is damaged"), "a file is damaged"),
+        (MemoryError(), "there is too little memory for it"),
+        (OSError(errno.EFBIG, "File too large"), "cannot write to .* .file too large."),
+    ],
+)
+def test_a_result_stands_without_a_page(tmp_path: Path, error: Exception, reason: str) -> None:
+    def page(_: Any) -> Path:
+        raise error
+
+    result: Any = SimpleNamespace(
+        stage=SimpleNamespace(page=page), artifact=SimpleNamespace(folder=tmp_path / "a/b/c")
+    )
+    with pytest.warns(Notice, match=f"there is no report: {reason}"):
+        assert _page(result) is None
 
 
 def test_a_backend_of_figures_that_is_not_there_does_not_matter() -> None:

@@ -56,6 +56,34 @@ def test_the_folder_is_the_one_whose_file_it_was_and_the_file_is_not_named(tmp_p
         assert "Ann" not in message
 
 
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EEXIST, "file exists"),
+        (errno.ENOTDIR, "not a directory"),
+        (errno.EISDIR, "is a directory"),
+        (errno.ELOOP, "too many levels of symbolic links"),
+        (errno.ENAMETOOLONG, "file name too long"),
+    ],
+)
+def test_what_has_the_name_of_what_is_written_is_the_users_and_elsewhere_ours(
+    tmp_path: Path, number: int, reason: str
+) -> None:
+    artifacts, out = tmp_path / "artifacts", tmp_path / "out"
+    message = refused_by_disk(error(number, f"{out}/Ann.png"), artifacts, out)
+    assert message is not None
+    assert message.startswith(f"cannot write to {out} ({reason}); remove or rename what has the")
+    assert "Ann" not in message
+    assert refused_by_disk(error(number, "/elsewhere/Ann.png"), artifacts, out) is None
+    assert refused_by_disk(error(number), artifacts, out) is None
+    with pytest.raises(KeyError) as raised:
+        try:
+            raise error(number, f"{out}/Ann.png")
+        except OSError:
+            raise KeyError  # noqa: B904  # a bug while an error is met
+    assert refused_by_disk(raised.value, artifacts, out) is None
+
+
 def test_the_cause_of_an_error_of_a_library_counts(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as raised:
         try:

@@ -225,8 +225,12 @@ def _page(result: StageResult) -> Path | None:
         return None
     try:
         return result.stage.page(result.artifact).absolute()
-    except (UserError, OSError) as error:
-        warnings.warn(Notice(f"there is no report: {error}"), stacklevel=2)
+    except Exception as error:
+        folder = result.artifact.folder
+        reason = error if isinstance(error, UserError) else _refusal(error, folder.parents[2])
+        if reason is None:
+            raise
+        warnings.warn(Notice(f"there is no report: {reason}"), stacklevel=2)
         return None
 
 

@@ -12,6 +12,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _LACKING = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _FAILING = {errno.EIO, errno.ESTALE, errno.ENOTCONN}
+_OBSTRUCTED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _REFUSALS = _FULL | _CLOSED | _LACKING | _FAILING
 _NO_SPACE = 1 << 20
 """Free bytes below which a failed write is put down to a full disk."""
@@ -77,6 +78,10 @@ def refused_by_disk(error: BaseException, *folders: Path) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _REFUSALS:
             return _refusal(_folder_of(cause, *folders), os.strerror(cause.errno), cause.errno)
+    # Of these only one of a file that is written there is no error of ours.
+    if isinstance(error, OSError) and error.errno in _OBSTRUCTED:
+        folder = _holder(error, *folders)
+        return None if folder is None else _refusal(folder, os.strerror(error.errno), error.errno)
     # torch, SQLite and safetensors raise types of their own.
     if (full := _full(folders)) is not None:
         return _refusal(full, os.strerror(errno.ENOSPC), errno.ENOSPC)
@@ -100,26 +105,37 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _folder_of(error: OSError, *folders: Path) -> Path:
     """Return the one of ``folders`` that an error names a file of, else the first full one."""
+    full = _full(folders) if error.errno in _FULL else None
+    return _holder(error, *folders) or full or folders[0]
+
+
+def _holder(error: OSError, *folders: Path) -> Path | None:
+    """Return the one of ``folders`` that an error names a file of, None where it names none."""
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str)]
     files = [Path(name).absolute() for name in names]
     within = (f for f in folders if any(file.is_relative_to(f.absolute()) for file in files))
-    full = _full(folders) if error.errno in _FULL else None
-    return next(within, full or folders[0])
+    return next(within, None)
 
 
 def _refusal(folder: Path, reason: str, number: int) -> str:
     verb = "write to"
     if number in _FULL:
-        mend = "make room there, or choose another disk (ARTIFACTS, DATA_ROOT)"
+        mend = "make room there, or choose another disk (OUT, ARTIFACTS, DATA_ROOT)"
     elif number in _CLOSED:
-        mend = "allow it, or choose another folder (ARTIFACTS, DATA_ROOT)"
+        mend = "allow it, or choose another folder (OUT, ARTIFACTS, DATA_ROOT)"
+    elif number in _OBSTRUCTED:
+        mend = (
+            "remove or rename what has the name of a file or folder that is written there, or "
+            "choose another folder (OUT, ARTIFACTS, DATA_ROOT)"
+        )
     elif number in _LACKING:
         mend = (
             "artifacts need a file system with locks and symbolic links: choose another folder "
-            "(ARTIFACTS, DATA_ROOT)"
+            "(OUT, ARTIFACTS, DATA_ROOT)"
         )
     else:
-        verb, mend = "read or write in", "see to the disk, or choose another (ARTIFACTS, DATA_ROOT)"
+        verb = "read or write in"
+        mend = "see to the disk, or choose another (OUT, ARTIFACTS, DATA_ROOT)"
     return (
         f"cannot {verb} {folder} ({reason.lower()}); {mend}, then run again: "
         "what was finished is kept"
