@@ -13,6 +13,7 @@ import torch
 from factories.flow import json_line
 from medvq.cli import main
 from medvq.export.onnx import run_onnx
+from medvq.export.source import ExportSource
 from medvq.inference import load_probe
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from monai.bundle import run as run_bundle
@@ -153,6 +154,9 @@ def test_a_bundle_that_is_made_anew_keeps_and_does_not_pack_what_else_is_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.zip"]
 
 
+PARTS = ["configs", "docs", "models"]
+
+
 class Killed(BaseException):
     """The end of a process at one point."""
 
@@ -178,8 +182,29 @@ def test_a_run_that_is_killed_leaves_no_mixture_and_the_next_one_goes_on(
     if (bundle / "configs").exists():
         assert (bundle / "models/old.safetensors").exists()
     assert main(["bundle", *of_probe(folder), "--out", str(bundle)]) == 0
-    assert sorted(path.name for path in bundle.iterdir()) == ["configs", "docs", "models"]
+    assert sorted(path.name for path in bundle.iterdir()) == PARTS
     assert not (bundle / "models/old.safetensors").exists()
+
+
+def test_a_second_run_on_the_same_bundle_is_refused(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["bundle", *of_probe(folder), "--out", str(tmp_path / "bundle")]
+    statuses: list[int] = []
+
+    def second(source: ExportSource) -> str:
+        if not statuses:
+            statuses.append(main(command))
+        return "a card"
+
+    monkeypatch.setattr("medvq.export.bundle.model_card", second)
+    assert main(command) == 0
+    assert statuses == [2]
+    assert "bundle; wait for it, or stop it and start again" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == PARTS
 
 
 def test_an_error_leaves_the_bundle_before_it(
@@ -192,8 +217,8 @@ def test_an_error_leaves_the_bundle_before_it(
 
     monkeypatch.setattr("medvq.export.bundle.model_card", fail)
     assert main(["bundle", *of_probe(folder), "--out", str(tmp_path / "bundle"), "--zip"]) == 2
-    parts = sorted(path.name for path in tmp_path.rglob("*") if path.is_dir())
-    assert parts == ["bundle", "configs", "docs", "models"]
+    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == PARTS
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_files_of_the_users_own_are_not_overwritten(
@@ -202,7 +227,7 @@ def test_files_of_the_users_own_are_not_overwritten(
     for name in ("configs", "docs", "models"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "own.txt").write_text("own")
-    (tmp_path / "configs/inference.json").write_text("{}")  # a bundle of somebody else
+    (tmp_path / "configs/inference.json").write_bytes(b'{"a": "\xff"}')  # of somebody else
     (tmp_path / "own.onnx").write_bytes(b"own")
     (tmp_path / "packed.zip").write_bytes(b"own")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

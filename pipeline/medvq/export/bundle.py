@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from medvq import __version__
 from medvq.errors import UserError
@@ -42,6 +43,7 @@ _PARTS = ("models", "docs", "configs")
 """In the order in which they are put in place: without ``configs`` nothing is a bundle."""
 _ASIDE = ".medvq-bundle"
 """What is being written, within the folder; after a run that was killed, the sign of ours."""
+_LOCK = f"{_ASIDE}.lock"
 
 
 def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) -> None:
@@ -55,7 +57,7 @@ def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) ->
     Raises
     ------
     UserError
-        Something else lies there.
+        Something else lies there, or another run is writing there.
     """
     archive = folder.with_name(f"{folder.name}.zip")
     if folder.exists() and not folder.is_dir():
@@ -66,13 +68,29 @@ def write_bundle(source: ExportSource, folder: Path, *, packed: bool = False) ->
         raise UserError(
             f"{archive} is no bundle of MedVQ and is not overwritten; choose another --out"
         )
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        with lock.acquire(timeout=0):
+            try:
+                _replace(source, folder, archive if packed else None)
+            finally:
+                (folder / _LOCK).unlink(missing_ok=True)
+    except Timeout as error:
+        raise UserError(
+            f"another run is writing {folder}; wait for it, or stop it and start again"
+        ) from error
+
+
+def _replace(source: ExportSource, folder: Path, archive: Path | None) -> None:
+    """Write a bundle, and the zip file of it, in place of those that are there."""
     aside = folder / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     try:
         for name in _PARTS:
             (aside / "new" / folder.name / name).mkdir(parents=True)
         _write(source, aside / "new" / folder.name)
-        if packed:
+        if archive is not None:
             name = str(archive.with_name(f".{folder.name}"))
             Path(shutil.make_archive(name, "zip", aside / "new", folder.name)).replace(archive)
     except BaseException:
@@ -93,10 +111,10 @@ def _exchange(aside: Path, folder: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    if (folder / _ASIDE).is_dir():
+    if (folder / _ASIDE).is_dir() or (folder / _LOCK).is_file():
         return True
     file = folder / "configs" / "inference.json"
-    return file.is_file() and _path(FeatureNetwork) in file.read_text(encoding="utf-8")
+    return file.is_file() and _path(FeatureNetwork).encode() in file.read_bytes()
 
 
 def _is_our_archive(file: Path) -> bool:
