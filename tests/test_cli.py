@@ -151,8 +151,8 @@ def test_a_result_stands_without_a_page(tmp_path: Path, error: Exception, reason
 
 
 def test_a_backend_of_figures_that_is_not_there_does_not_matter() -> None:
-    code = "from medvq.cli import main; print(main(['ingest', '--config', 'none.yaml']))"
-    code += "; import medvq.report.plots"
+    code = "import sys; sys.argv[1:] = ['ingest', '--config', 'none.yaml']\n"
+    code += "from medvq.__main__ import main; print(main()); import medvq.report.plots"
     environment = os.environ | {"MPLBACKEND": "nonsense"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120

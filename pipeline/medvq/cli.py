@@ -47,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a small convolutional network four times as fast on two shared cores. Set before torch is
     # imported, and only where the user has not said otherwise.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Figures are files; a backend that is meant for a notebook may not be installed.
-    os.environ["MPLBACKEND"] = "agg"
     open_closed()
     # Names of files may hold bytes that are no text, and a terminal may know ASCII alone.
     for stream in (sys.stdout, sys.stderr):
