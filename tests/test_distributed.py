@@ -241,6 +241,31 @@ def test_what_one_process_alone_meets_is_said(who: int) -> None:
     assert (process.returncode, errors) == (2, "medvq: the disk is full\n")
 
 
+def test_a_peer_that_is_lost_does_not_end_the_process_that_says_why() -> None:
+    script = """
+import atexit, time
+from pathlib import Path
+from medvq.cli import status
+from medvq.distributed import from_first, process_group, rank
+from medvq.errors import UserError
+def refuse():
+    raise UserError('a link leads nowhere')
+def command():
+    with process_group('cpu'):
+        from_first(refuse)
+    return 0
+number = status(command, Path('.'))
+atexit.register(time.sleep, 3 * (rank() == 0))  # threads and figures take their time to end
+raise SystemExit(number)
+"""
+    process = subprocess.Popen(
+        [*LAUNCH, "--no-python", sys.executable, "-c", script], stderr=subprocess.PIPE, text=True
+    )
+    _, errors = process.communicate(timeout=LONG)
+    assert process.returncode == 2
+    assert errors == "medvq: a link leads nowhere\n"
+
+
 def test_a_process_whose_launch_is_gone_still_says_why_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

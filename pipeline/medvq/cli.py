@@ -18,6 +18,7 @@ from medvq import __version__
 from medvq.config_file import load_config
 from medvq.distributed import (
     PEER_LOST,
+    await_peer_end,
     check_environment,
     is_lost_peer,
     process_group,
@@ -103,6 +104,7 @@ def status(command: Callable[[], int], *folders: Path) -> int:
         if interruption.received is not None:  # a library has made an error of its own of it
             return _interrupted(interruption)
         if is_lost_peer(error):
+            await_peer_end()
             return PEER_LOST
         if isinstance(error, OSError) and discard_unread():
             return _UNREAD

@@ -183,6 +183,14 @@ def barrier() -> None:
         dist.barrier()
 
 
+def await_peer_end() -> None:
+    """Wait for the end of a peer that is lost, upon which the launch ends this process, too.
+
+    Were this one first, the launch would end the peer before it has said why.
+    """
+    time.sleep(_END_SECONDS)
+
+
 def is_lost_peer(error: Exception) -> bool:
     """Return whether ``error`` says that another process is gone."""
     if world_size() == 1:
