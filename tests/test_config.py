@@ -105,6 +105,11 @@ def test_the_last_override_wins(file: Path) -> None:
         ("probe.features=[latent, latent]", ("named twice",)),
         ("probe.features=[external]", ("'external' needs a section encoder",)),
         ("probe.features=[frozen_imagenet]", ("needs extract.frozen_imagenet",)),
+        ("probe.features=[texture]", ("'texture' needs extract.texture",)),
+        (
+            "probe.features=[frozen_imagenet_texture]",
+            ("needs extract.frozen_imagenet and extract.texture",),
+        ),
         ("probe.whitening=0", ("probe.whitening=0", "greater than 0")),
         ("ingest.image_size=[64, 64]", ("ingest.image_size=[64, 64]", "integer")),
         ("ingest.image_size=[64, 64, 64]", ("read_size and image_size must both",)),

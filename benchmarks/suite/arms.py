@@ -185,6 +185,7 @@ _FROZEN = (
     "ingest.swap.training_copies=0",  # nothing is trained
     "extract.grid=4",
     "extract.frozen_imagenet=true",
+    "extract.texture=false",
     "probe.features=[frozen_imagenet]",
 )
 _AS_THEY_ARE = (

@@ -278,6 +278,7 @@ class Encoder:
             self.device,
             threads,
             frozen=self._frozen,
+            with_texture=self.config.extract.texture,
             only=only,
             external=self._external,
         )

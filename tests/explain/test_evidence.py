@@ -49,8 +49,9 @@ ARCHITECTURES = {
     "efficientnet": ({"encoder": "efficientnet_lite0", "widths": (16, 24, 40, 112)}, (96, 96)),
 }
 FEATURES = [
-    ("embedding",), ("embedding_fine",), ("latent",), ("quantized",), ("untrained_encoder",),
-    ("raw_pixels",), ("embedding", "latent", "untrained_encoder"), ("histogram",), ("pyramid",),
+    ("embedding",), ("embedding_fine",), ("texture",), ("latent",), ("quantized",),
+    ("untrained_encoder",), ("raw_pixels",), ("embedding", "texture", "untrained_encoder"),
+    ("histogram",), ("pyramid",),
 ]  # fmt: skip
 TARGETS = {
     # As strong as probes are regularised: large weights would tell the rounding of features apart.
@@ -85,7 +86,9 @@ def encoded(request: pytest.FixtureRequest) -> Encoded:
         model.quantizers[0].codebook.copy_(latents[torch.randperm(len(latents))[:8]])
     latent_shape = [length // 2 ** len(shape.widths) for length in side]
     with threads_of_one_core(1) as threads:
-        extractor = FeatureExtractor(model, latent_shape, GRID, torch.device("cpu"), threads)
+        extractor = FeatureExtractor(
+            model, latent_shape, GRID, torch.device("cpu"), threads, with_texture=True
+        )
         sets = extractor.features(images, frame=None)
         sets |= extractor.histograms(sets["codes_0"])
         maps = extractor.maps(images)

@@ -1,5 +1,6 @@
 """Graphs against OpenCV, against the preparation of the pipeline, and in ONNX Runtime."""
 
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from medvq.export.onnx import WholeNetwork, export_onnx, run_onnx
 from medvq.export.preparation import Clahe, TracedPreparation
 from medvq.images.preparation import Preparation
 from medvq.method.alignment import Alignment
+from medvq.method.features import TEXTURES
 from medvq.method.pooling import linear_weights, resize
 from medvq.method.scaling import to_unit
 from medvq.storage.start import imagenet_encoder, load_start
@@ -94,10 +96,10 @@ def test_networks_of_imagenet_have_a_graph(tmp_path: Path) -> None:
         {"read_size": 96, "image_size": 96, "alignment": {"enabled": False}}
     )
     shape = {"encoder": "efficientnet_lite0", "widths": (24, 40, 112), "codebook_size": 8}
-    names = ["embedding", "frozen_imagenet", "untrained_encoder"]
+    names = [*chain(*TEXTURES.items()), "untrained_encoder"]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = FeatureNetwork(shape, names, 2, [96, 96], frozen=True)
+        encoder = FeatureNetwork(shape, names, 2, [96, 96], frozen=True, with_texture=True)
     load_start(encoder.model, "imagenet")
     assert encoder.networks.frozen is not None
     encoder.networks.frozen.load_state_dict(imagenet_encoder(channels=1).state_dict())

@@ -12,6 +12,7 @@ from medvq.method.features import (
     histogram_of_oriented_gradients,
     pool_to_grid,
     raw_pixels,
+    texture,
     untrained_network,
 )
 from medvq.method.scaling import to_network
@@ -76,6 +77,29 @@ def test_pooling_gives_the_mean_of_each_cell(spatial: tuple[int, ...]) -> None:
         for image in features
     ]
     np.testing.assert_allclose(pool_to_grid(features, 2), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spatial", [(5, 4), (3, 4, 5)])
+def test_texture_is_the_distance_from_the_mean_of_the_neighbours(spatial: tuple[int, ...]) -> None:
+    maps = torch.randn(2, 3, *spatial, generator=torch.Generator().manual_seed(1))
+    expected = np.zeros(maps.shape)
+    for place in np.ndindex(*maps.shape):
+        around = tuple(slice(max(at - 1, 0), at + 2) for at in place[2:])
+        expected[place] = abs(maps[place] - maps[(*place[:2], *around)].mean())
+    np.testing.assert_allclose(texture(maps), expected, atol=1e-6)
+    np.testing.assert_allclose(texture(5 - 2 * maps), 2 * expected, atol=2e-6)
+
+
+def test_an_encoders_texture_is_that_of_its_embedding(images: Tensor) -> None:
+    model, device = VQVAE(SHAPE), torch.device("cpu")
+    with ThreadPoolExecutor(1) as threads:
+        extractor = FeatureExtractor(model, [32, 32], 4, device, threads, with_texture=True)
+        sets, maps = extractor.features(images, None), extractor.maps(images).pooled["embedding"]
+        without = FeatureExtractor(model, [32, 32], 4, device, threads).features(images, None)
+    expected = np.concatenate([pool_to_grid(texture(one), 4) for one in maps], axis=1)
+    np.testing.assert_array_equal(sets.pop("texture"), expected)
+    assert expected.std(0).min() > 0
+    assert sets.keys() == without.keys()
 
 
 def test_the_untrained_network_is_the_same_every_time() -> None:

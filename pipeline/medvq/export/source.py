@@ -15,6 +15,7 @@ from medvq.config_file import load_config
 from medvq.errors import UserError
 from medvq.export.network import FeatureNetwork, features_of_probe
 from medvq.inference import load_encoder, load_probe
+from medvq.method.features import TEXTURES
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
 from medvq.storage.external import EXTERNAL
@@ -84,13 +85,14 @@ class ExportSource:
                     f"{_NOT_OF_THE_NETWORK[name]}: choose other probe.features"
                 )
         encoder = load_encoder(pretrain.folder, device="cpu")
-        frozen = "frozen_imagenet" in names
+        frozen = not {"frozen_imagenet", TEXTURES["frozen_imagenet"]}.isdisjoint(names)
         network = FeatureNetwork(
             asdict(encoder.model.shape),
             names,
             config.extract.grid,
             config.ingest.image_shape,
             frozen,
+            with_texture=not set(TEXTURES.values()).isdisjoint(names),
         )
         network.model.load_state_dict(encoder.model.state_dict())
         if network.networks.frozen is not None:

@@ -2,6 +2,11 @@
 
 The baselines, which every result is shown beside, are made of the same aligned images and the same
 random versions as the network's own features.
+
+References
+----------
+.. [1] Laws: Rapid texture identification. Image Processing for Missile Guidance, SPIE 238 (1980)
+   376.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,6 +33,8 @@ from medvq.method.vqvae import VQVAE, Architecture
 Floats = NDArray[np.float32]
 FeatureSets = dict[str, NDArray[Any]]
 """Arrays (B, width) by the name of the feature set."""
+TEXTURES = {"embedding": "texture", "frozen_imagenet": "frozen_imagenet_texture"}
+"""Feature sets that have one of their :func:`texture` beside them, and its name."""
 _UNTRAINED_SIDE = 128  # of the pictures that the untrained encoder gets, at most
 _IMAGENET_SIDE = 224  # of the pictures that EfficientNet-Lite0 was trained on
 _PIXELS = {2: 16, 3: 8}  # side of the raw pixels in 2-D and 3-D; 16 did better than 28
@@ -58,12 +66,18 @@ class FeatureNetworks(nn.Module):
     ----------
     model : the trained network; a shape where there is none, for the untrained one.
     frozen : another encoder of pictures, whose embedding is the set ``frozen_imagenet``.
+    with_texture : whether there are the sets of :data:`TEXTURES`, too.
     """
 
     def __init__(
-        self, model: VQVAE | Architecture, frozen: EfficientNetLite0 | None = None
+        self,
+        model: VQVAE | Architecture,
+        frozen: EfficientNetLite0 | None = None,
+        *,
+        with_texture: bool = False,
     ) -> None:
         super().__init__()
+        self.with_texture = with_texture
         self.model = model if isinstance(model, VQVAE) else None
         self.untrained = untrained_network(model.shape if isinstance(model, VQVAE) else model)
         self.frozen = frozen
@@ -74,6 +88,9 @@ class FeatureNetworks(nn.Module):
         codes, pooled = ([], {}) if self.model is None else _trained_maps(self.model, scaled)
         if self.frozen is not None:
             pooled["frozen_imagenet"] = self.frozen(resize(scaled, _IMAGENET_SIDE)).embedding
+        if self.with_texture:
+            textures = {of: name for of, name in TEXTURES.items() if of in pooled}
+            pooled |= {name: [texture(one) for one in pooled[of]] for of, name in textures.items()}
         if with_untrained:
             untrained = self.untrained.encoder(_at_most(scaled, _UNTRAINED_SIDE))
             pooled["untrained_encoder"] = untrained.levels[-2:]
@@ -92,6 +109,24 @@ def _trained_maps(model: VQVAE, scaled: Tensor) -> tuple[list[Tensor], dict[str,
     }
 
 
+def texture(maps: Tensor) -> Tensor:
+    """Return how far every place of maps (B, C, *spatial) is from the mean of its neighbourhood.
+
+    The neighbourhood is 3x3, or 3x3x3, with the place itself. Averaged over a cell, this is a
+    texture energy [1]_: how much a map varies there, where its own mean says how high it lies.
+
+    >>> texture(torch.tensor([[[[0.0, 0.0, 3.0]]]]))
+    tensor([[[[0.0000, 1.0000, 1.5000]]]])
+    """
+    maps, axes = maps.float(), maps.ndim - 2
+    average = F.avg_pool2d if axes == 2 else F.avg_pool3d
+
+    def with_outside(values: Tensor) -> Tensor:  # which counts as zero
+        return average(F.pad(values, [1, 1] * axes), 3, stride=1)
+
+    return (maps - with_outside(maps) / with_outside(torch.ones_like(maps[:1, :1]))).abs()
+
+
 class FeatureExtractor:
     """Every feature set of a batch of images.
 
@@ -105,6 +140,7 @@ class FeatureExtractor:
     frozen : another encoder of pictures, whose embedding is the set ``frozen_imagenet``.
     only : names of the baselines that are wanted, which take as long as the network; None for all.
     external : an encoder that MedVQ did not make, whose features are the set ``external``.
+    with_texture : whether there are the sets of :data:`TEXTURES`, too.
     """
 
     def __init__(
@@ -117,10 +153,14 @@ class FeatureExtractor:
         frozen: EfficientNetLite0 | None = None,
         only: Collection[str] | None = None,
         external: Callable[[Tensor], Floats] | None = None,
+        *,
+        with_texture: bool = False,
     ) -> None:
         self.only, self.external = only, external
         self.grid, self.device, self.threads = grid, device, threads
-        networks = FeatureNetworks(_for_inference(model), folded(frozen) if frozen else None)
+        networks = FeatureNetworks(
+            _for_inference(model), folded(frozen) if frozen else None, with_texture=with_texture
+        )
         self.networks = networks.to(device).eval()
         self.encodings: dict[str, CodeHistogram] = {}
         if isinstance(model, VQVAE):

@@ -95,6 +95,7 @@ def run(context: StageContext) -> ExtractSummary:
             threads,
             frozen=frozen,
             external=network,
+            with_texture=config.extract.texture,
         )
         for name, passes in ((FEATURES, [originals]), (VERSIONS, versions)):
             started = time.perf_counter()
