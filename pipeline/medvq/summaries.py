@@ -339,6 +339,7 @@ class ProbeSummary(_WithRows):
     outer_folds : of the cross-validation; None where there was none.
     label_scores : of parts of the labels; None where there are too few labels, or label subsets are
         not drawn.
+    constant : whether the saved probe gives all images nearly one answer.
     """
 
     label_fraction: float
@@ -353,6 +354,7 @@ class ProbeSummary(_WithRows):
     evaluate: Literal["test", "cross_validation"] = "test"
     outer_folds: int | None = None
     label_scores: LabelScores | None = None
+    constant: bool = False
 
     @property
     def intervals_given(self) -> list[str]:

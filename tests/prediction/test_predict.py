@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.prediction import run
 from medvq.prediction.journal import Journal
+from medvq.summaries import ProbeSummary
 from PIL import Image
 from pydicom.config import disable_value_validation
 from pydicom.uid import generate_uid
@@ -230,6 +232,22 @@ def test_what_is_there_is_never_overwritten(
     left.write_text("a file of the user's\n")
     predict(images, tmp_path / "q.csv", status=2)
     assert "is no journal of predictions" in capsys.readouterr().err
+
+
+def test_a_probe_of_one_answer_is_told(
+    probe: Path, images: Path, tmp_path: Path, predict: Predict, capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    told, read = "hardly tells images apart", ProbeSummary.from_json
+    image = images / "pictures/0.png"
+    explain = ["explain", str(image), "--out", str(tmp_path), "--probe", str(probe)]
+    for constant in (False, True):
+        fixed = staticmethod(lambda values, c=constant: replace(read(values), constant=c))
+        monkeypatch.setattr(ProbeSummary, "from_json", fixed)
+        predict(image, tmp_path / f"{constant}.csv", "--no-typicality")
+        assert (told in capsys.readouterr().err) is constant
+        assert main(explain) == 0
+        assert (told in capsys.readouterr().out) is constant
 
 
 def test_what_cannot_be_predicted_is_one_line(

@@ -139,6 +139,18 @@ def test_what_tells_the_class_wins_and_noise_is_chance(probed: Probed) -> None:
         assert highest < probed.row().metrics["auroc"].ci95[0]
 
 
+def test_a_saved_probe_of_one_answer_is_told(
+    keys: pd.DataFrame, probed: Probed, tmp_path: Path
+) -> None:
+    features = random_features(np.zeros((len(keys), 1)), np.random.default_rng(1))
+    (tmp_path / "store").mkdir()
+    blind = run(write_features(tmp_path / "store", keys, features), tmp_path, repeats=1)
+    assert np.ptp(blind.of()["probability"]) < 1e-3
+    assert (blind.summary.constant, probed.summary.constant) == (True, False)
+    for one, told in ((blind, 1), (probed, 0)):
+        assert str(PROBE.table(one.summary)).count("hardly tells images apart") == told
+
+
 def test_baselines_choose_from_larger_c_besides(
     store: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,9 @@ from medvq.method.probe import CLEAN_WEIGHT, FittedProbe, ProbeFeatures, fit_pro
 from medvq.method.targets import Truth
 from medvq.summaries import Interval, LabelScores, ProbeRow, Validation
 
+_CONSTANT = 1e-3
+"""Range of predictions, in standard deviations of the truth, below which they are one answer."""
+
 
 @dataclass(frozen=True)
 class FeatureSetResult:
@@ -127,6 +130,12 @@ class ProbeJudge:
 
         scores = judged.metrics[task.headline].cells[0]
         return score_parts(data, self.subsets, scores, config.label_fraction, seed, score)
+
+    def gives_one_answer(self, probe: FittedProbe, features: ProbeFeatures) -> bool:
+        """Say whether what ``probe`` predicts hardly varies, beside how much the truth does."""
+        data, task = self.data, self.data.task
+        spread = np.ptp(task.predict(probe.classifier, features.images), axis=0).max()
+        return bool(spread < _CONSTANT * data.truth[task.known(data.truth)].std())
 
     def difference(self, first: FeatureSetResult, second: FeatureSetResult) -> Interval:
         """Return by how much the headline metric of one feature set exceeds that of another."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from medvq.report.probe_figures import shown_name
-from medvq.report.tables import METRIC_NAMES
+from medvq.report.tables import METRIC_NAMES, constant_lines
 from medvq.storage.artifacts import Artifact
 from medvq.summaries import (
     AuditHeadline,
@@ -57,6 +57,8 @@ def sentence_without_probe(extract: ExtractSummary, ingest: IngestSummary) -> st
 
 def distrust(probe: ProbeSummary, ingest: IngestSummary) -> Iterator[Warned]:
     """Yield what should be known before the result is believed."""
+    for line in constant_lines(probe):
+        yield Warned("nearly one answer", f"{_capital(line)}.")
     for name, difference in probe.medvq_minus.items():
         if difference.ci95[0] <= 0:
             verdict = "is better" if difference.ci95[1] < 0 else "may be as good"

@@ -148,7 +148,18 @@ def probe_table(summary: ProbeSummary) -> list[str]:
         low, high = gap.ci95
         lead = f"{METRIC_NAMES[summary.headline]} of medvq less {name}"
         lines.append(f"  {lead}: {gap.mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    lines += [f"  {line}" for line in constant_lines(summary)]
     return lines + _audit_lines(summary.audit)
+
+
+def constant_lines(summary: ProbeSummary) -> list[str]:
+    """Say that the saved probe gives all images nearly one answer, where it does."""
+    if not summary.constant:
+        return []
+    return [
+        "the saved probe hardly tells images apart: on held-out images it was no better than a "
+        "guess; fit it on more labels (LABEL_FRACTION)"
+    ]
 
 
 def evaluate_table(summary: EvaluateSummary) -> list[str]:

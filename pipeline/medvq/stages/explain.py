@@ -34,6 +34,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.explain.explanation import Explainer, write_json
     from medvq.explain.sources import ProbeSources
     from medvq.report.evidence_figure import ExplainedImage, draw_explanation
+    from medvq.report.tables import constant_lines
 
     explainer = Explainer(ProbeSources(chosen_probe(parsed)))
     explanation = explainer(parsed.image)
@@ -51,7 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
     _draw_codes(codes, explainer, explanation)
     write_json(explanation, values)
     print(explanation.line())
-    for notice in explanation.notices:
+    for notice in (*explanation.notices, *constant_lines(explainer.sources.summary)):
         print(notice)
     print(f"codes that mattered: {codes}", f"all numbers: {values}", sep="\n")
     print(values.read_text(encoding="utf-8") if parsed.json else picture)

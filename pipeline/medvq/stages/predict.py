@@ -67,6 +67,8 @@ def run(parsed: argparse.Namespace) -> int:
     """Predict, and say what was read, refused and flagged."""
     from medvq.prediction.inputs import list_inputs
     from medvq.prediction.run import Request, predict
+    from medvq.report.tables import constant_lines
+    from medvq.summaries import ProbeSummary
 
     _check(parsed)
     probe = artifacts.finished(chosen_probe(parsed), "probe")
@@ -81,7 +83,8 @@ def run(parsed: argparse.Namespace) -> int:
         )
     )  # fmt: skip
     skipped = [f"no image: {n} x {reason}" for reason, n in sorted(inputs.skipped.items())]
-    print(*skipped, *lines(outcome), sep="\n", file=sys.stderr)
+    constant = constant_lines(probe.summary(ProbeSummary))
+    print(*skipped, *lines(outcome), *constant, sep="\n", file=sys.stderr)
     print(json.dumps(outcome.to_json()) if parsed.json else outcome.out)
     return 0
 

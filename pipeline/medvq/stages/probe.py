@@ -85,7 +85,7 @@ def run(context: StageContext) -> ProbeSummary:
     cross_validated = config.evaluate == "cross_validation"
     kind = CrossValidationJudge if cross_validated else ProbeJudge
     judge = kind(store.keys, store.metadata.classes, config, context.config.seed)
-    results, label_scores = _judge_all(context, store, judge)
+    results, label_scores, constant = _judge_all(context, store, judge)
     medvq, data, subsets = results[MEDVQ], judge.data, judge.subsets
     for number in range(judge.repeats):
         values = {
@@ -112,6 +112,7 @@ def run(context: StageContext) -> ProbeSummary:
         evaluate=config.evaluate,
         outer_folds=config.outer_folds if cross_validated else None,
         label_scores=label_scores,
+        constant=constant,
     )
     predictions = pd.concat([result.predictions for result in results.values()])
     predictions.to_parquet(context.folder / "predictions.parquet", index=False)
@@ -122,8 +123,14 @@ def run(context: StageContext) -> ProbeSummary:
 
 def _judge_all(
     context: StageContext, store: FeatureStore, judge: ProbeJudge
-) -> tuple[dict[str, FeatureSetResult], LabelScores | None]:
-    """Judge every feature set, MedVQ's first and on parts of its labels; save MedVQ's probe."""
+) -> tuple[dict[str, FeatureSetResult], LabelScores | None, bool]:
+    """Judge every feature set, MedVQ's first and on parts of its labels; save MedVQ's probe.
+
+    Returns
+    -------
+    The results, the scores of parts of the labels, and whether the saved probe gives
+    nearly one answer.
+    """
     from sklearn.pipeline import make_pipeline
     from tqdm import tqdm
 
@@ -133,7 +140,7 @@ def _judge_all(
     extract, train = context.inputs["extract"], judge.data.unlabelled_train
     config, seed = context.config.probe, context.config.seed
     results: dict[str, FeatureSetResult] = {}
-    label_scores = None
+    label_scores, constant = None, False
     others = [name for name in (*BASELINES, *SINGLE_SETS) if name in store.names]
     bar = tqdm([MEDVQ, *others], desc="probing", unit=" feature sets")
     for name in bar:
@@ -150,8 +157,9 @@ def _judge_all(
             steps = [step for _, step in encoding.steps]
             probe = make_pipeline(*steps, results[MEDVQ].probes[0].classifier)
             save_probe(probe, context.folder)
+            constant = judge.gives_one_answer(results[MEDVQ].probes[0], encoded)
             label_scores = judge.label_scores(results[MEDVQ], encoded, config, seed)
-    return results, label_scores
+    return results, label_scores, constant
 
 
 def of_baselines(config: ProbeConfig) -> ProbeConfig:
