@@ -203,6 +203,7 @@ def test_help_is_complete_and_imports_nothing_heavy() -> None:
         assert f"usage: medvq {stage}" in shown
     for option in ("--config", "--set", "--data-root", "--data-mirror", "--artifacts", "--device"):
         assert shown.count(f"  {option}") >= len(STAGES)
+    assert "Train the VQ-VAE on" in shown
 
 
 @pytest.mark.parametrize(

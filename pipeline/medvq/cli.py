@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
         names = ", ".join(read.name for read in stage.reads)
         reads = f" Reads the artifacts of: {names}." if names else ""
         command = commands.add_parser(
-            stage.name, help=stage.help, description=f"{stage.help.capitalize()}.{reads}"
+            stage.name, help=stage.help, description=f"{_sentence(stage.help)}{reads}"
         )
         add_options(command)
         command.add_argument(
@@ -276,11 +276,15 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(probe=None, command=None)
     for beside in COMMANDS.values():
         command = commands.add_parser(
-            beside.name, help=beside.help, description=f"{beside.help.capitalize()}."
+            beside.name, help=beside.help, description=_sentence(beside.help)
         )
         beside.add_options(command)
         command.set_defaults(command=beside, ensurer=_ensurer)
     return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
