@@ -23,6 +23,7 @@ from medvq.report.probe_figures import draw_probe
 from medvq.stages.probe import BASELINES, MEDVQ, PROBE
 from medvq.storage.artifacts import Artifact, StageContext
 from medvq.storage.feature_store import FEATURES, SWAPPED, VERSIONS, StoreWriter, read_metadata
+from medvq.storage.mlflow_model import ServedProbe
 from medvq.storage.probe_file import FILE, load_probe
 from medvq.summaries import ProbeRow, ProbeSummary
 from medvq.tracked_runs import tracked_name
@@ -371,6 +372,11 @@ def test_a_number_has_rows_by_the_explained_share_of_the_variance(tmp_path: Path
     store = simple_store(tmp_path, store_keys(label=None, target=target))
     probed = run(store, tmp_path, regularisation=(1.0,), components=8)
     assert (probed.summary.headline, probed.summary.task) == ("r2", "age")
+    # The data set has classes, too, which the probe knows nothing of.
+    assert probed.summary.classes == []
+    served = ServedProbe(tmp_path, ["a", "b", "c"])
+    table = served.predict(pd.read_parquet(store.folder / FEATURES))
+    assert served.outputs == ["prediction"] == list(table)
     assert set(probed.row().metrics) == {"r2", "mae"}
     assert probed.mean("r2") > 0.95 > 0.3 > probed.mean("r2", "hog")
     error = (probed.of()["target"] - probed.of()["predicted"]).abs().mean()

@@ -27,7 +27,7 @@ from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.errors import UserError
 from medvq.images.formats import is_dicom
 from medvq.images.formats.identity import identify
-from medvq.storage.feature_store import read_feature, read_keys
+from medvq.storage.feature_store import read_feature, read_keys, read_metadata
 
 if TYPE_CHECKING:
     from medvq.explain.sources import ProbeSources
@@ -158,7 +158,7 @@ def look_alikes(
     if not len(rows):
         raise UserError("there is no training image of another patient to compare with")
     found = keys.iloc[train[rows]]
-    names = pd.Series(sources.summary.classes, dtype=object)
+    names = pd.Series(read_metadata(sources.store).classes, dtype=object)
     labels = found["label"].map(names).fillna("") if len(names) else ""
     table = pd.DataFrame(
         {

@@ -98,7 +98,7 @@ def run(context: StageContext) -> ProbeSummary:
         labels=int(np.median([len(rows) for rows in subsets])),
         subjects=len(np.unique(data.subjects[subsets[0]])),
         repeats=judge.repeats,
-        classes=store.metadata.classes,
+        classes=store.metadata.classes if data.task.truth_column == "label" else [],
         threshold=medvq.probes[0].threshold,
         rows=[result.row for result in results.values()],
         medvq_minus={

@@ -33,11 +33,12 @@ class ServedProbe:
 
     Parameters
     ----------
-    classes : names of the classes; none where a number is predicted.
+    classes : names of the classes of the data set, which also one of a number may have.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
-        self.probe, self.classes = load_probe(folder), list(classes)
+        self.probe = load_probe(folder)
+        self.classes = list(classes) if hasattr(self.probe[-1], "classes_") else []
 
     @property
     def inputs(self) -> list[str]:
