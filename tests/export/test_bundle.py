@@ -91,6 +91,9 @@ def test_monai_runs_the_bundle_and_the_graph_says_the_same(folder: Path, tmp_pat
         output_dir=str(tmp_path / "out"),
         device="cpu",
     )
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("out/*")}
+    assert modes == {"features.parquet": 0o600, "predictions.csv": 0o600}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
     table = pd.read_parquet(tmp_path / "out/features.parquet")
     predictions = pd.read_csv(tmp_path / "out/predictions.csv", dtype={"image_id": str})
     assert predictions["file"].isna().all()  # the name of a DICOM file may name a patient

@@ -19,6 +19,7 @@ from medvq.images.preparation import Preparation
 from medvq.images.reading import ImageFiles, Reader
 from medvq.method.alignment import Alignment
 from medvq.method.scaling import to_unit
+from medvq.modes import artifact_modes
 from medvq.storage.probe_file import load_probe
 
 N = TypeVar("N", bound=nn.Module)
@@ -114,12 +115,13 @@ class FeatureEvaluator:
         if not keys:
             raise UserError("there are no images in dataset_dir")
         table, values = pd.concat(keys, ignore_index=True), torch.cat(features).numpy()
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        file = self.output_dir / "features.parquet"
-        table.assign(features=list(values)).to_parquet(file, index=False)
-        if self.probe is not None:
-            predictions = table.assign(**_predicted(self.probe, values))
-            predictions.to_csv(self.output_dir / "predictions.csv", index=False)
+        with artifact_modes():
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            file = self.output_dir / "features.parquet"
+            table.assign(features=list(values)).to_parquet(file, index=False)
+            if self.probe is not None:
+                predictions = table.assign(**_predicted(self.probe, values))
+                predictions.to_csv(self.output_dir / "predictions.csv", index=False)
 
 
 def _predicted(probe: Any, features: np.ndarray[Any, Any]) -> dict[str, Any]:
