@@ -220,7 +220,7 @@ def test_without_a_probe_there_is_a_page_of_the_data_and_the_codes(
     page = Page(read(copied))
     assert page.open == []
     assert "No probe has been fitted yet. The features of 96 images of 96 subjects" in page.text
-    assert "make linear-probe DATASET=hostile fits one" in page.text
+    assert "make linear-probe DATASET=hostile.yaml fits one" in page.text
     assert "Codes" in page.text
     assert "All rows" not in page.text
     assert "None" not in page.text
@@ -258,6 +258,7 @@ def test_numbers_and_sources_are_told_to_who_sees_no_picture(folder: Path) -> No
     assert len(wide) >= 5
     assert all('role="region" tabindex="0" aria-label="' in one for one in wide)
     assert "No model of the codes has been trained" in text
+    assert "make linear-probe DATASET=hostile.yaml LABEL_FRACTION=0.5" in text
 
 
 def test_the_command_prints_what_to_open(

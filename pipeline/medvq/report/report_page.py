@@ -20,6 +20,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from medvq.config_file import config_file
 from medvq.errors import UserError
 from medvq.explain.atlas import CodeEntry, describe_codes
 from medvq.explain.sources import ProbeSources
@@ -196,6 +197,7 @@ def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
     return page.render(
         **of_main,
         dataset=main.record.dataset,
+        configuration=_configuration(main.record.dataset),
         description=main.config().description,
         ingest=ingest,
         pretrain=chain["pretrain"].summary(PretrainSummary) if "pretrain" in chain else None,
@@ -328,8 +330,13 @@ def _samples(chain: Mapping[str, Artifact]) -> list[Picture] | str:
     return _pictures(newest, {})
 
 
+def _configuration(name: str) -> str:
+    """Return what DATASET is for the data set of this name: a user's own has a file of its own."""
+    return name if config_file(name).is_file() else f"{name}.yaml"
+
+
 def _command(main: Artifact) -> str:
-    name = main.record.dataset
+    name = _configuration(main.record.dataset)
     if main.record.stage == "extract":
         return f"make extract-features DATASET={name}"
     fraction = main.record.settings["label_fraction"]
