@@ -68,6 +68,8 @@ EXCEPTIONS = {
     "allowed; dcmtk guesses",
     "JPEG whose JFIF header says YBR under RGB": "converted; dcmtk shows it green and pink",
     "a table of 16 bits under 14 stated": "shown over its entries; dcmtk drops the lower bits",
+    "a stream of 12 bits that are used, under 8 or 10 stored": "read by its own bits; dcmtk drops "
+    "the upper ones",
     "a table with more entries than stated": "those stated count (PS3.3 C.11.1.1); in dcmtk all do",
     "window or rescale of 1E155, inf or NaN": "passed over; dcmtk shows black",
     "WindowCenter `2047,5` or `abc`": "passed over; dcmtk reads 2047 or 0",

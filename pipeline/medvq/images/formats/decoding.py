@@ -73,28 +73,36 @@ def decode(header: Dataset) -> Values:
     check_frame(rows, columns)
     syntax = transfer_syntax(header)
     if syntax is None or syntax not in uid.AllTransferSyntaxes:
-        raise UnreadableImage("pixels in an unknown transfer syntax")
+        raise UnreadableImage(_why_not_read(syntax))
     if not syntax.is_encapsulated and header["PixelData"].is_undefined_length:
         raise UnreadableImage("compressed pixels in a transfer syntax of uncompressed ones")
+    coded_bits = 0
     if syntax.is_encapsulated:
-        _check_coded(header, syntax, frames, samples)
+        coded_bits = _check_coded(header, syntax, frames, samples)
     elif header.PhotometricInterpretation in _YBR_OF_OTHERS:
         raise UnreadableImage(_FOREIGN_COLOURS)
     else:
         _cut_to_length(header, samples, frames)
+    stored_bits = int(header.BitsStored)
+    shift = int(header.HighBit) + 1 - stored_bits
+    header.BitsStored = max(stored_bits + shift, coded_bits if samples == 1 else 0)
     if syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
         # pydicom will not have GDCM decode these; GDCM does, by the JPEG stream's own precision.
         header.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-    stored_bits = int(header.BitsStored)
-    shift = int(header.HighBit) + 1 - stored_bits
-    header.BitsStored = stored_bits + shift
     header.pixel_array_options(correct_unused_bits=samples > 1)
     stored = _pixel_array(header, syntax)
     header.BitsStored = stored_bits
     sizes = (frames, rows, columns, samples)
     if stored.shape != sizes[frames == 1 : 4 - (samples == 1)]:
         raise UnreadableImage("another number of frames than the header says")
-    return stored if samples > 1 else _used_bits(stored, header, stored_bits, shift)
+    return stored if samples > 1 else _used_bits(stored, header, shift, coded_bits)
+
+
+def _why_not_read(syntax: uid.UID | None) -> str:
+    """Name a transfer syntax that PS3.6 has and no decoder reads, such as retired kinds of JPEG."""
+    if syntax is None or syntax.name == str(syntax):
+        return "pixels in an unknown transfer syntax"
+    return f"pixels in a transfer syntax that is not read ({syntax.name}): save them uncompressed"
 
 
 def _why_without_pixels(header: Dataset) -> str:
@@ -201,8 +209,14 @@ def _is_smoother(header: Dataset, rows: int, excess: int) -> bool:
     return bool(rough[1] < rough[0])
 
 
-def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) -> None:
-    """Refuse compressed pixels that are of another size or number than the header says."""
+def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) -> int:
+    """Refuse compressed pixels that are of another size or number than the header says.
+
+    Returns
+    -------
+    The bits of a sample by the streams, 0 where they do not say.
+    """
+    most_bits = 0
     rows, columns = int(header.Rows), int(header.Columns)
     try:
         streams = list(generate_frames(header.PixelData, number_of_frames=frames))
@@ -227,14 +241,15 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
                 np.frombuffer(stream, np.uint8)
             ):
                 raise UnreadableImage(_DAMAGED)
-            if coded.signed and samples == 1 and header.PixelRepresentation == 0:
-                notice("JPEG 2000 pixels are signed, and PixelRepresentation says unsigned: signed")
-                header.PixelRepresentation = 1
+            if syntax in uid.JPEG2000TransferSyntaxes and samples == 1:
+                _settle_sign(header, coded.signed)
             _adopt_depth(header, syntax, coded.bits)
             if coded.bits <= header.BitsStored:
                 header.HighBit = header.BitsStored - 1  # the stream holds no lower bits
+            most_bits = max(most_bits, coded.bits)
         elif syntax in _CODED:
             raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})")
+    return most_bits
 
 
 def _settle_colours(header: Dataset, syntax: uid.UID, streams: Sequence[bytes]) -> None:
@@ -256,6 +271,15 @@ def _settle_colours(header: Dataset, syntax: uid.UID, streams: Sequence[bytes]) 
         header.PhotometricInterpretation = "YBR_FULL"
 
 
+def _settle_sign(header: Dataset, is_signed: bool) -> None:
+    """Take pixels as signed where either the JPEG 2000 stream or the header says so."""
+    if is_signed != (header.PixelRepresentation == 1):
+        kinds = ("signed", "unsigned") if is_signed else ("unsigned", "signed")
+        told = "JPEG 2000 pixels are {}, and PixelRepresentation says {}: signed"
+        notice(told.format(*kinds))
+        header.PixelRepresentation = 1
+
+
 def _adopt_depth(header: Dataset, syntax: uid.UID, bits: int) -> None:
     """Take the depth of samples from a JPEG stream where the header allocates another."""
     allocated = 8 if bits <= 8 else 16
@@ -267,10 +291,10 @@ def _adopt_depth(header: Dataset, syntax: uid.UID, bits: int) -> None:
 
 
 def _used_bits(
-    stored: NDArray[np.integer], header: Dataset, bits: int, shift: int
+    stored: NDArray[np.integer], header: Dataset, shift: int, coded_bits: int
 ) -> NDArray[np.integer]:
     """Bring values down to the lowest bits, and drop what other bits hold."""
-    kind = np.iinfo(stored.dtype)
+    kind, bits = np.iinfo(stored.dtype), int(header.BitsStored)
     if shift:
         applied(f"bits {shift} to {shift + bits - 1}")
         notice("HighBit is not BitsStored - 1: pixels shifted")
@@ -282,7 +306,11 @@ def _used_bits(
         return stored
     # Negative numbers without the bits of their sign, and overlays in spare bits, are no fault.
     if not (signed and low >= 0 and high < 2**bits) and not _has_overlay_bits(header):
-        notice("pixels use more bits than BitsStored: those above are ignored")
+        if bits < coded_bits < int(header.BitsAllocated):  # of all, the upper ones may be anything
+            notice("the compressed pixels use more bits than BitsStored: theirs are used")
+            header.BitsStored = bits = coded_bits
+        else:
+            notice("pixels use more bits than BitsStored: those above are ignored")
     spare = kind.bits - bits
     return (stored << spare) >> spare
 
