@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from medvq.errors import UnreadableImage
 from medvq.images import resizing as fitting
 from medvq.images.resizing import fit_to_shape, shrink_bytes
 from numpy.typing import NDArray
@@ -80,3 +81,21 @@ def test_a_large_volume_is_resized_as_a_small_one(
     large = fit_to_shape(volume, new, "stretch")
     assert np.abs(large - small).max() <= 1  # ties in rounding
     assert np.mean(large != small) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "new", "reason"),
+    [
+        (
+            (1, 9, 8, 7),
+            (4, 4),
+            r"a volume, where pictures .*image_size .* as \[depth, height, width",
+        ),
+        ((1, 9, 8), (4, 4, 4), r"a picture, where volumes .*image_size .* as one number"),
+    ],
+)
+def test_another_number_of_axes_is_refused_with_the_way_out(
+    shape: tuple[int, ...], new: tuple[int, ...], reason: str
+) -> None:
+    with pytest.raises(UnreadableImage, match=reason):
+        fit_to_shape(np.zeros(shape, np.float32), new, "stretch")

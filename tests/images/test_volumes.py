@@ -126,6 +126,7 @@ def one_smaller(series: list[FileDataset]) -> None:
         (change(PhotometricInterpretation="PALETTE COLOR"), "in colour"),
         (change(PhotometricInterpretation="MONOCHROME1"), "differ in photometric interpretation"),
         (change(NumberOfFrames=2), "of several frames"),
+        (change(FrameOfReferenceUID="1.2.4"), "in several frames of reference"),
         (lose("ImagePositionPatient"), "states no ImagePositionPatient"),
         (lose("ImageOrientationPatient"), "states no ImageOrientationPatient"),
         (lose("PixelData"), "without pixel data"),
@@ -137,6 +138,8 @@ def test_a_series_that_makes_no_volume(
     tmp_path: Path, spoil: Callable[[list[FileDataset]], None], reason: str
 ) -> None:
     series = ct_series(body())
+    for header in series[:-1]:  # the last slice does not state it, which says nothing
+        header.FrameOfReferenceUID = "1.2.3"
     spoil(series)
     with pytest.raises(UnreadableImage, match=reason) as caught:
         read_series(saved(series, tmp_path))

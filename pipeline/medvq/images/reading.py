@@ -40,6 +40,7 @@ TIMEOUT = 300.0
 # Larger JPEGs, in pixels or bytes, are read with bounded memory by `formats.picture`.
 _MAX_FAST_PIXELS = 2**26
 _EXIF_ORIENTATION = 0x0112
+_CHANGED = "the file was changed while it was read; run again when it is whole"
 _DECIDES = ("medvq.images.formats", "medvq.images.reading", "medvq.images.resizing")
 _DECODERS = ("pillow", "opencv-python-headless", "pydicom", "python-gdcm", "nibabel")
 # Files that are handed to the hashing threads at a time; checksums are saved after each batch.
@@ -86,7 +87,10 @@ class Reader:
 
     def __call__(self, files: ImageFiles) -> ReadResult:
         with recorded() as notes:
+            before = _states(files)
             result = self._result(files)
+            if _states(files) != before:  # by a copy that is not finished, say
+                result = ReadResult(None, result.sha256, reason=_CHANGED)
         return replace(result, notices=notes.notices)
 
     def _result(self, files: ImageFiles) -> ReadResult:
@@ -273,6 +277,19 @@ def _hash_with_status(path: Path) -> tuple[str, os.stat_result | None]:
         return "", None
     same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     return checksum, after if same else None
+
+
+def _states(files: ImageFiles) -> list[tuple[int, int] | None]:
+    """Return the size and the time of the last change of each file, None of one that is gone."""
+    states: list[tuple[int, int] | None] = []
+    for path in files.paths:
+        try:
+            status = path.stat()
+        except OSError:
+            states.append(None)
+        else:
+            states.append((status.st_size, status.st_mtime_ns))
+    return states
 
 
 def _sha256(path: Path) -> str:

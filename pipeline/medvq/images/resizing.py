@@ -22,6 +22,14 @@ _INTEGRAL_PIXELS = (2**31 - 1) // 255
 _BLUR_BYTES = 2**30
 
 
+_OTHER_AXES = {
+    2: "a volume, where pictures are expected; volumes need ingest.image_size and ingest.read_size "
+    "as [depth, height, width]",
+    3: "a picture, where volumes are expected; pictures need ingest.image_size and "
+    "ingest.read_size as one number",
+}
+
+
 def to_bytes(grey: NDArray[np.float32]) -> Bytes:
     """Map [0, 1] to the nearest of 0..255."""
     return np.asarray(np.rint(np.clip(grey, 0.0, 1.0) * 255.0), np.uint8)
@@ -42,7 +50,7 @@ def fit_to_shape(image: NDArray[np.float32], shape: tuple[int, ...], fit: Fit) -
         The image has another number of axes.
     """
     if image.ndim != 1 + len(shape):
-        raise UnreadableImage(f"an image of {image.ndim - 1} axes, where {len(shape)} are expected")
+        raise UnreadableImage(_OTHER_AXES[len(shape)])
     if image.shape[1:] == shape:
         return to_bytes(image)
     if fit == "pad":

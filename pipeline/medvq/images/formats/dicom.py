@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pydicom
 from pydicom import uid
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
@@ -92,6 +93,8 @@ _GROUPS = {
 _NOT_OF_FRAMES = (
     "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
+# In the pixels, by which a transfer as text can be told.
+_FEWEST_LINE_FEEDS = 8
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -123,9 +126,25 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
             notice("the end of the compressed pixels is not marked: read to the end of the file")
     if reason := no_image(header):
         raise UnreadableImage(reason)
+    if pixels and _is_transferred_as_text(path, header):
+        raise UnreadableImage(
+            "damaged by a transfer as text, which puts a byte before every line feed (FTP in ASCII "
+            "mode): transfer it anew, as binary"
+        )
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage(WITHOUT_PIXELS)
     return header
+
+
+def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
+    """Say whether every line feed follows a carriage return, and so many bytes are too many."""
+    element = header.get_item("PixelData")
+    if not isinstance(element, RawDataElement) or not element.value:
+        return False
+    after = path.stat().st_size - element.value_tell - element.length
+    line_feeds = element.value.count(b"\n")
+    all_follow = element.value.count(b"\r\n") == line_feeds
+    return bool(all_follow and after >= line_feeds >= _FEWEST_LINE_FEEDS)
 
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:

@@ -7,6 +7,8 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _FIRST_BIG_ENDIAN = frozenset({b"\x00\x08\x00" + bytes([element]) for element in range(0x20)})
 # The value representations of PS3.5 that the first elements of those groups have.
 _FIRST_REPRESENTATIONS = frozenset({b"UL", b"OB", b"UI", b"CS", b"DA", b"SH", b"LO"})
+DICM = b"DICM"
+"""What PS3.10 puts before the file header, after 128 bytes that some programs leave out."""
 # Bytes; the first elements are dates, identifiers and codes.
 _LONGEST_FIRST_VALUE = 256
 _PICTURES = (
@@ -15,13 +17,13 @@ _PICTURES = (
 
 
 def begins_as_dicom(head: bytes) -> bool:
-    """Say whether a file begins as DICOM, with the file header of PS3.10 or without.
+    """Say whether a file begins as DICOM, with the preamble and file header of PS3.10 or without.
 
     Parameters
     ----------
     head : the first 132 bytes, or all of a shorter file.
     """
-    return head[128:132] == b"DICM" or begins_as_data_set(head)
+    return DICM in (head[128:132], head[:4]) or begins_as_data_set(head)
 
 
 def begins_as_data_set(head: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pydicom.uid import (
 )
 
 from medvq.images.formats.deflated import inflate
-from medvq.images.formats.magic import begins_as_data_set
+from medvq.images.formats.magic import DICM, begins_as_data_set
 from medvq.images.formats.notes import applied
 
 
@@ -40,10 +41,15 @@ def parse(path: Path, **options: Any) -> Dataset:
         header = pydicom.dcmread(path, **options)
     except InvalidDicomError:
         with path.open("rb") as stream:
-            if not begins_as_data_set(stream.read(132)):
-                raise
-        header = pydicom.dcmread(path, force=True, **options)
-        applied("read without a file header")
+            head = stream.read(132)
+        if head.startswith(DICM):
+            header = pydicom.dcmread(io.BytesIO(bytes(128) + path.read_bytes()), **options)
+            applied("read without a preamble")
+        elif begins_as_data_set(head):
+            header = pydicom.dcmread(path, force=True, **options)
+            applied("read without a file header")
+        else:
+            raise
     if "TransferSyntaxUID" not in header.file_meta:
         is_implicit, is_little = header.original_encoding
         explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian

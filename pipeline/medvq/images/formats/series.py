@@ -26,7 +26,7 @@ from medvq.images.formats.display import (
     used_range,
 )
 from medvq.images.formats.greys import show_picture, show_volume
-from medvq.images.formats.header import numbers, texts, whole_number
+from medvq.images.formats.header import numbers, text, texts, whole_number
 from medvq.images.formats.lookup import show_palette
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.volume import to_anatomical
@@ -101,7 +101,8 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
     ------
     UnreadableImage
         A slice cannot be read; slices differ in size, spacing or orientation, stand twice at one
-        place, leave a gap, or are shifted against each other (a tilted gantry).
+        place, leave a gap, are shifted against each other (a tilted gantry), or are placed in
+        several frames of reference.
     """
     slices: list[Slice] = []
     by_instance: dict[str, list[Slice]] = {}
@@ -140,6 +141,12 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
         raise UnreadableImage("a volume in colour")
     if len({str(one.PhotometricInterpretation) for one in headers}) > 1:
         raise UnreadableImage("a series whose slices differ in photometric interpretation")
+    # PS3.3 C.7.4.1: positions in one say nothing of those in another.
+    if len({text(one, "FrameOfReferenceUID") for one in headers} - {""}) > 1:
+        raise UnreadableImage(
+            "a series whose slices are placed in several frames of reference "
+            "(FrameOfReferenceUID): take out the slices of all but one"
+        )
     across, down = _directions(headers)
     positions = _numbers(headers, "ImagePositionPatient", 3)
     spacing = _numbers(headers, "PixelSpacing", 2)

@@ -1,0 +1,42 @@
+"""DICOM files as a transfer or a program leaves them: as text, without a preamble."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories.deviations import STORED, twelve
+from factories.images import dicom, noise, read_grey, save_dicom
+from medvq.errors import UnreadableImage
+from medvq.images.formats import is_dicom, read_image
+from medvq.images.formats.identity import identify
+from pydicom.dataset import FileDataset
+
+
+@pytest.mark.parametrize("header", [twelve(), dicom(noise(64, 64)), dicom(noise(50, 70, 3), "RGB")])
+def test_a_transfer_as_text_is_refused(tmp_path: Path, header: FileDataset) -> None:
+    path = save_dicom(tmp_path / "x.dcm", header)
+    content = path.read_bytes()
+    read_image(path)
+    path.write_bytes(content.replace(b"\n", b"\r\n"))
+    with pytest.raises(UnreadableImage, match=r"transfer as text.*FTP.*: transfer it anew"):
+        read_image(path)
+
+
+def test_pixels_that_look_like_line_ends_are_read(tmp_path: Path) -> None:
+    stored = np.full((48, 80), 0x0A0D, np.uint16)  # little-endian: a carriage return, a line feed
+    stored[::2] = 4095
+    header = dicom(stored, bits=12, DataSetTrailingPadding=bytes(64))
+    np.testing.assert_allclose(
+        read_grey(save_dicom(tmp_path / "x.dcm", header)), stored / 4095, atol=1e-6
+    )
+
+
+def test_a_file_without_a_preamble_is_read(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "x.dcm", twelve(PatientID="7"))
+    bare = tmp_path / "bare"
+    bare.write_bytes(path.read_bytes()[128:])
+    assert is_dicom(bare)
+    np.testing.assert_allclose(read_grey(bare), STORED / 4095, atol=1e-6)
+    identity = identify(bare)
+    assert identity is not None
+    assert identity.subject == "7"
