@@ -371,3 +371,10 @@ def test_a_gzip_file_is_judged_by_what_it_holds(
     assert "instead of" in (file.complaint(tmp_path / "a.gz") or "")
     (tmp_path / "a.gz").write_bytes(gzip.compress(content)[:-9])
     assert file.complaint(tmp_path / "a.gz") == "not a whole gzip file"
+
+
+def test_a_name_that_no_folder_may_have_is_refused_in_one_line(tmp_path: Path) -> None:
+    source = {"kind": "image_folder", "folder": "a" * 300, "labels": "folders"}
+    config = Config.model_validate({"name": "mine", "source": source})
+    with pytest.raises(UserError, match=r"source\.folder=a+ is not a folder"):
+        sources.locate(config, tmp_path, None)

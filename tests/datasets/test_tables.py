@@ -104,3 +104,62 @@ def test_a_table_that_may_not_be_read_is_named(
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UserError, match=r"labels\.csv cannot be read \(Permission denied\)"):
         listing(folder)
+
+
+def test_a_name_that_no_file_may_have_is_refused_in_one_line(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no labels file .*aaa"):
+        listing(folder, file="a" * 300)
+
+
+def test_text_that_a_spreadsheet_writes_as_a_formula_is_text(tmp_path: Path) -> None:
+    for name in ("001", "010"):
+        (tmp_path / f"{name}.png").write_bytes(b"any")
+    (tmp_path / "labels.csv").write_text('file;label\n="001";="1"\n"=""010""";"=""2"""\n')
+    assert labels_in(tmp_path) == ["1", "2"]
+
+
+def test_a_number_that_has_lost_its_zeros_is_asked_about(tmp_path: Path) -> None:
+    for name in ("001", "010"):
+        (tmp_path / f"{name}.png").write_bytes(b"any")
+    for written in ("10", "10.0"):
+        (tmp_path / "labels.csv").write_text(f"file,label\n{written},x\n")
+        with pytest.raises(UserError, match=r"did you mean '010\.png'"):
+            listing(tmp_path)
+
+
+def test_a_row_that_names_a_folder_is_refused_with_the_way_out(folder: Path) -> None:
+    (folder / "p1").mkdir()
+    (folder / "labels.csv").write_text("file,label\np1,x\n")
+    with pytest.raises(UserError, match=r"line 2: .*: it names a folder; give each of its files a"):
+        listing(folder)
+
+
+def test_whole_numbers_with_a_decimal_comma_are_whole_numbers(folder: Path) -> None:
+    write(folder, '"0,0"', '"1,0"', "1", "0", '"1,00"', '"1,000"')
+    with pytest.warns(Notice, match="counted as one class each"):
+        assert labels_in(folder) == ["0", "1", "1", "0", "1", "1,000"]
+
+
+def test_a_second_column_of_files_is_named(folder: Path) -> None:
+    (folder / "labels.csv").write_text("image,image_2,label\na.png,b.png,x\nc.png,d.png,y\n")
+    with pytest.warns(Notice, match="'image_2' is not used; give each file a row of its own"):
+        assert labels_in(folder) == ["x", None, "y", None, None, None]
+
+
+@pytest.mark.parametrize("mark", ["|", ";", "+"])
+def test_labels_that_seem_to_be_several_are_told(folder: Path, mark: str) -> None:
+    write(folder, "mass", "edema", f"mass{mark}edema", "a/b")
+    with pytest.warns(Notice, match=r"1 labels seem to be several, first 'mass.edema'"):
+        assert labels_in(folder)[2:4] == [f"mass{mark}edema", "a/b"]
+
+
+def test_a_title_above_the_header_is_told(folder: Path) -> None:
+    (folder / "labels.csv").write_text("Export of 2024,\nfile,label\na.png,x\n")
+    with pytest.raises(UserError, match="; the first line must name the columns"):
+        listing(folder)
+
+
+def test_a_table_without_the_column_of_classes_says_what_names_it(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,NORMAL,PNEUMONIA\na.png,1,0\n")
+    with pytest.warns(Notice, match=r"labels no image: .*; source\.labels\.column names"):
+        listing(folder)

@@ -58,7 +58,8 @@ _TRUTHS = (
     {"true", "false"}, {"yes", "no"}, {"y", "n"}, {"t", "f"}, {"1", "0"}, {"pos", "neg"},
     {"positive", "negative"},
 )  # fmt: skip
-_WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*)?")
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*|,0{1,2})?")
+_BETWEEN_LABELS = re.compile(r"[|;,/+&]")
 # A label is rare where it has one image, or at most one for so many of the other label.
 _RARE = 20
 # What people write for a space between letters: non-small, non_small.
@@ -150,6 +151,8 @@ def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> 
             named = ", ".join(f"'{text}'" for text in doubtful)
             text = f"{source}: {named} counts as a class; if it stands for no label, leave it empty"
             warnings.warn(Notice(text), stacklevel=2)
+    if not classes:
+        _warn_of_several(spellings, source)
     if several := [texts for texts in spellings.values() if len(texts) > 1]:
         same = "; ".join(
             " and ".join(f"'{text}' ({counts[text]})" for text in texts) for texts in several
@@ -183,8 +186,8 @@ def edit_distance(one: str, other: str) -> int:
 def plain(text: str) -> str:
     """Return what spellings share that differ in capitals, spaces or the form of a whole number.
 
-    >>> plain("Non-Small "), plain("01"), plain("1.0")
-    ('non small', '1', '1')
+    >>> plain("Non-Small "), plain("01"), plain("1.0"), plain("1,0")
+    ('non small', '1', '1', '1')
     """
     seen = _SPACE.sub(" ", " ".join(unicodedata.normalize("NFKC", _visible(text)).split()))
     number = _WHOLE_NUMBER.fullmatch(seen)
@@ -194,6 +197,22 @@ def plain(text: str) -> str:
 def _visible(text: str) -> str:
     """Return a text without marks that are not seen, such as a zero-width space from a web page."""
     return "".join(mark for mark in text if unicodedata.category(mark) != "Cf")
+
+
+def _warn_of_several(spellings: Mapping[str, Sequence[str]], source: str) -> None:
+    """Name labels that seem to be several classes at once: ``edema|mass``."""
+    several = [
+        texts[0]
+        for texts in spellings.values()
+        if len(parts := _BETWEEN_LABELS.split(texts[0])) > 1
+        and all(plain(part) in spellings for part in parts)
+    ]
+    if several:
+        text = (
+            f"{source}: {len(several)} labels seem to be several, first '{several[0]}': each "
+            "counts as a class of its own; a column of yes and no for each keeps them apart"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def _check_truths(spellings: Mapping[str, Sequence[str]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +100,24 @@ def find_columns(file: Path, header: Sequence[str], labels: Labels) -> Columns:
                 ),
                 stacklevel=2,
             )
+    _warn_of_further_keys(file, header, key_name, used)
     return Columns(key, label, target, subject, split)
+
+
+def _warn_of_further_keys(
+    file: Path, header: Sequence[str], name: str, used: Collection[int | None]
+) -> None:
+    """Name columns such as ``file2``, which may hold a second image of each row."""
+    further = [
+        f"'{cell}'"
+        for number, cell in enumerate(header)
+        if number not in used
+        and cell[-1:].isdigit()
+        and _plain(cell).rstrip("0123456789") in {name, *_VARIANTS[name]}
+    ]
+    if further:
+        text = f"{file.name}: {', '.join(further)} is not used; give each {name} a row of its own"
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def purpose_of(name: str) -> str | None:
@@ -146,5 +163,7 @@ def _missing(file: Path, header: Sequence[str], name: str) -> str:
     message = f"{file} must have a column '{name}'; none of its {len(header)} is called so"
     if len(header) == 1:
         message += " (columns are separated by commas, semicolons, tabs or '|')"
+    if not any(map(purpose_of, header)):
+        message += "; the first line must name the columns"
     alike = [cell for cell in header if _plain(cell) in _LOOKALIKES.get(name, ())]
     return f"{message}; if it is '{alike[0]}', source.labels.key names it" if alike else message

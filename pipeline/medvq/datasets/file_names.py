@@ -6,11 +6,13 @@ import os
 import unicodedata
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from medvq.datasets.classes import plain
 from medvq.errors import Notice
 
 # Names that a message may show: those of DICOM files are often names of patients.
@@ -40,7 +42,7 @@ class FileNames:
         """
         for path in (PurePosixPath(name), PurePosixPath(name.replace("\\", "/"))):
             inside = not path.is_absolute() and ".." not in path.parts
-            if inside and _is_file(self._folder / path):
+            if inside and is_file(self._folder / path):
                 return path.as_posix()
             if (elsewhere := self._below(path)) is not None:
                 self._guesses += 1
@@ -58,17 +60,21 @@ class FileNames:
             for start in above:
                 if candidate.is_relative_to(start):
                     inside = candidate.relative_to(start)
-                    if ".." not in inside.parts and _is_file(self._folder / inside):
+                    if ".." not in inside.parts and is_file(self._folder / inside):
                         return inside.as_posix()
             is_inside = not candidate.is_absolute() and ".." not in candidate.parts
-            if candidate != path and is_inside and _is_file(self._folder / candidate):
+            if candidate != path and is_inside and is_file(self._folder / candidate):
                 return candidate.as_posix()
         return None
 
     def hint(self, name: str) -> str:
         """Return a question for the name that was meant; empty where none is near."""
+        with suppress(OSError, ValueError):  # no name that a folder may have
+            if (self._folder / name).is_dir():
+                return ": it names a folder; give each of its files a row"
         last = name.replace("\\", "/").rpartition("/")[2]
         near = [
+            *(path for path in self._index if plain(path) == plain(last)),  # 001, and 1 of a sheet
             *get_close_matches(_plain(name), self._index, n=1, cutoff=0.8),
             *get_close_matches(_plain(last), self._index, n=1, cutoff=0.8),
         ]
@@ -115,10 +121,11 @@ def _without_suffixes(path: str) -> list[str]:
     return paths
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Say whether a path names a file; also of what is no name that a file may have."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # no name that a file may have
+    except (OSError, ValueError):
         return False
 
 

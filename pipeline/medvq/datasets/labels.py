@@ -25,7 +25,7 @@ from pathlib import Path
 from medvq.config import Labels
 from medvq.datasets.classes import Label, is_missing, plain, unify, warn_of_missing
 from medvq.datasets.columns import KEYS, Columns, find_columns, purpose_of
-from medvq.datasets.file_names import FileNames
+from medvq.datasets.file_names import FileNames, is_file
 from medvq.datasets.split_names import named_splits
 from medvq.errors import Notice, UserError
 
@@ -39,6 +39,8 @@ _END_OF_LINE = re.compile(r"[\r\n]")
 _ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
 # What a spreadsheet shows, and may save, of a number in a column that is too narrow.
 _TOO_NARROW = re.compile(r"##+")
+# What keeps a spreadsheet from making a number of 001.
+_FORMULA = re.compile(r'="([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def labels_file(folder: Path, labels: Labels, beside: str | None) -> Path:
     """
     places = [folder, *([Path(beside)] if beside else [])]
     files = [place / str(labels.file) for place in places]
-    found = list({file.resolve(): file for file in files if file.is_file()}.values())
+    found = list({file.resolve(): file for file in files if is_file(file)}.values())
     if not found:
         raise UserError(f"no labels file {' or '.join(map(str, dict.fromkeys(files)))}")
     if len(found) == 2 and _bytes(found[0]) != _bytes(found[1]):
@@ -124,7 +126,9 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
     _check_subjects(table.values())
     if not any(row.label or row.target is not None for row in table.values()):
         columns = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
-        warnings.warn(Notice(f"{file} labels no image: no row has a {columns}"), stacklevel=2)
+        way_out = "source.labels.column names the one with the classes"
+        text = f"{file} labels no image: no row has a {columns}; {way_out}"
+        warnings.warn(Notice(text), stacklevel=2)
     return table
 
 
@@ -247,7 +251,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                yield reader.line_num, cells
+                yield reader.line_num, [_FORMULA.sub(r"\1", cell) for cell in cells]
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: not plain CSV ({error})") from error
 

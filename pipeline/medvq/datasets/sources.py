@@ -96,7 +96,10 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
         folder = Path(source.folder)
         with suppress(RuntimeError):  # a user that is not known
             folder = folder.expanduser()
-        if not folder.is_dir():
+        is_folder = False
+        with suppress(OSError, ValueError):  # no name that a folder may have
+            is_folder = folder.is_dir()
+        if not is_folder:
             raise UserError(
                 f"source.folder={folder} is not a folder (in a configuration it is relative to the "
                 "file of that configuration)"
