@@ -102,7 +102,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "TIFF of many pages": (
         "a.tif",
         lambda path: tiff(path, 8, bytes(64), 100_000, compression=1),
-        "a picture file of several pages or frames",
+        "a picture file of several pages or frames; save each as a file of its own",
     ),
     "TIFF with a strip that goes on": (
         "a.tif", lambda path: tiff(path, 64, b"\x78\xda" + zeros()), "",

@@ -162,7 +162,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "a JPEG of a kind that is not read",
     ),
     "PostScript named as a picture": ("Ann.png", postscript, DECODER),
-    "TIFF of several pages": ("Ann.tif", PAGES, "several pages or frames"),
+    "TIFF of several pages": ("Ann.tif", PAGES, "several pages or frames; save each"),
     "PNG of 60,000 x 60,000": ("Ann.png", large, TOO_LARGE),
     "TIFF of 32-bit whole numbers": ("Ann.tif", picture(NOISE.astype(np.int32) * 70000), NO_RANGE),
     "TIFF of real numbers": ("Ann.tif", picture(NOISE.astype(np.float32)), NO_RANGE),
@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "DICOM, frames in time": (
         "Ann.dcm",
         saved(dicom(np.stack([NOISE] * 3))),
-        "state no place in space",
+        "state no place in space; save each frame",
     ),
     "DICOM, unknown transfer syntax": ("Ann.dcm", unknown_syntax, "an unknown transfer syntax"),
     "DICOM, film (MPEG)": ("Ann.dcm", MPEG, "no decoder reads"),

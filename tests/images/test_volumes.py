@@ -419,7 +419,11 @@ def huge(path: Path) -> None:
     [
         ("Ann.nii", stored(np.where(body() == body()[1, 2, 3], np.inf, body())), "not numbers"),
         ("Ann.nii", stored(np.full((5, 6, 7), np.nan)), "not numbers"),
-        ("Ann.nii.gz", stored(np.stack([body()] * 2, axis=-1)), "several volumes"),
+        (
+            "Ann.nii.gz",
+            stored(np.stack([body()] * 2, axis=-1)),
+            "several volumes.*; save each volume",
+        ),
         ("Ann.nii", stored(body().astype(np.complex64)), "complex numbers"),
         ("Ann.nii", without_orientation, "which way the volume lies"),
         ("Ann.nii", edited(field(108, "f", 0)), "vox_offset lies within the header"),

@@ -236,8 +236,9 @@ def _check_listed(labels: Sequence[Label], classes: set[str]) -> None:
 
 
 def _check_spelling(labels: Sequence[Label], counts: dict[str, int]) -> None:
+    repeated = {name: count for name, count in counts.items() if count > 1}
     for rare, count in counts.items():
-        for common, others in counts.items():
+        for common, others in repeated.items():
             if not (count <= max(1, others // _RARE) and count < others):
                 continue
             if _is_misspelling(rare, common):

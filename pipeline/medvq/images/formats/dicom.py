@@ -182,7 +182,10 @@ def split_frames(header: Dataset, stored: Values) -> list[Slice]:
         The frames state no place in space: they are a film, or a set of unrelated pictures.
     """
     if len(items(header, "PerFrameFunctionalGroupsSequence")) != len(stored):
-        raise UnreadableImage("a DICOM object of several frames that state no place in space")
+        raise UnreadableImage(
+            "a DICOM object of several frames that state no place in space; save each frame as a "
+            "file of its own"
+        )
     frames = [frame_header(header, number) for number in range(len(stored))]
     return [
         Slice(frame, pixels)

@@ -107,7 +107,9 @@ def _load(stream: IO[bytes]) -> tuple[Any, NDArray[Any]]:
     image = kind.from_stream(stream)
     shape = image.shape
     if len(shape) < 2 or np.prod(shape[3:], dtype=float) > 1:
-        raise UnreadableImage("a NIfTI file of several volumes, or of none")
+        raise UnreadableImage(
+            "a NIfTI file of several volumes, or of none; save each volume as a file of its own"
+        )
     check_size(*shape)
     if image.get_data_dtype().kind == "c":
         raise UnreadableImage("a NIfTI file of complex numbers")

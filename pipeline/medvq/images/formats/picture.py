@@ -105,7 +105,9 @@ def read_picture(path: Path, channels: int) -> Image:
             return to_channels(shown, channels, colour=False)
         # A camera's JPEG may carry a second picture (MPO), which no viewer shows.
         if getattr(opened, "is_animated", False) and opened.format != "MPO":
-            raise UnreadableImage("a picture file of several pages or frames")
+            raise UnreadableImage(
+                "a picture file of several pages or frames; save each as a file of its own"
+            )
         _bound(opened, channels)
         _check_tiff(opened)
         reduced = _is_reduced_from_16_bits(opened)
