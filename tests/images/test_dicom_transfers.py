@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories.deviations import STORED, twelve
+from factories.deviations import STORED, compressed, jpeg, twelve
 from factories.images import dicom, noise, read_grey, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import is_dicom, read_image
@@ -12,7 +12,15 @@ from medvq.images.formats.identity import identify
 from pydicom.dataset import FileDataset
 
 
-@pytest.mark.parametrize("header", [twelve(), dicom(noise(64, 64)), dicom(noise(50, 70, 3), "RGB")])
+@pytest.mark.parametrize(
+    "header",
+    [
+        twelve(),
+        dicom(noise(64, 64)),
+        dicom(noise(50, 70, 3), "RGB"),
+        compressed(jpeg(noise(64, 64)), dicom(noise(64, 64))),  # which ended the process
+    ],
+)
 def test_a_transfer_as_text_is_refused(tmp_path: Path, header: FileDataset) -> None:
     path = save_dicom(tmp_path / "x.dcm", header)
     content = path.read_bytes()

@@ -137,14 +137,18 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
 
 
 def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
-    """Say whether every line feed follows a carriage return, and so many bytes are too many."""
+    """Say whether every line feed of the pixels follows a carriage return.
+
+    Where pixels are not compressed, which may hold little else, so many bytes are too many, too.
+    """
     element = header.get_item("PixelData")
     if not isinstance(element, RawDataElement) or not element.value:
         return False
-    after = path.stat().st_size - element.value_tell - element.length
     line_feeds = element.value.count(b"\n")
-    all_follow = element.value.count(b"\r\n") == line_feeds
-    return bool(all_follow and after >= line_feeds >= _FEWEST_LINE_FEEDS)
+    if line_feeds < _FEWEST_LINE_FEEDS or element.value.count(b"\r\n") < line_feeds:
+        return False
+    after = path.stat().st_size - element.value_tell - element.length
+    return bool(_is_encapsulated(header) or after >= line_feeds)
 
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:
