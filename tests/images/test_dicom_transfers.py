@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from factories.deviations import STORED, compressed, jpeg, twelve
 from factories.images import dicom, noise, read_grey, save_dicom
@@ -10,6 +11,7 @@ from medvq.errors import UnreadableImage
 from medvq.images.formats import is_dicom, read_image
 from medvq.images.formats.identity import identify
 from pydicom.dataset import FileDataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,20 @@ def test_a_transfer_as_text_is_refused(tmp_path: Path, header: FileDataset) -> N
     read_image(path)
     path.write_bytes(content.replace(b"\n", b"\r\n"))
     with pytest.raises(UnreadableImage, match=r"transfer as text.*FTP.*: transfer it anew"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_header_that_was_transferred_as_text_is_refused(tmp_path: Path, implicit: bool) -> None:
+    # Texts of ten letters: their length is a line feed.
+    header = twelve(
+        SpecificCharacterSet="ISO_IR 100", PatientName="Ann^Canary", StationName="B" * 10
+    )
+    path = tmp_path / "x.dcm"
+    header.file_meta.TransferSyntaxUID = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)[implicit]
+    pydicom.dcmwrite(path, header, implicit_vr=implicit, little_endian=True)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(UnreadableImage, match="transfer as text"):
         read_image(path)
 
 

@@ -93,8 +93,12 @@ _GROUPS = {
 _NOT_OF_FRAMES = (
     "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
-# In the pixels, by which a transfer as text can be told.
+# By which a transfer as text can be told.
 _FEWEST_LINE_FEEDS = 8
+_TRANSFERRED_AS_TEXT = (
+    "damaged by a transfer as text, which puts a byte before every line feed (FTP in ASCII mode): "
+    "transfer it anew, as binary"
+)
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -118,6 +122,12 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     except InvalidDicomError as error:
         reason = "not a DICOM file (it begins neither with the header of PS3.10 nor with data)"
         raise UnreadableImage(reason) from error
+    except (MemoryError, UnreadableImage):
+        raise
+    except Exception as error:  # of dozens of types
+        if _ends_lines_as_text(path.read_bytes()):
+            raise UnreadableImage(_TRANSFERRED_AS_TEXT) from error
+        raise
     if pixels and "PixelData" not in header and _is_encapsulated(header):
         # pydicom drops compressed pixels whose end is not marked.
         with io.BytesIO(path.read_bytes() + _SEQUENCE_DELIMITER) as mended:
@@ -127,10 +137,7 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     if reason := no_image(header):
         raise UnreadableImage(reason)
     if pixels and _is_transferred_as_text(path, header):
-        raise UnreadableImage(
-            "damaged by a transfer as text, which puts a byte before every line feed (FTP in ASCII "
-            "mode): transfer it anew, as binary"
-        )
+        raise UnreadableImage(_TRANSFERRED_AS_TEXT)
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage(WITHOUT_PIXELS)
     return header
@@ -144,11 +151,14 @@ def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
     element = header.get_item("PixelData")
     if not isinstance(element, RawDataElement) or not element.value:
         return False
-    line_feeds = element.value.count(b"\n")
-    if line_feeds < _FEWEST_LINE_FEEDS or element.value.count(b"\r\n") < line_feeds:
-        return False
     after = path.stat().st_size - element.value_tell - element.length
-    return bool(_is_encapsulated(header) or after >= line_feeds)
+    may_be = _is_encapsulated(header) or after >= element.value.count(b"\n")
+    return may_be and _ends_lines_as_text(element.value)
+
+
+def _ends_lines_as_text(data: bytes) -> bool:
+    line_feeds = data.count(b"\n")
+    return line_feeds >= _FEWEST_LINE_FEEDS and data.count(b"\r\n") == line_feeds
 
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:
