@@ -8,6 +8,7 @@ import pytest
 from factories.images import dicom, ramp, save_dicom
 from medvq.config import Source
 from medvq.datasets.dataset import Listing
+from medvq.datasets.folder_labels import labels_of_folders
 from medvq.datasets.folders import list_images
 from medvq.errors import Notice, UserError
 from pydantic import TypeAdapter
@@ -100,3 +101,26 @@ def test_a_patient_who_may_be_a_placeholder_is_told(folder: Path) -> None:
     assert not placeholders(folder, 40, 3)
     assert not placeholders(folder, 19, 0)
     assert placeholders(folder, 20, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "told"),
+    [("p{:03}", 11, True), ("1.2.{}", 11, True), ("{}", 10, False), ("p{:03}", 10, False)],
+)
+def test_folders_of_patients_that_count_as_classes_are_told(
+    name: str, number: int, told: bool
+) -> None:
+    paths = [f"{name.format(patient)}/{image}.png" for patient in range(number) for image in "ab"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = labels_of_folders(paths)
+    assert len({one.label for one in found}) == number
+    texts = [str(warning.message) for warning in caught]
+    assert texts == (
+        [
+            "the folders are 11 classes whose names differ in numbers alone: if they are patients "
+            "or studies, give labels and subjects in a CSV (source.labels)"
+        ]
+        if told
+        else []
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from medvq.datasets.classes import Label
@@ -14,6 +15,9 @@ from medvq.errors import Notice, UserError
 
 # Names of folders that a message quotes.
 _MOST_NAMED = 5
+# Classes that are numbers: grades and digits. More are numbers of something else.
+_MOST_NUMBERS = 10
+_NUMBER = re.compile(r"\d+")
 _WAY_OUT = (
     "is called neither train, validation nor test (or val, dev, holdout): rename it, or give "
     "splits and labels in a CSV (source.labels)"
@@ -42,10 +46,12 @@ def labels_of_folders(paths: Sequence[str]) -> list[Label]:
     }
     names = [name for _, name in below]
     by_class_above = len(above) > 1 and len(set(names)) == len(names)
-    return [
+    labels = [
         _label(parts, level, splits[parts[level]] if level is not None else None, by_class_above)
         for parts, level in zip(folders, levels, strict=True)
     ]
+    _warn_of_numbers({one.label for one in labels if one.label})
+    return labels
 
 
 def _label(parts: Sequence[str], level: int | None, split: Split | None, above: bool) -> Label:
@@ -122,6 +128,17 @@ def _warn_of_folders_below(folders: Sequence[Sequence[str]], splits: dict[str, S
             ),
             stacklevel=4,
         )
+
+
+def _warn_of_numbers(classes: Collection[str]) -> None:
+    """Say that folders such as p001, p002, ... count as classes; their names may be patients'."""
+    alike = {_NUMBER.sub("0", name) for name in classes}
+    if len(classes) > _MOST_NUMBERS and len(alike) == 1:
+        text = (
+            f"the folders are {len(classes)} classes whose names differ in numbers alone: if they "
+            "are patients or studies, give labels and subjects in a CSV (source.labels)"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def _is_class_of_split(name: str, names: Sequence[str]) -> bool:
