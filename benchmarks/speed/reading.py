@@ -189,13 +189,16 @@ class _Ingest:
 
 
 _PROGRAM = """
-import contextlib, io, json, resource, sys
+import contextlib, io, json, sys
+from pathlib import Path
 from medvq.cli import main
 output = io.StringIO()
 with contextlib.redirect_stdout(output):
     status = main(sys.argv[1:])
 if output.getvalue():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not that of getrusage, which a process has from the one that started it.
+    memory = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = int(memory.split("VmHWM:")[1].split()[0]) / 1024
     print(json.dumps(json.loads(output.getvalue().splitlines()[-1]) | {"memory": peak}))
 sys.exit(status)
 """
