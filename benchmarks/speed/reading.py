@@ -190,16 +190,14 @@ class _Ingest:
 
 _PROGRAM = """
 import contextlib, io, json, sys
-from pathlib import Path
 from medvq.cli import main
+from medvq.storage.lineage import peak_memory
 output = io.StringIO()
 with contextlib.redirect_stdout(output):
     status = main(sys.argv[1:])
 if output.getvalue():
-    # Not that of getrusage, which a process has from the one that started it.
-    memory = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = int(memory.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps(json.loads(output.getvalue().splitlines()[-1]) | {"memory": peak}))
+    found = json.loads(output.getvalue().splitlines()[-1])
+    print(json.dumps(found | {"memory": peak_memory() / 2**20}))
 sys.exit(status)
 """
 

@@ -14,6 +14,7 @@ from medvq.datasets.array_files import LabelledFile
 from medvq.errors import UserError
 from medvq.images.formats import identity, is_dicom, is_nifti
 from medvq.images.reading import ImageFiles, Reader
+from medvq.storage.lineage import peak_memory
 
 
 def square(number: int) -> int:
@@ -106,7 +107,7 @@ def peak_of_labels(file: LabelledFile) -> int:
     """Read the labels of a damaged file; return the peak memory of this process in bytes."""
     with contextlib.suppress(UserError):
         array_files._read_labels(file)
-    return _peak()
+    return peak_memory()
 
 
 def peak_of_reading(path: Path) -> tuple[str, int]:
@@ -114,11 +115,4 @@ def peak_of_reading(path: Path) -> tuple[str, int]:
     if is_dicom(path):
         identity.identify(path)
     result = Reader((8, 8, 8) if is_nifti(path) else (8, 8))(ImageFiles((path,)))
-    return result.reason, _peak()
-
-
-def _peak() -> int:
-    """Return the peak memory of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if "VmHWM" in line)
-    return int(line.split()[1]) * 1024
+    return result.reason, peak_memory()

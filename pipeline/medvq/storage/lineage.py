@@ -65,12 +65,24 @@ def pretraining_parameters(pretrain: Artifact) -> dict[str, Any]:
 def usage() -> dict[str, float]:
     """Return what this process has used so far, under the names of MLflow's system metrics."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    per_megabyte = 2**20 if sys.platform == "darwin" else 2**10
     values = {
-        "system/peak_memory_megabytes": used.ru_maxrss / per_megabyte,
+        "system/peak_memory_megabytes": peak_memory() / 2**20,
         "system/cpu_seconds": used.ru_utime + used.ru_stime,
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         values["system/gpu_peak_memory_megabytes"] = torch.cuda.max_memory_allocated() / 2**20
     return values
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory of this process so far, in bytes.
+
+    On Linux getrusage gives a process that of a larger one that started it, such as a notebook; the
+    kernel's status of the process does not.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text(encoding="ascii").split("VmHWM:")[1].split()[0]) * 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 2**10
