@@ -17,6 +17,7 @@ from medvq.images.formats.display import Values
 from medvq.images.formats.header import WITHOUT_PIXELS, items, text, transfer_syntax
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.parsing import parse
+from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT, ends_lines_as_text
 
 _IS_NO_IMAGE = "a DICOM object that is no image: "
 # By what the name that PS3.6 gives the class of the object contains.
@@ -93,12 +94,6 @@ _GROUPS = {
 _NOT_OF_FRAMES = (
     "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
-# By which a transfer as text can be told.
-_FEWEST_LINE_FEEDS = 8
-_TRANSFERRED_AS_TEXT = (
-    "damaged by a transfer as text, which puts a byte before every line feed (FTP in ASCII mode): "
-    "transfer it anew, as binary"
-)
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -125,8 +120,8 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     except (MemoryError, UnreadableImage):
         raise
     except Exception as error:  # of dozens of types
-        if _ends_lines_as_text(path.read_bytes()):
-            raise UnreadableImage(_TRANSFERRED_AS_TEXT) from error
+        if ends_lines_as_text(path.read_bytes()):
+            raise UnreadableImage(TRANSFERRED_AS_TEXT) from error
         raise
     if pixels and "PixelData" not in header and _is_encapsulated(header):
         # pydicom drops compressed pixels whose end is not marked.
@@ -137,7 +132,7 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
     if reason := no_image(header):
         raise UnreadableImage(reason)
     if pixels and _is_transferred_as_text(path, header):
-        raise UnreadableImage(_TRANSFERRED_AS_TEXT)
+        raise UnreadableImage(TRANSFERRED_AS_TEXT)
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage(WITHOUT_PIXELS)
     return header
@@ -153,12 +148,7 @@ def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
         return False
     after = path.stat().st_size - element.value_tell - element.length
     may_be = _is_encapsulated(header) or after >= element.value.count(b"\n")
-    return may_be and _ends_lines_as_text(element.value)
-
-
-def _ends_lines_as_text(data: bytes) -> bool:
-    line_feeds = data.count(b"\n")
-    return line_feeds >= _FEWEST_LINE_FEEDS and data.count(b"\r\n") == line_feeds
+    return may_be and ends_lines_as_text(element.value)
 
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:

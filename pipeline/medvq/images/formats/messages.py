@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvq.images.formats.overwritten import is_overwritten
+from medvq.images.formats.transfers import coded_as_text
 
 DAMAGED = "not a readable image: its data are damaged or cut off"
 """The reason of a file that is refused because of them."""
@@ -75,7 +76,7 @@ def decode_jpeg(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | N
     """
     with captured_messages() as messages:
         picture = cv2.imdecode(content, flags)
-    if picture is None or is_overwritten(content):
+    if picture is None or is_overwritten(content) or coded_as_text(content.tobytes()):
         return None
     if any(is_damage(line, content) for line in messages):
         return None

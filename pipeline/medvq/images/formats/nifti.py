@@ -9,6 +9,7 @@ that are no numbers, as outside of a field of view, are black.
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,6 +29,7 @@ from medvq.images.formats.display import (
 )
 from medvq.images.formats.messages import DAMAGED
 from medvq.images.formats.notes import applied, notice
+from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT, ends_lines_as_text
 from medvq.images.formats.volume import axes, is_placed, to_anatomical
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -66,21 +68,33 @@ def read_nifti(path: Path, channels: int, window: Window | None = None) -> Image
     UnreadableImage
         Several volumes in one file, complex numbers, infinite voxels, no orientation.
     """
-    with path.open("rb") as file:
-        compressed = file.read(2) == _GZIP
-        file.seek(0)
-        if not compressed:
-            image, stored = _load(file)
-        else:
-            with gzip.GzipFile(fileobj=file) as stream:
-                image, stored = _load(cast("IO[bytes]", stream))
-                _check_end(stream)
+    try:
+        image, stored = _read(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # of dozens of types
+        if ends_lines_as_text(path.read_bytes()):
+            raise UnreadableImage(TRANSFERRED_AS_TEXT) from error
+        raise
     colour = stored.dtype.names is not None
     if colour:
         stored = _on_black(stored)
     turned = _upright(to_anatomical(_shown(stored, image.header, window), _affine(image)))
     applied("turned to head, back and left")
     return to_channels(turned, channels, colour=colour)
+
+
+def _read(path: Path) -> tuple[Any, NDArray[Any]]:
+    """Return the nibabel image and its voxels (i, j, k), of a file that is whole."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if compressed else file as stream:
+            image, stored = _load(cast("IO[bytes]", stream))
+            has_more = _check_end(cast("IO[bytes]", stream), image)
+    if has_more and ends_lines_as_text(path.read_bytes()):
+        raise UnreadableImage(TRANSFERRED_AS_TEXT)
+    return image, stored
 
 
 def _on_black(stored: NDArray[Any]) -> NDArray[np.uint8]:
@@ -101,6 +115,8 @@ def _load(stream: IO[bytes]) -> tuple[Any, NDArray[Any]]:
     stream.seek(0)
     kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
     kind: Any = next((one for one in kinds if one.header_class.may_contain_header(head)), None)
+    if kind is None and head.startswith(_GZIP):
+        raise UnreadableImage("a NIfTI file that is compressed twice: unpack it once (gunzip)")
     if kind is None:
         raise UnreadableImage("not a readable image: no header of NIfTI-1 or NIfTI-2")
     _check_header(kind.header_class(head[: kind.header_class.sizeof_hdr], check=False))
@@ -151,18 +167,33 @@ def _qform(header: Any) -> NDArray[np.float64]:
         return np.full((4, 4), np.nan)
 
 
-def _check_end(stream: gzip.GzipFile) -> None:
-    """Read on to the checksum, which gzip compares at the end only."""
-    remaining = _MOST_AFTER_VOXELS
+def _check_end(stream: IO[bytes], image: Any) -> bool:
+    """Read on to the end, where gzip compares its checksum; refuse voxels that the header lacks.
+
+    Returns
+    -------
+    Whether other bytes follow the voxels.
+    """
+    row = image.shape[0] * image.get_data_dtype().itemsize
+    after = bytearray()
     try:
-        while remaining > 0 and (block := stream.read(2**20)):
-            remaining -= len(block)
+        stream.seek(image.dataobj.offset + row * math.prod(image.shape[1:]))
+        while len(after) < _MOST_AFTER_VOXELS and (block := stream.read(2**20)):
+            after += block
     except gzip.BadGzipFile as error:
         # What follows the checksum and is no second part is none of the volume.
         if "CRC" in str(error) or "length" in str(error):
             raise UnreadableImage(DAMAGED) from error
-    if remaining <= 0:
+    if len(after) >= _MOST_AFTER_VOXELS:
         raise UnreadableImage("a NIfTI file with far more data than its header states")
+    if len(after) >= row and len(set(after)) > 1:  # one byte over and over is padding
+        raise UnreadableImage(
+            "a NIfTI file with more data than its header states: its size (dim) or type of voxels "
+            "is wrong, or further volumes follow"
+        )
+    if after:
+        notice("bytes after the voxels: ignored")
+    return bool(after)
 
 
 def _shown(stored: Values, header: Any, window: Window | None) -> Image:

@@ -42,7 +42,13 @@ from medvq.images.formats.messages import (
 )
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.packed_tiff import read_packed_tiff
-from medvq.images.formats.picture_data import has_damaged_chunks, has_damaged_strips
+from medvq.images.formats.picture_data import (
+    has_damaged_chunks,
+    has_damaged_strips,
+    is_read_text,
+    is_unread_text,
+)
+from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 MAX_PIXELS = 2**26
@@ -90,6 +96,15 @@ def read_picture(path: Path, channels: int) -> Image:
     UnreadableImage
         Several pages, too many samples, damaged data, pixels without a range of display.
     """
+    try:
+        return _read_picture(path, channels)
+    except Exception as error:  # of dozens of types
+        if is_unread_text(path.read_bytes()):
+            raise UnreadableImage(TRANSFERRED_AS_TEXT) from error
+        raise
+
+
+def _read_picture(path: Path, channels: int) -> Image:
     with path.open("rb") as stream:
         try:
             # Not by its path: Pillow maps some files then, and shears turned TIFF files.
@@ -148,8 +163,11 @@ def _load(path: Path, opened: Pillow.Image) -> None:
     with captured_messages() as messages:
         opened.load()
     damaged = any(map(is_damage_of_tiff, messages))
+    stored = path.read_bytes()
+    if is_read_text(stored, tags):
+        raise UnreadableImage(TRANSFERRED_AS_TEXT)
     if not damaged and opened.format in {*_JPEG, "PNG", "TIFF"}:
-        content = np.fromfile(path, np.uint8)
+        content = np.frombuffer(stored, np.uint8)
         if opened.format == "TIFF":
             damaged = has_damaged_strips(content.data, tags)
         else:

@@ -1,7 +1,8 @@
-"""Damage to the data of pictures that decoders pass over, by the checksums of PNG and TIFF."""
+"""Damage to the data of pictures that decoders pass over: by checksums, and by ends of lines."""
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvq.images.formats.magic import begins_as_picture
 from medvq.images.formats.messages import has_damaged_data
+from medvq.images.formats.transfers import coded_as_text, ends_lines_as_text
 
-_PNG_SIGNATURE = 8
+_PNG_SIGNATURE, _PNG, _JPEG = 8, b"\x89PNG", b"\xff\xd8"
 _TIFF_COMPRESSION, _TIFF_JPEG, _TIFF_DEFLATE = 259, 7, (8, 32946)
 _TIFF_TABLES = 347
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+# The tags that a directory may begin with: they rise, and one of them is the width.
+_TIFF_FIRST = (254, 255, 256)
 # Where the data begin and how many bytes they have, of strips and of tiles.
 _TIFF_PLACES = ((273, 279), (324, 325))
 # Bytes that are inflated at a time, and what no strip has.
@@ -34,6 +40,44 @@ def has_damaged_chunks(picture: NDArray[np.uint8]) -> bool:
     return False
 
 
+def is_unread_text(content: bytes) -> bool:
+    """Say whether a picture that cannot be read was transferred as text, by its ends of lines.
+
+    What follows the first four bytes of a PNG is there to show that.
+    """
+    if content.startswith(_PNG):
+        return not begins_as_picture(content)
+    return begins_as_picture(content) and ends_lines_as_text(content)
+
+
+def is_read_text(content: bytes, tags: Mapping[int, Any]) -> bool:
+    """Say whether a picture that can be read was transferred as text.
+
+    Where pixels are not compressed, which may hold little else than ends of lines, there are bytes
+    too many after them, too, or the directory of a TIFF is not where it should be.
+
+    Parameters
+    ----------
+    tags : of a TIFF, by their numbers.
+    """
+    if not ends_lines_as_text(content):
+        return False
+    if content.startswith(_JPEG):
+        return coded_as_text(content)
+    end = 0
+    if order := _TIFF_ORDERS.get(content[:4]):
+        (directory,) = struct.unpack_from(f"{order}I", content, 4)
+        (first,) = struct.unpack_from(f"{order}H", content, directory + 2)
+        if first not in _TIFF_FIRST:
+            return True
+        if b"\n" in content[:directory]:  # it would have been moved
+            return False
+        end = max((start + length for start, length in _places(tags)), default=0)
+    elif content.startswith(b"BM"):
+        (end,) = struct.unpack_from("<I", content, 2)
+    return len(content) - end >= content.count(b"\n")
+
+
 def has_damaged_strips(content: memoryview, tags: Mapping[int, Any]) -> bool:
     """Say whether the data of a strip or tile of a TIFF are damaged, where one can tell.
 
@@ -42,7 +86,7 @@ def has_damaged_strips(content: memoryview, tags: Mapping[int, Any]) -> bool:
     tags : of the TIFF, by their numbers.
     """
     compression = tags.get(_TIFF_COMPRESSION, 1)
-    strips = _strips(content, tags)
+    strips = (content[start : start + length] for start, length in _places(tags))
     if compression in _TIFF_DEFLATE:
         return not all(map(_is_inflated, strips))
     if compression == _TIFF_JPEG:
@@ -53,10 +97,10 @@ def has_damaged_strips(content: memoryview, tags: Mapping[int, Any]) -> bool:
     return False
 
 
-def _strips(content: memoryview, tags: Mapping[int, Any]) -> Iterator[memoryview]:
+def _places(tags: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
+    """Yield where the strips and tiles of a TIFF begin, and how many bytes each has."""
     for starts, lengths in _TIFF_PLACES:
-        for start, length in zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False):
-            yield content[start : start + length]
+        yield from zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False)
 
 
 def _is_inflated(strip: memoryview) -> bool:
