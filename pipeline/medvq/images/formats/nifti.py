@@ -3,7 +3,8 @@
 The range shown, in this order: ``cal_min`` to ``cal_max`` where the header states them and most of
 the volume would not be black or white; 0 to 255 for colour, and for a single slice of unscaled
 unsigned bytes, which is a picture; else the 0.5th to the 99.5th percentile of the volume. Voxels
-that are no numbers, as outside of a field of view, are black.
+that are no numbers, as outside of a field of view, are black, and a negative value far below all
+others counts as such.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ _MOST_AFTER_VOXELS = 2**24
 _LEAST_PART, _LEAST_BETWEEN, _MOST_WHITE = 1 / 16, 0.01, 0.75
 
 
+# Fewer voxels of padding do not move the percentiles.
+_MOST_OTHERS = 0.995
 # NIfTI-1: voxels are labels, of regions or of parts of the brain (NIFTI_INTENT_LABEL, _NEURONAME).
 _LABELS = (1002, 1003)
 # A volume of no more whole numbers may be a segmentation; so many voxels tell.
@@ -219,6 +222,19 @@ def _tell_of_labels(numbers: Values) -> None:
         )
 
 
+def _without_padding(numbers: Values) -> Values:
+    """Return the voxels that are none of a negative value far below all others, as -32768 is."""
+    lowest = numbers.min()
+    if lowest >= 0:
+        return numbers
+    others = numbers[numbers > lowest]
+    low, high = robust_range(others)
+    if others.size >= _MOST_OTHERS * numbers.size or not low - float(lowest) > high - low > 0:
+        return numbers
+    notice("a negative value far below all others, as outside of a field of view: shown black")
+    return np.asarray(others)
+
+
 def _stretched(stored: Values, numbers: Values, header: Any, window: Window | None) -> Image:
     """Show ``stored`` over the range of its ``numbers``, the voxels that are not NaN."""
     if window is not None:
@@ -232,7 +248,7 @@ def _stretched(stored: Values, numbers: Values, header: Any, window: Window | No
     stated = low < high
     if not picture:
         _tell_of_labels(numbers)
-    low, high = (0.0, 255.0) if picture else robust_range(numbers)
+    low, high = (0.0, 255.0) if picture else robust_range(_without_padding(numbers))
     applied(f"range {low:g} to {high:g}: {'all 8 bits' if picture else 'percentiles 0.5 and 99.5'}")
     if stated:
         notice("cal_min and cal_max do not fit the values of the volume: ignored")
