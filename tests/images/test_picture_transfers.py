@@ -1,12 +1,12 @@
 """Pictures and volumes that a transfer as text has damaged."""
 
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from factories.images import noise, read_grey, save_nifti
+from factories.tiffs import tiff
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
 from medvq.images.reading import ImageFiles, Reader
@@ -50,7 +50,7 @@ def test_a_picture_that_was_transferred_as_text_is_refused(
 def test_a_tiff_whose_directory_stands_at_its_end(tmp_path: Path, order: str, seed: int) -> None:
     picture = noise(64, 64, seed=seed)
     path = tmp_path / "x.tif"
-    path.write_bytes(tiff_with_directory_last(picture, order))
+    path.write_bytes(tiff(picture, order))
     np.testing.assert_allclose(read_grey(path), picture / 255, atol=1e-6)
     path.write_bytes(as_text(path.read_bytes()))
     with pytest.raises(UnreadableImage, match="transfer as text"):
@@ -61,7 +61,7 @@ def test_a_tiff_whose_directory_stands_at_its_end(tmp_path: Path, order: str, se
 def test_a_picture_whose_pixels_look_like_line_ends_is_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "last.tif":
-        path.write_bytes(tiff_with_directory_last(LINES, "<"))
+        path.write_bytes(tiff(LINES))
     else:
         Image.fromarray(LINES).save(path)
     np.testing.assert_allclose(read_grey(path), LINES / 255, atol=1e-6)
@@ -90,16 +90,3 @@ def test_a_volume_whose_voxels_look_like_line_ends_is_read(tmp_path: Path) -> No
     path = save_nifti(tmp_path / "x.nii", stored, cal_max=255)
     (image,) = read_image(path)
     np.testing.assert_allclose(image, stored.transpose(2, 1, 0) / 255, atol=1e-6)
-
-
-def tiff_with_directory_last(picture: np.ndarray[Any, Any], order: str) -> bytes:
-    """A TIFF as libtiff writes it, its directory after the pixels (height, width)."""
-    height, width = picture.shape
-    tags = [(256, 3, width), (257, 3, height), (258, 3, 8), (259, 3, 1), (262, 3, 1)]
-    tags += [(273, 4, 8), (277, 3, 1), (278, 3, height), (279, 4, picture.size)]
-    content = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + picture.size)
-    content += picture.tobytes() + struct.pack(f"{order}H", len(tags))
-    for tag, kind, value in tags:
-        stored = struct.pack(f"{order}{'Hxx' if kind == 3 else 'I'}", value)
-        content += struct.pack(f"{order}HHI", tag, kind, 1) + stored
-    return content + bytes(4)

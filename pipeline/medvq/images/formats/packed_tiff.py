@@ -21,6 +21,7 @@ _MAGIC = (b"II*\0", b"MM\0*")
 _BIG_TIFF = (b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
 _FORMAT = 339
+_UNUSUAL = "a TIFF of unusual pixels; save it with 8 or 16 bits per channel, as grey or RGB"
 
 
 def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
@@ -44,13 +45,14 @@ def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
         tags.load(stream)
     if _HEIGHT not in tags or _WIDTH not in tags:
         raise UnreadableImage(DAMAGED)
-    bits = tags.get(_BITS, (1,))
-    if (
-        bits not in {(10,), (12,), (14,), (16,)}
-        or tags.get(_SAMPLES, 1) != 1
-        or tags.get(_FORMAT, (1,)) != (1,)
-    ):
-        raise UnreadableImage("a TIFF of unusual pixels; save it with 8 or 16 bits per channel")
+    bits, samples = tags.get(_BITS, (1,)), int(tags.get(_SAMPLES, 1))
+    if samples not in {1, 3}:
+        raise UnreadableImage(
+            f"a TIFF of {samples} channels, such as grey and transparency, of {max(bits)} bits is "
+            "not read: save it as grey or RGB, without transparency"
+        )
+    if bits not in {(10,), (12,), (14,), (16,)} or samples != 1 or tags.get(_FORMAT, (1,)) != (1,):
+        raise UnreadableImage(_UNUSUAL)
     if tags.next or tags.get(_ORIENTATION, 1) != 1:
         raise UnreadableImage("a packed TIFF of several pages, or one that is turned")
     height, width = int(tags[_HEIGHT]), int(tags[_WIDTH])
@@ -60,5 +62,5 @@ def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
     if values is None or any(map(is_damage_of_tiff, messages)):
         raise UnreadableImage(DAMAGED)
     if values.dtype != np.uint16 or values.shape != (height, width):
-        raise UnreadableImage("a TIFF of unusual pixels; save it with 8 or 16 bits per channel")
+        raise UnreadableImage(_UNUSUAL)
     return np.asarray(values >> (16 - bits[0]), np.uint16), bits[0], tags.get(_PHOTOMETRIC) == 0

@@ -13,6 +13,7 @@ declares, or where the picture fills a small part of that, as with 12-bit values
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +66,9 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B"})
 _SIXTEEN_BIT_SUFFIXES = (";16B", ";16L", ";16N")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST = 258, 262, 281
-_TIFF_PALETTE = 320
+_TIFF_DESCRIPTION, _TIFF_PALETTE = 270, 320
+_TIFF_LENGTHS = 279
+_IMAGEJ_STACK = re.compile(r"ImageJ=.*^images=([2-9]|[1-9]\d{1,6})$", re.DOTALL | re.MULTILINE)
 _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = 284, 339
 # PNG: of 2 and 4 bits, the distance of two greys in 8.
 _STEPS_OF_GREY = {"L;2": 85, "L;4": 17}
@@ -83,6 +86,7 @@ _OTHER_JPEG = (
     "a JPEG of a kind that is not read (of 12 bits, JPEG-LS, JPEG 2000): save it as PNG, with 16 "
     "bits if it has more than 8"
 )
+_SEVERAL_PAGES = "a picture file of several pages or frames; save each as a file of its own"
 _NOTHING_SEEN = "nothing of the picture is to be seen on black: save it without transparency"
 
 
@@ -120,11 +124,9 @@ def _read_picture(path: Path, channels: int) -> Image:
             return to_channels(shown, channels, colour=False)
         # A camera's JPEG may carry a second picture (MPO), which no viewer shows.
         if getattr(opened, "is_animated", False) and opened.format != "MPO":
-            raise UnreadableImage(
-                "a picture file of several pages or frames; save each as a file of its own"
-            )
+            raise UnreadableImage(_SEVERAL_PAGES)
         _bound(opened, channels)
-        _check_tiff(opened)
+        _check_tiff(path, opened)
         reduced = _is_reduced_from_16_bits(opened)
         transparent = _transparent_grey(opened, reduced=reduced)
         declared = _declared_maximum(path, opened)
@@ -182,14 +184,27 @@ def _load(path: Path, opened: Pillow.Image) -> None:
         opened.putpalette(entries.reshape(3, -1).T.astype(np.uint8).tobytes())
 
 
-def _check_tiff(opened: Pillow.Image) -> None:
-    """Refuse pixels that Pillow takes for others."""
+def _check_tiff(path: Path, opened: Pillow.Image) -> None:
+    """Refuse pixels that Pillow takes for others, and slices that it does not see."""
     tags = getattr(opened, "tag_v2", {})
+    if opened.format == "TIFF" and _TIFF_PHOTOMETRIC not in tags:
+        raise UnreadableImage(
+            "a TIFF that does not say whether zero is black (PhotometricInterpretation); save it "
+            "anew by a program that does"
+        )
+    # ImageJ and its like may write all slices one after the other, under one directory.
+    stack = _IMAGEJ_STACK.match(str(tags.get(_TIFF_DESCRIPTION, "")))
+    if stack and int(stack[1]) * sum(tags.get(_TIFF_LENGTHS, (0,))) <= path.stat().st_size:
+        raise UnreadableImage(_SEVERAL_PAGES)
     bits, formats = tags.get(_TIFF_BITS, (1,)), tags.get(_TIFF_SAMPLE_FORMAT, (1,))
     if max(bits) in {8, 16} and set(formats) - {1, 4}:  # unsigned, or undefined
         raise UnreadableImage(
             f"{max(bits)}-bit pixels that are signed have no stated range of display; save them "
             "unsigned"
+        )
+    if tags.get(_TIFF_PLANES) == 2 and len(bits) == 2:
+        raise UnreadableImage(
+            "grey with transparency that is stored plane by plane; save it without transparency"
         )
     if max(bits) > 8 and len(bits) > 1 and tags.get(_TIFF_PLANES) == 2:
         raise UnreadableImage(

@@ -1,0 +1,55 @@
+"""TIFF files that other programs write and Pillow takes for something else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories.images import noise, read_grey, wide
+from factories.tiffs import tiff
+from medvq.errors import UnreadableImage
+
+PICTURE = noise(12, 14)
+STACK = b"ImageJ=1.53t\nimages=3\nslices=3\nloop=false\n\0"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_slices_under_one_directory_are_not_dropped(tmp_path: Path, order: str) -> None:
+    path = tmp_path / "x.tif"
+    pixels = wide(PICTURE)
+    others = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes() * 2
+    path.write_bytes(tiff(pixels, order, {270: STACK}, after=others))
+    with pytest.raises(UnreadableImage, match=r"several pages or frames; save each"):
+        read_grey(path)
+
+
+@pytest.mark.parametrize("text", [STACK, STACK.replace(b"=3", b"=1"), b"images=3\n\0"])
+def test_one_slice_with_the_description_of_a_stack_is_read(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(wide(PICTURE), more={270: text}))
+    np.testing.assert_allclose(read_grey(path), PICTURE / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_that_does_not_say_which_end_is_black_is_refused(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(PICTURE if bits == 8 else wide(PICTURE), more={262: None}))
+    with pytest.raises(UnreadableImage, match="whether zero is black"):
+        read_grey(path)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kind", [None, 2])
+def test_grey_with_a_second_channel_is_read_or_refused_with_advice_that_fits(
+    tmp_path: Path, bits: int, kind: int | None
+) -> None:
+    path = tmp_path / "x.tif"
+    pair = np.stack([PICTURE, np.full_like(PICTURE, 255)], axis=-1)
+    path.write_bytes(tiff(pair if bits == 8 else wide(pair), more={338: kind}))
+    if bits == 8 and kind == 2:
+        np.testing.assert_allclose(read_grey(path), PICTURE / 255, atol=1e-6)
+        return
+    with pytest.raises(UnreadableImage, match=rf"2 channels, .* {bits} bits .* without transp"):
+        read_grey(path)
+    path.write_bytes(tiff(pair, more={338: kind, 284: 2}))
+    with pytest.raises(UnreadableImage, match="without transparency"):
+        read_grey(path)
