@@ -1,5 +1,6 @@
 """Compressed DICOM pixels whose streams say other than the header, or are in no known syntax."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from factories.images import Array, dicom, ramp, read_grey, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
 from medvq.images.formats.notes import recorded
+from PIL import Image
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 MORE_BITS = "the compressed pixels use more bits than BitsStored: theirs are used"
 # GDCM writes streams of 16 bits. Where each states its depth, and that of 12 bits.
@@ -90,3 +94,30 @@ def test_a_transfer_syntax_that_is_retired_is_named(tmp_path: Path, number: int)
     path = save_dicom(tmp_path / "x.dcm", compressed(jpeg(smooth()), dicom(smooth()), syntax))
     with pytest.raises(UnreadableImage, match=r"not read \(JPEG .*\): save them uncompressed"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG 2000", "run-length"])
+@pytest.mark.parametrize("table", [False, True])
+def test_frames_that_the_header_does_not_count_are_not_dropped(
+    tmp_path: Path, kind: str, table: bool
+) -> None:
+    picture = smooth()
+    header, syntax = dicom(picture), JPEGBaseline8Bit
+    stream = jpeg(picture)
+    if kind == "JPEG 2000":
+        coded, syntax = io.BytesIO(), JPEG2000Lossless
+        Image.fromarray(picture).save(coded, "JPEG2000", no_jp2=True, irreversible=False)
+        stream = coded.getvalue()
+    elif kind == "run-length":
+        header.compress(RLELossless, encoding_plugin="pydicom")
+        (stream,), syntax = generate_frames(header.PixelData, number_of_frames=1), RLELossless
+    path = tmp_path / "x.dcm"
+    # In two fragments, where that is allowed, they are one frame.
+    parts = 1 if kind == "run-length" else 2
+    header.PixelData = encapsulate([stream], fragments_per_frame=parts, has_bot=table)
+    header["PixelData"].VR = "OB"
+    header.file_meta.TransferSyntaxUID = syntax
+    np.testing.assert_allclose(read_grey(save_dicom(path, header)), picture / 255, atol=3 / 255)
+    header.PixelData = encapsulate([stream, stream], fragments_per_frame=parts, has_bot=table)
+    with pytest.raises(UnreadableImage, match="another number of frames than the header says"):
+        read_image(save_dicom(path, header))

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from factories.images import Array, ct_series, save_dicom
+from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image, read_series
 from medvq.images.formats.identity import identify
 from pydicom.dataset import Dataset, FileDataset
@@ -12,6 +14,7 @@ from pydicom.uid import (
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
     ImplicitVRLittleEndian,
+    generate_uid,
 )
 
 BODY = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
@@ -124,3 +127,18 @@ def test_groups_go_before_the_header_and_private_sequences_before_nothing(tmp_pa
     header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     path = save_dicom(tmp_path / "implicit.dcm", header)
     np.testing.assert_allclose(read_image(path)[0], lung(BODY), atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [None, 1, 2])
+def test_a_part_of_a_concatenation_is_no_volume(tmp_path: Path, parts: int | None) -> None:
+    header = enhanced(ct_series(BODY), BODY, EnhancedCTImageStorage)
+    header.ConcatenationUID = generate_uid()
+    header.InConcatenationNumber = 1
+    if parts is not None:
+        header.InConcatenationTotalNumber = parts
+    path = save_dicom(tmp_path / "x.dcm", header)
+    if parts == 1:
+        assert read_image(path).shape == (1, *BODY.shape)
+        return
+    with pytest.raises(UnreadableImage, match=r"part of a concatenation .*: put its parts"):
+        read_image(path)

@@ -5,13 +5,14 @@ What the header says of them is checked against the bytes that are there before 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 
 from medvq.errors import UnreadableImage
 from medvq.images.formats.codestream import (
@@ -42,6 +43,7 @@ _OTHER_COLOURS = "PhotometricInterpretation contradicts the compressed pixels: t
 _ALLOCATED = frozenset({1, 8, 16, 32, 64})
 _DAMAGED = "the compressed pixels are damaged"
 _OTHER_SIZE = "the compressed pixels are of another size than the header says"
+_OTHER_NUMBER = "another number of frames than the header says"
 # A frame of more samples must have at least one byte for so many of them: a JPEG has one for 256,
 # and no picture is so plain that JPEG 2000 needs less than one for 2,000. Smaller frames may be:
 # blank slices of a series.
@@ -94,7 +96,7 @@ def decode(header: Dataset) -> Values:
     header.BitsStored = stored_bits
     sizes = (frames, rows, columns, samples)
     if stored.shape != sizes[frames == 1 : 4 - (samples == 1)]:
-        raise UnreadableImage("another number of frames than the header says")
+        raise UnreadableImage(_OTHER_NUMBER)
     return stored if samples > 1 else _used_bits(stored, header, shift, coded_bits)
 
 
@@ -220,8 +222,11 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
     rows, columns = int(header.Rows), int(header.Columns)
     try:
         streams = list(generate_frames(header.PixelData, number_of_frames=frames))
+        begun = _count_streams(header.PixelData, syntax)
     except ValueError as error:
         raise UnreadableImage("the compressed pixels are damaged or cut off") from error
+    if begun > frames:
+        raise UnreadableImage(_OTHER_NUMBER)
     if samples > 1:
         _settle_colours(header, syntax, streams)
     for stream in streams:
@@ -250,6 +255,17 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
         elif syntax in _CODED:
             raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})")
     return most_bits
+
+
+def _count_streams(data: bytes, syntax: uid.UID) -> int:
+    """Count the fragments that a frame begins with; run-length frames have one each."""
+    fragments = io.BytesIO(data)
+    parse_basic_offsets(fragments)
+    is_run_length = syntax == uid.RLELossless
+    return sum(
+        bool(one) and (is_run_length or coded_image(one) is not None)
+        for one in generate_fragments(fragments)
+    )
 
 
 def _settle_colours(header: Dataset, syntax: uid.UID, streams: Sequence[bytes]) -> None:

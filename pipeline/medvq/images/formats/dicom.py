@@ -14,7 +14,7 @@ from pydicom.errors import InvalidDicomError
 
 from medvq.errors import UnreadableImage
 from medvq.images.formats.display import Values
-from medvq.images.formats.header import WITHOUT_PIXELS, items, text, transfer_syntax
+from medvq.images.formats.header import WITHOUT_PIXELS, items, text, transfer_syntax, whole_number
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.parsing import parse
 from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT, ends_lines_as_text
@@ -94,6 +94,7 @@ _GROUPS = {
 _NOT_OF_FRAMES = (
     "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
+_PARTS = "InConcatenationTotalNumber"
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -133,6 +134,11 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
         raise UnreadableImage(reason)
     if pixels and _is_transferred_as_text(path, header):
         raise UnreadableImage(TRANSFERRED_AS_TEXT)
+    if pixels and "InConcatenationNumber" in header and whole_number(header, _PARTS, 0) != 1:
+        raise UnreadableImage(
+            "a part of a concatenation (InConcatenationNumber): put its parts together into one "
+            "object"
+        )
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage(WITHOUT_PIXELS)
     return header
