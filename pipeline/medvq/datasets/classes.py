@@ -59,6 +59,16 @@ _TRUTHS = (
     {"positive", "negative"},
 )  # fmt: skip
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*|,0{1,2})?")
+# What spreadsheets make of 1-2: 02-Jan, Jan-02, 2. Jan, 2024-01-02, 1/2/2024.
+_MONTH = (
+    r"(jan|fe[bv]|f\u00e9v|m[a\u00e4]r|mrz|a[pv]r|ma[yi]|ju[nil]|aug|ao\u00fb|sep|o[ck]t|nov|"
+    r"de[cz]|d\u00e9c)[a-z]?\.?"
+)
+_DATE = re.compile(
+    rf"\d{{1,2}}[-. ]{{1,2}}{_MONTH}|{_MONTH}[- ]\d{{2}}|\d{{4}}-\d\d-\d\d( 00:00(:00)?)?"
+    r"|\d{1,2}[./]\d{1,2}[./]\d{4}",
+    re.IGNORECASE,
+)
 _BETWEEN_LABELS = re.compile(r"[|;,/+&]")
 # A label is rare where it has one image, or at most one for so many of the other label.
 _RARE = 20
@@ -153,6 +163,7 @@ def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> 
             warnings.warn(Notice(text), stacklevel=2)
     if not classes:
         _warn_of_several(spellings, source)
+        _warn_of_dates(spellings, source)
     if several := [texts for texts in spellings.values() if len(texts) > 1]:
         same = "; ".join(
             " and ".join(f"'{text}' ({counts[text]})" for text in texts) for texts in several
@@ -211,6 +222,17 @@ def _warn_of_several(spellings: Mapping[str, Sequence[str]], source: str) -> Non
         text = (
             f"{source}: {len(several)} labels seem to be several, first '{several[0]}': each "
             "counts as a class of its own; a column of yes and no for each keeps them apart"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def _warn_of_dates(spellings: Mapping[str, Sequence[str]], source: str) -> None:
+    """Name labels that are dates, which a spreadsheet makes of 1-2."""
+    dates = [texts[0] for texts in spellings.values() if _DATE.fullmatch(texts[0])]
+    if dates:
+        text = (
+            f"{source}: {len(dates)} labels are dates, first '{dates[0]}', as a spreadsheet makes "
+            "of 1-2: if they are none, give that column the format 'text' and enter them anew"
         )
         warnings.warn(Notice(text), stacklevel=3)
 

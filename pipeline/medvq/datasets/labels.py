@@ -37,6 +37,10 @@ _SPREADSHEET = b"PK\3\4"
 _END_OF_LINE = re.compile(r"[\r\n]")
 # A number as a spreadsheet shows and saves one of more than eleven digits.
 _ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
+# And the same with all digits shown: it keeps fifteen. Most made-up numbers end in other digits.
+_LONG_NUMBER, _ZEROS_AFTER_15 = re.compile(r"\d{16,}"), re.compile(r"\d{15}0+")
+# A number from a thousand on with its digits grouped by points, and one below a thousand.
+_GROUPED, _SHORT = re.compile(r"-?[1-9]\d{0,2}\.\d{3}"), re.compile(r"-?\d{1,3}")
 # What a spreadsheet shows, and may save, of a number in a column that is too narrow.
 _TOO_NARROW = re.compile(r"##+")
 # What keeps a spreadsheet from making a number of 001.
@@ -120,8 +124,9 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
     if not rows:
         raise UserError(f"{file} has a header line and no rows")
     names.warn_of_guesses(file.name)
-    _warn_of_subjects_alike(rows, file.name)
+    _warn_of_subjects(rows, file.name)
     _warn_of_negative(parsed, file.name, str(labels.target))
+    _warn_of_thousands([row.target for row in rows], file.name, str(labels.target))
     table = _by_key(keys, unify(parsed, file.name, labels.classes), key)
     _check_subjects(table.values())
     if not any(row.label or row.target is not None for row in table.values()):
@@ -157,6 +162,11 @@ def _check_subjects(rows: Iterable[Label]) -> None:
             )
 
 
+def _warn_of_subjects(rows: Sequence[_Row], table: str) -> None:
+    _warn_of_rounded(rows, table)
+    _warn_of_subjects_alike(rows, table)
+
+
 def _warn_of_subjects_alike(rows: Iterable[_Row], table: str) -> None:
     """Say by their lines which subjects may be one: their names may be patients'."""
     spellings: dict[str, dict[str, int]] = {}
@@ -180,6 +190,31 @@ def _warn_of_negative(rows: Iterable[Label], table: str, column: str) -> None:
         text = (
             f"{table}: the only negative '{column}' is {negative[0]:g}, on {counts[negative[0]]} "
             "rows; if it stands for no value, leave it empty"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def _warn_of_rounded(rows: Sequence[_Row], table: str) -> None:
+    """Say that a spreadsheet may have rounded subjects: their names may be patients'."""
+    long = [row for row in rows if _LONG_NUMBER.fullmatch(row.subject)]
+    if long and all(_ZEROS_AFTER_15.fullmatch(row.subject) for row in long):
+        text = (
+            f"{table}: all {len(long)} subjects of more than 15 digits, first on line "
+            f"{long[0].line}, end in zeros: a spreadsheet keeps 15, and several patients may be "
+            "one; where it does, give that column the format 'text' and enter them anew"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def _warn_of_thousands(numbers: Sequence[str], table: str, column: str) -> None:
+    """Say that a point may group digits: 1.234 beside 987 may be more than a thousand."""
+    with_point = [text for text in numbers if "." in text]
+    whole = [text for text in numbers if text and "." not in text]
+    is_grouped = all(map(_GROUPED.fullmatch, with_point)) and all(map(_SHORT.fullmatch, whole))
+    if with_point and whole and is_grouped:
+        text = (
+            f"{table}: {len(with_point)} of '{column}' have a point and three digits, first "
+            f"'{with_point[0]}', and the others none; if it groups thousands, leave it out"
         )
         warnings.warn(Notice(text), stacklevel=3)
 
@@ -209,7 +244,8 @@ def _rows(file: Path, labels: Labels) -> Iterator[_Row]:
         if any(cell.strip() for cell in cells[width:]):
             raise UserError(
                 f"{file}, line {line}: more fields than columns; a field that holds a separator "
-                "stands in quotes"
+                "stands in quotes (and R writes a table without the names of rows by "
+                "row.names=FALSE)"
             )
         row = dict(enumerate(cells))
         positions = (columns.key, columns.label, columns.target, columns.subject, columns.split)
