@@ -76,6 +76,7 @@ def test_a_header_is_read_as_without_processes(tmp_path: Path) -> None:
         ("head.nrrd", b"any", r"a format that is not read \(\.nrrd\)"),
         ("study", b"PK\3\4any", r"an archive that is not unpacked \(zip\)"),
         ("set.tar.zst", b"any", r"an archive that is not unpacked \(\.zst\)"),
+        ("scan.tmp", b"\x89PNG\r\n\x1a\n", "a picture under a suffix that is not known: rename"),
         ("brain.nii", b"any", "a NIfTI file, which 'kind: nifti_folder' reads"),
     ],
 )
@@ -87,3 +88,13 @@ def test_what_may_hold_images_and_is_not_read_is_told(
     (tmp_path / name).write_bytes(content)
     with pytest.warns(Notice, match=f"1 files are not read as images: 1 x {reason}"):
         list_images(tmp_path, ImageFolderSource(kind="image_folder", labels=None))
+
+
+@pytest.mark.parametrize("name", ["scan.dat", "scan.BIN", "scan.raw", "scan.txt", "scan.tmp"])
+def test_dicom_is_read_under_the_suffix_of_other_files(tmp_path: Path, name: str) -> None:
+    save(tmp_path, "a.dcm", name)
+    # The mark of the file header counts there; the first bytes of any file may be like an element.
+    (tmp_path / "other.dat").write_bytes(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100")
+    found = list_images(tmp_path, ImageFolderSource(kind="image_folder", labels=None))
+    assert sorted(image.path.name for image in found.images) == sorted(["a.dcm", name])
+    assert found.skipped == {"no image (.dat)": 1}

@@ -19,12 +19,14 @@ from medvq.images.formats import (
     is_nifti,
 )
 from medvq.images.formats.identity import Identity, identify
-from medvq.images.formats.magic import begins_as_dicom, begins_as_picture
+from medvq.images.formats.magic import DICM, begins_as_dicom, begins_as_picture
 from medvq.images.workers import WorkerFailure, map_in_processes, processors, read_headers
 
 COPY = "a second file of the same instance"
 ARCHIVE = "an archive that is not unpacked"
 UNREAD = "a format that is not read"
+_NO_IMAGE = "no image"
+RENAMED = "a picture under a suffix that is not known: rename it"
 OTHER_FOLDER = "a NIfTI file, which 'kind: nifti_folder' reads"
 _FOR_PROCESSING = (
     "for processing, and its study holds images for presentation "
@@ -81,11 +83,11 @@ def why_no_image(path: Path, source: FolderSource) -> str:
         return "" if is_dicom(path) else _other_kind(path, "no DICOM file")
     if isinstance(source, NiftiFolderSource):
         return "" if is_nifti(path) else _other_kind(path, "no NIfTI file")
-    if suffix in IMAGE_SUFFIXES or (suffix not in _OTHER_SUFFIXES and _begins_as_image(path)):
+    if suffix in IMAGE_SUFFIXES or _begins_as_image(path):
         return ""
     if is_nifti(path):
         return OTHER_FOLDER
-    return _other_kind(path, "no image")
+    return _other_kind(path, _NO_IMAGE)
 
 
 def kinds(source: FolderSource) -> str:
@@ -129,6 +131,8 @@ def _begins(path: Path) -> bytes:
 
 def _begins_as_image(path: Path) -> bool:
     suffix, head = path.suffix.lower(), _begins(path)
+    if suffix in _OTHER_SUFFIXES:  # which are of other files; this mark is of no other
+        return head[128:] == DICM
     # A suffix of digits is the end of a UID, by which archives name DICOM files.
     is_bare = suffix[1:].isdigit() or not suffix
     return begins_as_dicom(head) or (
@@ -145,6 +149,8 @@ def _other_kind(path: Path, what: str) -> str:
     known = suffix in _OTHER_SUFFIXES | IMAGE_SUFFIXES
     if not known and _begins(path).startswith(_ZIP):
         return f"{ARCHIVE} (zip)"
+    if what == _NO_IMAGE and not known and begins_as_picture(_begins(path)):
+        return RENAMED
     return f"{what} ({suffix})" if known else f"{what} (no suffix that is known)"
 
 

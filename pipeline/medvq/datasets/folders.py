@@ -16,6 +16,7 @@ from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
     ARCHIVE,
     OTHER_FOLDER,
+    RENAMED,
     UNREAD,
     FolderFile,
     identify_files,
@@ -32,7 +33,7 @@ from medvq.errors import Notice, UserError
 TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
 # In the reasons of files that may be missed.
-_NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, "symbolic link", CLOSED)
+_NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, RENAMED, "symbolic link", CLOSED)
 # A patient of so many images, and of so many times those of others, may be a placeholder.
 _MANY_IMAGES = 20
 SEVERAL_PATIENTS = "a series whose files name several patients, or whose UID two series share"
