@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories.images import Array, dicom, save_dicom
+from factories.deviations import STORED
+from factories.images import Array, ct_series, dicom, read_grey, save_dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from medvq.images.formats import Window, read_image
+from medvq.images.formats import Window, read_image, read_series
 from medvq.images.formats.notes import recorded
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import apply_voi_lut
@@ -209,3 +210,32 @@ def test_bits_that_are_not_stored_are_not_shown(tmp_path: Path) -> None:
     overlay = np.random.default_rng(0).integers(0, 16, RAMP.shape).astype(np.uint16)
     header.PixelData = (WIDE | overlay << 12).tobytes()
     expect(WIDE / 4095, header, tmp_path)
+
+
+@pytest.mark.parametrize(("center", "grey"), [(-5000, 1), (60_000, 0)])
+def test_a_window_that_leaves_nothing_to_be_seen_is_told(
+    tmp_path: Path, center: int, grey: int
+) -> None:
+    told = ["its window or lookup table leaves nothing to be seen: all is of one grey"]
+    padded = np.where(STORED < 80, 0, STORED)
+    for stored, expected in ((padded, told), (np.full_like(STORED, 9), [])):
+        header = dicom(stored, bits=12, WindowCenter=center, WindowWidth=100, PixelPaddingValue=0)
+        with recorded() as notes:
+            shown = read_grey(save_dicom(tmp_path / "x.dcm", header))
+        np.testing.assert_array_equal(shown, np.where(stored == 0, 0, grey))
+        assert list(notes.notices) == expected
+
+
+def test_a_window_that_leaves_nothing_of_a_volume_is_told(tmp_path: Path) -> None:
+    headers = ct_series(np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7))
+    paths = []
+    for number, header in enumerate(headers):
+        header.WindowCenter, header.WindowWidth = 4000, 100
+        paths.append(save_dicom(tmp_path / f"{number}.dcm", header))
+    with recorded() as notes:
+        assert read_series(paths).max() == 0
+    assert len(notes.notices) == 1
+    assert "nothing to be seen" in notes.notices[0]
+    with recorded() as notes:
+        assert read_series(paths, Window(100, 200)).max() == 1
+    assert notes.notices == ()

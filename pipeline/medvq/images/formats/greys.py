@@ -86,6 +86,7 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
         shown = _show_all_bits(header, greys)
     else:
         shown = stretch(greys.values, *_percentiles(greys.values[greys.inside]))
+    _tell_of_nothing(shown, greys.values, greys.inside)
     return _finish(shown, header, greys.inside)
 
 
@@ -118,7 +119,14 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
         shown = stretch(values, *_percentiles(values[inside]))
     else:
         shown = window.apply(values)
+    _tell_of_nothing(shown, values, inside)
     return _finish(shown, first, inside)
+
+
+def _tell_of_nothing(shown: Image, values: Values, inside: NDArray[np.bool_]) -> None:
+    """Tell of a window or table for other values, as of another modality or without the rescale."""
+    if inside.any() and np.ptp(shown[inside]) == 0 < np.ptp(values[inside]):
+        notice("its window or lookup table leaves nothing to be seen: all is of one grey")
 
 
 def _check_units(each: Sequence[Greys]) -> None:
