@@ -21,7 +21,7 @@ import numpy as np
 
 from medvq.errors import UnreachableFile, UnreadableImage
 from medvq.images.formats.display import Image, Window
-from medvq.images.formats.magic import begins_as_dicom
+from medvq.images.formats.magic import HEAD, begins_as_dicom, foreign
 from medvq.images.formats.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti
 from medvq.images.formats.picture import PICTURE_SUFFIXES, read_picture
 
@@ -127,9 +127,13 @@ def read_image(path: Path, channels: int = 1, window: Window | None = None) -> I
     """
     if path.stat().st_size == 0:
         raise UnreadableImage("the file is empty")
-    if is_nifti(path):
+    suffix = "nifti" if is_nifti(path) else "dicom" if is_dicom(path) else "picture"
+    with path.open("rb") as stream:
+        if kind := foreign(stream.read(HEAD), suffix):
+            raise UnreadableImage(f"not a readable image: it is {kind}")
+    if suffix == "nifti":
         return read_nifti(path, channels, window)
-    if not is_dicom(path):
+    if suffix == "picture":
         return read_picture(path, channels)
     # pydicom takes a third of a second to import, which folders of pictures need not pay.
     from medvq.images.formats.series import read_dicom

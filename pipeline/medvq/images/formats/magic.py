@@ -15,6 +15,44 @@ _PICTURES = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM"
 )  # fmt: skip
 
+_HEIF = "an image of a phone or the web (HEIC, AVIF); save it as PNG or JPEG"
+_PAGE = "a page of a server, as it answers where a download fails; fetch the file anew"
+# What people find under the name of an image: where a mark stands, the mark, what it tells.
+_FOREIGN = (
+    (0, (b"PK\3\4",), "a zip archive or a document of an office program; unpack it"),
+    (0, (b"GIF8",), "a GIF; save it as PNG"),
+    (4, (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf", b"ftypavi"), _HEIF),
+    (0, (b"%PDF",), "a PDF; export its images"),
+    (0, (b"version https://git-lfs",), "a pointer of Git LFS; fetch the file (git lfs pull)"),
+    (0, (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML", b"<?xml"), _PAGE),
+)
+_GZIP, _NIFTI = b"\x1f\x8b", (b"n+1\0", b"ni1\0", b"n+2\0")
+HEAD = 348
+"""Bytes by which :func:`foreign` tells what a file is: those of a NIfTI-1 header."""
+
+
+def foreign(head: bytes, suffix: str) -> str:
+    """Say what a file is that cannot be read under its name, with the way out; empty if unknown.
+
+    Parameters
+    ----------
+    head : its first :data:`HEAD` bytes, or all of a shorter file.
+    suffix : "dicom", "nifti" or "picture": what its name says.
+    """
+    plain = head.lstrip()
+    for start, marks, kind in _FOREIGN:
+        if (head[start:] if start else plain).startswith(marks):
+            return kind
+    if head.startswith(_GZIP) and suffix != "nifti":
+        return "compressed by gzip; unpack it (gunzip)"
+    if begins_as_picture(head) and suffix != "picture" and head[128:132] != DICM:
+        return "a picture; give its name the suffix of one"
+    if head[344:348] in _NIFTI and suffix != "nifti":
+        return "a NIfTI volume; give its name the suffix .nii"
+    if head[128:132] == DICM and suffix == "nifti":
+        return "a DICOM file; give its name the suffix .dcm"
+    return ""
+
 
 def begins_as_dicom(head: bytes) -> bool:
     """Say whether a file begins as DICOM, with the preamble and file header of PS3.10 or without.

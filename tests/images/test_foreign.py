@@ -1,0 +1,69 @@
+"""Files that are something else than their name says are called what they are, with the way out."""
+
+import gzip
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories.deviations import BYTES
+from factories.images import dicom, noise, read_grey, save_dicom, save_nifti
+from medvq.errors import UnreadableImage
+from medvq.images.formats import read_image
+from PIL import Image
+
+NAMES = ("x.png", "x.jpg", "x.dcm", "x.nii", "x.nii.gz", "x")
+FOREIGN = {
+    b"PK\3\4" + bytes(200): "a zip archive",
+    b"GIF89a" + bytes(200): "a GIF; save it as PNG",
+    b"\0\0\0\x18ftypheic" + bytes(200): "HEIC, AVIF.; save it as PNG",
+    b"\0\0\0\x20ftypavif" + bytes(200): "HEIC, AVIF.; save it as PNG",
+    b"%PDF-1.4\n" + bytes(200): "a PDF; export",
+    b"version https://git-lfs.github.com/spec/v1\n": "Git LFS; fetch",
+    b"\r\n<!DOCTYPE html><html>403</html>": "where a download fails; fetch",
+    b"<html><head>" + b"log in\r\n" * 9: "where a download fails; fetch",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("content", FOREIGN)
+def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableImage, match=f"not a readable image: it is .*{FOREIGN[content]}"):
+        read_image(tmp_path / name)
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    png = io.BytesIO()
+    Image.fromarray(BYTES).save(png, "PNG")
+    return {
+        "a picture": png.getvalue(),
+        "a NIfTI volume": save_nifti(folder / "volume.nii", noise(8, 8, 8)).read_bytes(),
+        "a DICOM file": save_dicom(folder / "picture.dcm", dicom(BYTES)).read_bytes(),
+        "compressed by gzip": gzip.compress(png.getvalue()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("a picture", ("x.dcm", "x.nii", "x.nii.gz")),
+        ("a NIfTI volume", ("x.png", "x.dcm", "x")),
+        ("a DICOM file", ("x.nii", "x.nii.gz")),
+        ("compressed by gzip", ("x.png", "x.dcm", "x")),
+    ],
+)
+def test_an_image_under_another_suffix_is_called_what_it_is(
+    tmp_path: Path, kind: str, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(images(tmp_path)[kind])
+        with pytest.raises(UnreadableImage, match=f"it is {kind}; (give its name|unpack it)"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["dcm", "tif"])
+def test_dicom_that_begins_as_a_tiff_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"  # both may be: PS3.10 7.1
+    path.write_bytes(b"II*\0" + images(tmp_path)["a DICOM file"][4:])
+    np.testing.assert_allclose(read_grey(path), BYTES / 255, atol=1e-6)
