@@ -1,5 +1,6 @@
 """Headers that end the process that reads them: one file is set aside, and no name is shown."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from factories import misbehaving
 from factories.images import dicom, noise, save_dicom
 from medvq.config import DicomFolderSource, ImageFolderSource
 from medvq.datasets import folder_files
-from medvq.datasets.folder_files import COPY, identify_files
+from medvq.datasets.folder_files import COPY, count_masks, identify_files
 from medvq.datasets.folders import list_images
 from medvq.errors import Notice
 from medvq.images.formats.identity import identify
@@ -98,3 +99,31 @@ def test_dicom_is_read_under_the_suffix_of_other_files(tmp_path: Path, name: str
     found = list_images(tmp_path, ImageFolderSource(kind="image_folder", labels=None))
     assert sorted(image.path.name for image in found.images) == sorted(["a.dcm", name])
     assert found.skipped == {"no image (.dat)": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "masks"),
+    [
+        ("ill/a(1).png ill/a(1)_mask.png ill/a(1)_mask_1.png", 2),
+        ("ISIC_1.jpg ISIC_1_Segmentation.png", 1),
+        ("imagesTr/1.nii.gz labelsTr/1.nii.gz imagesTr/2.nii.gz labelsTr/2.nii.gz", 2),
+        ("train/images/1.png train/masks/1.tif", 1),
+        ("sub-1/brain.nii.gz sub-1/brain-seg.nii", 1),
+        ("a/1.png b/1.png", 0),
+        ("a/1.png b/1_mask.png", 0),
+        ("mask/1.png mask/2.png", 0),  # of people who wear one
+        ("gt.png mask.png _mask.png 1.png", 0),
+        ("damask.png da.png", 0),
+    ],
+)
+def test_masks_beside_their_images_are_told(tmp_path: Path, names: str, masks: int) -> None:
+    assert count_masks(names.split()) == masks
+    for name in names.replace(".nii.gz", ".png").replace(".nii", ".png").split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"any")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        list_images(tmp_path, ImageFolderSource(kind="image_folder", labels=None))
+    texts = [str(one.message) for one in told if "masks of others" in str(one.message)]
+    assert len(texts) == (masks > 0)
+    assert all(f": {masks} files seem to be masks" in text for text in texts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,12 @@ _OTHER_SUFFIXES = frozenset(
 )  # fmt: skip
 
 
+_MASK = r"(masks?|seg|segmentations?|annotations?|contours?|roi|gt|ground_?truths?)"
+_NAMED_MASK = re.compile(rf"[\s_.-]+{_MASK}[\s_-]*\d*$", re.IGNORECASE)
+_SUFFIX = re.compile(r"(\.nii)?\.[^./]+$")
+_MASK_FOLDER = re.compile(rf"{_MASK}|labelst[rs]", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class FolderFile:
     """A file by its name in the folder, and what its header says; none of it is ever shown."""
@@ -88,6 +95,25 @@ def why_no_image(path: Path, source: FolderSource) -> str:
     if is_nifti(path):
         return OTHER_FOLDER
     return _other_kind(path, _NO_IMAGE)
+
+
+def count_masks(paths: Iterable[str]) -> int:
+    """Count the files that are named as masks of others.
+
+    >>> count_masks(["a/1.png", "a/1_mask.png", "b/images/2.png", "b/masks/2.png", "gt.png"])
+    2
+    """
+    wholes = [_SUFFIX.sub("", path.lower()) for path in paths]
+    known, folders = set(wholes), Counter(whole.rpartition("/")[2] for whole in wholes)
+
+    def is_mask(whole: str) -> bool:
+        named = _NAMED_MASK.search(whole)
+        if named and whole[: named.start()] in known:
+            return True
+        *above, name = whole.split("/")
+        return folders[name] > 1 and any(map(_MASK_FOLDER.fullmatch, above))
+
+    return sum(map(is_mask, wholes))
 
 
 def kinds(source: FolderSource) -> str:

@@ -19,6 +19,7 @@ from medvq.datasets.folder_files import (
     RENAMED,
     UNREAD,
     FolderFile,
+    count_masks,
     identify_files,
     kinds,
     may_show,
@@ -88,6 +89,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         [row.split is not None for row in rows],
     )
     _warn(folder, source, images, rows, found.skipped)
+    _warn_of_masks(folder, found.files)
     patients = [group[0].subject if group[0].dicom else "" for group in groups]
     _warn_of_patients_apart(patients, images)
     _warn_of_patients_alike(patients, images)
@@ -272,6 +274,16 @@ def _warn(
     named = any(word in reason for reason in passed_over for word in _NAMED)
     if named or passed_over.total() > len(images):
         _notice(f"{folder}: {_counted(passed_over)}")
+
+
+def _warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
+    """Say that masks count as images; no name of a file is shown."""
+    if masks := count_masks(paths):
+        _notice(
+            f"{folder}: {masks} files seem to be masks of others, by their names (x_mask.png "
+            "beside x.png, or in a folder 'masks'), and count as images: take them out, or name "
+            "the images in a CSV with source.labels.only"
+        )
 
 
 def _warn_of_patients_apart(patients: Sequence[str], images: Sequence[SourceImage]) -> None:
