@@ -390,7 +390,10 @@ def test_words_that_may_stand_for_no_label_are_told(folder: Path, word: str) -> 
         assert labels_in(folder)[:2] == ["ill", word]
 
 
-@pytest.mark.parametrize("labels", ["True False 0", "yes N no", "1 0 Yes", "positive neg pos"])
+@pytest.mark.parametrize(
+    "labels",
+    ["True False 0", "yes N no", "1 0 Yes", "positive neg pos", "TRUE WAHR FALSCH", "ja nein no"],
+)
 def test_yes_and_no_in_several_ways_are_refused(folder: Path, labels: str) -> None:
     write(folder, *with_labels(*labels.split()))
     with pytest.raises(UserError, match="write yes and no in several ways"):

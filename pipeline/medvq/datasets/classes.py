@@ -56,7 +56,7 @@ _MAY_BE_CLASS = frozenset({"none", "nil", "-", "--", "\u2013", "\u2014"})
 # Ways to write yes and no.
 _TRUTHS = (
     {"true", "false"}, {"yes", "no"}, {"y", "n"}, {"t", "f"}, {"1", "0"}, {"pos", "neg"},
-    {"positive", "negative"},
+    {"positive", "negative"}, {"wahr", "falsch"}, {"vrai", "faux"}, {"ja", "nein"}, {"oui", "non"},
 )  # fmt: skip
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*|,0{1,2})?")
 # What spreadsheets make of 1-2: 02-Jan, Jan-02, 2. Jan, 2024-01-02, 1/2/2024.
