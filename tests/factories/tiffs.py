@@ -9,7 +9,7 @@ from types import MappingProxyType
 from factories.images import Array
 
 _SHORT, _LONG, _TEXT = 3, 4, 2
-_LONGS = (273, 279)
+_LONGS = (273, 279, 324, 325)
 
 
 def tiff(

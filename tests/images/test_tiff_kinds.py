@@ -7,6 +7,7 @@ import pytest
 from factories.images import noise, read_grey, wide
 from factories.tiffs import tiff
 from medvq.errors import UnreadableImage
+from PIL import Image
 
 PICTURE = noise(12, 14)
 STACK = b"ImageJ=1.53t\nimages=3\nslices=3\nloop=false\n\0"
@@ -52,4 +53,36 @@ def test_grey_with_a_second_channel_is_read_or_refused_with_advice_that_fits(
         read_grey(path)
     path.write_bytes(tiff(pair, more={338: kind, 284: 2}))
     with pytest.raises(UnreadableImage, match="without transparency"):
+        read_grey(path)
+
+
+@pytest.mark.parametrize("tags", [{278: 6}, {278: 1}, {273: 0}, {322: 7, 323: 12, 324: 8, 325: 84}])
+def test_a_tiff_that_lacks_strips_or_tiles_is_damaged(
+    tmp_path: Path, tags: dict[int, int | bytes | None]
+) -> None:
+    path = tmp_path / "x.tif"
+    is_tiled = 324 in tags
+    path.write_bytes(
+        tiff(PICTURE, more=tags | (dict.fromkeys((273, 278, 279)) if is_tiled else {}))
+    )
+    with pytest.raises(UnreadableImage, match="damaged or cut off"):
+        read_grey(path)
+
+
+def test_strips_and_tiles_that_are_all_there_are_read(tmp_path: Path) -> None:
+    large = noise(70, 90)
+    for rows in (7, 33, 70):
+        Image.fromarray(large).save(
+            tmp_path / "x.tif", tiffinfo={278: rows}, compression="tiff_lzw"
+        )
+        np.testing.assert_allclose(read_grey(tmp_path / "x.tif"), large / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [33003, 34712, 34887, 50001, 50002])
+def test_a_tiff_that_is_compressed_in_another_way_is_refused_as_that(
+    tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(PICTURE, more={259: number}))
+    with pytest.raises(UnreadableImage, match=rf"number {number}.*save it without compression"):
         read_grey(path)

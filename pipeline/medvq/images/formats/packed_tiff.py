@@ -6,7 +6,9 @@ So are those of 16 bits that Pillow does not know: big-endian, and with a white 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,8 +22,19 @@ from medvq.images.formats.messages import DAMAGED, captured_messages, is_damage_
 _MAGIC = (b"II*\0", b"MM\0*")
 _BIG_TIFF = (b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
-_FORMAT = 339
+_COMPRESSION, _FORMAT = 259, 339
+# None, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard.
+_READ_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34925, 50000})
 _UNUSUAL = "a TIFF of unusual pixels; save it with 8 or 16 bits per channel, as grey or RGB"
+
+
+def check_compression(tags: Mapping[int, Any]) -> None:
+    """Refuse a TIFF that is compressed in a way that no decoder here reads, such as a slide's."""
+    if (compression := tags.get(_COMPRESSION, 1)) not in _READ_COMPRESSIONS:
+        raise UnreadableImage(
+            f"a TIFF that is compressed in a way that is not read (number {compression}: JPEG "
+            "2000, WebP or the like); save it without compression"
+        )
 
 
 def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
@@ -43,6 +56,7 @@ def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
         tags = ImageFileDirectory_v2(head)
         stream.seek(tags.next)
         tags.load(stream)
+    check_compression(tags)
     if _HEIGHT not in tags or _WIDTH not in tags:
         raise UnreadableImage(DAMAGED)
     bits, samples = tags.get(_BITS, (1,)), int(tags.get(_SAMPLES, 1))

@@ -42,7 +42,7 @@ from medvq.images.formats.messages import (
     is_damage_of_tiff,
 )
 from medvq.images.formats.notes import applied, notice
-from medvq.images.formats.packed_tiff import read_packed_tiff
+from medvq.images.formats.packed_tiff import check_compression, read_packed_tiff
 from medvq.images.formats.picture_data import (
     has_damaged_chunks,
     has_damaged_strips,
@@ -187,6 +187,7 @@ def _load(path: Path, opened: Pillow.Image) -> None:
 def _check_tiff(path: Path, opened: Pillow.Image) -> None:
     """Refuse pixels that Pillow takes for others, and slices that it does not see."""
     tags = getattr(opened, "tag_v2", {})
+    check_compression(tags)
     if opened.format == "TIFF" and _TIFF_PHOTOMETRIC not in tags:
         raise UnreadableImage(
             "a TIFF that does not say whether zero is black (PhotometricInterpretation); save it "

@@ -22,6 +22,8 @@ _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _TIFF_FIRST = (254, 255, 256)
 # Where the data begin and how many bytes they have, of strips and of tiles.
 _TIFF_PLACES = ((273, 279), (324, 325))
+_TIFF_SIZE, _TIFF_TILE, _TIFF_ROWS = (256, 257), (322, 323), 278
+_TIFF_SAMPLES, _TIFF_PLANES = 277, 284
 # Bytes that are inflated at a time, and what no strip has.
 _BLOCK, _MOST = 2**20, 2**31
 
@@ -85,6 +87,8 @@ def has_damaged_strips(content: memoryview, tags: Mapping[int, Any]) -> bool:
     ----------
     tags : of the TIFF, by their numbers.
     """
+    if _lacks_strips(tags):
+        return True
     compression = tags.get(_TIFF_COMPRESSION, 1)
     strips = (content[start : start + length] for start, length in _places(tags))
     if compression in _TIFF_DEFLATE:
@@ -95,6 +99,23 @@ def has_damaged_strips(content: memoryview, tags: Mapping[int, Any]) -> bool:
         streams = (np.frombuffer(tables + bytes(strip[2:]), np.uint8) for strip in strips)
         return any(map(has_damaged_data, streams))
     return False
+
+
+def _lacks_strips(tags: Mapping[int, Any]) -> bool:
+    """Say whether there are too few strips or tiles for the size, or some have no place.
+
+    Decoders leave such parts black, or show the header of the file there.
+    """
+    width, height = (int(tags.get(tag, 0)) for tag in _TIFF_SIZE)
+    planes = int(tags.get(_TIFF_SAMPLES, 1)) if tags.get(_TIFF_PLANES) == 2 else 1
+    (strips, _), (tiles, _) = _TIFF_PLACES
+    if starts := tags.get(tiles):
+        across, down = (int(tags.get(tag, 0)) or 1 for tag in _TIFF_TILE)
+        expected = -(-width // across) * -(-height // down) * planes
+    else:
+        starts = tags.get(strips, ())
+        expected = -(-height // (int(tags.get(_TIFF_ROWS, 0)) or max(height, 1))) * planes
+    return len(starts) < expected or 0 in starts
 
 
 def _places(tags: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
