@@ -76,12 +76,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     groups = _volumes(files) if _has_volumes(source) else [[file] for file in files]
     rows = _rows(groups, source, labels, table, folder)
     if labels.only and labels.join != "folders":
-        named = [bool(row.where) for row in rows]
-        found.skipped[NOT_NAMED] += sum(
-            len(group) for group, is_named in zip(groups, named, strict=True) if not is_named
-        )
-        groups = [group for group, is_named in zip(groups, named, strict=True) if is_named]
-        rows = [row for row in rows if row.where]
+        groups, rows = _only_named(groups, rows, found.skipped)
     found.skipped[FURTHER_SLICES] += sum(len(group) - 1 for group in groups)
     key = key or subject_key()
     images = _follow_subjects(
@@ -94,6 +89,16 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     _warn_of_patients_apart(patients, images)
     _warn_of_patients_alike(patients, images)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
+
+
+def _only_named(
+    groups: list[list[FolderFile]], rows: Sequence[Label], skipped: Counter[str]
+) -> tuple[list[list[FolderFile]], list[Label]]:
+    """Leave out the images that the labels do not name; count their files as skipped."""
+    pairs = list(zip(groups, rows, strict=True))
+    skipped[NOT_NAMED] += sum(len(group) for group, row in pairs if not row.where)
+    named = [(group, row) for group, row in pairs if row.where]
+    return [group for group, _ in named], [row for _, row in named]
 
 
 def _image(
