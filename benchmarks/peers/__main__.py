@@ -51,7 +51,8 @@ _INTRODUCTION = (
     "of `pca` and `hog` those of ingest alone, beside which they take seconds. `monai_vqvae` and "
     "`contrastive_resnet18` (NT-Xent) are trained on the aligned images, without labels. "
     "`medvq_fast` is the configuration for a first look: one epoch, one random version of each "
-    "image, and no swapped copies, which take most of an ingest."
+    "image, and no swapped copies, which take most of an ingest; and before it the same without "
+    "versions."
 )
 _BASE = ("pretrain.start_from=base", "pretrain.adapt_statistics=false")
 _NOT_SWAPPED = "ingest.swap.enabled=false"
@@ -110,7 +111,8 @@ class Peers:
                 yield self._of_stages(study, name)
             return
         if name == "medvq_fast":
-            yield self._of_stages(self.study("kermany-fast"), name)
+            for settings in (("extract.versions=0",), ()):
+                yield self._of_stages(self.study("kermany-fast", *settings), name)
             return
         more = _BASE if name == "medvq_base" else ()
         yield self._of_stages(self.study("kermany-imagenet", *more), name)
