@@ -140,6 +140,8 @@ def test_labels_are_a_closed_section(labels: dict[str, str], reason: str) -> Non
         ("name,label\na.png,ill\n", "a column 'file'; none of its 2 is called so; if it is 'name'"),
         ("", "labels.csv is empty"),
         ("file,label\na.png,ill\ngone.png,well\n", "line 3: the file it names is not in"),
+        ("file\na.png\ncc.png\nb.png\nd.png\n", r"line 3 \(the first of 2 .*; did you mean 'c"),
+        ("file\nb.png\nc.png\naa.png\na.png\n", "line 4: .*; put it back, or remove the line"),
         ("label,file\nill,a.png\nwell\n", "line 3: the column 'file' is empty"),
         ("file\na.png\n/etc/hostname\n", "line 3: the file it names is not in"),
         ("file,label\na.png,ill\nb.png,ill\na.png,well\n", "line 4: contradicts line 2"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
@@ -67,18 +67,26 @@ class FileNames:
                 return candidate.as_posix()
         return None
 
-    def hint(self, name: str) -> str:
-        """Return a question for the name that was meant; empty where none is near."""
+    def hint(self, name: str, taken: Set[str]) -> str:
+        """Return a question for the name that was meant; empty where none is near.
+
+        Parameters
+        ----------
+        taken : paths that other rows name, and which are therefore not meant.
+        """
         with suppress(OSError, ValueError):  # no name that a folder may have
             if (self._folder / name).is_dir():
                 return ": it names a folder; give each of its files a row"
         last = name.replace("\\", "/").rpartition("/")[2]
+        free = {written: paths - taken for written, paths in self._index.items() if paths - taken}
         near = [
-            *(path for path in self._index if plain(path) == plain(last)),  # 001, and 1 of a sheet
-            *get_close_matches(_plain(name), self._index, n=1, cutoff=0.8),
-            *get_close_matches(_plain(last), self._index, n=1, cutoff=0.8),
+            *(
+                written for written in free if plain(written) == plain(last)
+            ),  # 001, and 1 of a sheet
+            *get_close_matches(_plain(name), free, n=1, cutoff=0.8),
+            *get_close_matches(_plain(last), free, n=1, cutoff=0.8),
         ]
-        found = sorted(self._index[near[0]]) if near else []
+        found = sorted(free[near[0]]) if near else []
         if not found or Path(found[0]).suffix.lower() not in _MAY_BE_SHOWN:
             return ""
         if len(found) > 1:

@@ -104,6 +104,7 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
     names = FileNames(folder, paths)
     keys: list[str] = []
     parsed: list[Label] = []
+    missing: list[_Row] = []
     for row in rows:
         where = f"{file}, line {row.line}"
         if not row.key:
@@ -117,24 +118,32 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
             )
         path = names.find(row.key) if labels.join == "path" else row.key
         if path is None:
-            raise UserError(f"{where}: the file it names is not in {folder}{names.hint(row.key)}")
+            missing.append(row)
+            continue
         keys.append(path)
         target = _number(row.target, str(labels.target), where)
         parsed.append(Label(row.label or None, target, row.subject, splits.get(row.split), where))
     if not rows:
         raise UserError(f"{file} has a header line and no rows")
+    if missing:
+        raise UserError(
+            _missing_files(missing, file, folder, names.hint(missing[0].key, set(keys)))
+        )
     names.warn_of_guesses(file.name)
     _warn_of_subjects(rows, file.name)
     _warn_of_negative(parsed, file.name, str(labels.target))
     _warn_of_thousands([row.target for row in rows], file.name, str(labels.target))
     table = _by_key(keys, unify(parsed, file.name, labels.classes), key)
     _check_subjects(table.values())
-    if not any(row.label or row.target is not None for row in table.values()):
-        columns = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
-        way_out = "source.labels.column names the one with the classes"
-        text = f"{file} labels no image: no row has a {columns}; {way_out}"
-        warnings.warn(Notice(text), stacklevel=2)
+    _warn_of_no_label(table.values(), file, labels)
     return table
+
+
+def _missing_files(rows: Sequence[_Row], file: Path, folder: Path, hint: str) -> str:
+    """Return the message for rows that name no file, which deleted files leave behind."""
+    which = f" (the first of {len(rows)} such lines)" if len(rows) > 1 else ""
+    way_out = hint or "; put it back, or remove the line"
+    return f"{file}, line {rows[0].line}{which}: the file it names is not in {folder}{way_out}"
 
 
 def _by_key(keys: Sequence[str], parsed: Sequence[Label], column: str) -> dict[str, Label]:
@@ -165,6 +174,14 @@ def _check_subjects(rows: Iterable[Label]) -> None:
 def _warn_of_subjects(rows: Sequence[_Row], table: str) -> None:
     _warn_of_rounded(rows, table)
     _warn_of_subjects_alike(rows, table)
+
+
+def _warn_of_no_label(rows: Iterable[Label], file: Path, labels: Labels) -> None:
+    if not any(row.label or row.target is not None for row in rows):
+        columns = f"'{labels.column}'" + (f" or '{labels.target}'" if labels.target else "")
+        way_out = "source.labels.column names the one with the classes"
+        text = f"{file} labels no image: no row has a {columns}; {way_out}"
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def _warn_of_subjects_alike(rows: Iterable[_Row], table: str) -> None:
