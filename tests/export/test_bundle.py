@@ -12,6 +12,7 @@ import pytest
 import torch
 from factories.flow import json_line
 from medvq.cli import main
+from medvq.export.bundle import write_bundle
 from medvq.export.onnx import run_onnx
 from medvq.export.source import ExportSource
 from medvq.inference import load_probe
@@ -76,6 +77,19 @@ def test_its_network_has_the_features_of_the_feature_store(folder: Path) -> None
     stored = pd.read_parquet(artifacts / "extract/latest/features.parquet")["embedding"]
     features = network(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(features, np.stack(list(stored)), atol=1e-5)
+
+
+def test_its_configuration_has_textures_where_the_probe_reads_them(
+    flow_folder: Path, tmp_path: Path
+) -> None:
+    pretrain = flow_folder / "artifacts/tiny/pretrain/latest"
+    source = ExportSource.of_encoder(pretrain, ["embedding", "texture"])
+    write_bundle(source, tmp_path / "bundle")
+    parser = ConfigParser()
+    parser.read_config(str(tmp_path / "bundle/configs/inference.json"))
+    parser["bundle_root"], parser["device"] = str(tmp_path / "bundle"), "cpu"
+    images = torch.rand(2, 1, *source.config.ingest.image_shape)
+    torch.testing.assert_close(parser.get_parsed_content("network")(images), source.network(images))
 
 
 def test_monai_runs_the_bundle_and_the_graph_says_the_same(folder: Path, tmp_path: Path) -> None:

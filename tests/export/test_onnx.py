@@ -99,7 +99,7 @@ def test_networks_of_imagenet_have_a_graph(tmp_path: Path) -> None:
     names = [*chain(*TEXTURES.items()), "untrained_encoder"]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = FeatureNetwork(shape, names, 2, [96, 96], frozen=True, with_texture=True)
+        encoder = FeatureNetwork(shape, names, 2, [96, 96], frozen=True)
     load_start(encoder.model, "imagenet")
     assert encoder.networks.frozen is not None
     encoder.networks.frozen.load_state_dict(imagenet_encoder(channels=1).state_dict())

@@ -15,7 +15,7 @@ from medvq.errors import UserError
 from medvq.explain.evidence import LinearProbe
 from medvq.method.efficientnet import ALL_LEVELS, EfficientNetLite0
 from medvq.method.encodings import CodeHistogram, pyramid_grids
-from medvq.method.features import FeatureMaps, FeatureNetworks, pool_cells, raw_pixels
+from medvq.method.features import TEXTURES, FeatureMaps, FeatureNetworks, pool_cells, raw_pixels
 from medvq.method.vqvae import VQVAE, Architecture
 
 HISTOGRAMS = ("histogram", "pyramid")
@@ -33,7 +33,6 @@ class FeatureNetwork(nn.Module):
     grid : cells along each axis that maps are pooled to.
     image_shape : of the images.
     frozen : whether a frozen network of ImageNet is there, too.
-    with_texture : whether the sets of :data:`~medvq.method.features.TEXTURES` are.
 
     Examples
     --------
@@ -50,12 +49,12 @@ class FeatureNetwork(nn.Module):
         grid: int,
         image_shape: Sequence[int],
         frozen: bool = False,
-        with_texture: bool = False,
     ) -> None:
         super().__init__()
         shape = Architecture(**architecture)
         network = EfficientNetLite0(shape.channels, ALL_LEVELS) if frozen else None
-        self.networks = FeatureNetworks(VQVAE(shape), network, with_texture=with_texture)
+        textured = not set(TEXTURES.values()).isdisjoint(features)
+        self.networks = FeatureNetworks(VQVAE(shape), network, with_texture=textured)
         self.names, self.grid = tuple(features), grid
         latent = [side // 2 ** len(shape.widths) for side in image_shape]
         for name in set(HISTOGRAMS) & set(features):

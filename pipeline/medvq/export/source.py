@@ -92,7 +92,6 @@ class ExportSource:
             config.extract.grid,
             config.ingest.image_shape,
             frozen,
-            with_texture=not set(TEXTURES.values()).isdisjoint(names),
         )
         network.model.load_state_dict(encoder.model.state_dict())
         if network.networks.frozen is not None:
