@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,17 @@ import pandas as pd
 import pytest
 import torch
 from factories.flow import json_line
+from factories.formats import dicom, save_dicom
 from medvq.cli import main
+from medvq.config import DicomFolderSource
 from medvq.export.bundle import write_bundle
 from medvq.export.onnx import run_onnx
 from medvq.export.source import ExportSource
+from medvq.images.preparation import Preparation
+from medvq.images.reading import ImageFiles, Reader
 from medvq.inference import load_probe
+from medvq.method.alignment import Alignment
+from medvq.method.scaling import to_unit
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from monai.bundle import run as run_bundle
 
@@ -90,6 +97,30 @@ def test_its_configuration_has_textures_where_the_probe_reads_them(
     parser["bundle_root"], parser["device"] = str(tmp_path / "bundle"), "cpu"
     images = torch.rand(2, 1, *source.config.ingest.image_shape)
     torch.testing.assert_close(parser.get_parsed_content("network")(images), source.network(images))
+
+
+def test_dicom_files_are_shown_with_the_window_of_the_configuration(
+    flow_folder: Path, tmp_path: Path
+) -> None:
+    made = ExportSource.of_encoder(flow_folder / "artifacts/tiny/pretrain/latest", ())
+    window = (300.0, 100.0)
+    shown = DicomFolderSource(kind="dicom_folder", window=window)
+    source = replace(made, config=made.config.model_copy(update={"source": shown}))
+    write_bundle(source, tmp_path / "bundle")
+    parser = ConfigParser()
+    parser.read_config(str(tmp_path / "bundle/configs/inference.json"))
+    parser["bundle_root"] = str(tmp_path / "bundle")
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 1000
+    save_dicom(tmp_path / "a.dcm", dicom(pixels))
+    ingest = source.config.ingest
+    files = ImageFiles((tmp_path / "a.dcm",), window=window)
+    image = Reader(ingest.read_shape, ingest.channels, ingest.fit)(files).image
+    assert image is not None
+    assert source.template is not None
+    alignment = Alignment(source.template, ingest.alignment)
+    expected = to_unit(Preparation(ingest, alignment)(image).images)[0]
+    prepared = parser.get_parsed_content("preprocessing")(str(tmp_path / "a.dcm"))
+    torch.testing.assert_close(prepared["image"], expected)
 
 
 def test_monai_runs_the_bundle_and_the_graph_says_the_same(folder: Path, tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def _inference(source: ExportSource) -> dict[str, Any]:
         "preprocessing": {
             "_target_": "medvq.export.running.PrepareImage",
             "config": config.ingest.model_dump(mode="json"),
+            "window": getattr(config.source, "window", None),
             "template": None if source.template is None else f"$@bundle_root + '/{TEMPLATE}'",
         },
         "dataset": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,15 +49,22 @@ class PrepareImage:
     ----------
     config : the settings of ingest, as JSON values.
     template : a file with what images are registered to; None where they are not.
+    window : centre and width that DICOM files are shown with, where the configuration names them.
     """
 
-    def __init__(self, config: Mapping[str, Any], template: str | None) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        template: str | None,
+        window: Sequence[float] | None = None,
+    ) -> None:
         ingest = IngestConfig.model_validate_json(json.dumps(config))
         alignment = None
         if template is not None:
             fitted = torch.from_numpy(np.load(template, allow_pickle=False))[None, None]
             alignment = Alignment(fitted, ingest.alignment)
         self.prepare = Preparation(ingest, alignment)
+        self.window = None if window is None else (window[0], window[1])
         self.read = Reader(ingest.read_shape, ingest.channels, ingest.fit)
 
     def __call__(self, file: str) -> dict[str, Any]:
@@ -68,7 +75,7 @@ class PrepareImage:
         UserError
             The file cannot be read.
         """
-        result = self.read(ImageFiles((Path(file),)))
+        result = self.read(ImageFiles((Path(file),), window=self.window))
         name = "" if is_dicom(Path(file)) else file
         if result.image is None:
             raise UserError(f"{name or 'a DICOM file'}: {result.reason}")
