@@ -25,6 +25,7 @@ from medvq.method.alignment import Alignment
 from medvq.method.scaling import to_unit
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from monai.bundle import run as run_bundle
+from PIL import Image
 
 REQUIRED = (
     "schema", "version", "monai_version", "pytorch_version", "numpy_version",
@@ -151,6 +152,36 @@ def test_monai_runs_the_bundle_and_the_graph_says_the_same(folder: Path, tmp_pat
     np.testing.assert_allclose(features, expected, atol=1e-5)
     probability = load_probe(artifacts / "probe/latest").predict_proba(features)[:, 1]
     np.testing.assert_allclose(predictions["probability_1"], probability, atol=1e-6)
+
+
+def test_a_bundle_counts_what_is_no_image_and_says_why_one_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, bundle = tmp_path / "images", folder / "bundle"
+    (images / "in").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(images / "in/b.png")
+    (images / "a.png").write_bytes((images / "in/b.png").read_bytes()[:900])
+    (images / "labels.csv").write_text("file\n")
+    arguments: dict[str, str] = {
+        "config_file": str(bundle / "configs/inference.json"),
+        "bundle_root": str(bundle),
+        "dataset_dir": str(images),
+        "output_dir": str(tmp_path / "out"),
+        "device": "cpu",
+    }
+    run_bundle(**arguments)
+    told = capsys.readouterr().err
+    assert "no image: 1 x no image (.csv)" in told
+    assert "refused: 1 x not a readable image" in told
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert list(table["file"]) == ["a.png", "in/b.png"]
+    assert list(table["refused"].notna()) == list(table["probability_1"].isna()) == [True, False]
+    assert len(pd.read_parquet(tmp_path / "out/features.parquet")) == 1
+    (images / "in/b.png").unlink()
+    with pytest.raises(RuntimeError) as caught:
+        run_bundle(**arguments)
+    assert "none of the images" in str(caught.value.__cause__)
 
 
 def test_the_graph_predicts_what_the_probe_predicts(

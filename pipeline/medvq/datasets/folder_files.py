@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medvq.config import DicomFolderSource, FolderSource, NiftiFolderSource
+from medvq.config import DicomFolderSource, FolderSource, ImageFolderSource, NiftiFolderSource
 from medvq.errors import Notice
 from medvq.images.formats import (
     IMAGE_SUFFIXES,
@@ -23,6 +23,8 @@ from medvq.images.formats.identity import Identity, identify
 from medvq.images.formats.magic import DICM, begins_as_dicom, begins_as_picture
 from medvq.images.workers import WorkerFailure, map_in_processes, processors, read_headers
 
+PICTURES = ImageFolderSource(kind="image_folder", folder=".")
+"""A folder of any pictures and DICOM files."""
 COPY = "a second file of the same instance"
 ARCHIVE = "an archive that is not unpacked"
 UNREAD = "a format that is not read"
@@ -114,6 +116,11 @@ def count_masks(paths: Iterable[str]) -> int:
         return folders[name] > 1 and any(map(_MASK_FOLDER.fullmatch, above))
 
     return sum(map(is_mask, wholes))
+
+
+def why_no_kind_of_image(path: Path) -> str:
+    """Say why a file is neither picture, DICOM nor NIfTI; empty for one that is."""
+    return "" if is_nifti(path) else why_no_image(path, PICTURES)
 
 
 def kinds(source: FolderSource) -> str:

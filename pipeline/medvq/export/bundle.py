@@ -151,13 +151,11 @@ def _inference(source: ExportSource) -> dict[str, Any]:
         "frozen": network.networks.frozen is not None,
     }
     return {
-        "imports": ["$import glob", "$import os"],
         "bundle_root": ".",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "dataset_dir": "images",
         "output_dir": "$@bundle_root + '/output'",
-        "files": "$sorted(f for f in glob.glob(@dataset_dir + '/**', recursive=True) "
-        "if os.path.isfile(f))",
+        "files": {"_target_": "medvq.export.running.list_files", "folder": "@dataset_dir"},
         "network_def": {"_target_": _path(FeatureNetwork), **arguments},
         "network": "$@load(@network_def).to(@device)",
         "load": {
@@ -167,12 +165,13 @@ def _inference(source: ExportSource) -> dict[str, Any]:
         "preprocessing": {
             "_target_": "medvq.export.running.PrepareImage",
             "config": config.ingest.model_dump(mode="json"),
+            "folder": "@dataset_dir",
             "window": getattr(config.source, "window", None),
             "template": None if source.template is None else f"$@bundle_root + '/{TEMPLATE}'",
         },
         "dataset": {
             "_target_": "monai.data.Dataset",
-            "data": "$@files",
+            "data": "@files",
             "transform": "@preprocessing",
         },
         "dataloader": {

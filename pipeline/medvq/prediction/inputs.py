@@ -12,12 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from medvq.config import Config, ImageFolderSource
-from medvq.datasets.folder_files import FolderFile, kinds, may_show, why_no_image
+from medvq.config import Config
+from medvq.datasets.folder_files import (
+    PICTURES,
+    FolderFile,
+    kinds,
+    may_show,
+    why_no_kind_of_image,
+)
 from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.datasets.walk import shown, walk
 from medvq.errors import UserError
-from medvq.images.formats import is_dicom, is_nifti
+from medvq.images.formats import is_dicom
 from medvq.images.formats.identity import Identity, identify
 from medvq.images.reading import ImageFiles
 from medvq.images.workers import WorkerFailure, read_headers
@@ -25,7 +31,6 @@ from medvq.images.workers import WorkerFailure, read_headers
 if TYPE_CHECKING:
     import pandas as pd
 
-_PICTURES = ImageFolderSource(kind="image_folder", folder=".")
 # Beyond the sizes and the aspect ratios of the training images by these factors, an image is of
 # another kind: another body part or scanner, a thumbnail, a contact sheet.
 _SIZE_FACTOR, _ASPECT_FACTOR = 2.0, 1.25
@@ -86,16 +91,12 @@ def list_inputs(path: Path, config: Config) -> Inputs:
         raise UserError(f"there is no file or folder {path} (IN=)")
     if not path.is_dir():
         return Inputs(tuple(_images(path.parent, [path.name], config)), Counter())
-    found = walk(path, _why_skipped)
+    found = walk(path, why_no_kind_of_image)
     if not found.files:
         reasons = "; ".join(f"{number} x {reason}" for reason, number in found.skipped.items())
-        wanted = f"{kinds(_PICTURES)}, NIfTI"
+        wanted = f"{kinds(PICTURES)}, NIfTI"
         raise UserError(f"no image ({wanted}) is in {path}" + (f": {reasons}" if reasons else ""))
     return Inputs(tuple(_images(path, found.files, config)), found.skipped)
-
-
-def _why_skipped(path: Path) -> str:
-    return "" if is_nifti(path) else why_no_image(path, _PICTURES)
 
 
 def _images(folder: Path, names: Sequence[str], config: Config) -> list[NewImage]:
