@@ -248,6 +248,14 @@ def test_prior_shows_every_level_beside_the_simple_codings(
         assert [line[0] for line in levels] == list(codings.values())
 
 
+def test_samples_of_volumes_are_their_middle_slices(tmp_path: Path, figures: Path) -> None:
+    volumes = np.random.default_rng(0).integers(0, 256, (4, 1, 5, 8, 6), np.uint8)
+    np.savez(tmp_path / "samples.npz", samples=volumes, real=volumes, histogram=volumes)
+    draw_sample(tmp_path, SampleSummary(4, None, 1, 1, 4), figures)
+    tiles = greys(figures / "samples.png")
+    np.testing.assert_array_equal(tiles[:8, 6:], volumes[1, 0, 2])
+
+
 def test_sample_shows_all_samples_and_compares_some(
     tmp_path: Path, figures: Path, saved: dict[str, Any]
 ) -> None:

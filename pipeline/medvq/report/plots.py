@@ -171,6 +171,8 @@ def picture(image: NDArray[Any]) -> NDArray[Any]:
     """Return what shows a cached image: grey as it is, colour last, of a volume the middle."""
     if image.ndim == 4:
         image = image[:, image.shape[1] // 2]
+    if image.ndim == 3 and len(image) == 1:
+        return np.asarray(image[0])
     if image.ndim == 3:
         return np.asarray(np.rint(image).astype(np.uint8).transpose(1, 2, 0))
     return image
