@@ -4,6 +4,7 @@ import importlib
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,15 @@ def test_lines_are_told_apart_without_their_colours() -> None:
     styles = [(str(style.line), style.marker) for style in _STYLES.values()]
     assert len(set(styles)) == len(styles)
     assert len({line for line, _ in styles}) >= 9
+
+
+def test_an_axis_of_values_that_are_all_zero_has_a_height() -> None:
+    figure, axis = plt.subplots()
+    axis.plot([0, 1], [0, 0])
+    with warnings.catch_warnings(action="error"):
+        plots.start_at_zero(axis)
+    assert axis.get_ylim() == (0, 1)
+    plt.close(figure)
 
 
 @pytest.mark.parametrize(("last", "scale"), [(0.01, "log"), (0.8, "linear"), (-0.5, "linear")])

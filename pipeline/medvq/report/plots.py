@@ -116,8 +116,8 @@ def show_fall(axis: Axes) -> None:
 
 
 def start_at_zero(axis: Axes) -> None:
-    """Let the vertical axis begin at 0 and end a little above the highest value."""
-    axis.set_ylim(0, 1.08 * axis.dataLim.y1)
+    """Let the vertical axis begin at 0 and end a little above the highest value, which may be 0."""
+    axis.set_ylim(0, 1.08 * axis.dataLim.y1 or 1)
 
 
 def image_sheet(
