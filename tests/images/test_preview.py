@@ -42,6 +42,7 @@ def test_of_a_volume_the_middle_slices_stand_side_by_side(tmp_path: Path) -> Non
     expected[:5, 14:] = grey[::-1, :, 3]
     np.testing.assert_array_equal(pixels(shown), expected)
     assert (shown.size, Path(str(shown.picture)).name) == ((5, 6, 7), "v.preview.png")
+    assert ": 7 x 6 x 5, mean" in shown.line()  # as the table of `make predict` writes it
 
 
 def test_files_that_are_refused_are_told_why(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_the_command_says_a_line_for_each_file_and_json_on_the_last(
     file, out = str(save_picture(tmp_path / "x.png")), str(tmp_path / "out")
     assert main(["preview", file, "nothing.png", "--out", out, "--json"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{file}: 60 x 70, mean 0.")
+    assert lines[0].startswith(f"{file}: 70 x 60, mean 0.")
     assert lines[0].endswith(f"of white: all 8 bits -> {out}/x.preview.png")
     assert lines[1] == "nothing.png: refused: no such file"
     first, second = json.loads(last)["files"]

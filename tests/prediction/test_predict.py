@@ -141,7 +141,8 @@ def test_images_of_another_kind_are_flagged_and_unreadable_ones_refused(
     assert rows["g.png"]["other_kind"] == "it shows nothing: all its pixels have one value"
     assert rows["e.nii.gz"]["reason"].startswith("a volume, where pictures are expected")
     assert rows["e.nii.gz"]["class"] == rows["e.nii.gz"]["probability_OPACITY"] == ""
-    assert rows["c.png"]["other_kind"].startswith("its size 700 x 900 is far from those of train")
+    assert rows["c.png"]["size"] == "900x700"
+    assert rows["c.png"]["other_kind"].startswith("its size 900 x 700 is far from those of train")
     assert rows["d.png"]["other_kind"].startswith("its width is 2.67 times its height")
     assert "no image: 1 x no image (.txt)" in shown
     assert "5 images read, 2 refused" in shown

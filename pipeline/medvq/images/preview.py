@@ -58,7 +58,7 @@ class Preview:
         """Return one line for people."""
         if self.status == "refused":
             return f"{self.file}: refused: {self.reason}"
-        size = " x ".join(map(str, self.size))
+        size = " x ".join(map(str, self.size[::-1]))
         how = "; ".join(self.applied) or "all values as stored"
         return f"{self.file}: {size}, mean {self.mean:.3f} of white: {how} -> {self.picture}"
 

@@ -166,8 +166,9 @@ class TrainingSizes:
 
     def differs(self, size: tuple[int, ...]) -> str:
         """Say in what a size is far from those of training; empty where it is not."""
-        shape, aspect = " x ".join(map(str, size)), size[-1] / size[-2]
-        low, high = (" x ".join(map(str, side)) for side in (self.low, self.high))
+        sizes = (size, self.low, self.high)
+        shape, low, high = (" x ".join(map(str, one[::-1])) for one in sizes)
+        aspect = size[-1] / size[-2]
         sides = zip(size, self.low, self.high, strict=True)
         if any(not least / _SIZE_FACTOR <= n <= _SIZE_FACTOR * most for n, least, most in sides):
             return f"{_SIZE} {shape} is far from those of training, {low} to {high}"
