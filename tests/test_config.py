@@ -426,3 +426,13 @@ def test_no_name_of_a_file_is_an_internal_error(name: str) -> None:
 def test_a_shipped_configuration_with_a_suffix_is_guessed() -> None:
     with pytest.raises(UserError, match="did you mean 'kermany'"):
         load_config("kermany.yaml")
+
+
+def test_an_encoder_replaces_the_features_of_the_configuration_it_extends(tmp_path: Path) -> None:
+    own = "extends: kermany\nname: own\nencoder: {kind: onnx, file: a.onnx}\n"
+    (tmp_path / "own.yaml").write_text(own)
+    assert load_config(tmp_path / "own.yaml").probe.features == ("external",)
+    (tmp_path / "both.yaml").write_text(own.replace("a.onnx", "a.onnx, with_vqvae: true"))
+    assert "embedding" in load_config(tmp_path / "both.yaml").probe.features
+    (tmp_path / "more.yaml").write_text("extends: own.yaml\nprobe: {features: [external, hog]}\n")
+    assert load_config(tmp_path / "more.yaml").probe.features == ("external", "hog")

@@ -52,7 +52,8 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
     ----------
     name : the name of a shipped configuration, or a path to a yaml file: a mapping, which with
         ``extends: NAME`` changes values of another configuration, a shipped one or a file relative
-        to this one. A source or encoder of another kind replaces that of the other configuration.
+        to this one. A source or encoder of another kind replaces that of the other configuration,
+        and an encoder without a VQ-VAE beside it also its ``probe.features``.
     overrides : values by dotted key, such as ``{"pretrain.epochs": 3}``, or texts of the form
         ``pretrain.epochs=3``.
 
@@ -76,8 +77,8 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
 
 def _judge_external_features(document: dict[str, Any]) -> None:
     """Let the probe read the features of another encoder, where the user says nothing else."""
-    encoder, probe = document.get("encoder"), document.setdefault("probe", {})
-    if isinstance(encoder, dict) and isinstance(probe, dict) and not encoder.get("with_vqvae"):
+    probe = document.setdefault("probe", {})
+    if isinstance(probe, dict) and _replaces_network(document):
         probe.setdefault("features", ["external"])
 
 
@@ -106,7 +107,18 @@ def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{file}: 'extends' is not the name or the file of a configuration")
     other = config_file(base)
     other = file.parent / other if base.endswith((".yaml", ".yml")) else other
-    return _merged(_read(other, (*extended_by, file.resolve())), document)
+    extended = _read(other, (*extended_by, file.resolve()))
+    if _replaces_network(document) and "encoder" not in extended:
+        probe = extended.get("probe")
+        if isinstance(probe, dict):
+            probe.pop("features", None)
+    return _merged(extended, document)
+
+
+def _replaces_network(document: Mapping[str, Any]) -> bool:
+    """Say whether another encoder is named, and no VQ-VAE beside it."""
+    encoder = document.get("encoder")
+    return isinstance(encoder, dict) and not encoder.get("with_vqvae")
 
 
 def _resolve_paths(document: dict[str, Any], file: Path) -> None:
