@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from factories.flow import json_line
-from factories.formats import dicom, save_dicom
+from factories.images import dicom, save_dicom
 from medvq.cli import main
 from medvq.config import DicomFolderSource
 from medvq.export.bundle import write_bundle
