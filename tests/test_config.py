@@ -198,6 +198,17 @@ def test_a_file_that_is_no_configuration(file: Path, text: bytes, reason: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_in_the_place_of_a_configuration_tells_what_to_write(file: Path) -> None:
+    """What it tells is a configuration of that folder."""
+    with pytest.raises(UserError, match=r"is a folder, not a configuration: .*") as caught:
+        load_config(str(file.parent))
+    (told,) = re.findall(r"\((name: .*})\)", str(caught.value))
+    file.write_text(told.replace(", source:", "\nsource:"), encoding="utf-8")
+    source = load_config(file).source
+    assert isinstance(source, ImageFolderSource)
+    assert source.folder == str(file.parent)
+
+
 def test_a_missing_file_tells_what_there_is(file: Path) -> None:
     with pytest.raises(UserError, match=r"no configuration .*kermanny\.yaml; .* there are: tiny"):
         load_config(file.with_name("kermanny.yaml"))

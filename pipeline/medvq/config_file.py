@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,6 +63,12 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
         The file is missing or no YAML mapping, or a key or value is not allowed.
     """
     file = config_file(str(name))
+    if not _is(Path.is_file, file) and _is(Path.is_dir, Path(name)):
+        raise UserError(
+            f"{name} is a folder, not a configuration: name it in a file of a few lines "
+            "(name: my-study, source: {kind: image_folder, folder: " + str(name) + "}), and give "
+            "that file, my-study.yaml"
+        )
     document = _read(file)
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parse, overrides))
     for key, value in values.items():
@@ -84,7 +90,7 @@ def _judge_external_features(document: dict[str, Any]) -> None:
 
 def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the mapping in ``file`` over that which it extends."""
-    if not _is_file(file):
+    if not _is(Path.is_file, file):
         known = sorted(p.stem for p in file.parent.glob("*.yaml"))
         guess = _nearest(file.stem, [*known, *(p.stem for p in shipped("configs").glob("*.yaml"))])
         there = ", ".join(known) or "none"
@@ -218,9 +224,9 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
-def _is_file(file: Path) -> bool:
+def _is(what: Callable[[Path], bool], path: Path) -> bool:
     try:
-        return file.is_file()
+        return what(path)
     except (OSError, ValueError):  # no name that a file may have
         return False
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medvq.config import Config
-    from medvq.method.features import FeatureExtractor
+    from medvq.method.features import FeatureExtractor, FeatureSets
     from medvq.method.vqvae import VQVAE
     from medvq.stages.stage import RunOptions
     from medvq.storage.external import ExternalFeatures
@@ -166,28 +166,36 @@ def _write(
     keys = manifest[[*KEYS, *(name for name in OPTIONAL_KEYS if used[name])]]
     multiplicity = images_per_subject(manifest).to_numpy(np.float32)[:, None]
     number = len(part.rows)
-    progress = tqdm(range(0, number, size), unit=" images", unit_scale=size, disable=rank() > 0)
-    progress.set_description(f"extracting {part.version}".rstrip())
-    for start in progress:
-        if not store.takes_next():
-            continue
-        index = np.arange(start, min(start + size, number))
-        frame = None if part.frame is None else part.frame[index]
-        sets = extractor.features(part.images(index), frame)
-        if multiplicity.any():
-            sets["images_per_subject"] = multiplicity[part.rows[index]]
-        rows = keys.iloc[part.rows[index]]
-        if part.version:
-            rows = rows.assign(version=part.version)
-            # Half precision: three digits of a feature, at half the size of the largest file.
-            floats = [name for name, values in sets.items() if values.dtype == np.float32]
-            sets |= {name: sets[name].astype(np.float16) for name in floats}
-        else:
-            if "codes_0" in sets:
-                sets |= extractor.histograms(sets["codes_0"])
-            if embeddings is not None:
-                sets["external"] = embeddings[part.rows[index]]
-        store.write(rows, sets)
+    what = f"extracting {part.version}".rstrip()
+    with tqdm(total=number, desc=what, unit=" images", disable=rank() > 0) as progress:
+        for start in range(0, number, size):
+            index = np.arange(start, min(start + size, number))
+            if store.takes_next():
+                frame = None if part.frame is None else part.frame[index]
+                sets = extractor.features(part.images(index), frame)
+                if multiplicity.any():
+                    sets["images_per_subject"] = multiplicity[part.rows[index]]
+                if embeddings is not None and not part.version:
+                    sets["external"] = embeddings[part.rows[index]]
+                rows = keys.iloc[part.rows[index]]
+                store.write(*_as_stored(rows, sets, part.version, extractor))
+            progress.update(len(index))
+
+
+def _as_stored(
+    rows: pd.DataFrame, sets: FeatureSets, version: str, extractor: FeatureExtractor
+) -> tuple[pd.DataFrame, FeatureSets]:
+    """Add histograms of codes to the features of images; those of versions are halved in size."""
+    import numpy as np
+
+    if version:
+        # Half precision: three digits of a feature, at half the size of the largest file.
+        floats = [name for name, values in sets.items() if values.dtype == np.float32]
+        halved = {name: sets[name].astype(np.float16) for name in floats}
+        return rows.assign(version=version), sets | halved
+    if "codes_0" in sets:
+        sets |= extractor.histograms(sets["codes_0"])
+    return rows, sets
 
 
 def _metadata(

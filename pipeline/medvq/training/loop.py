@@ -286,7 +286,8 @@ class TrainingLoop(ABC):
             seconds = (self._step_times[-1] - self._step_times[0]) / _STEPS_TIMED
             images = float(progress.total or 0) - progress.n
             remaining = images / self.batches.batch_size
-            self._announce(f"about {math.ceil(seconds * remaining / 60)} minutes for all epochs")
+            minutes = math.ceil(seconds * remaining / 60)
+            self._announce(f"about {minutes} minute{'s' * (minutes > 1)} for all epochs")
 
     def _announce(self, text: str) -> None:
         if rank() == 0:
