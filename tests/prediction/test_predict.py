@@ -319,6 +319,15 @@ def test_a_structured_report_belongs_to_the_study_of_its_image(
         assert not [line for line in read.stderr.splitlines() if line.startswith("E:")]
 
 
+def test_that_there_are_no_dicom_results_is_said(
+    tmp_path: Path, predict: Predict, capsys: Any
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("L", (64, 64), 90).save(tmp_path / "in" / "a.png")
+    predict(tmp_path / "in", tmp_path / "p.csv", "--dicom-output", "sr", "--no-typicality")
+    assert "no DICOM results: they are of DICOM files, and none was read" in capsys.readouterr().err
+
+
 def test_dicom_results_that_are_gone_are_missed(
     images: Path, tmp_path: Path, predict: Predict, capsys: Any
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import warnings
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,18 @@ def test_a_folder_that_cannot_be_written_is_done_without(
     encode(extract, store, ("embedding",), CONFIG, 0, TRAIN, tmp_path)
     encode(extract, store, ("embedding",), CONFIG, 0, TRAIN, None)
     assert store.encoded == 2
+
+
+def test_a_disk_that_is_full_is_done_without(
+    extract: Artifact, store: CountingStore, tmp_path: Path
+) -> None:
+    """Files of a few bytes at most stand for it: safetensors has an error of its own for both."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        _, encoded = encode(extract, store, ("embedding",), CONFIG, 0, TRAIN, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / FOLDER).iterdir())
+    _, again = encode(extract, store, ("embedding",), CONFIG, 0, TRAIN, tmp_path)
+    np.testing.assert_array_equal(encoded.images, again.images)

@@ -84,7 +84,7 @@ def run(parsed: argparse.Namespace) -> int:
     )  # fmt: skip
     skipped = [f"no image: {n} x {reason}" for reason, n in sorted(inputs.skipped.items())]
     constant = constant_lines(probe.summary(ProbeSummary))
-    print(*skipped, *lines(outcome), *constant, sep="\n", file=sys.stderr)
+    print(*skipped, *lines(outcome, parsed.dicom_output), *constant, sep="\n", file=sys.stderr)
     print(json.dumps(outcome.to_json()) if parsed.json else outcome.out)
     return 0
 
@@ -114,8 +114,8 @@ def _prior(parsed: argparse.Namespace, extract: Artifact) -> Artifact:
     return find_prior(extract) or prior_of(extract, parsed.ensurer(options))
 
 
-def lines(outcome: Outcome) -> list[str]:
-    """Return what a run has come to, for people."""
+def lines(outcome: Outcome, dicom_output: str | None = None) -> list[str]:
+    """Return what a run has come to, for people, ``dicom_output`` having been asked for."""
     refused = outcome.refused.total()
     text = [f"{outcome.read} images read, {refused} refused, {outcome.flagged} flagged"]
     text += [f"  refused: {n} x {reason}" for reason, n in outcome.refused.most_common()]
@@ -127,6 +127,8 @@ def lines(outcome: Outcome) -> list[str]:
         )
     if outcome.dicom_results:
         text.append(f"{outcome.dicom_results} DICOM results, which name their patients")
+    elif dicom_output:
+        text.append("no DICOM results: they are of DICOM files, and none was read")
     return text
 
 

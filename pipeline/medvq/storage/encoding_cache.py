@@ -68,7 +68,8 @@ def encode(
     if (known := _read(folder)) is not None:
         return known
     encoded = store.encode(names, config, seed, train)
-    with suppress(OSError, UserError):  # full or read-only, or a probe that is too large
+    # Full or read-only, or a probe that is too large.
+    with suppress(OSError, SafetensorError, UserError):
         _write(folder, *encoded)
         _bound(folder.parent)
     return encoded
