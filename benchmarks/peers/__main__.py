@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,8 +87,13 @@ class Peers:
         """Leave out the numbers of epochs that are too many."""
         return [epochs for epochs in numbers if epochs <= (self.most_epochs or epochs)]
 
+    def forget(self) -> None:
+        """Delete what another method has read, which would count as no time."""
+        shutil.rmtree(self.options.cache, ignore_errors=True)
+
     def ingest(self) -> Artifact:
         """Return the images without swapped copies, which are all that others need."""
+        self.forget()
         study = self.study("kermany", "pretrain.epochs=1", _NOT_SWAPPED)
         return study.run("ingest", study.config())
 
@@ -162,6 +168,7 @@ class Peers:
             yield Point(self.name, name, minutes, {fraction: reached})
 
     def _of_stages(self, study: Study, name: str) -> Point:
+        self.forget()
         probes = self.probes(study)
         return self.point(name, _minutes(next(iter(probes.values()))), probes, MEDVQ)
 
