@@ -18,6 +18,7 @@ from medvq import distributed
 from medvq.code_hash import PACKAGE, changed, code_of
 from medvq.config import Config
 from medvq.device import choose_device, reserve_blas_memory
+from medvq.errors import UserError
 from medvq.modes import artifact_modes, folder_mode
 from medvq.stages import STAGES
 from medvq.stages.stage import Ensure, InputArtifacts, RunOptions, Stage
@@ -205,6 +206,11 @@ class _Flow:
         if (artifact := artifacts.existing(plan.folder)) is not None:
             point_latest(plan.folder)
             return _Made(artifact, fresh=False)
+        if (same := _of_same_content(plan)) is not None:
+            unchanged = "nothing that it reads has changed"
+            print(f"{plan.stage.name}: {unchanged}; {same.fingerprint} is used", file=sys.stderr)
+            point_latest(same.folder)
+            return _Made(same, fresh=False)
         other = artifacts.differing_in_code(plan.parent, plan.settings, plan.reads)
         if other is None:
             return None
@@ -298,6 +304,27 @@ class _Flow:
             mlflow_run_id=tracking.run_id,
             summary=summary.to_json(),
         )
+
+
+def _of_same_content(plan: _Plan) -> Artifact | None:
+    """Return the newest artifact that was made of the same content of other inputs, if any."""
+    content = plan.stage.content
+    if content is None:
+        return None
+    wanted = content(plan.inputs)
+
+    def is_same(other: Artifact) -> bool:
+        made = other.record
+        reads = plan.reads | {name: made.inputs.get(name, "") for name in plan.inputs}
+        if (made.settings, made.code, made.inputs) != (plan.settings, plan.code, reads):
+            return False
+        try:
+            inputs = {name: artifacts.source(other, name) for name in plan.inputs}
+            return content(inputs) == wanted
+        except UserError:  # what it was made of is gone, or damaged
+            return False
+
+    return artifacts.newest(filter(is_same, artifacts.all_of(plan.parent)))
 
 
 def _with_audit(summary: Summary, inputs: Mapping[str, Artifact]) -> Summary:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from medvq.config import Config
     from medvq.stages.stage import RunOptions
+    from medvq.storage.artifacts import Artifact
     from medvq.training.pretraining import PretrainingData
 
 
@@ -116,6 +117,19 @@ def fingerprint_start(config: Config, options: RunOptions) -> Mapping[str, str]:
     return fingerprint(config.pretrain.start_from)
 
 
+def hash_content(inputs: Mapping[str, Artifact]) -> str:
+    """Return a hash of what training reads of an ingest: arrays, splits and subjects, no label."""
+    import hashlib
+
+    from medvq.datasets.manifest import read_manifest
+
+    ingest = inputs["ingest"]
+    arrays = {name: sha256 for name, sha256 in ingest.record.files.items() if name.endswith(".npy")}
+    manifest = read_manifest(ingest.folder / "manifest.csv")
+    columns = manifest[["image_id", "split", "subject_id", "certain_subject_id"]]
+    return hashlib.sha256(f"{sorted(arrays.items())}{columns.to_csv()}".encode()).hexdigest()
+
+
 PRETRAIN = Stage(
     name="pretrain",
     help="train the VQ-VAE on the training images, without labels",
@@ -128,4 +142,5 @@ PRETRAIN = Stage(
     distributed=True,
     outside=fingerprint_start,
     needed=lambda config: config.trains,
+    content=hash_content,
 )

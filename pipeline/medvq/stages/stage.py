@@ -80,6 +80,8 @@ class Stage(Generic[S]):
     label : words that tell its MLflow runs apart.
     page : makes a page for people from a published artifact, and returns what to open.
     needed : whether the stages that read it need it.
+    content : a hash of what it reads of its inputs, where that is less than all: an artifact that
+        was made of other inputs with the same content is up to date.
     """
 
     name: str
@@ -99,3 +101,4 @@ class Stage(Generic[S]):
     label: Callable[[Config], str] | None = None
     page: Callable[[Artifact], Path] | None = None
     needed: Callable[[Config], bool] = lambda _: True
+    content: Callable[[Mapping[str, Artifact]], str] | None = None
