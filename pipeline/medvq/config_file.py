@@ -66,8 +66,8 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
     if not _is(Path.is_file, file) and _is(Path.is_dir, Path(name)):
         raise UserError(
             f"{name} is a folder, not a configuration: name it in a file of a few lines "
-            "(name: my-study, source: {kind: image_folder, folder: " + str(name) + "}), and give "
-            "that file, my-study.yaml"
+            f"(name: my-study, source: {{kind: image_folder, folder: {name}}}), and give that "
+            "file, my-study.yaml"
         )
     document = _read(file)
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parse, overrides))
