@@ -27,7 +27,7 @@ class Study:
     """A folder of pictures, with labels, subjects and splits in a table."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.settings = folder, [*SETTINGS]
         pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32), dtype=np.uint8)
         for number, image in enumerate(pixels):
             Image.fromarray(image).save(folder / f"{number:02}.png")
@@ -40,12 +40,13 @@ class Study:
                 "split": splits,
             }
         )
-        text = f"name: own\nsource: {{kind: image_folder, folder: {folder}, labels: labels.csv}}\n"
+        source = f"{{kind: image_folder, folder: {folder}, labels: {{file: labels.csv}}}}"
+        text = f"name: own\nsource: {source}\n"
         (folder / "own.yaml").write_text(text, encoding="utf-8")
 
     def config(self) -> Config:
         self.table.to_csv(self.folder / "labels.csv", index=False)
-        return load_config(self.folder / "own.yaml", SETTINGS)
+        return load_config(self.folder / "own.yaml", self.settings)
 
     def run(self, stage: str, *, force: bool = False) -> Artifact:
         artifacts = self.folder / "artifacts"
@@ -78,10 +79,22 @@ def _rename(study: Study) -> None:
     study.table["label"] = study.table["label"].replace("ill", "diseased")
 
 
+def _list_classes(study: Study) -> None:
+    study.settings.append("source.labels.classes=[well, diseased]")
+
+
+def _change_setting(study: Study) -> None:
+    """Of alignment, which is off: it would change how other images are prepared."""
+    study.settings.append("ingest.alignment.min_correlation=0.4")
+
+
 def test_what_training_reads(study: Study) -> None:
     """One change after the other."""
     before = hash_content({"ingest": study.run("ingest")})
-    changes = {_relabel: False, _rename: False, _move: True, _join: True, _repaint: True}
+    changes = {
+        _relabel: False, _rename: False, _list_classes: False, _move: True, _join: True,
+        _repaint: True, _change_setting: True,
+    }  # fmt: skip
     for change, is_read in changes.items():
         change(study)
         after = hash_content({"ingest": study.run("ingest")})

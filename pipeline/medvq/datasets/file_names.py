@@ -79,10 +79,9 @@ class FileNames:
                 return ": it names a folder; give each of its files a row"
         last = name.replace("\\", "/").rpartition("/")[2]
         free = {written: paths - taken for written, paths in self._index.items() if paths - taken}
+        alike = [written for written in free if plain(written) == plain(last)]
         near = [
-            *(
-                written for written in free if plain(written) == plain(last)
-            ),  # 001, and 1 of a sheet
+            *alike,  # 001, and 1 of a sheet
             *get_close_matches(_plain(name), free, n=1, cutoff=0.8),
             *get_close_matches(_plain(last), free, n=1, cutoff=0.8),
         ]

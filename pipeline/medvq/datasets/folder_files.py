@@ -63,8 +63,7 @@ _OTHER_SUFFIXES = frozenset(
         ".xml", ".yaml", ".yml",
     }
 )  # fmt: skip
-
-
+# By which masks are told from the images that they are of.
 _MASK = r"(masks?|seg|segmentations?|annotations?|contours?|roi|gt|ground_?truths?)"
 _NAMED_MASK = re.compile(rf"[\s_.-]+{_MASK}[\s_-]*\d*$", re.IGNORECASE)
 _SUFFIX = re.compile(r"(\.nii)?\.[^./]+$")

@@ -114,7 +114,7 @@ def _prior(parsed: argparse.Namespace, extract: Artifact) -> Artifact:
     return find_prior(extract) or prior_of(extract, parsed.ensurer(options))
 
 
-def lines(outcome: Outcome, dicom_output: str | None = None) -> list[str]:
+def lines(outcome: Outcome, dicom_output: str | None) -> list[str]:
     """Return what a run has come to, for people, ``dicom_output`` having been asked for."""
     refused = outcome.refused.total()
     text = [f"{outcome.read} images read, {refused} refused, {outcome.flagged} flagged"]

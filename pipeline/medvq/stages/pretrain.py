@@ -118,8 +118,12 @@ def fingerprint_start(config: Config, options: RunOptions) -> Mapping[str, str]:
 
 
 def hash_content(inputs: Mapping[str, Artifact]) -> str:
-    """Return a hash of what training reads of an ingest: arrays, splits and subjects, no label."""
+    """Return a hash of what training reads of an ingest: arrays, splits and subjects, no label.
+
+    The other settings count, too: new images are prepared for the network by those of its ingest.
+    """
     import hashlib
+    import json
 
     from medvq.datasets.manifest import read_manifest
 
@@ -127,7 +131,10 @@ def hash_content(inputs: Mapping[str, Artifact]) -> str:
     arrays = {name: sha256 for name, sha256 in ingest.record.files.items() if name.endswith(".npy")}
     manifest = read_manifest(ingest.folder / "manifest.csv")
     columns = manifest[["image_id", "split", "subject_id", "certain_subject_id"]]
-    return hashlib.sha256(f"{sorted(arrays.items())}{columns.to_csv()}".encode()).hexdigest()
+    settings = ingest.record.settings
+    unlabelled = {key: value for key, value in settings["source"].items() if key != "labels"}
+    facts = json.dumps([arrays, settings | {"source": unlabelled}], sort_keys=True)
+    return hashlib.sha256(f"{facts}{columns.to_csv()}".encode()).hexdigest()
 
 
 PRETRAIN = Stage(

@@ -44,8 +44,6 @@ _MOST_AFTER_VOXELS = 2**24
 # levels), and, where it cuts values off, at least this share of the voxels lies between the two and
 # at most that share of the voxels above black is white.
 _LEAST_PART, _LEAST_BETWEEN, _MOST_WHITE = 1 / 16, 0.01, 0.75
-
-
 # Fewer voxels of padding do not move the percentiles.
 _MOST_OTHERS = 0.995
 # NIfTI-1: voxels are labels, of regions or of parts of the brain (NIFTI_INTENT_LABEL, _NEURONAME).
