@@ -153,8 +153,9 @@ def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
     if not isinstance(element, RawDataElement) or not element.value:
         return False
     after = path.stat().st_size - element.value_tell - element.length
-    may_be = _is_encapsulated(header) or after >= element.value.count(b"\n")
-    return may_be and ends_lines_as_text(element.value)
+    return ends_lines_as_text(element.value) and (
+        _is_encapsulated(header) or after >= element.value.count(b"\n")
+    )
 
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:

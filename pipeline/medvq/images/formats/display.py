@@ -127,7 +127,7 @@ def to_channels(image: Image, channels: int, *, colour: bool) -> Image:
     if channels not in {1, 3}:
         raise ValueError(f"an image has 1 or 3 channels, not {channels}")
     if not colour:
-        return np.repeat(image[None], channels, axis=0)
+        return image[None] if channels == 1 else np.repeat(image[None], channels, axis=0)
     if channels == 3:
         return np.ascontiguousarray(np.moveaxis(image, -1, 0))
     return np.asarray(np.clip(image @ _LUMA, 0, 1), np.float32)[None]

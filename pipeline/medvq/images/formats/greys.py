@@ -85,7 +85,7 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
     elif _has_scale(header, greys.rescale):
         shown = _show_all_bits(header, greys)
     else:
-        shown = stretch(greys.values, *_percentiles(greys.values[greys.inside]))
+        shown = stretch(greys.values, *_percentiles(_without_padding(greys.values, greys.inside)))
     _tell_of_nothing(shown, greys.values, greys.inside)
     return _finish(shown, header, greys.inside)
 
@@ -116,7 +116,7 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
     else:
         window = _configured(window, first, each[0])
     if window is None:
-        shown = stretch(values, *_percentiles(values[inside]))
+        shown = stretch(values, *_percentiles(_without_padding(values, inside)))
     else:
         shown = window.apply(values)
     _tell_of_nothing(shown, values, inside)
@@ -125,8 +125,14 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
 
 def _tell_of_nothing(shown: Image, values: Values, inside: NDArray[np.bool_]) -> None:
     """Tell of a window or table for other values, as of another modality or without the rescale."""
-    if inside.any() and np.ptp(shown[inside]) == 0 < np.ptp(values[inside]):
+    visible = _without_padding(shown, inside)
+    if visible.size and np.ptp(visible) == 0 < np.ptp(_without_padding(values, inside)):
         notice("its window or lookup table leaves nothing to be seen: all is of one grey")
+
+
+def _without_padding(values: Values, inside: NDArray[np.bool_]) -> Values:
+    """Return the values that are no padding: not copied, which takes long, where there is none."""
+    return values if inside.all() else values[inside]
 
 
 def _check_units(each: Sequence[Greys]) -> None:
@@ -258,7 +264,7 @@ def _has_scale(header: Dataset, rescale: Rescale | None) -> bool:
 def _show_all_bits(header: Dataset, greys: Greys) -> Image:
     """Show unsigned values over all their bits, or over the part that they use if it is small."""
     bits = int(header.BitsStored)
-    part = used_range(greys.values[greys.inside], bits)
+    part = used_range(_without_padding(greys.values, greys.inside), bits)
     if part is None:
         applied(f"all {bits} bits")
         return stretch(greys.values, 0, 2**bits - 1)
