@@ -1,22 +1,23 @@
 """``make benchmark-masked-code``: whether a model of the codes has better features than the codes.
 
-A Transformer that predicts each code from those before it is trained without any label. Its hidden
-states, averaged over cells of the grid, are probed beside the codes themselves and the embedding,
-with the product's own probe on the same label subsets.
+A Transformer that predicts each code from those before it, and a masked one that predicts codes
+from any others, are trained without any label. Their hidden states, averaged over cells of the
+grid, are probed beside the codes themselves and the embedding, with the product's own probe on the
+same label subsets.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from medvq.config import Config
-from medvq.errors import UserError
 from medvq.evaluation.probing import FeatureSetResult, ProbeJudge
 from medvq.method.features import pool_to_grid
 from medvq.method.probe import ProbeFeatures
+from medvq.prior.masked import MaskedPrior
 from medvq.prior.transformer import TransformerPrior
 from medvq.storage.encoded_features import FeatureStore
 from numpy.typing import NDArray
@@ -33,22 +34,21 @@ FRACTIONS = (0.05, 1.0)
 """Shares of the training subjects whose labels the probe may see."""
 _MUST_GAIN = 0.005
 _BATCH = 256
-_UNLABELLED = ("prior.model=transformer", "prior.withheld_labels=1")
+_MODELS = ("transformer", "masked")
 _CODES = "codes"
 
 
 def main(study: Study, _: argparse.Namespace) -> None:
-    """Probe the hidden states of a Transformer over codes beside the codes."""
+    """Probe the hidden states of Transformers over codes beside the codes."""
     inputs, config = Inputs(study), study.config()
-    prior = inputs.train(*_UNLABELLED).levels[0]
-    if not isinstance(prior, TransformerPrior):
-        raise UserError("the study of masked codes needs prior.model=transformer")
+    priors = {model: _train(inputs, model) for model in _MODELS}
     codebook = inputs.model.quantizers[0].codebook.numpy()
     store = FeatureStore(inputs.extract.folder)
-    sections, figures = compare(Codings(store, codebook, config), prior, config)
+    sections, figures = compare(Codings(store, codebook, config), priors, config)
     text = (
-        "A Transformer learns to predict each code of an image from those before it, in raster "
-        "order and without any label. Its hidden states after each block, averaged over "
+        "Without any label, a Transformer learns to predict each code of an image from those "
+        "before it, in raster order, and a masked one from a random part of all others, of which "
+        "it then sees all. Their hidden states after each block, averaged over "
         f"{config.extract.grid} x {config.extract.grid} cells and reduced to principal components, "
         "are probed beside the best of several ways to decode the codes themselves (the one that "
         "does best in validation), which is what they have to exceed."
@@ -56,12 +56,22 @@ def main(study: Study, _: argparse.Namespace) -> None:
     study.publish("Hidden states of a model of the codes", text, sections, figures)
 
 
+def _train(inputs: Inputs, model: str) -> TransformerPrior | MaskedPrior:
+    prior = inputs.train(f"prior.model={model}", "prior.withheld_labels=1").levels[0]
+    assert isinstance(prior, TransformerPrior | MaskedPrior)
+    return prior
+
+
 def compare(
-    codings: Codings, prior: TransformerPrior, config: Config
+    codings: Codings, priors: Mapping[str, TransformerPrior | MaskedPrior], config: Config
 ) -> tuple[list[Section], list[Figure]]:
     """Return the table of every share of the labels, and the gains over the codes."""
     keys, classes = codings.store.keys, codings.store.metadata.classes
-    hidden = dict(hidden_sets(codings, prior, config.extract.grid))
+    hidden = {
+        f"{model}, block {block}": features
+        for model, prior in priors.items()
+        for block, features in enumerate(hidden_sets(codings, prior, config.extract.grid), 1)
+    }
     decoded = dict(codings.of_codes())
     sections, figures = [], []
     for fraction in FRACTIONS:
@@ -85,8 +95,8 @@ def compare(
 
 
 def hidden_sets(
-    codings: Codings, prior: TransformerPrior, grid: int
-) -> Iterator[tuple[str, ProbeFeatures]]:
+    codings: Codings, prior: TransformerPrior | MaskedPrior, grid: int
+) -> Iterator[ProbeFeatures]:
     """Yield the encoded states of every block of the prior, of images and their versions."""
     codes = codings.store.read("codes_0")
     tables = [codes.images, *codes.versions, *([] if codes.swapped is None else [codes.swapped])]
@@ -100,12 +110,12 @@ def hidden_sets(
         )
         width = min(components, images.shape[1])
         pca = PCA(width, svd_solver="randomized", random_state=codings.config.seed)
-        yield f"masked_code, block {block + 1}", codings.encode(features, make_pipeline(pca))
+        yield codings.encode(features, make_pipeline(pca))
 
 
 @torch.inference_mode()
 def pooled_states(
-    prior: TransformerPrior, codes: NDArray[np.int64], grid: int
+    prior: TransformerPrior | MaskedPrior, codes: NDArray[np.int64], grid: int
 ) -> list[NDArray[np.float64]]:
     """Return of every block its states of codes (N, places), averaged over cells: (N, width)."""
     parts = []

@@ -342,14 +342,32 @@ def test_impossible_codes_are_never_drawn() -> None:
 
 
 @pytest.mark.parametrize("above", [False, True])
-def test_the_last_hidden_states_are_what_logits_are_made_of(above: bool) -> None:
-    prior = random_prior(TransformerPrior, (3, 4), above=above)
-    assert isinstance(prior, TransformerPrior)
+@pytest.mark.parametrize("kind", [TransformerPrior, MaskedPrior])
+def test_the_last_hidden_states_are_what_logits_are_made_of(
+    kind: type[CodePrior], above: bool
+) -> None:
+    prior = random_prior(kind, (3, 4), above=above)
+    assert isinstance(prior, TransformerPrior | MaskedPrior)
     codes = torch.randint(prior.architecture.size, (5, 3, 4))
     conditions = conditions_of(prior, [0, 1, -1, 0, 1])
     with torch.no_grad():
         states = prior.hidden_states(codes, conditions)
-        logits = prior.network.to_logits(states[-1].movedim(1, -1))[..., : prior.architecture.size]
+        last = states[-1].movedim(1, -1)
+        if isinstance(prior, MaskedPrior):
+            logits = prior.to_logits(prior.norm(last))
+        else:
+            logits = prior.network.to_logits(last)[..., : prior.architecture.size]
         expected = prior(codes, conditions)
     assert len(states) == prior.architecture.depth
     torch.testing.assert_close(logits.movedim(-1, 1) + prior.frequency, expected)
+
+
+@torch.no_grad()
+def test_hidden_states_of_the_masked_model_know_codes_on_both_sides() -> None:
+    prior = random_prior(MaskedPrior, (3, 4))
+    assert isinstance(prior, MaskedPrior)
+    codes = torch.randint(prior.architecture.size, (1, 3, 4))
+    changed = codes.clone()
+    changed[0, 1, 2] = (codes[0, 1, 2] + 1) % prior.architecture.size
+    before, after = (prior.hidden_states(one)[0][0] for one in (codes, changed))
+    assert (before - after).abs().amax(0).gt(1e-6).all()

@@ -15,6 +15,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,21 @@ class MaskedPrior(CodePrior):
 
         ``codes`` is int64 (B, *shape), :data:`UNKNOWN` where one is masked.
         """
+        *_, last = self._after_blocks(codes, conditions)
+        logits = self.to_logits(self.norm(last)).mT
+        grid: Tensor = logits.unflatten(2, self.shape) + self.frequency
+        return grid
+
+    def hidden_states(self, codes: Tensor, conditions: Conditions = UNCONDITIONAL) -> list[Tensor]:
+        """Return what every block makes of codes (B, *shape), maps (B, channels, *shape).
+
+        A place tells of all codes that are known, those after it and its own too.
+        """
+        states = self._after_blocks(codes, conditions)
+        return [features.mT.unflatten(2, self.shape) for features in states]
+
+    def _after_blocks(self, codes: Tensor, conditions: Conditions) -> Iterator[Tensor]:
+        """Yield the features (B, places, channels) after each block."""
         size = self.architecture.size
         label = size + 1 + self._label_index(conditions.labels, len(codes))
         known = codes.flatten(1)
@@ -84,9 +100,7 @@ class MaskedPrior(CodePrior):
         features = self.dropout(features)
         for block in self.blocks:
             features = block(features)
-        logits = self.to_logits(self.norm(features[:, 1:])).mT
-        grid: Tensor = logits.unflatten(2, self.shape) + self.frequency
-        return grid
+            yield features[:, 1:]
 
     def training_loss(self, codes: Tensor, conditions: Conditions) -> Tensor:
         """Return the mean negative log-likelihood of masked codes given the others, in nats.
