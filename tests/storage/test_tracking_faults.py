@@ -15,7 +15,8 @@ import pytest
 from factories.tracked import CONFIG, PRETRAIN, PROBE
 from factories.tracking_server import TrackingServer, tracking_server
 from medvq.errors import UserError
-from medvq.storage.mlflow_sender import KEPT, _create, sync, tracking_uri
+from medvq.storage.mlflow_sender import KEPT, _create, tracking_uri
+from medvq.storage.mlflow_sync import sync
 from medvq.storage.publication import writing
 from medvq.storage.tracking import Tracking
 from mlflow.entities import Run
@@ -387,6 +388,25 @@ def test_what_an_interrupted_stage_could_not_send_is_sent_and_killed_runs_are_en
     assert curve(server.address, "KILLED") == CURVE[:1]
     small_run(tmp_path)
     assert curve(server.address) == CURVE
+
+
+def test_a_journal_that_the_server_refuses_keeps_no_other_from_being_sent(
+    server: TrackingServer, tmp_path: Path
+) -> None:
+    refused, fine = tracking_of(tmp_path, "aaaa"), tracking_of(tmp_path, "bbbb")
+    refused.start("", {"epochs": 3})
+    refused._append("params", params={"epochs": "4"})  # no server changes a parameter
+    fine.start("", {"epochs": 3})
+    fine.report({"loss": 1.0}, 1)
+    file = "tiny/pretrain/aaaa.partial/.tracking.jsonl"
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"MLflow refuses {file}") as caught:
+            sync(tmp_path)
+        assert "'epochs'" in str(caught.value)
+    states = {run.data.tags["medvq.artifact"]: run.info.status for run in runs_in(server.address)}
+    assert states == {"tiny/pretrain/aaaa": "RUNNING", "tiny/pretrain/bbbb": "KILLED"}
+    (tmp_path / file).unlink()
+    assert sync(tmp_path) == (0, 0)
 
 
 def test_a_clock_that_jumps_leaves_the_curve_as_it_is(

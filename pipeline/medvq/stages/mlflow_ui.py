@@ -74,15 +74,12 @@ def _free_port(wanted: int | None) -> int:
 
 def _sync(artifacts: Path) -> None:
     """Send what was kept first; what cannot be sent yet hides none of the rest."""
-    from medvq.storage.mlflow_sender import sync
+    from medvq.storage.mlflow_sync import sync
 
     try:
         sync(artifacts)
-    except Exception as error:  # MLflow raises types of every library that it uses
-        print(
-            f"medvq: what is kept for MLflow could not be sent ({type(error).__name__})",
-            file=sys.stderr,
-        )
+    except UserError as error:
+        print(f"medvq: {error}", file=sys.stderr)
 
 
 def _show(address: str, no_browser: bool) -> None:

@@ -14,18 +14,17 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 
-from medvq.storage.journal import FILE, Event, Journal
+from medvq.storage.journal import Event, Journal
 from medvq.storage.mlflow_client import set_client_defaults
 from medvq.storage.mlflow_pages import experiment_tags
-from medvq.storage.publication import writing_lock
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -128,6 +127,14 @@ class Sender:
         """
         while not self.journal.is_sent:
             self._send_next()
+
+    def answers(self) -> bool:
+        """Say whether MLflow can be reached, whatever it made of what it was sent."""
+        try:
+            self._connect()
+        except Exception:  # MLflow raises types of every library that it uses
+            return False
+        return True
 
     def notice(self) -> None:
         """Say once that tracking is behind; never with an address, which may hold a password."""
@@ -380,54 +387,6 @@ def relocate(artifacts: Path) -> None:
 
 def _location(artifacts: Path, experiment: str) -> str:
     return (artifacts / _FIGURES / experiment).absolute().as_uri()
-
-
-def sync(artifacts: Path) -> tuple[int, int]:
-    """Send the journals that were kept; return how many were sent, and how many events.
-
-    Among them those of stages that were interrupted; one that was killed is reported as KILLED. A
-    store that was moved with its folder is mended on the way.
-
-    Raises
-    ------
-    Exception
-        Whatever MLflow raises; what was not sent is kept.
-    """
-    with suppress(sqlite3.Error):  # nothing may be kept for it
-        relocate(artifacts)
-    journals = events = 0
-    for lock, file in _kept(artifacts):
-        try:
-            with FileLock(lock, 0):
-                sent = _send_kept(file, artifacts)
-        except Timeout:
-            continue  # a stage that runs sends its own
-        journals, events = journals + bool(sent), events + sent
-    return journals, events
-
-
-def _kept(artifacts: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the journals of finished and of interrupted stages, each after its lock."""
-    for file in sorted((artifacts / KEPT).glob("*.jsonl")):
-        yield artifacts / KEPT / ".lock", file
-    # One that was killed just after its publication has left its journal there.
-    for file in sorted(artifacts.glob(f"*/*/*/{FILE}")):
-        if not file.parent.is_symlink():
-            yield writing_lock(file.parent), file
-
-
-def _send_kept(file: Path, artifacts: Path) -> int:
-    """Send a journal, which is deleted if its stage has ended; return the number of events."""
-    finished = not file.parent.name.endswith(".partial")
-    journal = Journal(file)
-    if not finished and journal.events and journal.events[-1]["kind"] != "end":
-        key = journal.events[0]["key"]
-        journal.append({"kind": "end", "key": key, "time": now(), "status": "KILLED"})
-    events = len(journal.events) - journal.sent
-    Sender(journal, artifacts).send_all()
-    if finished:
-        journal.remove()
-    return events
 
 
 def now() -> int:
