@@ -40,14 +40,15 @@ _STYLES = {
     "raw_pixels": _Style("raw pixels", plots.ORANGE, "--", "s"),
     "hog": _Style("HOG", plots.GREEN, (0, (5, 1)), "^"),
     "untrained_encoder": _Style("untrained encoder", plots.RED, "-.", "D"),
-    "frozen_imagenet": _Style("frozen ImageNet network", plots.RED, "-", "h"),
+    "frozen_imagenet": _Style("frozen ImageNet network", plots.WINE, "-", "h"),
     "border_only": _Style("border only", plots.PINK, ":", "v"),
     "images_per_subject": _Style("images per subject", plots.GREY, (0, (1, 3)), "1"),
     "quantized": _Style("codes alone: their vectors", plots.BLACK, (0, (8, 2)), "X"),
     "histogram": _Style("codes alone: one histogram", plots.SKY, (0, (8, 2, 1, 2)), "P"),
-    "resnet18_scratch": _Style("ResNet-18 from scratch", plots.GREY, (0, (3, 1, 1, 1, 1, 1)), "*"),
+    "external": _Style("external encoder", plots.OLIVE, (0, (2, 2)), "<"),
+    "resnet18_scratch": _Style("ResNet-18 from scratch", plots.BROWN, (0, (3, 1, 1, 1, 1, 1)), "*"),
     "efficientnet_imagenet": _Style(
-        "EfficientNet-Lite0 from ImageNet", plots.GREY, (0, (5, 3, 1, 3)), "p"
+        "EfficientNet-Lite0 from ImageNet", plots.TEAL, (0, (5, 3, 1, 3)), "p"
     ),
 }
 
