@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import TypeAdapter
 
 from medvq.tracked_runs import TrackedRun, numbers, tracked_name
+from medvq.wording import counted
 
 JsonObject = dict[str, Any]
 """A JSON object; what its keys are is said by the record that it is made from."""
@@ -398,7 +399,8 @@ class ProbeSummary(_WithRows):
         return (
             f"**{self.headline.upper()} {row.metrics[self.headline]}** in {where}: "
             f"`{row.features}`, {100 * self.label_fraction:g}% of the labels "
-            f"({self.labels} images); mean over label subsets ({self.repeats}) and its 95% interval"
+            f"({counted(self.labels, 'image')}); "
+            f"mean over label subsets ({self.repeats}) and its 95% interval"
         )
 
 

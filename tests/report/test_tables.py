@@ -81,7 +81,7 @@ def test_every_table_ends_with_the_audit() -> None:
         "(cross-validated on train)",
         "  audit: test images told from training images at AUROC ill 0.656, normal 0.922 "
         "(chance: 0.5)",
-        "  audit: 6 warning(s), explained in audit.html of the ingest artifact",
+        "  audit: 6 warnings, explained in audit.html of the ingest artifact",
     ]
 
 

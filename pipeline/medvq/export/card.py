@@ -6,6 +6,7 @@ from medvq.config import PublishedSource
 from medvq.datasets.data_manifest import data_manifest
 from medvq.export.source import ExportSource
 from medvq.summaries import IngestSummary, ProbeSummary
+from medvq.wording import counted
 
 _CARD = """# {title}
 
@@ -72,7 +73,9 @@ def model_card(source: ExportSource) -> str:
 def _data(source: ExportSource) -> str:
     ingest = source.ingest.summary(IngestSummary)
     parts = ", ".join(f"{part.images} {name}" for name, part in ingest.splits.items())
-    counts = f"{ingest.images} images of {ingest.subjects} subjects ({parts})."
+    counts = (
+        f"{counted(ingest.images, 'image')} of {counted(ingest.subjects, 'subject')} ({parts})."
+    )
     configured = source.config.source
     if not isinstance(configured, PublishedSource):
         return f"{counts} A data set of the exporter's own; ask them for its licence."
@@ -94,8 +97,9 @@ def _performance(source: ExportSource) -> str:
     ]
     classes = f" Classes, in order: {', '.join(summary.classes)}." if summary.classes else ""
     head = [
-        f"Probes on {summary.label_fraction:.0%} of the labels ({summary.labels} images, "
-        f"{summary.repeats} label subsets), judged on {where}; 95% intervals.{classes}",
+        f"Probes on {100 * summary.label_fraction:g}% of the labels "
+        f"({counted(summary.labels, 'image')}, {counted(summary.repeats, 'label subset')}), "
+        f"judged on {where}; 95% intervals.{classes}",
         "",
         "| metric | mean | 95% interval |",
         "|---|---|---|",

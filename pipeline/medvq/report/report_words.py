@@ -16,6 +16,7 @@ from medvq.summaries import (
     PretrainSummary,
     ProbeSummary,
 )
+from medvq.wording import counted
 
 _FEW_SUBJECTS = 100
 """Labelled test subjects below which an interval is wide whatever the probe does."""
@@ -39,19 +40,19 @@ def sentence(probe: ProbeSummary, ingest: IngestSummary) -> str:
     where = "in cross-validation"
     if probe.evaluate == "test":
         test = ingest.splits["test"]
-        where = f"on {test.images} test images of {test.subjects} subjects"
+        where = f"on {counted(test.images, 'test image')} of {counted(test.subjects, 'subject')}"
     return (
-        f"With {100 * probe.label_fraction:g}% of the labels ({probe.labels} images of "
-        f"{probe.subjects} subjects) MedVQ reaches {METRIC_NAMES[probe.headline]} "
-        f"{_interval(result)} {where}."
+        f"With {100 * probe.label_fraction:g}% of the labels "
+        f"({counted(probe.labels, 'image')} of {counted(probe.subjects, 'subject')}) "
+        f"MedVQ reaches {METRIC_NAMES[probe.headline]} {_interval(result)} {where}."
     )
 
 
 def sentence_without_probe(extract: ExtractSummary, ingest: IngestSummary) -> str:
     """Say what is there where no probe has been fitted."""
     return (
-        f"No probe has been fitted yet. The features of {extract.images} images of "
-        f"{ingest.subjects} subjects are ready for one."
+        f"No probe has been fitted yet. The features of {counted(extract.images, 'image')} of "
+        f"{counted(ingest.subjects, 'subject')} are ready for one."
     )
 
 
@@ -104,7 +105,9 @@ def of_audit(audit: AuditHeadline) -> Iterator[Warned]:
     if audit.warnings:
         yield Warned(
             "the audit",
-            f"{audit.warnings} of its findings call for a look; they are in audit.html.",
+            "1 of its findings calls for a look; it is in audit.html."
+            if audit.warnings == 1
+            else f"{audit.warnings} of its findings call for a look; they are in audit.html.",
         )
 
 
@@ -138,7 +141,9 @@ def key_numbers(chain: Mapping[str, Artifact]) -> dict[str, str]:
     numbers: dict[str, str] = {}
     if "pretrain" in chain:
         pretrain = chain["pretrain"].summary(PretrainSummary)
-        numbers["curves"] = f"{pretrain.epochs} epochs, the best of them {pretrain.best_epoch}."
+        numbers["curves"] = (
+            f"{counted(pretrain.epochs, 'epoch')}, the best of them {pretrain.best_epoch}."
+        )
         numbers["reconstructions"] = (
             f"PSNR {pretrain.val_psnr_db:.1f} dB, SSIM {pretrain.val_ssim:.3f}."
         )

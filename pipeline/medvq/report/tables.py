@@ -16,6 +16,7 @@ from medvq.summaries import (
     SampleSummary,
     given,
 )
+from medvq.wording import counted
 
 _FEW_SUBJECTS = 100
 """Labelled subjects below which the table says how wide intervals are."""
@@ -57,8 +58,8 @@ def ingest_table(summary: IngestSummary) -> list[str]:
     for what, reasons in (("set aside", summary.set_aside), ("skipped", summary.skipped)):
         lines += [f"    {what}: {number} x {reason}" for reason, number in reasons.items()]
     lines.append(
-        f"  {summary.unlabelled} images without a label, {summary.duplicates} files with a "
-        f"duplicate, {summary.not_aligned} not aligned"
+        f"  {counted(summary.unlabelled, 'image')} without a label, "
+        f"{counted(summary.duplicates, 'file')} with a duplicate, {summary.not_aligned} not aligned"
     )
     if 0 < summary.labelled_subjects < _FEW_SUBJECTS and summary.labelled_test_subjects:
         width = 1.96 * (_ACCURACY * (1 - _ACCURACY) / summary.labelled_test_subjects) ** 0.5
@@ -84,7 +85,7 @@ def pretrain_table(summary: PretrainSummary) -> list[str]:
         f"{book.used} of {book.size} codes (perplexity {book.perplexity:.0f})"
         for book in summary.codebook
     )
-    trained = f"{summary.epochs} epochs, {summary.images_per_second:g} images/s"
+    trained = f"{counted(summary.epochs, 'epoch')}, {summary.images_per_second:g} images/s"
     line = (
         f"  {trained if summary.epochs else 'not trained (pretrain.epochs=0)'}; validation: "
         f"MSE {summary.val_mse:.3f} of the variance, PSNR {summary.val_psnr_db:.1f} dB, "
@@ -96,15 +97,15 @@ def pretrain_table(summary: PretrainSummary) -> list[str]:
 def extract_table(summary: ExtractSummary) -> list[str]:
     """Return the number of images and the width of every feature set."""
     widths = ", ".join(f"{name} {width}" for name, width in summary.feature_sets.items())
-    line = f"  {summary.images} images, {summary.images_per_second:g} images/s: {widths}"
+    line = f"  {counted(summary.images, 'image')}, {summary.images_per_second:g} images/s: {widths}"
     return [line, *_audit_lines(summary.audit)]
 
 
 def prior_table(summary: PriorSummary) -> list[str]:
     """Return the bits per code of every level, beside those of simple codings."""
     lines = [
-        f"  {level.model}, {level.epochs} epochs on {level.images} images; validation: "
-        f"{level.val_bits_per_code:.2f} bits per code, with the label "
+        f"  {level.model}, {counted(level.epochs, 'epoch')} on {counted(level.images, 'image')}; "
+        f"validation: {level.val_bits_per_code:.2f} bits per code, with the label "
         f"{level.val_bits_per_code_labelled:.2f}; "
         + ", ".join(f"{k} {bits:.2f}" for k, bits in level.val_bits_of_simple_codings.items())
         for level in summary.levels
@@ -116,8 +117,9 @@ def sample_table(summary: SampleSummary) -> list[str]:
     """Return how many images were sampled, how, and how likely they are."""
     of_class = f" of {summary.class_name}" if summary.class_name else ""
     line = (
-        f"  {summary.samples} samples{of_class} at temperature {summary.temperature:g} and "
-        f"guidance {summary.guidance:g}, {summary.bits_per_code:.2f} bits per code by the prior"
+        f"  {counted(summary.samples, 'sample')}{of_class} at temperature "
+        f"{summary.temperature:g} and guidance {summary.guidance:g}, "
+        f"{summary.bits_per_code:.2f} bits per code by the prior"
     )
     return [line, *_audit_lines(summary.audit)]
 
@@ -126,8 +128,7 @@ def probe_table(summary: ProbeSummary) -> list[str]:
     """Return the metrics of every feature set, and MedVQ's lead over each baseline."""
     columns = _COLUMNS[summary.headline]
     figures = f"mean [95% interval, given {' and '.join(summary.intervals_given)}]"
-    plural = "s" * (summary.repeats > 1)
-    where = f", {summary.repeats} label subset{plural}; {figures} on test"
+    where = f", {counted(summary.repeats, 'label subset')}; {figures} on test"
     if summary.evaluate == "cross_validation":
         where = (
             f" in a fit; {figures} over {summary.repeats} x {summary.outer_folds}-fold "
@@ -135,8 +136,8 @@ def probe_table(summary: ProbeSummary) -> list[str]:
         )
     validation = "   validation" if any(row.validation for row in summary.rows) else ""
     lines = [
-        f"  {100 * summary.label_fraction:g}% of the labels: {summary.labels} images of "
-        f"{summary.subjects} subjects{where}",
+        f"  {100 * summary.label_fraction:g}% of the labels: {counted(summary.labels, 'image')} of "
+        f"{counted(summary.subjects, 'subject')}{where}",
         f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + validation,
     ]
     for row in summary.rows:
@@ -165,7 +166,7 @@ def constant_lines(summary: ProbeSummary) -> list[str]:
 def evaluate_table(summary: EvaluateSummary) -> list[str]:
     """Return the metrics on another data set, and how many of its images are untypical."""
     lines = [
-        f"  {summary.images} images, {summary.labelled} with a truth, "
+        f"  {counted(summary.images, 'image')}, {summary.labelled} with a truth, "
         f"{summary.seen_in_training} left out since training has seen them",
         *(
             f"  {name:<19}{value.mean:>7.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}]"
@@ -206,6 +207,7 @@ def _audit_lines(audit: AuditHeadline | None) -> list[str]:
         )
     if audit.warnings:
         lines.append(
-            f"  audit: {audit.warnings} warning(s), explained in audit.html of the ingest artifact"
+            f"  audit: {counted(audit.warnings, 'warning')}, explained in audit.html of the ingest "
+            "artifact"
         )
     return lines

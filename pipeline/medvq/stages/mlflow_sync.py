@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from medvq.stages.command import Command, add_artifacts_option
+from medvq.wording import counted
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -13,7 +14,10 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.storage.mlflow_sync import sync
 
     journals, events = sync(parsed.artifacts)
-    print(f"sent {events} events of {journals} runs that were kept", file=sys.stderr)
+    print(
+        f"sent {counted(events, 'event')} of {counted(journals, 'run')} that were kept",
+        file=sys.stderr,
+    )
     return 0
 
 

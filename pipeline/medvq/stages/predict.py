@@ -25,6 +25,7 @@ from medvq.stages.evaluate import prior_of
 from medvq.stages.stage import RunOptions
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
+from medvq.wording import counted
 
 if TYPE_CHECKING:
     from medvq.prediction.run import Outcome
@@ -117,7 +118,7 @@ def _prior(parsed: argparse.Namespace, extract: Artifact) -> Artifact:
 def lines(outcome: Outcome, dicom_output: str | None) -> list[str]:
     """Return what a run has come to, for people, ``dicom_output`` having been asked for."""
     refused = outcome.refused.total()
-    text = [f"{outcome.read} images read, {refused} refused, {outcome.flagged} flagged"]
+    text = [f"{counted(outcome.read, 'image')} read, {refused} refused, {outcome.flagged} flagged"]
     text += [f"  refused: {n} x {reason}" for reason, n in outcome.refused.most_common()]
     text += [f"  flagged: {n} x {reason}" for reason, n in outcome.flags.most_common()]
     if outcome.flagged > _MANY * max(outcome.read, 1):

@@ -13,6 +13,7 @@ from medvq.stages.command import (
     file_path,
     whole_number,
 )
+from medvq.wording import counted
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +61,13 @@ def run(parsed: argparse.Namespace) -> int:
     query = found.image[0] if len(found.image) == 1 and found.image.ndim == 3 else found.image
     pairs = zip(neighbours["class_name"], neighbours["distance"], strict=True)
     titles = [f"{label} {distance:.2f}".lstrip() for label, distance in pairs]
-    title = f"Nearest of {found.images} training images of other patients (1 - cosine)"
+    title = f"Nearest of {counted(found.images, 'training image')} of other patients (1 - cosine)"
     draw_look_alikes(sheet, query, [images[row] for row in found.neighbours["row"]], titles, title)
     if any(counts := neighbours["class_name"].value_counts().to_dict()):
         shares = ", ".join(
             f"{number} {label or 'without a label'}" for label, number in counts.items()
         )
-        print(f"the {len(neighbours)} nearest of {found.images} images: {shares}")
+        print(f"the {len(neighbours)} nearest of {counted(found.images, 'image')}: {shares}")
     if not found.exact:
         print("the search is approximate: it may have missed some")
     print(f"table: {table}")

@@ -14,6 +14,7 @@ from medvq.stages.command import (
     add_json_option,
     file_path,
 )
+from medvq.wording import counted
 
 _COLUMNS = ["rank", "file", "image_id", "subject_id", "label"]
 
@@ -72,7 +73,7 @@ def run(parsed: argparse.Namespace) -> int:
     table.assign(label="")[_COLUMNS].to_csv(file, index=False)
     originals = np.load(ingest.folder / "originals.npy", mmap_mode="r")
     draw_suggestions(originals, table["row"], sheet)
-    print(f"{len(table)} patients to label; fill in the column 'label': {file}")
+    print(f"{counted(len(table), 'patient')} to label; fill in the column 'label': {file}")
     print(json.dumps({"table": str(file), "sheet": str(sheet)}) if parsed.json else sheet)
     return 0
 

@@ -13,6 +13,7 @@ from medvq.errors import UserError
 from medvq.storage.journal import FILE, Journal
 from medvq.storage.mlflow_sender import KEPT, Sender, now, relocate
 from medvq.storage.publication import writing_lock
+from medvq.wording import counted
 
 _MOST_WORDS = 200
 # Errors of the way to a server: their messages hold its address, which may hold a password.
@@ -62,8 +63,9 @@ def _unreachable(artifacts: Path, reason: str) -> str:
 def _refusal(artifacts: Path, journals: int, events: int, refused: dict[str, str]) -> str:
     which = "; ".join(f"{name} ({reason})" for name, reason in refused.items())
     return (
-        f"sent {events} events of {journals} runs that were kept, but MLflow refuses {which}; what "
-        f"it refuses is kept in {artifacts}: try again when it takes it, or delete the file"
+        f"sent {counted(events, 'event')} of {counted(journals, 'run')} that were kept, but MLflow "
+        f"refuses {which}; what it refuses is kept in {artifacts}: try again "
+        "when it takes it, or delete the file"
     )
 
 
