@@ -53,7 +53,8 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
     name : the name of a shipped configuration, or a path to a yaml file: a mapping, which with
         ``extends: NAME`` changes values of another configuration, a shipped one or a file relative
         to this one. A source or encoder of another kind replaces that of the other configuration,
-        and an encoder without a VQ-VAE beside it also its ``probe.features``.
+        and an encoder without a VQ-VAE beside it also its ``probe.features``, a table its
+        ``probe.whitening``.
     overrides : values by dotted key, such as ``{"pretrain.epochs": 3}``, or texts of the form
         ``pretrain.epochs=3``.
 
@@ -118,6 +119,8 @@ def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         probe = extended.get("probe")
         if isinstance(probe, dict):
             probe.pop("features", None)
+            if document["encoder"].get("kind") == "table":
+                probe.pop("whitening", None)  # a table has no random versions to whiten by
     return _merged(extended, document)
 
 

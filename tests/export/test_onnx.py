@@ -136,3 +136,25 @@ def test_a_vision_transformer_is_refused_before_anything_is_written(tmp_path: Pa
     with pytest.raises(UserError, match=r"Vision Transformer .*load_encoder"):
         export_onnx(network, (1, 16, 16), file, {})
     assert not file.exists()
+
+
+def test_nothing_lies_beside_the_file_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = IngestConfig.model_validate(
+        {"read_size": 16, "image_size": 16, "equalise": None}
+        | {"alignment": {"enabled": False}, "swap": {"enabled": False}},
+        strict=False,
+    )
+    encoder = FeatureNetwork(SHAPE, ["embedding"], 2, [16, 16])
+    network = WholeNetwork(TracedPreparation(config, None), encoder, None).eval()
+    beside: list[str] = []
+
+    def export(*_: object, **__: object) -> None:
+        beside.extend(file.name for file in tmp_path.iterdir())
+        raise RuntimeError("it is killed here")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(UserError, match="it is killed here"):
+        export_onnx(network, (1, 16, 16), tmp_path / "encoder.onnx", {})
+    assert beside == []

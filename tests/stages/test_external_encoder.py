@@ -343,3 +343,17 @@ def test_the_examples_of_the_how_to_run(
     manifest = pd.read_csv(ingest / "manifest.csv", dtype={"image_id": str})
     embeddings = read_embeddings(TableEncoder(kind="table", file="embeddings.csv"), manifest)
     assert embeddings[:, 1].tolist() == list(range(len(manifest)))
+
+
+def test_a_table_takes_no_whitening_from_the_configuration_it_extends(tmp_path: Path) -> None:
+    text = (
+        "extends: encoders/imagenet\nname: own\nsource: {kind: image_folder, folder: .}\n"
+        "encoder: {kind: table, file: a.csv}\n"
+    )
+    own = tmp_path / "own.yaml"
+    own.write_text(text)
+    assert load_config(own).probe.whitening is None
+    own.write_text(text + "probe: {whitening: 2.0}\n")  # refused by the probe, with the mend
+    assert load_config(own).probe.whitening == 2
+    own.write_text(text.replace("table", "onnx"))
+    assert load_config(own).probe.whitening == 1

@@ -78,7 +78,8 @@ def export_onnx(
     except ImportError as error:
         raise UserError(f"to write ONNX needs the package onnx: {INSTALL}") from error
     names = ["images", "features", *(["prediction"] if network.head else [])]
-    with TemporaryDirectory(dir=file.parent, prefix=".onnx-") as aside:
+    # Not beside the file: a run that is killed would leave it there.
+    with TemporaryDirectory(prefix="medvq-onnx-") as aside:
         traced = Path(aside) / file.name
         try:
             with warnings.catch_warnings(), torch.no_grad():
