@@ -200,6 +200,7 @@ def _run(parsed: argparse.Namespace) -> int:
         force=parsed.force,
         accept_code=parsed.accept_code,
         probe=parsed.probe,
+        overrides=tuple(parsed.set),
     )
     result = run(parsed.stage, config, options)
     if rank() > 0:

@@ -303,6 +303,7 @@ class _Flow:
             seconds=round(time.perf_counter() - started, 1),
             mlflow_run_id=tracking.run_id,
             summary=summary.to_json(),
+            overrides=list(self.options.overrides),
         )
 
 

@@ -38,6 +38,7 @@ from medvq.report.report_words import (
     of_audit,
     sentence,
     sentence_without_probe,
+    settings_argument,
 )
 from medvq.report.tables import METRIC_NAMES, metric_name
 from medvq.storage import artifacts
@@ -337,7 +338,8 @@ def _configuration(name: str) -> str:
 
 def _command(main: Artifact) -> str:
     name = _configuration(main.record.dataset)
+    changes = settings_argument(main.record.overrides)
     if main.record.stage == "extract":
-        return f"make extract-features DATASET={name}"
+        return f"make extract-features DATASET={name}{changes}"
     fraction = main.record.settings["label_fraction"]
-    return f"make linear-probe DATASET={name} LABEL_FRACTION={fraction:g}"
+    return f"make linear-probe DATASET={name} LABEL_FRACTION={fraction:g}{changes}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from medvq.report.probe_figures import shown_name
@@ -119,6 +120,24 @@ def _interval(value: Interval, signed: bool = False) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def settings_argument(overrides: Sequence[str]) -> str:
+    r"""Return the argument of make that has these overrides, after a space; empty where none are.
+
+    >>> settings_argument(["probe.label_fraction=0.1", "seed=3", "sample.class_name=lung mass"])
+    ' SET=\'seed=3 sample.class_name="lung mass"\''
+    """
+    texts = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "probe.label_fraction":  # LABEL_FRACTION has it
+            continue
+        is_one = len(value.split()) < 2 or value[0] in "\"'["
+        texts.append(override if is_one else f'{key}="{value}"')
+    if not texts:
+        return ""
+    return f" SET={shlex.quote(' '.join(texts).replace('$', '$$'))}"
 
 
 def efficiency_text(probes: Mapping[float, ProbeSummary]) -> str:

@@ -33,6 +33,7 @@ class RunOptions:
     force : run the stage although it is up to date.
     accept_code : use an artifact that other code made, where code is the only difference.
     probe : the artifact of a fitted probe, for the stage that judges one on another data set.
+    overrides : what the configuration was changed by, as ``key=value``; the record says it.
     """
 
     data_root: Path = Path("data")
@@ -42,6 +43,7 @@ class RunOptions:
     force: bool = False
     accept_code: bool = False
     probe: Path | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def cache(self) -> Path:

@@ -66,6 +66,7 @@ class Record:
     commit : of the code, ``-dirty`` where it was changed; None outside git.
     summary : see :mod:`medvq.summaries`.
     schema : see :data:`SCHEMA`.
+    overrides : what the user changed the configuration by on the command line, as ``key=value``.
     finished : when, in UTC.
     files : the SHA-256 checksum of every other file of the artifact, by its path in the folder.
     """
@@ -86,6 +87,7 @@ class Record:
     summary: JsonObject
     schema: int = SCHEMA
     finished: str = ""
+    overrides: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
 
