@@ -6,7 +6,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -354,25 +353,6 @@ def test_lines_are_told_apart_without_their_colours() -> None:
     styles = [(str(style.line), style.marker) for style in _STYLES.values()]
     assert len(set(styles)) == len(styles)
     assert len({line for line, _ in styles}) >= 9
-
-
-def test_no_two_feature_sets_share_a_colour() -> None:
-    colours = [style.colour for style in _STYLES.values()]
-    assert len(set(colours)) == len(colours)
-
-
-def test_an_encoder_of_the_users_own_is_shown_beside_medvq(
-    tmp_path: Path, saved: dict[str, Any]
-) -> None:
-    summary = probed(0.05)
-    external = replace(summary.rows[1], features="external")
-    draw_label_efficiency(
-        {0.05: replace(summary, rows=[*summary.rows, external])}, tmp_path / "label_efficiency.png"
-    )
-    (axis,) = saved["label_efficiency.png"].axes
-    shown = [tick.get_text() for tick in axis.get_yticklabels()]
-    assert shown[-1] == "external encoder"
-    assert len(shown) == len(summary.rows) + 1
 
 
 def test_an_axis_of_values_that_are_all_zero_has_a_height() -> None:
