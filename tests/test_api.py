@@ -120,6 +120,9 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     with pytest.raises(UserError, match=r"^file 1: ") as caught:
         encoder([files[0], secret])
     assert "Ann" not in str(caught.value)
+    (bare := tmp_path / "Ann").touch()  # what may have been DICOM
+    with pytest.raises(UserError, match=r"^file 1: the file is empty$"):
+        encoder([files[0], bare])
     assert len(encoder([])) == 0
     with pytest.raises(TypeError, match="a list of paths"):
         encoder(str(files[0]))

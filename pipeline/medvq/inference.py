@@ -17,7 +17,7 @@ from torch import Tensor
 from medvq.device import choose_device, threads_of_one_core
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
-from medvq.images.formats import is_dicom
+from medvq.images.formats import is_dicom, may_show
 from medvq.images.preparation import Preparation
 from medvq.images.reading import ImageFiles, Reader, ReadResult, read_all
 from medvq.method.alignment import Alignment
@@ -167,7 +167,8 @@ class Encoder:
         batch: list[tuple[Path, ReadResult]] = []
         for place, pair in enumerate(zip(paths, results, strict=True)):
             if pair[1].image is None:
-                raise UserError(f"{_shown(pair[0]) or f'file {place}'}: {pair[1].reason}")
+                shown = may_show(str(pair[0]), dicom=is_dicom(pair[0]))
+                raise UserError(f"{pair[0] if shown else f'file {place}'}: {pair[1].reason}")
             batch.append(pair)
             if len(batch) == _BATCH:
                 parts.append(self._table(batch))

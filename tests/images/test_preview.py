@@ -8,7 +8,7 @@ import pytest
 from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.images.formats import read_image
-from medvq.images.preview import Preview, preview
+from medvq.images.preview import Preview, as_line, preview
 from medvq.images.resizing import to_bytes
 from PIL import Image
 
@@ -25,7 +25,7 @@ def test_a_picture_is_written_as_the_pipeline_reads_it(tmp_path: Path) -> None:
     (shown,) = preview([file], tmp_path / "out")
     expected = to_bytes(read_image(Path(file)))[0]
     np.testing.assert_array_equal(pixels(shown), expected)
-    assert (shown.file, shown.status, shown.reason, shown.size) == (file, "read", "", (64, 64))
+    assert (shown.status, shown.reason, shown.size) == ("read", "", (64, 64))
     assert shown.mean == pytest.approx(expected.mean() / 255)
     assert (shown.min, shown.max, shown.levels) == (0, 1, len(np.unique(expected)))
     assert shown.applied[:2] == ("rescale 1, -1024", "window 1000/800 (stated)")
@@ -56,8 +56,23 @@ def test_files_that_are_refused_are_told_why(tmp_path: Path) -> None:
         "a folder; name the files in it",
         "no such file",
     ]
-    assert shown[2].line() == f"{tmp_path}/none.dcm: refused: no such file"
+    assert shown[2].line() == "file 3: refused: no such file"
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_is_or_may_be_dicom_is_called_by_its_place(tmp_path: Path) -> None:
+    shown = save_picture(tmp_path / "shown.png")
+    named = save_dicom(tmp_path / "SMITH^JOHN.png", dicom(noise(9, 8)))  # a picture by its name
+    cut_off = tmp_path / "SMITH^JOHN.dcm"
+    cut_off.write_bytes(named.read_bytes()[:200])
+    empty = tmp_path / "SMITH^JOHN"
+    empty.touch()
+    files = [str(file) for file in (named, shown, cut_off, empty, tmp_path / "SMITH.DCM")]
+    previews = list(preview(files, tmp_path / "out"))
+    assert [one.file for one in previews] == ["file 1", str(shown), "file 3", "file 4", "file 5"]
+    assert "SMITH" not in as_line(previews) + " ".join(one.line() for one in previews)
+    pictures = sorted(one.name for one in (tmp_path / "out").iterdir())
+    assert pictures == ["file 1.preview.png", "shown.preview.png"]
 
 
 def test_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:

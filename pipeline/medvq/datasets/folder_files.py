@@ -12,10 +12,10 @@ from pathlib import Path
 
 from medvq.config import DicomFolderSource, FolderSource, ImageFolderSource, NiftiFolderSource
 from medvq.errors import Notice
+from medvq.images import formats
 from medvq.images.formats import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
-    PICTURE_SUFFIXES,
     is_dicom,
     is_nifti,
 )
@@ -150,7 +150,7 @@ def identify_files(folder: Path, paths: Sequence[str], source: FolderSource) -> 
 
 def may_show(file: FolderFile) -> bool:
     """Say whether tables may show the path: not of DICOM, and an empty file may have been one."""
-    return not file.dicom and file.path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
+    return formats.may_show(file.path, dicom=file.dicom)
 
 
 def _begins(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medvq.errors import UserError
 from medvq.images.cache import ReadCache
-from medvq.images.formats import is_dicom
+from medvq.images.formats import is_dicom, may_show
 from medvq.images.preparation import PreparedImages
 from medvq.images.reading import ImageFiles, ReadResult, read_all
 from medvq.inference import Encoder, load_probe, without_grey_axis
@@ -74,7 +74,8 @@ class ProbeSources:
         files = ImageFiles((file,), window=self.window)
         (result,) = read_all([files], self.encoder.read, ReadCache(None))
         if result.image is None:
-            raise UserError(f"{'the DICOM file' if is_dicom(file) else file}: {result.reason}")
+            shown = may_show(str(file), dicom=is_dicom(file))
+            raise UserError(f"{file if shown else 'the file'}: {result.reason}")
         return result, self.encoder.prepare(without_grey_axis(result.image[None]))
 
     def features(self, prepared: PreparedImages) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from medvq.errors import UnreadableImage, UserError
-from medvq.images.formats import read_image
+from medvq.images.formats import is_dicom, may_show, read_image
 from medvq.images.formats.notes import recorded
 from medvq.images.resizing import to_bytes
 from medvq.images.workers import WorkerFailure, map_in_processes, processors
@@ -32,7 +32,8 @@ class Preview:
 
     Attributes
     ----------
-    file : as the user typed it. It may name a patient, and goes to the user's own terminal only.
+    file : as the user typed it; of what is or may be DICOM, whose path may name a patient, ``file``
+        and its place among the files.
     reason : why it is refused, empty where it is read.
     size : along each spatial axis.
     applied : what was done to show it, and what its user should know of it.
@@ -65,9 +66,10 @@ class Preview:
 
 @dataclass(frozen=True)
 class PreviewFile:
-    """A file to read, and the PNG file to write."""
+    """A file to read, what it is called, and the PNG file to write."""
 
-    file: str
+    path: Path
+    name: str
     picture: Path
 
 
@@ -77,7 +79,7 @@ def preview(files: Sequence[str], folder: Path) -> Iterator[Preview]:
     Parameters
     ----------
     files : paths as the user typed them.
-    folder : made where it is missing; a picture is named after its file.
+    folder : made where it is missing; a picture is named after its file, or as that is called.
 
     Yields
     ------
@@ -92,19 +94,22 @@ def preview(files: Sequence[str], folder: Path) -> Iterator[Preview]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder} ({error.strerror})") from error
-    names = _names(files)
-    items = [PreviewFile(file, folder / name) for file, name in zip(files, names, strict=True)]
+    names = [_shown(file, place) for place, file in enumerate(files, 1)]
+    items = [
+        PreviewFile(Path(file), name, folder / picture)
+        for file, name, picture in zip(files, names, _pictures(names), strict=True)
+    ]
     count = min(processors(), max(1, len(files)))
     results = map_in_processes(read_preview, items, processes=count, timeout=_TIMEOUT)
     for item, result in zip(items, results, strict=True):
         if isinstance(result, WorkerFailure):
-            result = Preview(item.file, "refused", result.reason)
+            result = Preview(item.name, "refused", result.reason)
         yield result
 
 
 def read_preview(item: PreviewFile) -> Preview:
     """Read one file and write its picture: what worker processes do."""
-    path = Path(item.file)
+    path = item.path
     with recorded() as notes:
         try:
             if not path.is_file():
@@ -112,12 +117,12 @@ def read_preview(item: PreviewFile) -> Preview:
                 raise UnreadableImage(reason)
             image = to_bytes(read_image(path))
         except UnreadableImage as error:
-            return Preview(item.file, "refused", str(error))
+            return Preview(item.name, "refused", str(error))
         except OSError as error:
-            return Preview(item.file, "refused", f"the file cannot be read ({error.strerror})")
+            return Preview(item.name, "refused", f"the file cannot be read ({error.strerror})")
     Pillow.fromarray(_middle_slices(image[0])).save(item.picture)
     return Preview(
-        item.file,
+        item.name,
         "read",
         size=image.shape[1:],
         applied=(*notes.applied, *notes.notices),
@@ -135,11 +140,17 @@ def as_line(previews: Sequence[Preview]) -> str:
     return json.dumps({"files": [asdict(one) for one in previews]})
 
 
-def _names(files: Sequence[str]) -> Iterator[str]:
+def _shown(file: str, place: int) -> str:
+    return file if may_show(file, dicom=is_dicom(Path(file))) else f"file {place}"
+
+
+def _pictures(names: Sequence[str]) -> Iterator[str]:
     """Yield a name for each picture: none twice, and none that a file of the user would have."""
     used: set[str] = set()
-    for file in files:
-        stem = Path(file).name.encode(errors="replace").decode().removesuffix(".gz")[:_LONGEST_NAME]
+    for shown in names:
+        stem = (
+            Path(shown).name.encode(errors="replace").decode().removesuffix(".gz")[:_LONGEST_NAME]
+        )
         stem = stem.rsplit(".", 1)[0] or "file"
         number, name = 2, f"{stem}.preview.png"
         while name in used:

@@ -33,6 +33,7 @@ __all__ = [
     "Window",
     "is_dicom",
     "is_nifti",
+    "may_show",
     "read_image",
     "read_series",
 ]
@@ -66,6 +67,17 @@ def is_dicom(path: Path) -> bool:
             return begins_as_dicom(stream.read(132))
     except OSError:
         return False  # reading the image says why
+
+
+def may_show(path: str, *, dicom: bool) -> bool:
+    """Say whether the path of a file may be shown: not of DICOM, nor of what may have been that.
+
+    Parameters
+    ----------
+    path : its end tells what it is called, whether it is there or not.
+    dicom : whether the file is DICOM, as :func:`is_dicom` says.
+    """
+    return not dicom and path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES))
 
 
 def _checked(reader: Callable[P, Image]) -> Callable[P, Image]:
