@@ -22,6 +22,12 @@ FOREIGN = {
     b"version https://git-lfs.github.com/spec/v1\n": "Git LFS; fetch",
     b"\r\n<!DOCTYPE html><html>403</html>": "where a download fails; fetch",
     b"<html><head>" + b"log in\r\n" * 9: "where a download fails; fetch",
+    b"\xef\xbb\xbf<!DocType HTML>" + b"log in\n" * 9: "where a download fails; fetch",
+    b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>": "where a download fails",
+    b"<?xml version='1.0'?>\n<!-- Made by hand -->\n<svg width='9'>": "a drawing .SVG.; save it",
+    b'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN">' + bytes(200): "a drawing .SVG.; save it",
+    b"<svg xmlns='http://www.w3.org/2000/svg'>" + bytes(200): "a drawing .SVG.; save it",
+    b"<?xml version='1.0'?>" + b"<!-- -->" * 50: "XML, as a drawing",
 }
 
 

@@ -24,8 +24,10 @@ _FOREIGN = (
     (4, (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf", b"ftypavi"), _HEIF),
     (0, (b"%PDF",), "a PDF; export its images"),
     (0, (b"version https://git-lfs",), "a pointer of Git LFS; fetch the file (git lfs pull)"),
-    (0, (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML", b"<?xml"), _PAGE),
 )
+_SVG = "a drawing (SVG); save it as PNG"
+_XML = "XML, as a drawing (SVG), to be saved as PNG, or an answer of a server; fetch the file anew"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP, _NIFTI = b"\x1f\x8b", (b"n+1\0", b"ni1\0", b"n+2\0")
 HEAD = 348
 """Bytes by which :func:`foreign` tells what a file is: those of a NIfTI-1 header."""
@@ -43,6 +45,8 @@ def foreign(head: bytes, suffix: str) -> str:
     for start, marks, kind in _FOREIGN:
         if (head[start:] if start else plain).startswith(marks):
             return kind
+    if markup := _markup(plain.removeprefix(_BYTE_ORDER_MARK).lower()):
+        return markup
     if head.startswith(_GZIP) and suffix != "nifti":
         return "compressed by gzip; unpack it (gunzip)"
     if begins_as_picture(head) and suffix != "picture" and head[128:132] != DICM:
@@ -52,6 +56,15 @@ def foreign(head: bytes, suffix: str) -> str:
     if head[128:132] == DICM and suffix == "nifti":
         return "a DICOM file; give its name the suffix .dcm"
     return ""
+
+
+def _markup(lower: bytes) -> str:
+    """Say what markup a text is, by its beginning in lower-case letters; empty if it is none."""
+    if not lower.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<!--")):
+        return ""
+    if b"<svg" in lower or b"<!doctype svg" in lower:
+        return _SVG
+    return _PAGE if any(tag in lower for tag in (b"html", b"<error")) else _XML
 
 
 def begins_as_dicom(head: bytes) -> bool:
