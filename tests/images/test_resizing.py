@@ -89,9 +89,13 @@ def test_a_large_volume_is_resized_as_a_small_one(
         (
             (1, 9, 8, 7),
             (4, 4),
-            r"a volume, where pictures .*image_size .* as \[depth, height, width",
+            r"a volume, where pictures .*: save .*image_size .* as \[depth, height, width",
         ),
-        ((1, 9, 8), (4, 4, 4), r"a picture, where volumes .*image_size .* as one number"),
+        (
+            (1, 9, 8),
+            (4, 4, 4),
+            r"a picture, where volumes .*: take it out .*series_as_volumes.*image_size .* as one",
+        ),
     ],
 )
 def test_another_number_of_axes_is_refused_with_the_way_out(

@@ -22,10 +22,13 @@ _INTEGRAL_PIXELS = (2**31 - 1) // 255
 _BLUR_BYTES = 2**30
 
 
+# By the axes that are expected; one file may be wrong among many, or the settings.
 _OTHER_AXES = {
-    2: "a volume, where pictures are expected; volumes need ingest.image_size and ingest.read_size "
-    "as [depth, height, width]",
-    3: "a picture, where volumes are expected; pictures need ingest.image_size and "
+    2: "a volume, where pictures are expected: save the slices that matter as pictures, or take it "
+    "out; a set of volumes alone needs ingest.image_size and ingest.read_size as "
+    "[depth, height, width]",
+    3: "a picture, where volumes are expected: take it out (slices of DICOM are put together by "
+    "source.series_as_volumes); a set of pictures alone needs ingest.image_size and "
     "ingest.read_size as one number",
 }
 
