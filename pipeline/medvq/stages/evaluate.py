@@ -19,10 +19,13 @@ Writes into its artifact:
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medvq.config import Config
-from medvq.errors import UserError
+from medvq.config import Config, FolderSource, Source
+from medvq.datasets.classes import plain
+from medvq.errors import Notice, UserError
 from medvq.stages.extract import EXTRACT
 from medvq.stages.prior import PRIOR
 from medvq.stages.probe import MEDVQ, PROBE
@@ -107,6 +110,7 @@ def run(context: StageContext) -> EvaluateSummary:
         A class is unknown to the probe, or every image was among its training images.
     """
     import numpy as np
+    import pandas as pd
 
     from medvq.evaluation.tasks import TASKS
     from medvq.prior.typicality import TypicalityCheck
@@ -121,7 +125,11 @@ def run(context: StageContext) -> EvaluateSummary:
         raise UserError("every image was among the training images of the probe: nothing is new")
     features = np.concatenate([read_feature(store, name) for name in model[0].names], axis=1)
     predicted = task.predict(model, features[new])
-    truth = task.truth_elsewhere(keys[new], read_metadata(store).classes, trained.classes)
+    classes = read_metadata(store).classes
+    if _is_no_class(classes, trained.classes, context.config.source):
+        keys["label"] = pd.NA
+        classes = []
+    truth = task.truth_elsewhere(keys[new], classes, trained.classes)
     check, scores = TypicalityCheck.read(context.inputs["prior"].folder), _scores(context, new)
     keys[new][["image_id", "subject_id"]].assign(
         **{task.truth_column: truth},
@@ -143,6 +151,24 @@ def run(context: StageContext) -> EvaluateSummary:
     text = json.dumps(summary.to_json(), indent=2)
     (context.folder / "metrics.json").write_text(text, encoding="utf-8")
     return summary
+
+
+def _is_no_class(classes: Sequence[str], trained_classes: Sequence[str], source: Source) -> bool:
+    """Say, and tell, that the one folder that holds all images is named after no class."""
+    if len(classes) != 1 or not trained_classes or not isinstance(source, FolderSource):
+        return False
+    by_folders = source.labels is None or source.labels.join == "folders"
+    known = {plain(name) for name in trained_classes} | set(map(str, range(len(trained_classes))))
+    if not by_folders or plain(classes[0]) in known:
+        return False
+    warnings.warn(
+        Notice(
+            f"all images lie in the folder '{classes[0]}', which is no class of the probe "
+            f"({', '.join(trained_classes)}): they count as images without a label"
+        ),
+        stacklevel=2,
+    )
+    return True
 
 
 def _rows(
