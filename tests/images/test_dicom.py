@@ -66,7 +66,8 @@ EXCEPTIONS = {
     "fewer than 8 bits without a window": "white is white; dcmtk shows 4 bits up to 240 of 255",
     "uncompressed YBR_PARTIAL_422, 12 bits allocated, signed colour": "refused: retired or not "
     "allowed; dcmtk guesses",
-    "JPEG whose JFIF header says YBR under RGB": "converted; dcmtk shows it green and pink",
+    "JPEG that tells its colours (by JFIF, Adobe or fewer samples of two components)": "as it "
+    "tells; dcmtk believes the header, and may show it green and pink",
     "a table of 16 bits under 14 stated": "shown over its entries; dcmtk drops the lower bits",
     "a stream of 12 bits that are used, under 8 or 10 stored": "read by its own bits; dcmtk drops "
     "the upper ones",

@@ -60,6 +60,63 @@ def test_a_jpeg_is_no_transform_of_jpeg_2000_and_no_film(tmp_path: Path, name: s
     assert notices == (THEIRS,)
 
 
+def adobe(transform: int) -> bytes:
+    return b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4) + bytes([transform])
+
+
+def marked(content: bytes, marker: bytes) -> bytes:
+    """Put another marker in the place of the first, which is JFIF's or Adobe's."""
+    length = int.from_bytes(content[4:6], "big")
+    return content[:2] + marker + content[4 + length :]
+
+
+def unnamed(content: bytes) -> bytes:
+    """Call the components of a JPEG of red, green and blue 1, 2 and 3, as most encoders do."""
+    frame, scan = content.find(b"\xff\xc0") + 10, content.find(b"\xff\xda") + 5
+    named = bytearray(content)
+    named[frame : frame + 9 : 3] = named[scan : scan + 6 : 2] = b"\1\2\3"
+    return bytes(named)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "marker", "subsampling", "stated"),
+    [
+        ("YBR_FULL", adobe(1), 0, "RGB"),
+        ("YBR_FULL", b"", 1, "RGB"),
+        ("YBR_FULL", b"", 2, "RGB"),  # as GDCM writes them
+        ("RGB", adobe(0), 0, "YBR_FULL"),
+        ("RGB", adobe(0), 0, "YBR_FULL_422"),
+    ],
+)
+def test_a_jpeg_that_tells_its_colours_is_shown_in_them(
+    tmp_path: Path, theirs: str, marker: bytes, subsampling: int, stated: str
+) -> None:
+    is_rgb = theirs == "RGB"
+    content = stream("JPEG", quality=100, subsampling=subsampling, keep_rgb=is_rgb)
+    expected = np.moveaxis(np.asarray(Image.open(io.BytesIO(content))), -1, 0) / 255
+    content = marked(unnamed(content) if is_rgb else content, marker)
+    header = compressed(content, dicom(COLOUR, "RGB"))
+    header.PhotometricInterpretation = stated
+    shown, notices = read(tmp_path / "x.dcm", header)
+    np.testing.assert_allclose(shown, expected, atol=2.01 / 255)
+    assert notices == (THEIRS,)
+
+
+@pytest.mark.parametrize("stated", ["RGB", "YBR_FULL"])
+def test_a_jpeg_that_tells_nothing_of_its_colours_holds_what_the_header_says(
+    tmp_path: Path, stated: str
+) -> None:
+    options = {"quality": 100, "subsampling": 0, "keep_rgb": stated == "RGB"}
+    content = stream("JPEG", **options)
+    expected = np.moveaxis(np.asarray(Image.open(io.BytesIO(content))), -1, 0) / 255
+    content = marked(unnamed(content) if stated == "RGB" else content, b"")
+    header = compressed(content, dicom(COLOUR, "RGB"))
+    header.PhotometricInterpretation = stated
+    shown, notices = read(tmp_path / "x.dcm", header)
+    np.testing.assert_allclose(shown, expected, atol=1.01 / 255)
+    assert notices == ()
+
+
 @pytest.mark.usefixtures("dcmtk")
 @pytest.mark.parametrize(("name", "planar"), [("YBR_PARTIAL_422", 0), ("YBR_FULL_422", 1)])
 def test_dcmtk_shows_the_same_colours(tmp_path: Path, name: str, planar: int) -> None:

@@ -18,6 +18,7 @@ from medvq.errors import UnreadableImage
 from medvq.images.formats.codestream import (
     coded_image,
     has_component_transform,
+    jpeg_colours,
     run_length_pixels,
 )
 from medvq.images.formats.display import Values, check_frame, check_size
@@ -36,6 +37,7 @@ _BY_LETTERS = {"".join(filter(str.isalnum, name)): name for name in _PHOTOMETRIC
 _CODED = frozenset(
     {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}
 )
+_LOSSY = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit})
 # Transforms of JPEG 2000, and of films; no other pixels are stored so.
 _YBR_OF_OTHERS = frozenset({"YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 _FOREIGN_COLOURS = "a photometric interpretation that pixels of this transfer syntax cannot have"
@@ -280,11 +282,14 @@ def _settle_colours(header: Dataset, syntax: uid.UID, streams: Sequence[bytes]) 
             header.PhotometricInterpretation = "RGB"  # decoders undo the transform
         elif name.startswith("YBR_PARTIAL"):
             raise UnreadableImage(_FOREIGN_COLOURS)
-    elif name in _YBR_OF_OTHERS:
-        if syntax not in uid.JPEGTransferSyntaxes:
-            raise UnreadableImage(_FOREIGN_COLOURS)
-        notice(_OTHER_COLOURS)
-        header.PhotometricInterpretation = "YBR_FULL"
+    elif name in _YBR_OF_OTHERS and syntax not in uid.JPEGTransferSyntaxes:
+        raise UnreadableImage(_FOREIGN_COLOURS)
+    else:
+        theirs = next(filter(None, map(jpeg_colours, streams)), "") if syntax in _LOSSY else ""
+        theirs = theirs or ("YBR_FULL" if name in _YBR_OF_OTHERS else "")
+        if name in _YBR_OF_OTHERS or (theirs and theirs[:3] != name[:3]):
+            notice(_OTHER_COLOURS)
+            header.PhotometricInterpretation = theirs
 
 
 def _settle_sign(header: Dataset, is_signed: bool) -> None:
