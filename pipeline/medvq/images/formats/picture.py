@@ -182,6 +182,19 @@ def _load(path: Path, opened: Pillow.Image) -> None:
         # They should have 16 bits, of which Pillow takes the upper 8; libtiff reads these so, too.
         notice("a palette whose entries have 8 bits and should have 16: read as 8")
         opened.putpalette(entries.reshape(3, -1).T.astype(np.uint8).tobytes())
+    _check_palette(opened)
+
+
+def _check_palette(opened: Pillow.Image) -> None:
+    """Refuse pixels that have no colour, which Pillow shows black."""
+    if opened.mode != "P" or opened.palette is None:
+        return
+    colours = len(opened.palette.palette) // len(opened.palette.mode)
+    _, largest = cast("tuple[int, int]", opened.getextrema())
+    if largest >= colours:
+        raise UnreadableImage(
+            "a palette of fewer colours than the pixels use; save the picture anew, without one"
+        )
 
 
 def _check_tiff(path: Path, opened: Pillow.Image) -> None:
