@@ -83,6 +83,14 @@ def test_rows_that_nearly_name_a_patient_say_so(tmp_path: Path) -> None:
         patients(tmp_path, "0012", "7", "8", table=table.replace("8,well\n", ""))
 
 
+@pytest.mark.usefixtures("kept_workers")
+def test_a_patient_whose_number_has_a_backslash_is_joined_by_it(tmp_path: Path) -> None:
+    table = "subject,label\n7\\8,ill\n7,well\n9,well\n"
+    subjects, told = patients(tmp_path, r"7\8", "7", "9", r"7\8", table=table)
+    assert len(subjects) == 3
+    assert "name no subject" not in told
+
+
 def placeholders(folder: Path, of_one: int, of_others: int) -> bool:
     """List images of five patients and of one more, and say whether this is taken for none."""
     subjects = ["ANONYMOUS"] * of_one + [name for name in "abcde" for _ in range(of_others)]

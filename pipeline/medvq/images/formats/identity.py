@@ -69,8 +69,12 @@ def identify(path: Path) -> Identity | None:
 
 
 def _text(header: Dataset, name: str) -> str:
+    from pydicom.multival import MultiValue
+
     try:
-        return str(header.get(name) or "").strip()
+        value = header.get(name) or ""
+        # A backslash separates values: in PatientID, which has one, it is a part of it.
+        return ("\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)).strip()
     except MemoryError:
         raise
     except Exception:  # a value that its own type does not allow
