@@ -24,7 +24,7 @@ from medvq.images.formats import read_image
 from medvq.images.formats.identity import identify
 from PIL import Image
 from pydicom.dataset import FileDataset
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import HTJ2K, JPEG2000Lossless
 
 
 def label_map(header: FileDataset, uid: str, **elements: Any) -> FileDataset:
@@ -115,6 +115,10 @@ REFUSED: dict[str, tuple[Callable[[], FileDataset], str]] = {
     "JPEG cut off with the marker of an end": (
         lambda: compressed(jpeg(smooth())[:-300] + b"\xff\xd9", dicom(smooth())), "are damaged",
     ),
+    "HTJ2K": (
+        lambda: compressed(tiny_jpeg_2000(48, 80), dicom(smooth()), HTJ2K),
+        "no decoder reads .High-Throughput JPEG 2000 .*: fetch the file anew, or save them uncomp",
+    ),
     "rows wider than the header says": (
         lambda: with_bytes(smooth().tobytes(), dicom(smooth()[:, :79])), "longer than the size",
     ),
@@ -167,3 +171,12 @@ def test_a_deviation_that_cannot_be_read_right_is_refused(tmp_path: Path, kind: 
     identity = identify(path)
     assert identity is not None
     assert bool(identity.no_image) == reason.startswith("no image")
+
+
+def test_jpeg_xl_is_refused_by_its_transfer_syntax(tmp_path: Path) -> None:
+    header = compressed(b"\xff\x0a" + bytes(60), dicom(smooth()), HTJ2K)
+    path = save_dicom(tmp_path / "x.dcm", header)
+    lossless = "1.2.840.10008.1.2.4.110"  # which pydicom does not know, nor writes
+    path.write_bytes(path.read_bytes().replace(HTJ2K.encode(), lossless.encode()))
+    with pytest.raises(UnreadableImage, match=f"is not read .{lossless}.: save them uncompressed"):
+        read_image(path)

@@ -40,6 +40,8 @@ _CODED = frozenset(
 _LOSSY = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit})
 # Transforms of JPEG 2000, and of films; no other pixels are stored so.
 _YBR_OF_OTHERS = frozenset({"YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
+_SYNTAXES = "1.2.840.10008.1.2."
+_UNREAD = "pixels that no decoder reads ({}): fetch the file anew, or save them uncompressed"
 _FOREIGN_COLOURS = "a photometric interpretation that pixels of this transfer syntax cannot have"
 _OTHER_COLOURS = "PhotometricInterpretation contradicts the compressed pixels: theirs is used"
 _ALLOCATED = frozenset({1, 8, 16, 32, 64})
@@ -104,8 +106,9 @@ def decode(header: Dataset) -> Values:
 
 def _why_not_read(syntax: uid.UID | None) -> str:
     """Name a transfer syntax that PS3.6 has and no decoder reads, such as retired kinds of JPEG."""
-    if syntax is None or syntax.name == str(syntax):
-        return "pixels in an unknown transfer syntax"
+    # One without a name may be newer than pydicom, such as JPEG XL; a private one is not shown.
+    if syntax is None or (syntax.name == str(syntax) and not syntax.startswith(_SYNTAXES)):
+        return "pixels in an unknown transfer syntax: save them uncompressed"
     return f"pixels in a transfer syntax that is not read ({syntax.name}): save them uncompressed"
 
 
@@ -133,7 +136,7 @@ def _pixel_array(header: Dataset, syntax: uid.UID) -> NDArray[np.integer]:
     except (MemoryError, ImportError):
         raise
     except Exception as error:  # of dozens of types
-        raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})") from error
+        raise UnreadableImage(_UNREAD.format(syntax.name)) from error
     data = np.frombuffer(header.PixelData, np.uint8)
     if messages and any(is_damage(line, data) for line in messages):
         raise UnreadableImage(_DAMAGED)
@@ -255,7 +258,7 @@ def _check_coded(header: Dataset, syntax: uid.UID, frames: int, samples: int) ->
                 header.HighBit = header.BitsStored - 1  # the stream holds no lower bits
             most_bits = max(most_bits, coded.bits)
         elif syntax in _CODED:
-            raise UnreadableImage(f"pixels that no decoder reads ({syntax.name})")
+            raise UnreadableImage(_UNREAD.format(syntax.name))
     return most_bits
 
 
