@@ -1,18 +1,22 @@
 """DICOM in colour, and inverted, whose header and pixels say different things."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from factories.dcmtk import shown_by_dcmtk
 from factories.deviations import STORED, compressed, smooth, twelve
+from factories.formats import jpeg_lossless, jpeg_ls
 from factories.images import Array, dicom, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
 from medvq.images.formats.notes import recorded
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000, JPEG2000Lossless, RLELossless
 
 COLOUR = np.stack([smooth(), smooth()[::-1], smooth()[:, ::-1]], axis=-1)
@@ -115,6 +119,25 @@ def test_a_jpeg_that_tells_nothing_of_its_colours_holds_what_the_header_says(
     shown, notices = read(tmp_path / "x.dcm", header)
     np.testing.assert_allclose(shown, expected, atol=1.01 / 255)
     assert notices == ()
+
+
+@pytest.mark.usefixtures("dcmtk")
+@pytest.mark.parametrize("save", [jpeg_lossless, jpeg_ls])
+def test_a_marker_of_jfif_says_nothing_of_a_lossless_stream(
+    tmp_path: Path, save: Callable[[FileDataset, Path], None]
+) -> None:
+    path = tmp_path / "x.dcm"
+    save(dicom(COLOUR, "RGB"), path)
+    header = dcmread(path)
+    (content,) = generate_frames(header.PixelData, number_of_frames=1)
+    jfif = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+    header.PixelData = encapsulate([content[:2] + jfif + content[2:]])
+    shown, notices = read(path, header)
+    np.testing.assert_allclose(shown, SHOWN, atol=1e-6)
+    assert notices == ()
+    by_dcmtk = shown_by_dcmtk(path)
+    assert by_dcmtk is not None
+    np.testing.assert_allclose(shown, by_dcmtk, atol=1e-6)
 
 
 @pytest.mark.usefixtures("dcmtk")

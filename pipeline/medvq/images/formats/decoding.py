@@ -95,7 +95,9 @@ def decode(header: Dataset) -> Values:
     if syntax == uid.JPEGExtended12Bit and header.BitsStored > 8:
         # pydicom will not have GDCM decode these; GDCM does, by the JPEG stream's own precision.
         header.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-    header.pixel_array_options(correct_unused_bits=samples > 1, view_only=True)
+    # What is RGB stays so: pydicom believes a marker of JFIF in lossless streams, too.
+    is_ybr = str(header.PhotometricInterpretation).startswith("YBR")
+    header.pixel_array_options(correct_unused_bits=samples > 1, as_rgb=is_ybr, view_only=True)
     stored = _pixel_array(header, syntax)
     header.BitsStored = stored_bits
     sizes = (frames, rows, columns, samples)
