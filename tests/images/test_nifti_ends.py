@@ -4,9 +4,10 @@ import gzip
 import struct
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
-from factories.images import noise, save_nifti
+from factories.images import TO_LEFT_AND_BACK, noise, save_nifti
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
 from medvq.images.formats.notes import recorded
@@ -47,3 +48,11 @@ def test_a_file_that_is_compressed_twice_is_refused_as_that(tmp_path: Path) -> N
     path = write(tmp_path / "x.nii.gz", whole.read_bytes())
     with pytest.raises(UnreadableImage, match=r"compressed twice: unpack it once"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+def test_the_header_of_a_pair_is_called_so(tmp_path: Path, kind: type[nibabel.Nifti1Pair]) -> None:
+    nibabel.save(kind(noise(5, 6, 7), TO_LEFT_AND_BACK), tmp_path / "x.img")
+    (tmp_path / "x.hdr").rename(tmp_path / "x.nii")
+    with pytest.raises(UnreadableImage, match=r"header of a NIfTI pair .*: save both as one file"):
+        read_image(tmp_path / "x.nii")

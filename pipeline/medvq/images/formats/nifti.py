@@ -36,6 +36,7 @@ from medvq.images.formats.volume import axes, is_placed, to_anatomical
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 _GZIP = b"\x1f\x8b"
+_PAIR = (b"ni1", b"ni2")
 # Largest header of the two versions, in bytes.
 _HEADER = 540
 # Bytes that may follow the voxels in a compressed file, where its checksum stands at the end.
@@ -135,6 +136,10 @@ def _load(stream: IO[bytes]) -> tuple[Any, NDArray[Any]]:
 
 def _check_header(header: Any) -> None:
     """Refuse what nibabel follows although it cannot be meant."""
+    if bytes(header["magic"]).startswith(_PAIR):
+        raise UnreadableImage(
+            "the header of a NIfTI pair (.hdr and .img): save both as one file (.nii)"
+        )
     if header["vox_offset"] < header.single_vox_offset:
         raise UnreadableImage("a NIfTI file whose vox_offset lies within the header")
     if header["intent_code"] in _LABELS:
