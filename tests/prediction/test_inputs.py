@@ -13,6 +13,6 @@ CONFIG = Config(name="x", source=ImageFolderSource(kind="image_folder", folder="
 def test_a_dicom_file_that_is_not_there_is_not_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file or folder .*/none "):
         list_inputs(tmp_path / "none", CONFIG)
-    with pytest.raises(UserError, match="no file or folder of the name given") as caught:
+    with pytest.raises(UserError, match=r"no such DICOM file \(IN=\)") as caught:
         list_inputs(tmp_path / "SMITH^JOHN.DCM", CONFIG)
     assert "SMITH" not in str(caught.value)

@@ -88,9 +88,9 @@ def list_inputs(path: Path, config: Config) -> Inputs:
         There is no such file, or no image in the folder. No path below it is named.
     """
     if not path.exists():
-        # The name of a DICOM file may name a patient.
-        named = "of the name given, which is one of DICOM" if is_dicom(path) else path
-        raise UserError(f"there is no file or folder {named} (IN=)")
+        # The path of a DICOM file may name a patient.
+        missing = "such DICOM file" if is_dicom(path) else f"file or folder {path}"
+        raise UserError(f"there is no {missing} (IN=)")
     if not path.is_dir():
         return Inputs(tuple(_images(path.parent, [path.name], config)), Counter())
     found = walk(path, why_no_kind_of_image)
