@@ -337,6 +337,11 @@ def test_what_predicts_and_explains_does_without_monai() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_every_page_of_results_is_in_the_menu_of_the_documentation() -> None:
+    menu = re.findall(r"results/[\w-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(menu) == sorted(f"results/{p.name}" for p in (ROOT / "docs/results").glob("*.md"))
+
+
 def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
     """And it loads nothing from elsewhere: links aside, every address is a file of the site."""
     if importlib.util.find_spec("mkdocs") is None and not os.environ.get("MEDVQ_REQUIRE_DATA"):
