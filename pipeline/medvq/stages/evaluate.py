@@ -154,7 +154,7 @@ def run(context: StageContext) -> EvaluateSummary:
 
 
 def _is_no_class(classes: Sequence[str], trained_classes: Sequence[str], source: Source) -> bool:
-    """Say, and tell, that the one folder that holds all images is named after no class."""
+    """Return whether one folder holds all images and is named after no class; warn of it."""
     if len(classes) != 1 or not trained_classes or not isinstance(source, FolderSource):
         return False
     by_folders = source.labels is None or source.labels.join == "folders"

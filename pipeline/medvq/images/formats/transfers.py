@@ -25,12 +25,12 @@ def ends_lines_as_text(data: bytes) -> bool:
     (True, False)
     """
     # Counting takes as long as decoding does; the beginning of other data mostly suffices.
-    if not _has_such_ends_alone(data[:_BEGINNING]):
+    if not _all_follow_returns(data[:_BEGINNING]):
         return False
-    return data.count(b"\n") >= _FEWEST_LINE_FEEDS and _has_such_ends_alone(data)
+    return data.count(b"\n") >= _FEWEST_LINE_FEEDS and _all_follow_returns(data)
 
 
-def _has_such_ends_alone(data: bytes) -> bool:
+def _all_follow_returns(data: bytes) -> bool:
     return data.count(b"\n") == data.count(b"\r\n")
 
 
