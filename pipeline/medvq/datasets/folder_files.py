@@ -26,6 +26,7 @@ from medvq.images.workers import WorkerFailure, map_in_processes, processors, re
 PICTURES = ImageFolderSource(kind="image_folder", folder=".")
 """A folder of any pictures and DICOM files."""
 COPY = "a second file of the same instance"
+CONTRADICTION = "identical to a file with another label"
 ARCHIVE = "an archive that is not unpacked"
 UNREAD = "a format that is not read"
 _NO_IMAGE = "no image"
@@ -72,7 +73,10 @@ _MASK_FOLDER = re.compile(rf"{_MASK}|labelst[rs]", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class FolderFile:
-    """A file by its name in the folder, and what its header says; none of it is ever shown."""
+    """A file by its name in the folder, and what its header says; none of it is ever shown.
+
+    ``original`` is the path of the file that it is a copy of, empty where it is none.
+    """
 
     path: str
     dicom: bool = False
@@ -82,6 +86,7 @@ class FolderFile:
     instance: str = ""
     intent: str = ""
     set_aside: str = ""
+    original: str = ""
 
 
 def why_no_image(path: Path, source: FolderSource) -> str:
@@ -244,8 +249,9 @@ def _exclude_copies(folder: Path, files: Sequence[FolderFile]) -> list[FolderFil
         first = {contents[number]: number for number in reversed(numbers)}
         shared += len(numbers) if len(first) > 1 else 0
         for number in numbers:
-            if first[contents[number]] != number:
-                checked[number] = replace(files[number], set_aside=COPY)
+            if (original := first[contents[number]]) != number:
+                path = files[original].path
+                checked[number] = replace(files[number], set_aside=COPY, original=path)
     if shared:
         warnings.warn(
             Notice(

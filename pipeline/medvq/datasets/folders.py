@@ -15,6 +15,7 @@ from medvq.datasets.classes import Label, plain, unify
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
     ARCHIVE,
+    CONTRADICTION,
     OTHER_FOLDER,
     RENAMED,
     UNREAD,
@@ -74,7 +75,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         _check_links(found)
     files = identify_files(folder, found.files, source)
     groups = _volumes(files) if _has_volumes(source) else [[file] for file in files]
-    rows = _rows(groups, source, labels, table, folder)
+    groups, rows = _settle_copies(groups, _rows(groups, source, labels, table, folder))
     if labels.only and labels.join != "folders":
         groups, rows = _only_named(groups, rows, found.skipped)
     found.skipped[FURTHER_SLICES] += sum(len(group) - 1 for group in groups)
@@ -85,10 +86,29 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     )
     _warn(folder, source, images, rows, found.skipped)
     _warn_of_masks(folder, found.files)
-    patients = [group[0].subject if group[0].dicom else "" for group in groups]
-    _warn_of_patients_apart(patients, images)
-    _warn_of_patients_alike(patients, images)
+    _warn_of_patients([group[0].subject if group[0].dicom else "" for group in groups], images)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
+
+
+def _settle_copies(
+    groups: Sequence[list[FolderFile]], rows: Sequence[Label]
+) -> tuple[list[list[FolderFile]], list[Label]]:
+    """Let an image without a label have that of its copy; set aside copies that contradict it."""
+    labelled: dict[str, list[Label]] = {}
+    for group, row in zip(groups, rows, strict=True):
+        for file in group if row.label is not None or row.target is not None else []:
+            labelled.setdefault(file.original or file.path, []).append(row)
+    settled, settled_rows = [], []
+    for group, row in zip(groups, rows, strict=True):
+        stated = [one for file in group for one in labelled.get(file.original or file.path, [])]
+        if len({(one.label, one.target) for one in stated}) > 1:
+            group = [replace(file, set_aside=CONTRADICTION) for file in group]
+        elif stated and row.label is None and row.target is None:
+            subject, split = row.subject or stated[0].subject, row.split or stated[0].split
+            row = replace(stated[0], subject=subject, split=split)
+        settled.append(group)
+        settled_rows.append(row)
+    return settled, settled_rows
 
 
 def _only_named(
@@ -289,6 +309,12 @@ def _warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
             "beside x.png, or in a folder 'masks'), and count as images: take them out, or name "
             "the images in a CSV with source.labels.only"
         )
+
+
+def _warn_of_patients(patients: Sequence[str], images: Sequence[SourceImage]) -> None:
+    """Say which patients may count as several; ``patients`` are PatientIDs, empty if unknown."""
+    _warn_of_patients_apart(patients, images)
+    _warn_of_patients_alike(patients, images)
 
 
 def _warn_of_patients_apart(patients: Sequence[str], images: Sequence[SourceImage]) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from medvq.config import Config, FolderSource, IngestConfig
 from medvq.datasets.array_files import ArrayImage, read_array_images
 from medvq.datasets.dataset import SourceImage
+from medvq.datasets.folder_files import CONTRADICTION
 from medvq.datasets.sources import dataset
 from medvq.datasets.splits import draw_splits, join_equal_images
 from medvq.distributed import from_first, rank, world_size
@@ -34,8 +35,6 @@ from medvq.images.reading import (
 )
 
 Bytes = NDArray[np.uint8]
-
-_CONTRADICTION = "identical to a file with another label"
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def read_dataset(
     contradicted = _contradicted(images, results, config)
     for number in sorted(contradicted):
         item, sha256 = images[number], _first_sum(images[number], results[number], cache)
-        quarantine.append((item.shown_path, sha256, _CONTRADICTION))
+        quarantine.append((item.shown_path, sha256, CONTRADICTION))
     chosen = [number for number in range(len(images)) if number not in contradicted]
     images, results = [images[n] for n in chosen], [results[n] for n in chosen]
     if quarantine and images:
