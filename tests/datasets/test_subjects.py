@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from factories.images import dicom, ramp, save_dicom
-from medvq.config import Source
+from medvq.config import DicomFolderSource, Source
 from medvq.datasets.dataset import Listing
 from medvq.datasets.folder_labels import labels_of_folders
 from medvq.datasets.folders import list_images
@@ -89,6 +89,35 @@ def test_a_patient_whose_number_has_a_backslash_is_joined_by_it(tmp_path: Path) 
     subjects, told = patients(tmp_path, r"7\8", "7", "9", r"7\8", table=table)
     assert len(subjects) == 3
     assert "name no subject" not in told
+
+
+def studies(folder: Path, *images: tuple[str, str]) -> tuple[list[str], str]:
+    """List images of a patient and a study each; return their subjects and what is told."""
+    for number, (patient, study) in enumerate(images):
+        header = dicom(ramp(), PatientID=patient, StudyInstanceUID=study)
+        save_dicom(folder / f"{number}.dcm", header)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        listed = list_images(folder, DicomFolderSource(kind="dicom_folder"), b"key").images
+    return [image.subject for image in listed], " ".join(str(one.message) for one in told)
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_an_image_that_names_no_patient_follows_its_study(tmp_path: Path) -> None:
+    images = [("", "1.2"), ("Ann", "1.2"), ("Ann", "1.3"), ("", "1.4"), ("Bob", "1.5")]
+    subjects, told = studies(tmp_path, *images)
+    assert subjects[0] == subjects[1] == subjects[2]
+    assert len(set(subjects)) == 3
+    assert "studies" not in told
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_studies_of_several_patients_are_told(tmp_path: Path) -> None:
+    images = [("Ann", "1.2"), ("0815", "1.2"), ("", "1.2"), ("Bob", "1.3"), ("Bob", "1.3")]
+    subjects, told = studies(tmp_path, *images)
+    assert len(set(subjects)) == 4
+    assert "the images of 1 study have several patients" in told
+    assert not any(name in told for name in ("Ann", "0815", "1.2"))
 
 
 def placeholders(folder: Path, of_one: int, of_others: int) -> bool:

@@ -148,6 +148,7 @@ def identify_files(folder: Path, paths: Sequence[str], source: FolderSource) -> 
         _identified(path, next(identities), source) if dicom else _file_without_header(path)
         for path, dicom in zip(paths, are_dicom, strict=True)
     ]
+    files = _follow_studies(files)
     if isinstance(source, DicomFolderSource) and not source.presentation_intent:
         files = _prefer_presentation(files)
     return _exclude_copies(folder, files)
@@ -220,6 +221,16 @@ def _mismatch(what: str, stated: str, demanded: Sequence[str]) -> str:
         return ""
     is_not = f"is not {' or '.join(demanded)}" if stated else "is not stated"
     return f"the {what} {is_not}, as the configuration demands"
+
+
+def _follow_studies(files: Sequence[FolderFile]) -> list[FolderFile]:
+    """Give files without a PatientID that of their study, where there is one."""
+    patients: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        if file.study and file.subject:
+            patients[file.study].add(file.subject)
+    only = {study: next(iter(names)) for study, names in patients.items() if len(names) == 1}
+    return [replace(file, subject=file.subject or only.get(file.study, "")) for file in files]
 
 
 def _prefer_presentation(files: Sequence[FolderFile]) -> list[FolderFile]:

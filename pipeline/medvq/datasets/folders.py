@@ -86,7 +86,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     )
     _warn(folder, source, images, rows, found.skipped)
     _warn_of_masks(folder, found.files)
-    _warn_of_patients([group[0].subject if group[0].dicom else "" for group in groups], images)
+    _warn_of_patients([group[0] for group in groups], images)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
 
 
@@ -311,10 +311,22 @@ def _warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
         )
 
 
-def _warn_of_patients(patients: Sequence[str], images: Sequence[SourceImage]) -> None:
-    """Say which patients may count as several; ``patients`` are PatientIDs, empty if unknown."""
+def _warn_of_patients(files: Sequence[FolderFile], images: Sequence[SourceImage]) -> None:
+    """Say which patients may count as several, by the first file of each image."""
+    patients = [file.subject if file.dicom else "" for file in files]
     _warn_of_patients_apart(patients, images)
     _warn_of_patients_alike(patients, images)
+    studies: dict[str, set[str]] = {}
+    for file, image in zip(files, images, strict=True):
+        if file.study and file.subject and not image.set_aside:
+            studies.setdefault(file.study, set()).add(image.subject)
+    if several := sum(len(subjects) > 1 for subjects in studies.values()):
+        _notice(
+            f"the images of {several} {'study' if several == 1 else 'studies'} have several "
+            "patients (StudyInstanceUID, PatientID): each counts as one of its own, and may stand "
+            "on another side of a split; where they are one, name the subject of each image alike "
+            "in a CSV (source.labels)"
+        )
 
 
 def _warn_of_patients_apart(patients: Sequence[str], images: Sequence[SourceImage]) -> None:
