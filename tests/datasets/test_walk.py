@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from medvq.config import ImageFolderSource, Labels
+from medvq.datasets.folders import TABLE, list_images
 from medvq.datasets.walk import (
     BROKEN_LINK,
     HIDDEN,
@@ -109,3 +111,21 @@ def test_artifacts_in_the_folder_of_the_images_are_no_images(tmp_path: Path) -> 
         "mlflow.db",
         "set/probe/0123/figures/roc.png",
     ]
+
+
+def test_what_the_table_names_by_a_link_is_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in "ab":
+        (tmp_path / f"raw/{name}.png").write_bytes(b"any")
+    (tmp_path / "images").symlink_to("raw")
+    (tmp_path / "ill.png").symlink_to("raw/b.png")
+    (tmp_path / "labels.csv").write_text("file,label,split\nimages/a.png,well,test\nill.png,ill,\n")
+    source = ImageFolderSource(kind="image_folder", folder=".", labels=Labels(file="labels.csv"))
+    found = list_images(tmp_path, source)
+    rows = [(image.shown_path, image.label, image.split) for image in found.images]
+    assert rows == [("ill.png", "ill", "train"), ("images/a.png", "well", "test")]
+    assert found.skipped == {REPEATED_LINK: 2, TABLE: 1}
+    (tmp_path / "labels.csv").write_text("file,label\nraw/b.png,ill\nill.png,ill\n")
+    found = list_images(tmp_path, source)  # as the table says, twice
+    assert [image.shown_path for image in found.images] == ["ill.png", "raw/a.png", "raw/b.png"]
+    assert found.skipped == {REPEATED_LINK: 1, TABLE: 1}

@@ -29,7 +29,7 @@ from medvq.datasets.folder_files import (
 from medvq.datasets.folder_labels import labels_of_folders
 from medvq.datasets.labels import labels_file, read_labels
 from medvq.datasets.pseudonyms import pseudonym, subject_key
-from medvq.datasets.walk import CLOSED, HIDDEN, SYSTEM, Walk, shown, walk
+from medvq.datasets.walk import CLOSED, HIDDEN, REPEATED_LINK, SYSTEM, Walk, shown, walk
 from medvq.errors import Notice, UserError
 
 TABLE = "the table of labels"
@@ -167,12 +167,20 @@ def _why_skipped(path: Path, source: FolderSource, table: Path | None) -> str:
 def _take_named(
     folder: Path, found: Walk, table: dict[str, Label], source: FolderSource, file: Path | None
 ) -> None:
-    """List what the table names although the walk has skipped it."""
-    for path in table.keys() - set(found.files):
-        found.files.append(path)
-        reason = _why_skipped(folder / path, source, file) or HIDDEN
+    """List what the table names although the walk has skipped it; a link stands for its file."""
+    named = table.keys() - set(found.files)
+    listed = {(folder / path).resolve(): path for path in found.files} if named else {}
+    links = {link for link, _ in found.repeats}
+    own_places = set()
+    for path in named:
+        own = listed.get((folder / path).resolve())
+        if own is not None and not (own in table or own in own_places):
+            own_places.add(own)
+            continue
+        is_link = path in links
+        reason = REPEATED_LINK if is_link else _why_skipped(folder / path, source, file) or HIDDEN
         found.skipped[reason] = max(0, found.skipped[reason] - 1)
-    found.files.sort()
+    found.files = sorted({*found.files, *named} - own_places)
 
 
 def _check_links(found: Walk) -> None:
