@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from factories import misbehaving
 from factories.images import dicom, noise, save_dicom
-from medvq.config import DicomFolderSource, ImageFolderSource
+from medvq.config import DicomFolderSource, ImageFolderSource, Labels
 from medvq.datasets import folder_files
 from medvq.datasets.folder_files import COPY, count_masks, identify_files
 from medvq.datasets.folders import list_images
-from medvq.errors import Notice
+from medvq.errors import Notice, UserError
 from medvq.images.formats.identity import identify
 
 SOURCE = DicomFolderSource(kind="dicom_folder")
@@ -127,3 +127,17 @@ def test_masks_beside_their_images_are_told(tmp_path: Path, names: str, masks: i
     texts = [str(one.message) for one in told if "masks of others" in str(one.message)]
     assert len(texts) == (masks > 0)
     assert all(f": {masks} files seem to be masks" in text for text in texts)
+
+
+def test_dicom_under_the_suffix_of_a_picture_is_named_by_no_message(tmp_path: Path) -> None:
+    save(tmp_path, "ill/CANARY.png")
+    (tmp_path / "well").mkdir()
+    (tmp_path / "well/CANARY.png").symlink_to(tmp_path / "ill/CANARY.png")
+    source = ImageFolderSource(kind="image_folder", folder=".")
+    with pytest.raises(UserError, match="symbolic link") as refused:
+        list_images(tmp_path, source)
+    assert "CANARY" not in str(refused.value)
+    (tmp_path / "labels.csv").write_text("file,label\nill/CANRY.png,ill\n")
+    with pytest.raises(UserError, match="line 2: the file it names is not in") as refused:
+        list_images(tmp_path, source.model_copy(update={"labels": Labels(file="labels.csv")}))
+    assert "CANARY" not in str(refused.value)

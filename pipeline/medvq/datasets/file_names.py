@@ -14,9 +14,7 @@ from urllib.parse import unquote
 
 from medvq.datasets.classes import plain
 from medvq.errors import Notice
-
-# Names that a message may show: those of DICOM files are often names of patients.
-_MAY_BE_SHOWN = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+from medvq.images.formats import is_dicom, may_show
 
 
 class FileNames:
@@ -86,7 +84,7 @@ class FileNames:
             *get_close_matches(_plain(last), free, n=1, cutoff=0.8),
         ]
         found = sorted(free[near[0]]) if near else []
-        if not found or Path(found[0]).suffix.lower() not in _MAY_BE_SHOWN:
+        if not found or not may_show(found[0], dicom=is_dicom(self._folder / found[0])):
             return ""
         if len(found) > 1:
             return f": {len(found)} files may be meant; give the folder and the suffix"

@@ -31,6 +31,7 @@ from medvq.datasets.labels import labels_file, read_labels
 from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.datasets.walk import CLOSED, HIDDEN, REPEATED_LINK, SYSTEM, Walk, shown, walk
 from medvq.errors import Notice, UserError
+from medvq.images.formats import is_dicom
 
 TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
@@ -72,7 +73,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         seen = f"; {_counted(found.skipped)}" if found.skipped else ""
         raise UserError(f"no image ({kinds(source)}) is listed in {folder}{seen}")
     if labels.join == "folders" and not _has_no_labels(source):
-        _check_links(found)
+        _check_links(folder, found)
     files = identify_files(folder, found.files, source)
     groups = _volumes(files) if _has_volumes(source) else [[file] for file in files]
     groups, rows = _settle_copies(groups, _rows(groups, source, labels, table, folder))
@@ -183,7 +184,7 @@ def _take_named(
     found.files = sorted({*found.files, *named} - own_places)
 
 
-def _check_links(found: Walk) -> None:
+def _check_links(folder: Path, found: Walk) -> None:
     """Refuse links that give a file another class or split than its own place does."""
     listed = set(found.files)
     pairs = [pair for pair in found.repeats if pair[1] in listed]
@@ -193,7 +194,7 @@ def _check_links(found: Walk) -> None:
     rows = rows[len(found.files) :]
     for (link, _), row, own in zip(pairs, rows[::2], rows[1::2], strict=True):
         if row.label not in {None, own.label} or row.split not in {None, own.split}:
-            named = f" {shown(link)}" if may_show(FolderFile(link)) else ""
+            named = f" {shown(link)}" if may_show(FolderFile(link, is_dicom(folder / link))) else ""
             raise UserError(
                 f"the symbolic link{named} leads to a file of the set that lies under another "
                 "class or split: remove one of the two"
