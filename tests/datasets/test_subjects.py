@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from factories.images import dicom, ramp, save_dicom
-from medvq.config import DicomFolderSource, Source
+from medvq.config import DicomFolderSource, ImageFolderSource, Source
 from medvq.datasets.dataset import Listing
 from medvq.datasets.folder_labels import labels_of_folders
 from medvq.datasets.folders import list_images
@@ -161,3 +161,19 @@ def test_folders_of_patients_that_count_as_classes_are_told(
         if told
         else []
     )
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_folders_that_hold_a_patient_each_are_no_classes(tmp_path: Path) -> None:
+    for patient in ("CANARY1", "CANARY2", "CANARY3"):
+        for number in range(2):
+            header = dicom(ramp(), PatientID=patient)
+            save_dicom(tmp_path / patient / f"{number}.dcm", header)
+    source = ImageFolderSource(kind="image_folder", folder=".")
+    with pytest.raises(UserError, match=r"3 folders .* patients, and no classes") as refused:
+        list_images(tmp_path, source, b"key")
+    assert "CANARY" not in str(refused.value)
+    save_dicom(tmp_path / "CANARY1/3.dcm", dicom(ramp(), PatientID="another"))
+    assert {image.label for image in list_images(tmp_path, source, b"key").images} == {
+        *("CANARY1", "CANARY2", "CANARY3")
+    }

@@ -39,6 +39,8 @@ NOT_NAMED = "not named by the labels (labels.only)"
 _NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, RENAMED, "symbolic link", CLOSED)
 # A patient of so many images, and of so many times those of others, may be a placeholder.
 _MANY_IMAGES = 20
+# What so few classes with one patient each lack may be patients.
+_FEW_CLASSES = 2
 SEVERAL_PATIENTS = "a series whose files name several patients, or whose UID two series share"
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
@@ -85,10 +87,26 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         [_image(folder, group, row, source, key) for group, row in zip(groups, rows, strict=True)],
         [row.split is not None for row in rows],
     )
+    if labels.join == "folders":
+        _check_classes(images)
     _warn(folder, source, images, rows, found.skipped)
     _warn_of_masks(folder, found.files)
     _warn_of_patients([group[0] for group in groups], images)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
+
+
+def _check_classes(images: Sequence[SourceImage]) -> None:
+    """Refuse folders that hold one patient each, which are no classes; name none of them."""
+    labelled = [image for image in images if image.label is not None and not image.set_aside]
+    pairs = {(image.label, image.subject) for image in labelled}
+    classes = {label for label, _ in pairs}
+    known = all(image.has_known_subject for image in labelled)
+    if known and _FEW_CLASSES < len(classes) == len(pairs):
+        raise UserError(
+            f"the {len(classes)} folders that count as classes hold images of one patient each: "
+            "they are patients, and no classes; give labels in a CSV (source.labels), or take "
+            "'kind: dicom_folder', which without source.labels takes none from folders"
+        )
 
 
 def _settle_copies(
