@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories.images import dicom, save_dicom
 from medvq.config import Source
 from medvq.datasets.classes import Label, _check_spelling
 from medvq.datasets.dataset import Listing
@@ -178,3 +179,13 @@ def test_texts_that_differ_are_not_compared_with_each_other() -> None:
     counts = Counts({f"finding {number} of {number * 7}": 1 for number in range(1000)})
     _check_spelling([Label(text) for text in counts], counts)
     assert counts.visited <= 2 * len(counts)
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_an_accession_number_is_asked_for_no_study(tmp_path: Path) -> None:
+    save_dicom(tmp_path / "a.dcm", dicom(StudyInstanceUID="1.2", AccessionNumber="A1"))
+    (tmp_path / "labels.csv").write_text("AccessionNumber,label\nA1,ill\n")
+    for labels in ({"join": "study"}, {"join": "study", "key": "AccessionNumber"}):
+        with pytest.raises(UserError, match="StudyInstanceUID") as refused:
+            listing(tmp_path, **labels)
+        assert "if it is 'AccessionNumber'" not in str(refused.value)

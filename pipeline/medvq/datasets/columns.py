@@ -13,6 +13,8 @@ from medvq.errors import Notice, UserError
 
 KEYS = {"path": "file", "subject": "subject", "study": "study", "instance": "instance"}
 """The name of the column that rows are joined on, by ``labels.join``."""
+ATTRIBUTES = {"study": " (StudyInstanceUID)", "instance": " (SOPInstanceUID)"}
+"""What a column holds by its name, for messages: no accession or other number, say."""
 
 # Names that are read as the column, and names that only look like it, both as `_plain` has them.
 _VARIANTS = {
@@ -35,7 +37,7 @@ _LOOKALIKES = {
         "subjects", "subjectname", "subjectnumber", "subjectno", "subjectcode", "patients", "pat",
         "patid", "ptid", "patientname", "patientno", "patientnr", "patientcode", "patientkey",
     ),
-    "study": ("studyid", "accession", "accessionnumber"),
+    "study": ("studyid",),
     "instance": ("uid", "instanceid"),
     "label": (
         "diagnosis", "target", "category", "finding", "findings", "findinglabels", "disease",
@@ -160,7 +162,8 @@ def _known(file: Path, header: Sequence[str], name: str) -> int | None:
 
 def _missing(file: Path, header: Sequence[str], name: str) -> str:
     # Its columns are not shown: without a header line they are the values of the first row.
-    message = f"{file} must have a column '{name}'; none of its {len(header)} is called so"
+    what = f"'{name}'{ATTRIBUTES.get(name, '')}"
+    message = f"{file} must have a column {what}; none of its {len(header)} is called so"
     if len(header) == 1:
         message += " (columns are separated by commas, semicolons, tabs or '|')"
     if not any(map(purpose_of, header)):

@@ -12,6 +12,7 @@ from statistics import median
 
 from medvq.config import DicomFolderSource, FolderSource, Labels
 from medvq.datasets.classes import Label, plain, unify
+from medvq.datasets.columns import ATTRIBUTES
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
     ARCHIVE,
@@ -284,8 +285,8 @@ def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None
     hint = f"; {near} of them would if zeros, capitals or .0 were as in the files" if near else ""
     if unknown == len(table):
         raise UserError(
-            f"the labels name no {join} of any image in the folder ({unknown} rows){hint}; check "
-            "the column that labels.key names, and labels.join"
+            f"the labels name no {join}{ATTRIBUTES.get(join, '')} of any image in the folder "
+            f"({unknown} rows){hint}; check the column that labels.key names, and labels.join"
         )
     if unknown:
         text = f"{unknown} of {len(table)} rows of the labels name no {join} of any image{hint}"
