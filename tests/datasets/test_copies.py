@@ -1,4 +1,4 @@
-"""Copies of DICOM instances: what the labels say of one holds for all of them."""
+"""Copies of images: what the labels say of one DICOM instance or picture holds for its copies."""
 
 from pathlib import Path
 
@@ -45,3 +45,11 @@ def test_copies_with_contradicting_labels_are_all_set_aside(tmp_path: Path, by_t
     table = "file,label\nill/a.dcm,ill\nnormal/a.dcm,normal\nother.dcm,normal\n"
     images = listed(tmp_path, table if by_table else "")
     assert [image.set_aside for image in images] == [CONTRADICTION, CONTRADICTION, ""]
+
+
+def test_what_follows_its_copy_is_what_no_split_is_stated_of(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(b"any")
+    images = listed(tmp_path, "file,subject,split\na.png,1,test\nb.png,1,\nc.png,2,\n")
+    assert [image.has_stated_split for image in images] == [True, True, False, False]
+    assert [image.split for image in images] == ["test", "test", "train", "train"]

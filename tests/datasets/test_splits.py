@@ -133,6 +133,24 @@ def test_equal_images_count_as_one_subject_where_none_is_known() -> None:
     assert joined[0].certain_subject == "s-a"
 
 
+def test_an_image_without_a_split_follows_an_equal_one_that_is_held_back() -> None:
+    unknown = {"has_known_subject": False}
+    images = [
+        image("a", "ill", split="test", **unknown),
+        image("b", None, has_stated_split=False, **unknown),
+        image("c", None, **unknown),  # its split, train, is stated
+        image("d", None, has_stated_split=False),  # a patient who is known
+        image("e", "ill", split="validation"),
+        image("f", None, has_stated_split=False, **unknown),
+    ]
+    joined = join_equal_images(images, [[0, 1, 2, 3], [4, 5]])
+    assert [i.split for i in joined] == [
+        *("test", "test", "train", "train", "validation", "validation"),
+    ]
+    assert [i.subject for i in joined[1::4]] == ["s-a", "s-e"]
+    assert joined[1].certain_subject == "s-b"
+
+
 def manifest(rows: str) -> pd.DataFrame:
     """``ill:train*3`` and so on: one subject for each image."""
     entries = []

@@ -35,6 +35,8 @@ class SourceImage:
         for another view of that person; empty where ``subject`` leaves no doubt.
     has_known_subject : whether the source says of whom the image is; otherwise images that are
         equal, or nearly so, count as one subject.
+    has_stated_split : whether the source says in which split the image is; otherwise it follows an
+        equal image that is held back, where its subject is not known.
     order : by which subjects are drawn for splits, the same on every machine; empty: ``subject``.
     """
 
@@ -52,6 +54,7 @@ class SourceImage:
     set_aside: str = ""
     certain_subject: str = ""
     has_known_subject: bool = True
+    has_stated_split: bool = True
     order: str = ""
 
     @property

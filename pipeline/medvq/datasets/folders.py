@@ -85,8 +85,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     found.skipped[FURTHER_SLICES] += sum(len(group) - 1 for group in groups)
     key = key or subject_key()
     images = _follow_subjects(
-        [_image(folder, group, row, source, key) for group, row in zip(groups, rows, strict=True)],
-        [row.split is not None for row in rows],
+        [_image(folder, group, row, source, key) for group, row in zip(groups, rows, strict=True)]
     )
     if labels.join == "folders":
         _check_classes(images)
@@ -161,20 +160,19 @@ def _image(
         window=getattr(source, "window", None),
         set_aside=first.set_aside,
         has_known_subject=bool(known),
+        has_stated_split=row.split is not None,
         order=digest.hexdigest()[:16],
     )
 
 
-def _follow_subjects(images: Sequence[SourceImage], stated: Sequence[bool]) -> list[SourceImage]:
+def _follow_subjects(images: Sequence[SourceImage]) -> list[SourceImage]:
     """Put images of which no split is stated into that of the other images of their subject."""
-    splits = {
-        image.subject: image.split
-        for image, is_stated in zip(images, stated, strict=True)
-        if is_stated
-    }
+    splits = {image.subject: image.split for image in images if image.has_stated_split}
     return [
-        image if is_stated else replace(image, split=splits.get(image.subject, image.split))
-        for image, is_stated in zip(images, stated, strict=True)
+        replace(image, split=splits[image.subject], has_stated_split=True)
+        if not image.has_stated_split and image.subject in splits
+        else image
+        for image in images
     ]
 
 

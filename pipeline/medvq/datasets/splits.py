@@ -71,11 +71,22 @@ def join_equal_images(
 ) -> list[SourceImage]:
     """Count training images that are equal, or nearly so, as one subject where none is known.
 
+    One of which no split is stated follows an equal one that is held back for validation or test.
+
     Parameters
     ----------
     groups : positions of images that are alike. An image of a known subject keeps it.
     """
     joined = list(images)
+    for group in groups:
+        held_back = [joined[number] for number in group if joined[number].split != "train"]
+        free = [number for number in group if not joined[number].has_stated_split]
+        for number in free if held_back else []:
+            image = joined[number]
+            if image.split == "train" and not image.has_known_subject:
+                # The test comes first: nothing may be trained on what it holds.
+                other = min(held_back, key=lambda image: (image.split, _order(image)))
+                joined[number] = replace(_as_subject_of(image, other), split=other.split)
     for group in groups:
         members = [number for number in group if joined[number].split == "train"]
         unknown = [number for number in members if not joined[number].has_known_subject]
@@ -84,15 +95,14 @@ def join_equal_images(
             continue
         first = min(known or unknown, key=lambda number: _order(joined[number]))
         for number in unknown:
-            image = joined[number]
-            joined[number] = replace(
-                image,
-                subject=joined[first].subject,
-                order=_order(joined[first]),
-                # Alike is not beyond doubt: none is a second view of the other.
-                certain_subject=image.certain_subject or image.subject,
-            )
+            joined[number] = _as_subject_of(joined[number], joined[first])
     return joined
+
+
+def _as_subject_of(image: SourceImage, other: SourceImage) -> SourceImage:
+    # Alike is not beyond doubt: none is a second view of the other.
+    certain = image.certain_subject or image.subject
+    return replace(image, subject=other.subject, order=_order(other), certain_subject=certain)
 
 
 def _sizes(counts: Mapping[str, int], fraction: float) -> dict[str, int]:
