@@ -1,6 +1,6 @@
 """What all figures share: colours, panels side by side, and sheets of images.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+Colours are Okabe and Ito's, then Tol's, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import matplotlib.pyplot as plt
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 WINE, OLIVE, BROWN, TEAL = "#882255", "#999933", "#8C510A", "#44AA99"
+INDIGO, PURPLE, MOSS = "#332288", "#AA4499", "#117733"
 Labels = Mapping[str, str]
 Images = Sequence[NDArray[Any]] | NDArray[Any]
 _DPI = 110

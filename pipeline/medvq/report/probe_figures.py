@@ -45,6 +45,11 @@ _STYLES = {
     "images_per_subject": _Style("images per subject", plots.GREY, (0, (1, 3)), "1"),
     "quantized": _Style("codes alone: their vectors", plots.BLACK, (0, (8, 2)), "X"),
     "histogram": _Style("codes alone: one histogram", plots.SKY, (0, (8, 2, 1, 2)), "P"),
+    "pyramid": _Style(
+        "codes alone: histograms in cells", plots.INDIGO, (0, (8, 2, 1, 2, 1, 2)), "d"
+    ),
+    "latent": _Style("vectors before quantization", plots.PURPLE, (0, (1, 1)), "H"),
+    "embedding": _Style("embedding alone", plots.MOSS, (0, (6, 1, 2, 1)), ">"),
     "external": _Style("external encoder", plots.OLIVE, (0, (2, 2)), "<"),
     "resnet18_scratch": _Style("ResNet-18 from scratch", plots.BROWN, (0, (3, 1, 1, 1, 1, 1)), "*"),
     "efficientnet_imagenet": _Style(
