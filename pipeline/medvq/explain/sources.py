@@ -17,6 +17,7 @@ from medvq.inference import Encoder, load_probe, without_grey_axis
 from medvq.method.scaling import to_unit
 from medvq.storage import artifacts
 from medvq.storage.feature_store import FEATURES
+from medvq.storage.probe_encoder import extract_and_pretrain
 from medvq.summaries import ProbeSummary
 
 
@@ -42,9 +43,9 @@ class ProbeSources:
         self.artifact = artifacts.finished(folder, "probe")
         self.summary = self.artifact.summary(ProbeSummary)
         self.pipeline = load_probe(folder)
-        self.extract = artifacts.source(self.artifact, "extract")
+        self.extract, pretrain = extract_and_pretrain(self.artifact)
         self.ingest = artifacts.source(self.extract, "ingest")
-        self.encoder = Encoder(artifacts.source(self.extract, "pretrain"), device)
+        self.encoder = Encoder(pretrain, device)
         self.window: tuple[float, float] | None = getattr(
             self.artifact.config().source, "window", None
         )

@@ -18,14 +18,10 @@ from medvq.inference import load_encoder, load_probe
 from medvq.method.features import TEXTURES
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
-from medvq.storage.external import EXTERNAL
+from medvq.storage.probe_encoder import NOT_OF_A_FILE, extract_and_pretrain
 from medvq.storage.start import imagenet_encoder
 
-_NOT_OF_THE_NETWORK = {
-    "hog": "it is OpenCV's",
-    "border_only": "it is of images before they are registered",
-    "images_per_subject": "it is no property of an image",
-}
+_NOT_OF_THE_NETWORK = NOT_OF_A_FILE | {"hog": "it is OpenCV's"}
 
 
 @dataclass(frozen=True)
@@ -52,15 +48,10 @@ class ExportSource:
         """Read a probe's artifact and the encoder that it was fitted on."""
         probe = load_probe(folder)
         artifact = artifacts.finished(folder, "probe")
-        extract = artifacts.source(artifact, "extract")
         config = artifact.config()
         names = features_of_probe(probe, config.extract.grid)
-        if EXTERNAL in names or "pretrain" not in extract.record.inputs:
-            raise UserError(
-                f"{folder} reads features of another encoder (encoder.file): export that where it "
-                "was made"
-            )
-        return cls._made(artifacts.source(extract, "pretrain"), config, names, probe, artifact)
+        _, pretrain = extract_and_pretrain(artifact)
+        return cls._made(pretrain, config, names, probe, artifact)
 
     @classmethod
     def of_encoder(cls, folder: Path, features: Sequence[str]) -> ExportSource:

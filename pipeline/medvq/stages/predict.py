@@ -25,6 +25,7 @@ from medvq.stages.evaluate import prior_of
 from medvq.stages.stage import RunOptions
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
+from medvq.storage.probe_encoder import extract_and_pretrain
 from medvq.wording import counted
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     _check(parsed)
     probe = artifacts.finished(chosen_probe(parsed), "probe")
-    extract = artifacts.source(probe, "extract")
-    pretrain = artifacts.source(extract, "pretrain")
+    extract, pretrain = extract_and_pretrain(probe)
     inputs = list_inputs(parsed.input.absolute(), pretrain.config())
     prior = None if parsed.no_typicality else _prior(parsed, extract)
     outcome = predict(
