@@ -47,7 +47,8 @@ def test_a_command_that_is_interrupted_ends_in_one_line(
         return 0
 
     assert status(interrupted, tmp_path) == 128 + number
-    assert capsys.readouterr().err == f"medvq: {INTERRUPTED}\n"
+    line = "medvq: interrupted; run the same command again: what was finished is kept\n"
+    assert capsys.readouterr().err == line
     assert signal.getsignal(number) is before
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from medvq.outputs import discard_unread
 
-INTERRUPTED = "interrupted; the same command goes on from here"
+INTERRUPTED = "interrupted; run the same command again: what was finished is kept"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A terminal and torchrun both signal the processes that torchrun started: once is meant.
 _ONCE_SECONDS = 2.0

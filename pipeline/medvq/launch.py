@@ -55,7 +55,7 @@ def _status(error: ChildFailedError) -> int:
     name = signal.Signals(-code).name
     print(
         f"medvq: process {rank} was ended by {name} (out of memory?); "
-        "the same command goes on from here",
+        "run the same command again: what was finished is kept",
         file=sys.stderr,
     )
     return 128 - code
