@@ -300,6 +300,18 @@ def test_an_error_leaves_the_bundle_before_it(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_zip_file_that_the_disk_refuses_leaves_no_part_of_itself(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(base: str, kind: str, *_: object) -> None:
+        Path(f"{base}.{kind}").write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(shutil, "make_archive", fail)
+    assert main(["bundle", *of_probe(folder), "--out", str(tmp_path / "bundle"), "--zip"]) == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle"]
+
+
 def test_files_of_the_users_own_are_not_overwritten(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,12 +1,13 @@
 """What has the name of a file or folder that MedVQ writes is named, and never overwritten."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from factories.artifacts import published
 from medvq.errors import UserError
 from medvq.storage.artifacts import existing, find, finished
-from medvq.storage.publication import unobstructed, writing
+from medvq.storage.publication import unobstructed, write_bytes, writing
 
 
 @pytest.fixture
@@ -66,3 +67,18 @@ def test_what_others_have_is_not_named(tmp_path: Path) -> None:
     (tmp_path / "Ann").mkdir()
     with pytest.raises(IsADirectoryError), unobstructed(tmp_path / "set"):
         (tmp_path / "Ann").read_bytes()
+
+
+def test_a_file_that_the_disk_refuses_leaves_the_one_before_and_no_part_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "encoder.onnx"
+    write_bytes(file, b"before")
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medvq.storage.publication.sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(file, b"after")
+    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(file, b"before")]

@@ -95,6 +95,8 @@ def _replace(source: ExportSource, folder: Path, archive: Path | None) -> None:
             Path(shutil.make_archive(name, "zip", aside / "new", folder.name)).replace(archive)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
+        if archive is not None:
+            archive.with_name(f".{archive.name}").unlink(missing_ok=True)
         raise
     _exchange(aside, folder)
 

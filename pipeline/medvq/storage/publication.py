@@ -164,11 +164,15 @@ def point_latest(folder: Path) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write aside and rename, so that nobody ever reads half a file."""
+    """Write aside and rename, so that nobody ever reads half a file; an error leaves no part."""
     aside = file.with_name(f".{file.name}")
-    aside.write_bytes(content)
-    sync(aside)
-    aside.replace(file)
+    try:
+        aside.write_bytes(content)
+        sync(aside)
+        aside.replace(file)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:
