@@ -312,6 +312,18 @@ def test_a_zip_file_that_the_disk_refuses_leaves_no_part_of_itself(
     assert [path.name for path in tmp_path.rglob("*")] == ["bundle"]
 
 
+def test_what_another_encoder_is_named_in_is_not_exported_as_our_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: phantom\nname: tiny\nencoder: {kind: torchscript, file: own.pt}\n")
+    artifacts = str(folder / "artifacts")
+    places = ["--artifacts", artifacts, "--out", str(tmp_path / "bundle")]
+    assert main(["bundle", "--config", str(file), *places]) == 2
+    assert "names another encoder" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_files_of_the_users_own_are_not_overwritten(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Every figure is drawn from a small artifact made by hand, and shows something."""
 
+import errno
 import importlib
 import sys
 import threading
@@ -353,6 +354,20 @@ def test_lines_are_told_apart_without_their_colours() -> None:
     styles = [(str(style.line), style.marker) for style in _STYLES.values()]
     assert len(set(styles)) == len(styles)
     assert len({line for line, _ in styles}) >= 9
+
+
+def test_a_figure_that_the_disk_refuses_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    file = tmp_path / "figure.png"
+    file.write_bytes(b"before")
+    monkeypatch.setattr("medvq.storage.publication.sync", full)
+    with pytest.raises(OSError, match="full"), plots.panels(file):
+        pass
+    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(file, b"before")]
 
 
 def test_an_axis_of_values_that_are_all_zero_has_a_height() -> None:

@@ -28,6 +28,7 @@ from medvq.prior.typicality import TYPICALITY, TypicalityCheck
 from medvq.prior.weights import FILE, load_prior
 from medvq.storage import artifacts
 from medvq.storage.feature_store import read_feature, read_keys, read_metadata
+from medvq.storage.publication import write_bytes
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -293,4 +294,4 @@ def arrays(maps: FeatureMaps) -> dict[str, list[NDArray[np.float32]]]:
 
 def write_json(explanation: Explanation, file: Path) -> None:
     """Write all but the pixels."""
-    file.write_text(json.dumps(explanation.to_json(), allow_nan=False), encoding="utf-8")
+    write_bytes(file, json.dumps(explanation.to_json(), allow_nan=False).encode())

@@ -103,5 +103,11 @@ def export_source(parsed: Namespace) -> ExportSource:
     """Return what the options of a command name: a probe with its encoder, or an encoder alone."""
     if parsed.probe is not None:
         return ExportSource.of_probe(parsed.probe)
-    folder = parsed.artifacts / load_config(parsed.config).name / "pretrain" / "latest"
+    config = load_config(parsed.config)
+    if not config.trains:
+        raise UserError(
+            f"{parsed.config} names another encoder (encoder.file), and MedVQ's own networks alone "
+            "are exported"
+        )
+    folder = parsed.artifacts / config.name / "pretrain" / "latest"
     return ExportSource.of_encoder(folder, parsed.features)

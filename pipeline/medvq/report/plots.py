@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from medvq.errors import Notice
+from medvq.storage.publication import write_bytes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -206,7 +208,9 @@ def save(figure: Figure, file: Path) -> None:
     # What savefig would write, which draws a figure with a layout twice.
     figure.set_dpi(_DPI)
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(file)
+    picture = BytesIO()
+    canvas.print_png(picture)
+    write_bytes(file, picture.getvalue())
     plt.close(figure)
 
 

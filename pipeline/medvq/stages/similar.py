@@ -49,6 +49,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.explain.neighbours import look_alikes
     from medvq.explain.sources import ProbeSources
     from medvq.report.look_alikes_figure import draw_look_alikes
+    from medvq.storage.publication import write_bytes
 
     sources = ProbeSources(chosen_probe(parsed))
     found = look_alikes(sources, parsed.image, parsed.number, parsed.subject)
@@ -56,7 +57,7 @@ def run(parsed: argparse.Namespace) -> int:
     name = parsed.out.absolute() / found.image_id
     sheet, table = (name.with_suffix(suffix) for suffix in (".similar.png", ".similar.csv"))
     neighbours = found.neighbours.drop(columns="row")
-    neighbours.to_csv(table, index=False, float_format="%.4f")
+    write_bytes(table, neighbours.to_csv(index=False, float_format="%.4f").encode())
     images = sources.images("originals.npy")
     query = found.image[0] if len(found.image) == 1 and found.image.ndim == 3 else found.image
     pairs = zip(neighbours["class_name"], neighbours["distance"], strict=True)
