@@ -33,6 +33,12 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.tag import Tag
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    VLEndoscopicImageStorage,
+)
 
 ALL_BITS = STORED / 4095
 WINDOW = {"WindowCenter": 2000, "WindowWidth": 1000}
@@ -344,3 +350,27 @@ def test_pixels_that_are_not_square_are_told(
         shown = read_grey(save_dicom(tmp_path / "x.dcm", dicom(ramp(), **{name: sides})))
     np.testing.assert_allclose(shown, ramp() / 255, atol=1e-6)
     assert any("not square" in line for line in notes.notices) == told
+
+
+@pytest.mark.parametrize(
+    ("storage", "states", "told"),
+    [
+        (DigitalXRayImageStorageForPresentation, "YES", "BurnedInAnnotation is YES"),
+        (DigitalXRayImageStorageForPresentation, "NO", ""),
+        (DigitalXRayImageStorageForPresentation, None, ""),
+        (SecondaryCaptureImageStorage, "YES ", "BurnedInAnnotation is YES"),
+        (SecondaryCaptureImageStorage, None, "a secondary capture"),
+        (MultiFrameGrayscaleByteSecondaryCaptureImageStorage, "", "a secondary capture"),
+        (SecondaryCaptureImageStorage, "NO", ""),
+        (VLEndoscopicImageStorage, None, ""),
+    ],
+)
+def test_text_that_may_name_the_patient_is_told(
+    tmp_path: Path, storage: str, states: str | None, told: str
+) -> None:
+    elements = {} if states is None else {"BurnedInAnnotation": states}
+    path = save_dicom(tmp_path / "x.dcm", dicom(ramp(), SOPClassUID=storage, **elements))
+    with recorded() as notes:
+        read_image(path)
+    notices = [line for line in notes.notices if "may name the patient" in line]
+    assert [line.startswith(told) for line in notices] == ([True] if told else [])

@@ -164,7 +164,7 @@ def test_another_seed_swaps_otherwise(
     ingested: tuple[Path, IngestSummary], data_root: Path, tmp_path: Path
 ) -> None:
     # The phantom set of another seed is another set; only the swaps are to differ here.
-    write_phantom(tmp_path / "phantom-v2-20-10-64-5", train_subjects=20, test_subjects=10, size=64)
+    write_phantom(tmp_path / "phantom-v3-20-10-64-5", train_subjects=20, test_subjects=10, size=64)
     other = PHANTOM.model_copy(update={"seed": 5})
     run(other, tmp_path / "other", tmp_path)
     for name, equal in (("originals", True), ("swapped_validation", False)):

@@ -136,7 +136,7 @@ def encode(subject: Subject, take: int, stored: NDArray[np.uint16]) -> FileDatas
     data.WindowCenter, data.WindowWidth = "2048", "4096"
     data.VOILUTFunction = "LINEAR"
     data.LossyImageCompression = "00"
-    data.BurnedInAnnotation = "YES"
+    data.BurnedInAnnotation = "NO"
     data.SamplesPerPixel = 1
     data.Rows, data.Columns = stored.shape
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0

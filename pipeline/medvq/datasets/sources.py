@@ -38,7 +38,7 @@ from medvq.images.reading import file_checksums
 # Nobody is to be protected, and the same subjects are set aside for validation everywhere.
 _PHANTOM_KEY = b"synthetic"
 # Raised whenever other pictures are drawn: a folder of the former ones is not taken for them.
-_PHANTOM_VERSION = 2
+_PHANTOM_VERSION = 3
 _PHANTOM_FOLDER = ImageFolderSource(kind="image_folder", labels=Labels(file="labels.csv"))
 
 

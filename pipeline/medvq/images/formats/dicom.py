@@ -95,6 +95,8 @@ _NOT_OF_FRAMES = (
     "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _PARTS = "InConcatenationTotalNumber"
+_SECONDARY_CAPTURE = f"{_STORAGE}1.1.7."  # and those of several frames below it
+_TEXT = "text in the pixels may name the patient, and is not removed; look, and blank it first"
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -141,7 +143,18 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
         )
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableImage(WITHOUT_PIXELS)
+    if pixels:
+        _tell_of_text(header)
     return header
+
+
+def _tell_of_text(header: Dataset) -> None:
+    """Tell where the header says, or leaves open of a screenshot, that pixels name the patient."""
+    states = text(header, "BurnedInAnnotation")
+    if states == "YES":
+        notice(f"BurnedInAnnotation is YES: {_TEXT}")
+    elif states != "NO" and f"{text(header, 'SOPClassUID')}.".startswith(_SECONDARY_CAPTURE):
+        notice(f"a secondary capture whose BurnedInAnnotation is not NO: {_TEXT}")
 
 
 def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
