@@ -1,4 +1,4 @@
-"""Series whose slices hold values in different units, or state what would turn them over."""
+"""Series whose slices do not go together: in units, in whose they are, in what turns them over."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +47,11 @@ def counted_backwards(series: list[FileDataset]) -> None:
         header.PixelSpacing = [0.5, -0.75]
 
 
+def of_several_patients(series: list[FileDataset]) -> None:
+    for header, patient in zip(series, ("Ann", "", "Ann", "Bo", "Ann"), strict=True):
+        header.PatientID = patient
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -55,9 +60,10 @@ def counted_backwards(series: list[FileDataset]) -> None:
         (one_with_a_table, "some slices state a rescale and others none"),
         (one_inverted, "some slices are inverted"),
         (counted_backwards, "PixelSpacing is not positive"),
+        (of_several_patients, "name several patients"),
     ],
 )
-def test_a_series_in_several_units_is_refused(
+def test_a_series_of_slices_that_do_not_go_together_is_refused(
     tmp_path: Path, spoil: Callable[[list[FileDataset]], None], reason: str
 ) -> None:
     series = ct_series(BODY)

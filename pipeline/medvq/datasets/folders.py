@@ -33,6 +33,7 @@ from medvq.datasets.pseudonyms import pseudonym, subject_key
 from medvq.datasets.walk import CLOSED, HIDDEN, REPEATED_LINK, SYSTEM, Walk, shown, walk
 from medvq.errors import Notice, UserError
 from medvq.images.formats import is_dicom
+from medvq.images.formats.identity import SEVERAL_PATIENTS
 
 TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
@@ -42,7 +43,6 @@ _NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, RENAMED, "symbolic link", CLOSED)
 _MANY_IMAGES = 20
 # What so few classes with one patient each lack may be patients.
 _FEW_CLASSES = 2
-SEVERAL_PATIENTS = "a series whose files name several patients, or whose UID two series share"
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 
+SEVERAL_PATIENTS = "a series whose files name several patients, or whose UID two series share"
+"""Why a series is refused."""
+
+
 class Identity(NamedTuple):
     """Whom and what a DICOM object shows, from its header. For comparing, never to be shown.
 

@@ -27,6 +27,7 @@ from medvq.images.formats.display import (
 )
 from medvq.images.formats.greys import show_picture, show_volume
 from medvq.images.formats.header import numbers, text, texts, whole_number
+from medvq.images.formats.identity import SEVERAL_PATIENTS
 from medvq.images.formats.lookup import show_palette
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.volume import to_anatomical
@@ -101,8 +102,8 @@ def read_series(paths: Sequence[Path], window: Window | None = None) -> Image:
     ------
     UnreadableImage
         A slice cannot be read; slices differ in size, spacing or orientation, stand twice at one
-        place, leave a gap, are shifted against each other (a tilted gantry), or are placed in
-        several frames of reference.
+        place, leave a gap, are shifted against each other (a tilted gantry), are placed in several
+        frames of reference, or name several patients.
     """
     slices: list[Slice] = []
     by_instance: dict[str, list[Slice]] = {}
@@ -141,6 +142,8 @@ def assemble(slices: Sequence[Slice], window: Window | None = None) -> Image:
         raise UnreadableImage("a volume in colour")
     if len({str(one.PhotometricInterpretation) for one in headers}) > 1:
         raise UnreadableImage("a series whose slices differ in photometric interpretation")
+    if len({text(one, "PatientID") for one in headers} - {""}) > 1:
+        raise UnreadableImage(SEVERAL_PATIENTS)
     # PS3.3 C.7.4.1: positions in one say nothing of those in another.
     if len({text(one, "FrameOfReferenceUID") for one in headers} - {""}) > 1:
         raise UnreadableImage(
