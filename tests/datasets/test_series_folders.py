@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories.images import ct_series, save_dicom
-from medvq.config import Config
+from medvq.config import Config, DicomFolderSource, Labels
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.folders import list_images
 from medvq.datasets.reading import ReadDataset, read_dataset
@@ -56,8 +56,10 @@ def configured(folder: Path) -> Config:
     return CONFIG.validate_json(json.dumps(config))
 
 
-def listed(folder: Path) -> list[SourceImage]:
-    return list_images(folder, configured(folder).source).images
+def listed(folder: Path, labels: Labels | None = None) -> list[SourceImage]:
+    source = configured(folder).source
+    assert isinstance(source, DicomFolderSource)
+    return list_images(folder, source.model_copy(update={"labels": labels})).images
 
 
 def test_a_series_whose_files_name_several_patients_is_set_aside(tmp_path: Path) -> None:
@@ -66,6 +68,15 @@ def test_a_series_whose_files_name_several_patients_is_set_aside(tmp_path: Path)
     reasons = [image.set_aside for image in listed(tmp_path)]
     assert reasons == ["a series whose files name several patients, or whose UID two series share",
                        ""]  # fmt: skip
+
+
+def test_labels_of_several_patients_in_one_series_stop_no_other(tmp_path: Path) -> None:
+    saved(series("Ann", "Bo"), tmp_path / "mixed")
+    saved(series("Cy"), tmp_path / "one")
+    (tmp_path / "labels.csv").write_text("subject,label\nAnn,ill\nBo,normal\nCy,normal\n")
+    mixed, one = listed(tmp_path, Labels(file="labels.csv", join="subject"))
+    assert mixed.set_aside
+    assert (one.label, one.set_aside) == ("normal", "")
 
 
 def test_a_file_that_names_no_patient_follows_its_series(tmp_path: Path) -> None:

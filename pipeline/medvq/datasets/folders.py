@@ -263,12 +263,12 @@ def _rows(
 
 def _row(parts: Sequence[FolderFile], table: dict[str, Label], join: str) -> Label:
     rows = {table[key] for part in parts if (key := _key(part, join)) in table}
-    if len(rows) > 1:
+    if len(rows) > 1 and not parts[0].set_aside:
         raise UserError(
             "the labels give the files of one series different rows; join them on 'study', or give "
             "each series one row"
         )
-    return rows.pop() if rows else Label()
+    return rows.pop() if len(rows) == 1 else Label()
 
 
 def _key(file: FolderFile, join: str) -> str:
