@@ -168,6 +168,8 @@ def test_columns_are_known_by_the_names_that_people_give_them(folder: Path, head
         ("file,label,case id", "'case id' is not used; if it is the subject, rename it"),
         ("file,label,Fold", "'Fold' is not used; if it is the split, rename it"),
         ("file,subject,patient", "'patient' is not used; if it is the subject"),
+        ("file,label,label.1", "'label.1' is not used; if it is the label"),
+        ("file,label,split2", "'split2' is not used; if it is the split, rename it"),
     ],
 )
 def test_a_column_that_looks_like_one_of_ours_is_named(

@@ -88,11 +88,11 @@ def find_columns(file: Path, header: Sequence[str], labels: Labels) -> Columns:
         found["label"] = label
     used = {key, label, target, subject, split}
     for name, position in found.items():
-        others = _VARIANTS[name] + (_LOOKALIKES[name] if position is None else ())
+        lookalikes = _LOOKALIKES[name] if position is None else ()
         unused = [
             f"'{cell}'"
             for number, cell in enumerate(header)
-            if number not in used and _plain(cell) in {name, *others}
+            if number not in used and (_plain(cell) in lookalikes or _is_called(cell, name))
         ]
         if unused:
             way_out = "source.labels.column names it" if name == "label" else "rename it"
@@ -113,9 +113,7 @@ def _warn_of_further_keys(
     further = [
         f"'{cell}'"
         for number, cell in enumerate(header)
-        if number not in used
-        and cell[-1:].isdigit()
-        and _plain(cell).rstrip("0123456789") in {name, *_VARIANTS[name]}
+        if number not in used and cell[-1:].isdigit() and _is_called(cell, name)
     ]
     if further:
         text = f"{file.name}: {', '.join(further)} is not used; give each {name} a row of its own"
@@ -128,6 +126,11 @@ def purpose_of(name: str) -> str | None:
         if _plain(name) in {purpose, *variants, *_LOOKALIKES[purpose]}:
             return purpose
     return None
+
+
+def _is_called(cell: str, name: str) -> bool:
+    """Say whether a column is called so, or by a variant, with a number or without: ``label.1``."""
+    return _plain(cell).rstrip("0123456789") in {name, *_VARIANTS[name]}
 
 
 def _plain(name: str) -> str:
