@@ -351,6 +351,7 @@ def test_a_configuration_that_is_extended_keeps_its_own_paths(tmp_path: Path) ->
         ("ill_train/1 ill_test/2 well_train/3 well_test/4", "'ill_test', 'ill_train', "),
         ("train-ill/1 test-ill/2", "'test-ill', 'train-ill' looks like a split"),
         ("cv1/ill/1 cv2/ill/2", "'cv1', 'cv2' looks like a split"),
+        ("ill/CT_train/1 ill/CT_test/2 well/CT_train/3", "'CT_test', 'CT_train' looks like a"),
     ],
 )
 def test_folders_that_would_silently_be_classes_are_asked_about(paths: str, reason: str) -> None:
@@ -372,11 +373,26 @@ def test_classes_may_be_named_like_splits_and_stand_beside_them() -> None:
     ]
 
 
-def test_folders_that_recur_below_classes_are_told() -> None:
-    paths = [f"{site}/{label}/1.png" for site in ("north", "south") for label in ("ill", "well")]
-    with pytest.warns(Notice, match="classes are the first folders, 'north', 'south'; .* 'ill'"):
-        found = labels_of_folders(paths)
-    assert [one.label for one in found] == ["north", "north", "south", "south"]
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        ("a/ill/1 a/well/2 b/ill/3 b/well/4", "the first folders, 'a', 'b'; .* 'ill', 'well', are"),
+        ("2019/ill/1 2019/well/2 2020/ill/3", "the first folders, '2019', '2020'; .* 'ill', are"),
+        (
+            "train/p1/ill/1 train/p2/ill/2 train/p3/well/3 test/p4/ill/4 test/p5/ill/5 test/p6/b/6",
+            "the 6 first folders; those below them, 'ill', are",
+        ),
+    ],
+)
+def test_folders_that_recur_below_classes_are_told(paths: str, said: str) -> None:
+    with pytest.warns(Notice, match=f"the classes are {said} no labels"):
+        labels_of_folders([f"{path}.png" for path in paths.split()])
+
+
+def test_folders_of_a_few_patients_below_classes_are_no_cause_to_ask() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels_of_folders([f"{path}/x.png" for path in ("ill/p1", "ill/p2", "well/p3", "well/p4")])
 
 
 @pytest.mark.parametrize("missing", ["?", ".", "\u2013", "\u2014", "''", "#DIV/0!", "#NAME?"])

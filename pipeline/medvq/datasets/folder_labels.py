@@ -50,6 +50,13 @@ def labels_of_folders(paths: Sequence[str]) -> list[Label]:
         _label(parts, level, splits[parts[level]] if level is not None else None, by_class_above)
         for parts, level in zip(folders, levels, strict=True)
     ]
+    if not by_class_above:
+        _warn_of_folders_below(
+            [
+                p if level is None else p[level + 1 :]
+                for p, level in zip(folders, levels, strict=True)
+            ]
+        )
     _warn_of_numbers({one.label for one in labels if one.label})
     return labels
 
@@ -81,9 +88,9 @@ def _check_names(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> 
         known = [name for name in names if name in splits]
         others = [name for name in names if name not in splits]
         asked = [n for n in others if looks_like_split(n, beside_splits=bool(known))]
-        if not parent:
-            asked += [name for name in others if _is_class_of_split(name, others)]
-        if asked and (known or not parent):
+        both = [name for name in others if _is_class_of_split(name, others)]
+        asked = both + (asked if known or not parent else [])
+        if asked:
             raise UserError(f"the folder {_quoted(asked)} looks like a split, but {_WAY_OUT}")
         strange = [n for n in others if n not in classes and (*parent, n) not in holders]
         if known and strange and not any(name in splits for name in parent):
@@ -95,7 +102,6 @@ def _check_names(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> 
     first = families.get((), {})
     if not any(name in splits for name in first):
         _check_branches(first, holders)
-    _warn_of_folders_below(folders, splits)
 
 
 def _check_branches(names: Iterable[str], holders: set[tuple[str, ...]]) -> None:
@@ -110,23 +116,24 @@ def _check_branches(names: Iterable[str], holders: set[tuple[str, ...]]) -> None
         )
 
 
-def _warn_of_folders_below(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> None:
-    """Say that folders which recur in several classes are no labels."""
-    if any(name in splits for parts in folders for name in parts):
-        return
+def _warn_of_folders_below(folders: Sequence[Sequence[str]]) -> None:
+    """Say that folders which recur in several classes are no labels; all are without splits."""
     below: dict[str, set[str]] = {}
     for parts in folders:
         for name in parts[1:2]:
             below.setdefault(name, set()).add(parts[0])
     recurring = [name for name, above in below.items() if len(above) > 1]
-    if len(recurring) > 1:
+    if len(recurring) > 1 or (recurring and 1 < len(below) <= _MOST_NAMED):
         classes = {parts[0] for parts in folders if parts}
+        first = f"first folders, {_quoted(classes)}"
+        if len(classes) > _MOST_NAMED:  # which may be patients
+            first = f"{len(classes)} first folders"
         warnings.warn(
             Notice(
-                f"the classes are the first folders, {_quoted(classes)}; those below them, "
-                f"{_quoted(recurring)}, are no labels (if they are, give labels in a CSV)"
+                f"the classes are the {first}; those below them, {_quoted(recurring)}, are no "
+                "labels (if they are, give labels in a CSV)"
             ),
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
