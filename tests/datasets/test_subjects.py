@@ -120,6 +120,15 @@ def test_studies_of_several_patients_are_told(tmp_path: Path) -> None:
     assert not any(name in told for name in ("Ann", "0815", "1.2"))
 
 
+@pytest.mark.usefixtures("kept_workers")
+def test_patients_of_several_issuers_are_told(tmp_path: Path) -> None:
+    for number, (patient, issuer) in enumerate(zip("1122334", "ABAA A ", strict=True)):
+        header = dicom(ramp(), PatientID=patient, IssuerOfPatientID=issuer.strip())
+        save_dicom(tmp_path / f"{number}.dcm", header)
+    with pytest.warns(Notice, match=r"^1 PatientID came from several issuers"):
+        list_images(tmp_path, DicomFolderSource(kind="dicom_folder"), b"key")
+
+
 def placeholders(folder: Path, of_one: int, of_others: int) -> bool:
     """List images of five patients and of one more, and say whether this is taken for none."""
     subjects = ["ANONYMOUS"] * of_one + [name for name in "abcde" for _ in range(of_others)]

@@ -84,6 +84,7 @@ class FolderFile:
     study: str = ""
     series: str = ""
     instance: str = ""
+    issuer: str = ""
     intent: str = ""
     set_aside: str = ""
     original: str = ""
@@ -213,7 +214,7 @@ def _identified(
         reason = reason or _mismatch("presentation intent", intent, source.presentation_intent)
         if source.series_as_volumes and identity.is_localizer:
             reason = reason or "a localizer, no slice of the volume"
-    return FolderFile(path, True, *identity[:4], intent=intent, set_aside=reason)
+    return FolderFile(path, True, *identity[:5], intent=intent, set_aside=reason)
 
 
 def _mismatch(what: str, stated: str, demanded: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ from medvq.datasets.walk import CLOSED, HIDDEN, REPEATED_LINK, SYSTEM, Walk, sho
 from medvq.errors import Notice, UserError
 from medvq.images.formats import is_dicom
 from medvq.images.formats.identity import SEVERAL_PATIENTS
+from medvq.wording import counted
 
 TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
@@ -343,9 +344,19 @@ def _warn_of_patients(files: Sequence[FolderFile], images: Sequence[SourceImage]
     _warn_of_patients_apart(patients, images)
     _warn_of_patients_alike(patients, images)
     studies: dict[str, set[str]] = {}
+    issuers: dict[str, set[str]] = {}
     for file, image in zip(files, images, strict=True):
-        if file.study and file.subject and not image.set_aside:
+        if file.subject and not image.set_aside:
             studies.setdefault(file.study, set()).add(image.subject)
+            issuers.setdefault(file.subject, set()).add(file.issuer)
+    if shared := sum(len(names - {""}) > 1 for names in issuers.values()):
+        _notice(
+            f"{counted(shared, 'PatientID')} came from several issuers (IssuerOfPatientID): each "
+            "counts as one patient, and labels that are joined on 'subject' hold for all its "
+            "images; where they are several, name the subject and the label of each image in a CSV "
+            "that is joined on 'instance' (source.labels)"
+        )
+    studies.pop("", None)
     if several := sum(len(subjects) > 1 for subjects in studies.values()):
         _notice(
             f"the images of {several} {'study' if several == 1 else 'studies'} have several "

@@ -27,6 +27,7 @@ class Identity(NamedTuple):
     study: str
     series: str
     instance: str
+    issuer: str
     modality: str
     body_part: str
     view: str
@@ -35,16 +36,17 @@ class Identity(NamedTuple):
     no_image: str
 
 
-_IDENTITY = (
-    "PatientID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "Modality",
-    "BodyPartExamined",
-    "ViewPosition",
-    "PresentationIntentType",
-)
+_IDENTITY = {
+    "subject": "PatientID",
+    "study": "StudyInstanceUID",
+    "series": "SeriesInstanceUID",
+    "instance": "SOPInstanceUID",
+    "issuer": "IssuerOfPatientID",
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+    "presentation_intent": "PresentationIntentType",
+}
 
 
 def identify(path: Path) -> Identity | None:
@@ -55,21 +57,17 @@ def identify(path: Path) -> Identity | None:
     from medvq.images.formats.dicom import no_image
     from medvq.images.formats.parsing import parse
 
-    tags = ["SOPClassUID", "ImageType", "SegmentationType", *_IDENTITY]
+    tags = ["SOPClassUID", "ImageType", "SegmentationType", *_IDENTITY.values()]
     try:
         header = parse(path, stop_before_pixels=True, specific_tags=tags)
-        subject, study, series, instance, modality, body_part, view, intent = (
-            _text(header, name) for name in _IDENTITY
-        )
+        values = {field: _text(header, name) for field, name in _IDENTITY.items()}
         localizer = "LOCALIZER" in _text(header, "ImageType")
         reason = no_image(header)
     except MemoryError:
         raise
     except Exception:  # whatever pydicom raises, reading the image says why
         return None
-    return Identity(
-        subject, study, series, instance, modality, body_part, view, intent, localizer, reason
-    )
+    return Identity(**values, is_localizer=localizer, no_image=reason)
 
 
 def _text(header: Dataset, name: str) -> str:
