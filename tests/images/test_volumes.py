@@ -426,6 +426,8 @@ def huge(path: Path) -> None:
         ),
         ("Ann.nii", stored(body().astype(np.complex64)), "complex numbers"),
         ("Ann.nii", without_orientation, "which way the volume lies"),
+        ("Ann.nii", edited(field(40, "h", 9)), "number of dimensions .* is not 1 to 7"),
+        ("Ann.nii", edited(field(40, "h", 0)), "number of dimensions .* is not 1 to 7"),
         ("Ann.nii", edited(field(108, "f", 0)), "vox_offset lies within the header"),
         ("Ann.nii", edited(field(108, "f", 350)), "vox_offset lies within the header"),
         ("Ann.nii", edited(field(112, "2f", 1, np.nan)), "scl_inter is no usable number"),

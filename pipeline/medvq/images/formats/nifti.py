@@ -37,6 +37,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 _GZIP = b"\x1f\x8b"
 _PAIR = (b"ni1", b"ni2")
+_MOST_DIMENSIONS = 7
 # Largest header of the two versions, in bytes.
 _HEADER = 540
 # Bytes that may follow the voxels in a compressed file, where its checksum stands at the end.
@@ -140,6 +141,9 @@ def _check_header(header: Any) -> None:
         raise UnreadableImage(
             "the header of a NIfTI pair (.hdr and .img): save both as one file (.nii)"
         )
+    # By it nibabel tells the order of bytes, so that with a wrong one all else is wrong.
+    if not 1 <= header["dim"][0] <= _MOST_DIMENSIONS:
+        raise UnreadableImage("a NIfTI file whose number of dimensions (dim[0]) is not 1 to 7")
     if header["vox_offset"] < header.single_vox_offset:
         raise UnreadableImage("a NIfTI file whose vox_offset lies within the header")
     if header["intent_code"] in _LABELS:
