@@ -16,6 +16,11 @@ NAMES = ("x.png", "x.jpg", "x.dcm", "x.nii", "x.nii.gz", "x")
 FOREIGN = {
     b"PK\3\4" + bytes(200): "a zip archive",
     b"GIF89a" + bytes(200): "a GIF; save it as PNG",
+    b"Rar!\x1a\7\1\0" + bytes(200): "an archive .RAR, 7z.; unpack it",
+    b"7z\xbc\xaf\x27\x1c" + bytes(200): "an archive .RAR, 7z.; unpack it",
+    b"8BPS\0\1" + bytes(200): "a file of Photoshop .PSD.; save it",
+    b"\x89HDF\r\n\x1a\n" + bytes(200): "HDF5; save its images",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(200): "a document of an office program; export",
     b"\0\0\0\x18ftypheic" + bytes(200): "HEIC, AVIF.; save it as PNG",
     b"\0\0\0\x20ftypavif" + bytes(200): "HEIC, AVIF.; save it as PNG",
     b"%PDF-1.4\n" + bytes(200): "a PDF; export",

@@ -20,7 +20,15 @@ _PAGE = "a page of a server, as it answers where a download fails; fetch the fil
 # What people find under the name of an image: where a mark stands, the mark, what it tells.
 _FOREIGN = (
     (0, (b"PK\3\4",), "a zip archive or a document of an office program; unpack it"),
+    (0, (b"Rar!\x1a\7", b"7z\xbc\xaf\x27\x1c"), "an archive (RAR, 7z); unpack it"),
     (0, (b"GIF8",), "a GIF; save it as PNG"),
+    (0, (b"8BPS",), "a file of Photoshop (PSD); save it as PNG"),
+    (0, (b"\x89HDF\r\n\x1a\n",), "HDF5; save its images as PNG or NIfTI"),
+    (
+        0,
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",),
+        "a document of an office program; export its images",
+    ),
     (4, (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf", b"ftypavi"), _HEIF),
     (0, (b"%PDF",), "a PDF; export its images"),
     (0, (b"version https://git-lfs",), "a pointer of Git LFS; fetch the file (git lfs pull)"),
