@@ -12,6 +12,7 @@ from medvq.datasets.folder_files import COPY, count_masks, identify_files
 from medvq.datasets.folders import list_images
 from medvq.errors import Notice, UserError
 from medvq.images.formats.identity import identify
+from medvq.wording import counted
 
 SOURCE = DicomFolderSource(kind="dicom_folder")
 
@@ -87,7 +88,7 @@ def test_what_may_hold_images_and_is_not_read_is_told(
     for other in ("a.png", "b.png", "c.png"):
         (tmp_path / other).write_bytes(b"any")
     (tmp_path / name).write_bytes(content)
-    with pytest.warns(Notice, match=f"1 files are not read as images: 1 x {reason}"):
+    with pytest.warns(Notice, match=f"1 file not read as images: 1 x {reason}"):
         list_images(tmp_path, ImageFolderSource(kind="image_folder", labels=None))
 
 
@@ -126,7 +127,10 @@ def test_masks_beside_their_images_are_told(tmp_path: Path, names: str, masks: i
         list_images(tmp_path, ImageFolderSource(kind="image_folder", labels=None))
     texts = [str(one.message) for one in told if "masks of others" in str(one.message)]
     assert len(texts) == (masks > 0)
-    assert all(f": {masks} files seem to be masks" in text for text in texts)
+    assert all(
+        f": {counted(masks, 'file')} read as images although named as masks" in text
+        for text in texts
+    )
 
 
 def test_dicom_under_the_suffix_of_a_picture_is_named_by_no_message(tmp_path: Path) -> None:

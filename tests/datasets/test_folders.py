@@ -367,8 +367,8 @@ def test_a_patient_whom_the_labels_call_by_several_names_is_told(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         in_archive(tmp_path, {"file": "labels.csv", "join": "path"})
-    told = [str(one.message) for one in caught if "PatientIDs have several" in str(one.message)]
-    assert [text.startswith(f"the images of {apart} PatientIDs") for text in told] == [True] * apart
+    told = [str(one.message) for one in caught if "PatientID have several" in str(one.message)]
+    assert [text.startswith(f"the images of {apart} PatientID ") for text in told] == [True] * apart
     assert "Ann" not in "".join(told)
 
 
@@ -419,7 +419,7 @@ def test_every_file_is_listed_or_counted(tmp_path: Path, kind: str) -> None:
 
 def test_nothing_but_other_files_says_what_was_seen(tmp_path: Path) -> None:
     touch(tmp_path, "a.zip", "b.zip")
-    with pytest.raises(UserError, match=r"2 files are not read as images: 2 x an archive that is"):
+    with pytest.raises(UserError, match=r"2 files not read as images: 2 x an archive that is"):
         in_archive(tmp_path)
 
 

@@ -499,7 +499,7 @@ def test_names_from_above_the_folder_and_escaped_ones(folder: Path) -> None:
     names = (f"{folder.name}/a.png", str(folder / "b.png"), "x%20y.png", f"{folder.name}/x%20y.png")
     for name in names:
         write(folder, "file,label", f"{name},ill")
-        with pytest.warns(Notice, match="1 rows name their file"):
+        with pytest.warns(Notice, match="1 row without the folder or suffix of the file"):
             assert labels_in(folder).count("ill") == 1
     write(folder, "file,label", f"{folder.name}/../../a.png,ill")
     with pytest.raises(UserError, match="is not in"):

@@ -41,7 +41,7 @@ def listing(
 def test_labels_that_a_spreadsheet_has_made_dates_of_are_told(tmp_path: Path, date: str) -> None:
     images, told = listing(tmp_path, [date, date, "1-2", "1-2"])
     assert [image.label for image in images.images] == [date, date, "1-2", "1-2"]
-    assert f"1 labels are dates, first '{date}'" in told
+    assert f"1 label in the form of a date, first '{date}'" in told
     assert "are dates" not in listing(tmp_path, [date, "1-2"], classes=[date, "1-2"])[1]
 
 

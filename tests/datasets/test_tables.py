@@ -151,7 +151,7 @@ def test_a_second_column_of_files_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("mark", ["|", ";", "+"])
 def test_labels_that_seem_to_be_several_are_told(folder: Path, mark: str) -> None:
     write(folder, "mass", "edema", f"mass{mark}edema", "a/b")
-    with pytest.warns(Notice, match=r"1 labels seem to be several, first 'mass.edema'"):
+    with pytest.warns(Notice, match=r"1 label may be several, first 'mass.edema'"):
         assert labels_in(folder)[2:4] == [f"mass{mark}edema", "a/b"]
 
 

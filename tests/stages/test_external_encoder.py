@@ -246,7 +246,7 @@ MANIFEST = pd.DataFrame({"image_id": ["01", "02", "03"], "path": ["a.png", "b.pn
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ({"image_id": ["01", "02"], "x": [1, 2]}, r"no row of 1 images \(image_id 03"),
+        ({"image_id": ["01", "02"], "x": [1, 2]}, r"no row of 1 image \(image_id 03"),
         (
             {"image_id": ["01", "02", "02", "03"], "x": [1, 2, 2, 3]},
             r"several rows of one image: row 3",
@@ -290,7 +290,7 @@ def test_images_without_a_path_are_not_joined_to_a_row_without_one(tmp_path: Pat
     file = tmp_path / "own.parquet"
     pd.DataFrame({"file": ["a.png", ""], "x": [1.0, 2.0]}).to_parquet(file)
     of_dicom = MANIFEST.assign(path=["a.png", "", ""])
-    with pytest.raises(UserError, match=r"2 images have no path in manifest.csv.*image_id"):
+    with pytest.raises(UserError, match=r"manifest.csv has no path of 2 images, .*image_id"):
         read_embeddings(TableEncoder(kind="table", file=str(file), join="file"), of_dicom)
 
 

@@ -308,7 +308,7 @@ def test_identical_and_similar_images_of_unknown_subjects_are_on_one_side(
         (classes / "ill" / f"copy of {number:02d}.png").write_bytes(original.read_bytes())
         brighter = Image.open(original).point(lambda value: 30 + 3 * value // 4)
         brighter.save(classes / "ill" / f"edited {number:02d}.png")
-    with pytest.warns(Notice, match="20 images count as the patients of others that are ident"):
+    with pytest.warns(Notice, match="20 images counted as the patients of others that are ident"):
         summary = run_in_folders(classes, tmp_path / "out")
     assert (summary.images, summary.subjects) == (50, 30)
     manifest = read_manifest(tmp_path / "out" / "manifest.csv")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from medvq.datasets.dataset import Split
 from medvq.errors import Notice, UserError
+from medvq.wording import counted
 
 _MISSING = frozenset(
     {
@@ -119,7 +120,9 @@ def warn_of_missing(cells: Mapping[str, int], source: str) -> None:
     """
     doubtful = {text: n for text, n in cells.items() if plain(text) in _MAY_BE_CLASS}
     if doubtful:
-        named = ", ".join(f"'{text}' ({number} rows)" for text, number in doubtful.items())
+        named = ", ".join(
+            f"'{text}' ({counted(number, 'row')})" for text, number in doubtful.items()
+        )
         text = (
             f"{source}: {named} is no label; if it is a class, list all classes in "
             "source.labels.classes"
@@ -220,8 +223,8 @@ def _warn_of_several(spellings: Mapping[str, Sequence[str]], source: str) -> Non
     ]
     if several:
         text = (
-            f"{source}: {len(several)} labels seem to be several, first '{several[0]}': each "
-            "counts as a class of its own; a column of yes and no for each keeps them apart"
+            f"{source}: {counted(len(several), 'label')} may be several, first '{several[0]}': "
+            "each counts as a class of its own; a column of yes and no for each keeps them apart"
         )
         warnings.warn(Notice(text), stacklevel=3)
 
@@ -231,8 +234,9 @@ def _warn_of_dates(spellings: Mapping[str, Sequence[str]], source: str) -> None:
     dates = [texts[0] for texts in spellings.values() if _DATE.fullmatch(texts[0])]
     if dates:
         text = (
-            f"{source}: {len(dates)} labels are dates, first '{dates[0]}', as a spreadsheet makes "
-            "of 1-2: if they are none, give that column the format 'text' and enter them anew"
+            f"{source}: {counted(len(dates), 'label')} in the form of a date, first '{dates[0]}', "
+            "as a spreadsheet makes of 1-2: if they are none, give that column the format 'text' "
+            "and enter them anew"
         )
         warnings.warn(Notice(text), stacklevel=3)
 

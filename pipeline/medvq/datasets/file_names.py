@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from medvq.datasets.classes import plain
 from medvq.errors import Notice
 from medvq.images.formats import is_dicom, may_show
+from medvq.wording import counted
 
 
 class FileNames:
@@ -95,8 +96,8 @@ class FileNames:
         if self._guesses:
             warnings.warn(
                 Notice(
-                    f"{table}: {self._guesses} rows name their file without folder or suffix, or "
-                    "with other folders, letters or capitals; each fits one file only"
+                    f"{table}: {counted(self._guesses, 'row')} without the folder or suffix of the "
+                    "file, or with other folders, letters or capitals; each fits one file only"
                 ),
                 stacklevel=2,
             )

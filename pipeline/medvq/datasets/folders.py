@@ -74,7 +74,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
             found.skipped[NOT_NAMED] += len(found.files) - len(table)
             found.files = sorted(table)
     if not found.files:
-        seen = f"; {_counted(found.skipped)}" if found.skipped else ""
+        seen = f"; {_reasons(found.skipped)}" if found.skipped else ""
         raise UserError(f"no image ({kinds(source)}) is listed in {folder}{seen}")
     if labels.join == "folders" and not _has_no_labels(source):
         _check_links(folder, found)
@@ -285,7 +285,8 @@ def _report_unknown(table: dict[str, Label], known: set[str], join: str) -> None
     if unknown == len(table):
         raise UserError(
             f"the labels name no {join}{ATTRIBUTES.get(join, '')} of any image in the folder "
-            f"({unknown} rows){hint}; check the column that labels.key names, and labels.join"
+            f"({counted(unknown, 'row')}){hint}; check the column that labels.key "
+            "names, and labels.join"
         )
     if unknown:
         text = f"{unknown} of {len(table)} rows of the labels name no {join} of any image{hint}"
@@ -325,16 +326,16 @@ def _warn(
     passed_over = Counter({reason: n for reason, n in skipped.items() if reason not in usual})
     named = any(word in reason for reason in passed_over for word in _NAMED)
     if named or passed_over.total() > len(images):
-        _notice(f"{folder}: {_counted(passed_over)}")
+        _notice(f"{folder}: {_reasons(passed_over)}")
 
 
 def _warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
     """Say that masks count as images; no name of a file is shown."""
     if masks := count_masks(paths):
         _notice(
-            f"{folder}: {masks} files seem to be masks of others, by their names (x_mask.png "
-            "beside x.png, or in a folder 'masks'), and count as images: take them out, or name "
-            "the images in a CSV with source.labels.only"
+            f"{folder}: {counted(masks, 'file')} read as images although named as masks of others "
+            "(x_mask.png beside x.png, or in a folder 'masks'): take them out, or name the images "
+            "in a CSV with source.labels.only"
         )
 
 
@@ -374,9 +375,10 @@ def _warn_of_patients_apart(patients: Sequence[str], images: Sequence[SourceImag
             subjects.setdefault(patient, set()).add(image.subject)
     if apart := sum(len(names) > 1 for names in subjects.values()):
         _notice(
-            f"the images of {apart} PatientIDs have several subjects, or some of them none, in the "
-            "labels: each counts as a patient of its own, and may stand on another side of a "
-            "split; where PatientID is no placeholder, name the subject of each image alike"
+            f"the images of {counted(apart, 'PatientID')} have several subjects, or some of them "
+            "none, in the labels: each counts as a patient of its own, and may stand on another "
+            "side of a split; where PatientID is no placeholder, name the subject of each "
+            "image alike"
         )
 
 
@@ -390,9 +392,10 @@ def _warn_of_patients_alike(patients: Sequence[str], images: Sequence[SourceImag
             spellings.setdefault(plain(patient), set()).add(patient)
     if alike := sum(len(names) > 1 < len(subjects[key]) for key, names in spellings.items()):
         _notice(
-            f"{alike} PatientIDs are written in several ways (capitals, spaces, 01 for 1): each "
-            "way counts as a patient of its own, and may stand on another side of a split; where "
-            "they are one, name the subject of each image alike in a CSV (source.labels)"
+            f"{counted(alike, 'PatientID')} written in several ways (capitals, spaces, 01 for "
+            "1): each way counts as a patient of its own, and may stand on another side of a "
+            "split; where they are one, name the subject of each image alike in a CSV "
+            "(source.labels)"
         )
 
 
@@ -403,9 +406,9 @@ def _largest_subject(images: Sequence[SourceImage]) -> tuple[int, float]:
     return first, median(others) if others else 0
 
 
-def _counted(skipped: Counter[str]) -> str:
+def _reasons(skipped: Counter[str]) -> str:
     reasons = "; ".join(f"{number} x {reason}" for reason, number in skipped.most_common())
-    return f"{skipped.total()} files are not read as images: {reasons}"
+    return f"{counted(skipped.total(), 'file')} not read as images: {reasons}"
 
 
 def _notice(text: str) -> None:

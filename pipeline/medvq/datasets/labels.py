@@ -28,6 +28,7 @@ from medvq.datasets.columns import KEYS, Columns, find_columns, purpose_of
 from medvq.datasets.file_names import FileNames, is_file
 from medvq.datasets.split_names import named_splits
 from medvq.errors import Notice, UserError
+from medvq.wording import counted
 
 # What Excel writes and reads to say how fields are separated.
 _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
@@ -192,9 +193,9 @@ def _warn_of_subjects_alike(rows: Iterable[_Row], table: str) -> None:
             spellings.setdefault(plain(row.subject), {}).setdefault(row.subject, row.line)
     if alike := [list(lines.values()) for lines in spellings.values() if len(lines) > 1]:
         text = (
-            f"{table}: {len(alike)} subjects are written in several ways (capitals, spaces, 01 or "
-            f"1.0 for 1), first on lines {alike[0][0]} and {alike[0][1]}; each counts as a patient "
-            "of its own"
+            f"{table}: {counted(len(alike), 'subject')} written in several ways (capitals, spaces, "
+            f"01 or 1.0 for 1), first on lines {alike[0][0]} and {alike[0][1]}; each counts as a "
+            "patient of its own"
         )
         warnings.warn(Notice(text), stacklevel=3)
 

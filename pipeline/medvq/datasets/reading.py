@@ -33,6 +33,7 @@ from medvq.images.reading import (
     read_all,
     warn_of_notices,
 )
+from medvq.wording import counted
 
 Bytes = NDArray[np.uint8]
 
@@ -72,17 +73,17 @@ class ReadDataset:
         total = len(self.images) + len(self.quarantine)
         if self.images and len(self.broken) <= max_share * total:
             return
-        counted, problem = self.quarantine["reason"].tolist(), f"all {total} files were set aside"
+        reasons, problem = self.quarantine["reason"].tolist(), "all files were set aside"
         if self.images:
-            counted, problem = (
+            reasons, problem = (
                 self.broken,
                 (
                     f"{len(self.broken)} of {total} files cannot be read, more than "
                     f"ingest.max_quarantined={max_share:g}"
                 ),
             )
-        reasons = "; ".join(f"{number} x {why}" for why, number in Counter(counted).most_common())
-        raise UserError(f"{problem}: {reasons} (table: {table})")
+        listed = "; ".join(f"{number} x {why}" for why, number in Counter(reasons).most_common())
+        raise UserError(f"{problem}: {listed} (table: {table})")
 
 
 def share_reading(
@@ -246,7 +247,8 @@ def _with_splits(
         number = sum(a.subject != b.subject for a, b in zip(images, joined, strict=True))
         if number:
             text = (
-                f"{number} images count as the patients of others that are identical or nearly so"
+                f"{counted(number, 'image')} counted as the patients of others that are identical "
+                "or nearly so"
             )
             warnings.warn(Notice(text), stacklevel=2)
         images = joined

@@ -32,6 +32,7 @@ from medvq.images.formats.messages import decode_jpeg
 from medvq.images.formats.notes import recorded
 from medvq.images.resizing import Fit, fit_to_shape, shrink_bytes
 from medvq.images.workers import WorkerFailure, map_in_processes, processors
+from medvq.wording import counted
 
 Bytes = NDArray[np.uint8]
 
@@ -197,8 +198,7 @@ def warn_of_notices(results: Iterable[ReadResult]) -> None:
     """Say each distinct notice of the images that were read once, with its number of files."""
     counts = Counter(notice for result in results for notice in result.notices)
     for notice, count in counts.items():
-        files = "1 file" if count == 1 else f"{count} files"
-        warnings.warn(Notice(f"{files}: {notice}"), stacklevel=2)
+        warnings.warn(Notice(f"{counted(count, 'file')}: {notice}"), stacklevel=2)
 
 
 def _cached_checksum(files: ImageFiles, reader: Reader, cache: ReadCache) -> str:

@@ -33,6 +33,7 @@ from medvq.config.encoder import (
 from medvq.datasets.columns import purpose_of
 from medvq.errors import UserError
 from medvq.method.features import Floats, pool_to_grid
+from medvq.wording import counted
 
 EXTERNAL = "external"
 """The name of the feature set."""
@@ -222,8 +223,8 @@ def read_embeddings(encoder: TableEncoder, manifest: pd.DataFrame) -> NDArray[np
     wanted = manifest[column].astype(str)
     if nameless := int((wanted == "").sum()):
         raise UserError(
-            f"{name}: {nameless} images have no path in manifest.csv, since that of a DICOM file "
-            "may name a patient; set encoder.join to image_id"
+            f"{name}: manifest.csv has no path of {counted(nameless, 'image')}, since that of a "
+            "DICOM file may name a patient; set encoder.join to image_id"
         )
     keys = table[key].astype(str)
     if (twice := keys.duplicated().to_numpy()).any():
@@ -235,8 +236,8 @@ def read_embeddings(encoder: TableEncoder, manifest: pd.DataFrame) -> NDArray[np
         # A path may name a patient; the identifier of an image does not.
         ids = ", ".join(manifest.loc[missing, "image_id"].astype(str)[:_NAMED])
         raise UserError(
-            f"{name} has no row of {missing.sum()} images (image_id {ids}, ...); '{key}' is "
-            f"compared with the column '{column}' of manifest.csv of the ingest artifact"
+            f"{name} has no row of {counted(int(missing.sum()), 'image')} (image_id {ids}, ...); "
+            f"'{key}' is compared with the column '{column}' of manifest.csv of the ingest artifact"
         )
     values = _numbers(encoder, table.drop(columns=key), name)
     at = pd.Index(keys).get_indexer(pd.Index(wanted))

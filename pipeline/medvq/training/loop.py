@@ -32,6 +32,7 @@ from medvq.training.batches import epoch_seed
 from medvq.training.checkpoint import DeferredInterruption, load_checkpoint, save_checkpoint
 from medvq.training.divergence import check_divergence, check_finite, refuse_batch
 from medvq.training.threads import TrainingThreads
+from medvq.wording import counted
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
 # Where the configuration sets no epochs: eighteen, as for the default data set, and for a small set
@@ -185,8 +186,8 @@ class TrainingLoop(ABC):
             disable=rank() > 0,
         ) as progress:
             self._announce(
-                f"at most {self.epochs} epochs of {len(self.batches)} steps; ends after {most} "
-                "epochs without a better validation loss"
+                f"at most {counted(self.epochs, 'epoch')} of {counted(len(self.batches), 'step')}; "
+                f"ends after {counted(most, 'epoch')} without a better validation loss"
             )
             for epoch in range(len(self.history) + 1, self.epochs + 1):
                 if self.history and len(self.history) - self.best["epoch"] >= most:
@@ -361,7 +362,7 @@ class TrainingLoop(ABC):
         self._position = Position(**position) if position else None
         self.run.threads.resume(saved.get("threads"))
         within = f" and {self._first} batches" if position else ""
-        tqdm.write(f"resuming after {len(self.history)} epochs{within}")
+        tqdm.write(f"resuming after {counted(len(self.history), 'epoch')}{within}")
         # A kill may have come between a checkpoint and its report.
         for row in self.history if rank() == 0 else ():
             self._report(row)
