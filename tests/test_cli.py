@@ -4,6 +4,7 @@ import argparse
 import errno
 import gc
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 import torch
+from medvq.__main__ import main as program
 from medvq.cli import _notices, _page, add_options, main, status
 from medvq.errors import Notice, UserError
 from medvq.stages import STAGES
@@ -421,3 +423,18 @@ def test_a_folder_that_is_gone_is_one_line(
     assert capsys.readouterr().err == (
         "medvq: the folder it was started in is gone; go to another (cd)\n"
     )
+
+
+def test_a_program_that_ends_looks_for_no_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gc.get_threshold()
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("medvq.cli.main", lambda: 3)
+    gc.unfreeze()
+    try:
+        assert program() == 3
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold() > before
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
