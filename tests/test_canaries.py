@@ -51,7 +51,8 @@ def write_study(folder: Path, subjects: tuple[int, int] = (60, 20)) -> None:
     for number, breaks in enumerate((cut, empty, rewrite, headless, misshape, swindle, empty)):
         name = f"{STUDY}/{MARK} broken {number}" + (".dcm" if number < 6 else "")
         first = pydicom.dcmread(folder / rows[0][0])
-        first.PatientID, first.SOPInstanceUID = f"{MARK} broken", f"{UID_ROOT}.0.4.{number}"
+        first.PatientID, first.StudyInstanceUID = f"{MARK} broken", f"{UID_ROOT}.999"
+        first.SOPInstanceUID = f"{UID_ROOT}.0.4.{number}"
         save(first, folder / name)
         breaks(folder / name)
         rows.append((name, rows[0][1], f"{MARK} broken", "train"))

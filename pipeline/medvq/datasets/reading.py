@@ -73,7 +73,10 @@ class ReadDataset:
         total = len(self.images) + len(self.quarantine)
         if self.images and len(self.broken) <= max_share * total:
             return
-        reasons, problem = self.quarantine["reason"].tolist(), "all files were set aside"
+        reasons = self.quarantine["reason"].tolist()
+        problem = (
+            f"all {total} files were set aside" if total > 1 else "the only file was set aside"
+        )
         if self.images:
             reasons, problem = (
                 self.broken,
