@@ -11,7 +11,7 @@ def main() -> int:
     # Figures are files here; a backend that is meant for a notebook may not be installed.
     os.environ["MPLBACKEND"] = "agg"
     # Imports make a million objects, which all live to the end. To look for cycles among them every
-    # 700 objects, and once more at the end, took a third of the time of a short command.
+    # 700 objects, and once more at the end, took a quarter of the time of a short command.
     gc.set_threshold(10_000, 10, 10)
     from medvq.cli import main as run
 

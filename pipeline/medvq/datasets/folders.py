@@ -42,7 +42,7 @@ NOT_NAMED = "not named by the labels (labels.only)"
 _NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, RENAMED, "symbolic link", CLOSED)
 # A patient of so many images, and of so many times those of others, may be a placeholder.
 _MANY_IMAGES = 20
-# What so few classes with one patient each lack may be patients.
+# So many classes may have one patient each, where patients are few; more of them are patients.
 _FEW_CLASSES = 2
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
