@@ -484,3 +484,14 @@ def test_nifti_files_are_their_own_subjects(tmp_path: Path) -> None:
     labels = {"file": "l.csv", "target": "age", "join": "subject"}
     images = listed(tmp_path, labels, kind="nifti_folder")
     assert [image.target for image in images] == [71.0, None]
+
+
+def test_folders_below_classes_that_dicom_files_lie_in_are_not_named(tmp_path: Path) -> None:
+    for number, name in enumerate(["ill/smith", "ill/chen", "well/smith", "well/chen"]):
+        write_dicom(tmp_path / name / "1.dcm", f"P{number // 2}", StudyInstanceUID=f"1.{number}")
+    with pytest.warns(Notice) as told:
+        listed(tmp_path, "folders")
+    said = " ".join(str(one.message) for one in told)
+    assert "2 other folders that recur are no labels" in said
+    assert "smith" not in said
+    assert "chen" not in said

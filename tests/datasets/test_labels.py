@@ -376,17 +376,27 @@ def test_classes_may_be_named_like_splits_and_stand_beside_them() -> None:
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
-        ("a/ill/1 a/well/2 b/ill/3 b/well/4", "the first folders, 'a', 'b'; .* 'ill', 'well', are"),
-        ("2019/ill/1 2019/well/2 2020/ill/3", "the first folders, '2019', '2020'; .* 'ill', are"),
+        ("a/ill/1 a/well/2 b/ill/3 b/well/4", "the folders 'a', 'b'; .* 'ill', 'well', are"),
+        ("2019/ill/1 2019/well/2 2020/ill/3", "the folders '2019', '2020'; .* 'ill', are"),
         (
             "train/p1/ill/1 train/p2/ill/2 train/p3/well/3 test/p4/ill/4 test/p5/ill/5 test/p6/b/6",
-            "the 6 first folders; those below them, 'ill', are",
+            "6 folders; other folders, 'ill', are",
         ),
+        ("a/p1/ill/1 a/p2/well/2 b/p3/ill/3 b/p4/well/4", "'a', 'b'; .* 'ill', 'well', are"),
+        ("train/a/p1/ill/1 train/b/p2/ill/2 test/b/p3/well/3", "'a', 'b'; .* 'ill', are"),
+        ("ill/a/train/1 ill/b/test/2 well/a/train/3 well/b/test/4", "'a', 'b'; .* 'ill', 'well',"),
+        ("a/train/ill/1 a/test/b/2 c/train/b/3 c/test/ill/4", "'b', 'ill'; .* 'a', 'c', are"),
     ],
 )
-def test_folders_that_recur_below_classes_are_told(paths: str, said: str) -> None:
-    with pytest.warns(Notice, match=f"the classes are {said} no labels"):
+def test_folders_that_recur_in_several_classes_are_told(paths: str, said: str) -> None:
+    with pytest.warns(Notice, match=f"the classes are .*{said} .*no labels"):
         labels_of_folders([f"{path}.png" for path in paths.split()])
+
+
+def test_folders_that_may_be_patients_are_counted_and_not_named() -> None:
+    paths = [f"{name}/{patient}/1.dcm" for name in ("ill", "well") for patient in ("smith", "chen")]
+    with pytest.warns(Notice, match="'ill', 'well'; 2 other folders that recur are no labels"):
+        labels_of_folders(paths, may_name=False)
 
 
 def test_folders_of_a_few_patients_below_classes_are_no_cause_to_ask() -> None:

@@ -24,11 +24,15 @@ _WAY_OUT = (
 )
 
 
-def labels_of_folders(paths: Sequence[str]) -> list[Label]:
+def labels_of_folders(paths: Sequence[str], *, may_name: bool = True) -> list[Label]:
     """Read ``<split>/<class>/...``, ``<class>/<split>/...`` or ``<class>/...``.
 
     Below folders named after splits, the first folder is the class; where there are none, or where
     none of them recurs under another split and there are several above, the one above the split is.
+
+    Parameters
+    ----------
+    may_name : whether a notice may name folders that are no class, which may be patients.
 
     Raises
     ------
@@ -46,28 +50,27 @@ def labels_of_folders(paths: Sequence[str]) -> list[Label]:
     }
     names = [name for _, name in below]
     by_class_above = len(above) > 1 and len(set(names)) == len(names)
-    labels = [
-        _label(parts, level, splits[parts[level]] if level is not None else None, by_class_above)
-        for parts, level in zip(folders, levels, strict=True)
-    ]
-    if not by_class_above:
-        _warn_of_folders_below(
-            [
-                p if level is None else p[level + 1 :]
-                for p, level in zip(folders, levels, strict=True)
-            ]
-        )
+    labels: list[Label] = []
+    others: list[tuple[str, list[str]]] = []
+    for parts, level in zip(folders, levels, strict=True):
+        split = splits[parts[level]] if level is not None else None
+        at = _class_level(parts, level, by_class_above)
+        # Scripts with the ends of lines of Windows make folders whose names end in a return.
+        label = None if at is None else shown(parts[at].strip())
+        labels.append(Label(label, split=split, where=f"folder '{label}'"))
+        if label is not None:
+            others.append((label, [n for i, n in enumerate(parts) if i not in {level, at}]))
+    _warn_of_other_folders(others, may_name=may_name)
     _warn_of_numbers({one.label for one in labels if one.label})
     return labels
 
 
-def _label(parts: Sequence[str], level: int | None, split: Split | None, above: bool) -> Label:
-    candidates = parts if level is None else parts[level + 1 :]
+def _class_level(parts: Sequence[str], level: int | None, above: bool) -> int | None:
+    """Return which of the folders is the class; ``level`` is that of the split."""
     if above and level:
-        candidates = (parts[level - 1],)
-    # Scripts with the ends of lines of Windows make folders whose names end in a carriage return.
-    label = shown(candidates[0].strip()) if candidates else None
-    return Label(label, split=split, where=f"folder '{label}'")
+        return level - 1
+    first = 0 if level is None else level + 1
+    return first if first < len(parts) else None
 
 
 def _check_names(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> None:
@@ -116,22 +119,35 @@ def _check_branches(names: Iterable[str], holders: set[tuple[str, ...]]) -> None
         )
 
 
-def _warn_of_folders_below(folders: Sequence[Sequence[str]]) -> None:
-    """Say that folders which recur in several classes are no labels; all are without splits."""
-    below: dict[str, set[str]] = {}
-    for parts in folders:
-        for name in parts[1:2]:
-            below.setdefault(name, set()).add(parts[0])
-    recurring = [name for name, above in below.items() if len(above) > 1]
-    if len(recurring) > 1 or (recurring and 1 < len(below) <= _MOST_NAMED):
-        classes = {parts[0] for parts in folders if parts}
-        first = f"first folders, {_quoted(classes)}"
+def _warn_of_other_folders(folders: Iterable[tuple[str, Sequence[str]]], *, may_name: bool) -> None:
+    """Say that folders which recur in several classes are no labels.
+
+    Parameters
+    ----------
+    folders : of each image its class, and its folders that are neither class nor split.
+    """
+    classes: set[str] = set()
+    levels: dict[int, dict[str, set[str]]] = {}
+    for label, others in folders:
+        classes.add(label)
+        for level, name in enumerate(others):
+            levels.setdefault(level, {}).setdefault(name, set()).add(label)
+    recurring: list[str] = []
+    for names in levels.values():
+        found = [name for name, above in names.items() if len(above) > 1]
+        if len(found) > 1 or (found and 1 < len(names) <= _MOST_NAMED):
+            recurring += found
+    if recurring:
+        of_class = f"the folders {_quoted(classes)}"
         if len(classes) > _MOST_NAMED:  # which may be patients
-            first = f"{len(classes)} first folders"
+            of_class = f"{len(classes)} folders"
+        others = f"other folders, {_quoted(recurring)},"
+        if not may_name or len(set(recurring)) > _MOST_NAMED:
+            others = f"{len(set(recurring))} other folders that recur"
         warnings.warn(
             Notice(
-                f"the classes are the {first}; those below them, {_quoted(recurring)}, are no "
-                "labels (if they are, give labels in a CSV)"
+                f"the classes are {of_class}; {others} are no labels (if they are, give labels in "
+                "a CSV)"
             ),
             stacklevel=3,
         )

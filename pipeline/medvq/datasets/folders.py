@@ -254,7 +254,9 @@ def _rows(
     if labels.join == "folders":
         if _has_no_labels(source):
             return [Label()] * len(groups)
-        rows = labels_of_folders([group[0].path for group in groups])
+        firsts = [group[0] for group in groups]
+        may_name = all(map(may_show, firsts))
+        rows = labels_of_folders([file.path for file in firsts], may_name=may_name)
         return unify(rows, str(folder), labels.classes)
     if labels.join != "path":
         known = {getattr(file, labels.join) for group in groups for file in group}
