@@ -253,3 +253,20 @@ def test_an_empty_functional_group_takes_nothing_back(tmp_path: Path) -> None:
     shown, _ = read(tmp_path / "x.dcm", header, 1)
     expected = np.clip((STORED - 1999.5) / 999 + 0.5, 0, 1)
     np.testing.assert_allclose(shown[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("contradicts", [False, True])
+def test_colour_lies_by_pixel_or_by_plane_as_its_pixels_show(
+    tmp_path: Path, planar: int, grey: bool, contradicts: bool
+) -> None:
+    picture = np.repeat(COLOUR[..., :1], 3, axis=-1) if grey else COLOUR
+    header = dicom(picture, "RGB")
+    header.PixelData = (picture.transpose(2, 0, 1) if planar else picture).tobytes()
+    header.PlanarConfiguration = 1 - planar if contradicts else planar
+    shown, notices = read(tmp_path / "x.dcm", header)
+    np.testing.assert_array_equal(shown, np.moveaxis(picture, -1, 0) / np.float32(255))
+    told = "colour that lies {}, other than PlanarConfiguration says: read as it lies"
+    lies = "plane by plane" if planar else "pixel by pixel"
+    assert notices == ((told.format(lies),) if contradicts else ())

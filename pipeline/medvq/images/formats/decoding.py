@@ -53,6 +53,10 @@ _OTHER_NUMBER = "another number of frames than the header says"
 # blank slices of a series.
 _MANY_SAMPLES = 2**22
 _SAMPLES_PER_BYTE = 2000
+# Colour is taken for planes, or for no planes, against the header where that makes it smoother by
+# this factor. Over 1,650 photographs and radiographs stored as stated, it was 0.9 at most. Smaller
+# pictures tell too little; so many rows tell enough.
+_SMOOTHER, _FEWEST_LINES, _MOST_LINES = 1.5, 32, 64
 
 
 def decode(header: Dataset) -> Values:
@@ -89,6 +93,7 @@ def decode(header: Dataset) -> Values:
         raise UnreadableImage(_FOREIGN_COLOURS)
     else:
         _cut_to_length(header, samples, frames)
+        _settle_planes(header)
     stored_bits = int(header.BitsStored)
     shift = int(header.HighBit) + 1 - stored_bits
     header.BitsStored = max(stored_bits + shift, coded_bits if samples == 1 else 0)
@@ -202,6 +207,36 @@ def _cut_to_length(header: Dataset, samples: int, frames: int) -> None:
             raise UnreadableImage("the pixel data are longer than the size in the header says")
         notice("bytes after the pixels: ignored")
         header.PixelData = data[:expected] + b"\0" * (expected % 2)
+
+
+def _settle_planes(header: Dataset) -> None:
+    """Set PlanarConfiguration right where neighbouring pixels show that it is the other.
+
+    Programs that decompress colour, or put it into planes, may leave it as it was.
+    """
+    if header.SamplesPerPixel == 1:
+        return
+    rows, columns, planes = (
+        int(header[name].value) for name in ("Rows", "Columns", "PlanarConfiguration")
+    )
+    is_packed = header.PhotometricInterpretation == "YBR_FULL_422"
+    if header.BitsAllocated != 8 or is_packed or min(rows, columns) < _FEWEST_LINES:
+        return
+    first = np.frombuffer(header.PixelData, np.uint8, rows * columns * 3)
+    readings = first.reshape(rows, columns, 3), first.reshape(3, rows, columns).transpose(1, 2, 0)
+    stated, other = readings[planes], readings[1 - planes]
+    is_grey = (stated == stated[..., :1]).all()  # which no wrong reading is
+    if not is_grey and _roughness(stated) > _SMOOTHER * _roughness(other):
+        way = "pixel by pixel" if planes else "plane by plane"
+        notice(f"colour that lies {way}, other than PlanarConfiguration says: read as it lies")
+        header.PlanarConfiguration = 1 - planes
+
+
+def _roughness(picture: NDArray[np.uint8]) -> float:
+    """Return how much pixels (height, width, 3) differ from those below and beside them."""
+    lines = np.linspace(0, len(picture) - 2, min(len(picture) - 1, _MOST_LINES)).astype(int)
+    some, below = picture[lines].astype(np.int16), picture[lines + 1].astype(np.int16)
+    return float(np.abs(below - some).mean() + np.abs(np.diff(some, axis=1)).mean())
 
 
 def _is_smoother(header: Dataset, rows: int, excess: int) -> bool:
