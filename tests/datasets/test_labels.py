@@ -498,12 +498,6 @@ def test_a_quote_that_is_not_closed_swallows_no_row(folder: Path) -> None:
     assert labels_in(folder)[:2] == ["ill", "well"]
 
 
-def test_a_spreadsheet_under_the_name_of_a_table(folder: Path) -> None:
-    (folder / "labels.csv").write_bytes(b"PK\3\4 file,label\n")
-    with pytest.raises(UserError, match="save it as 'CSV UTF-8'"):
-        labels_in(folder)
-
-
 def test_names_from_above_the_folder_and_escaped_ones(folder: Path) -> None:
     (folder / "x y.png").write_bytes(b"any")
     names = (f"{folder.name}/a.png", str(folder / "b.png"), "x%20y.png", f"{folder.name}/x%20y.png")

@@ -14,6 +14,7 @@ from medvq.errors import Notice, UserError
 from pydantic import TypeAdapter
 
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
+TABLE = SOURCE.validate_python({"kind": "image_folder", "labels": "labels.csv"})
 
 
 def listing(
@@ -95,3 +96,29 @@ def test_the_names_of_rows_that_r_writes_are_refused_with_the_way_out(tmp_path: 
     source = {"kind": "image_folder", "labels": {"file": "labels.csv"}}
     with pytest.raises(UserError, match=r"line 2: more fields than columns.*row\.names=FALSE"):
         list_images(tmp_path, SOURCE.validate_json(json.dumps(source)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\3\4 file,label\n", "is a workbook .* save it as 'CSV UTF-8'"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "is a workbook .* 'CSV UTF-8'"),
+        (b"<!DOCTYPE html><p>log in", "no table: it is a page of a server"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "no table: it is a pointer of Git LFS"),
+        (b"\x1f\x8b\x08\0", "no table: it is compressed by gzip; unpack it"),
+        (b"%PDF-1.4\n", "no table: it is a PDF"),
+    ],
+)
+def test_what_is_no_table_is_called_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        list_images(tmp_path, TABLE)
+
+
+def test_a_table_may_begin_as_a_bitmap_does(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(b"any")
+    table = "BMI,file,label\n20,a.png,ill\n21,b.png,well\n"
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
+    images = list_images(tmp_path, TABLE).images
+    assert [one.label for one in images] == ["ill", "well"]

@@ -25,6 +25,8 @@ FOREIGN = {
     b"\0\0\0\x20ftypavif" + bytes(200): "HEIC, AVIF.; save it as PNG",
     b"%PDF-1.4\n" + bytes(200): "a PDF; export",
     b"version https://git-lfs.github.com/spec/v1\n": "Git LFS; fetch",
+    b"/annex/objects/MD5E-s9--0a.nii.gz\n": "git-annex; fetch the file",
+    bytes(5000): "zeros, as where a copy or a download was not finished",
     b"\r\n<!DOCTYPE html><html>403</html>": "where a download fails; fetch",
     b"<html><head>" + b"log in\r\n" * 9: "where a download fails; fetch",
     b"\xef\xbb\xbf<!DocType HTML>" + b"log in\n" * 9: "where a download fails; fetch",

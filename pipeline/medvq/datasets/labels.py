@@ -28,13 +28,15 @@ from medvq.datasets.columns import KEYS, Columns, find_columns, purpose_of
 from medvq.datasets.file_names import FileNames, is_file
 from medvq.datasets.split_names import named_splits
 from medvq.errors import Notice, UserError
+from medvq.images.formats.magic import HEAD, foreign
 from medvq.wording import counted
 
 # What Excel writes and reads to say how fields are separated.
 _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?(?=\r?\n)', re.IGNORECASE)
 
 
-_SPREADSHEET = b"PK\3\4"
+# The beginning of xlsx and ods, and that of xls.
+_WORKBOOKS = (b"PK\3\4", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 _END_OF_LINE = re.compile(r"[\r\n]")
 # A number as a spreadsheet shows and saves one of more than eleven digits.
 _ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
@@ -332,12 +334,19 @@ def _bytes(file: Path) -> bytes:
 
 def _text(file: Path) -> str:
     stored = _bytes(file)
+    if stored.startswith(_WORKBOOKS):
+        raise UserError(
+            f"{file} is a workbook of a spreadsheet program, whatever its name says; open it there "
+            "and save it as 'CSV UTF-8'"
+        )
+    if kind := foreign(stored[:HEAD], "table"):
+        raise UserError(f"{file} is no table: it is {kind}")
     wide = stored.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = stored.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     # Any other encoding would have to be guessed, and a wrong guess is silent.
-    if "\0" in text or stored.startswith(_SPREADSHEET):
+    if "\0" in text:
         raise UserError(f"{file} is not UTF-8 text; save it as 'CSV UTF-8'")
     return text

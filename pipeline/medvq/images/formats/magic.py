@@ -17,6 +17,8 @@ _PICTURES = (
 
 _HEIF = "an image of a phone or the web (HEIC, AVIF); save it as PNG or JPEG"
 _PAGE = "a page of a server, as it answers where a download fails; fetch the file anew"
+HEAD = 348
+"""Bytes by which :func:`foreign` tells what a file is: those of a NIfTI-1 header."""
 # What people find under the name of an image: where a mark stands, the mark, what it tells.
 _FOREIGN = (
     (0, (b"PK\3\4",), "a zip archive or a document of an office program; unpack it"),
@@ -32,13 +34,13 @@ _FOREIGN = (
     (4, (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf", b"ftypavi"), _HEIF),
     (0, (b"%PDF",), "a PDF; export its images"),
     (0, (b"version https://git-lfs",), "a pointer of Git LFS; fetch the file (git lfs pull)"),
+    (0, (b"/annex/objects/",), "a pointer of git-annex; fetch the file (datalad get)"),
+    (0, (bytes(HEAD),), "zeros, as where a copy or a download was not finished; fetch it anew"),
 )
 _SVG = "a drawing (SVG); save it as PNG"
 _XML = "XML, as a drawing (SVG), to be saved as PNG, or an answer of a server; fetch the file anew"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP, _NIFTI = b"\x1f\x8b", (b"n+1\0", b"ni1\0", b"n+2\0")
-HEAD = 348
-"""Bytes by which :func:`foreign` tells what a file is: those of a NIfTI-1 header."""
 
 
 def foreign(head: bytes, suffix: str) -> str:
@@ -47,7 +49,7 @@ def foreign(head: bytes, suffix: str) -> str:
     Parameters
     ----------
     head : its first :data:`HEAD` bytes, or all of a shorter file.
-    suffix : "dicom", "nifti" or "picture": what its name says.
+    suffix : "dicom", "nifti", "picture" or "table": what its name says.
     """
     plain = head.lstrip()
     for start, marks, kind in _FOREIGN:
@@ -57,7 +59,9 @@ def foreign(head: bytes, suffix: str) -> str:
         return markup
     if head.startswith(_GZIP) and suffix != "nifti":
         return "compressed by gzip; unpack it (gunzip)"
-    if begins_as_picture(head) and suffix != "picture" and head[128:132] != DICM:
+    # A table may begin with BM, as a bitmap does.
+    is_named = suffix in {"picture", "table"}
+    if begins_as_picture(head) and not is_named and head[128:132] != DICM:
         return "a picture; give its name the suffix of one"
     if head[344:348] in _NIFTI and suffix != "nifti":
         return "a NIfTI volume; give its name the suffix .nii"
