@@ -186,3 +186,17 @@ def test_folders_that_hold_a_patient_each_are_no_classes(tmp_path: Path) -> None
     assert {image.label for image in list_images(tmp_path, source, b"key").images} == {
         *("CANARY1", "CANARY2", "CANARY3")
     }
+
+
+@pytest.mark.parametrize("word", ["unknown", "Anonymous", "-1", "NO_ID"])
+def test_subjects_that_may_stand_for_no_patient_are_told(folder: Path, word: str) -> None:
+    write(folder, "file,label,subject", f"a.png,x,{word}", f"b.png,y,{word}", "c.png,x,7")
+    with pytest.warns(Notice, match="2 images have a subject or PatientID such as 'unknown'"):
+        listing(folder)
+
+
+def test_patient_ids_that_may_stand_for_no_patient_are_told(tmp_path: Path) -> None:
+    for name in "ab":
+        save_dicom(tmp_path / f"{name}.dcm", dicom(ramp(), PatientID="ANONYMIZED"))
+    with pytest.warns(Notice, match="2 images have a subject or PatientID such as 'unknown'"):
+        list_images(tmp_path, DicomFolderSource(kind="dicom_folder", folder=str(tmp_path)))

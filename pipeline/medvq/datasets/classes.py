@@ -52,6 +52,8 @@ _MAY_BE_MISSING = frozenset(
         "not applicable", "n.d.", "empty", "blank", "inf", "tbd", "-1", "-9", "-99", "-999",
     }
 )  # fmt: skip
+# What stands for no patient in the place of a name.
+_NO_PATIENT = _MAY_BE_MISSING | {"anonymous", "anonymized", "anonymised", "anon", "no id", "noid"}
 # Of those that stand for no value, what may be a class: mild, severe, none; + and -.
 _MAY_BE_CLASS = frozenset({"none", "nil", "-", "--", "\u2013", "\u2014"})
 # Ways to write yes and no.
@@ -108,6 +110,11 @@ def is_missing(text: str) -> bool:
     (True, False)
     """
     return _visible(text).strip().casefold() in _MISSING
+
+
+def is_no_patient(subject: str) -> bool:
+    """Say whether a subject is called by a word that may stand for none, such as 'unknown'."""
+    return plain(subject) in _NO_PATIENT
 
 
 def warn_of_missing(cells: Mapping[str, int], source: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from medvq.config import DicomFolderSource, FolderSource, Labels
-from medvq.datasets.classes import Label, plain, unify
+from medvq.datasets.classes import Label, is_no_patient, plain, unify
 from medvq.datasets.columns import ATTRIBUTES
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
@@ -92,7 +92,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         _check_classes(images)
     _warn(folder, source, images, rows, found.skipped)
     _warn_of_masks(folder, found.files)
-    _warn_of_patients([group[0] for group in groups], images)
+    _warn_of_patients([group[0] for group in groups], images, rows)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
 
 
@@ -341,8 +341,11 @@ def _warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
         )
 
 
-def _warn_of_patients(files: Sequence[FolderFile], images: Sequence[SourceImage]) -> None:
-    """Say which patients may count as several, by the first file of each image."""
+def _warn_of_patients(
+    files: Sequence[FolderFile], images: Sequence[SourceImage], rows: Sequence[Label]
+) -> None:
+    """Say which patients may be several or count as such, by the first file of each image."""
+    _warn_of_no_patients(files, rows)
     patients = [file.subject if file.dicom else "" for file in files]
     _warn_of_patients_apart(patients, images)
     _warn_of_patients_alike(patients, images)
@@ -366,6 +369,22 @@ def _warn_of_patients(files: Sequence[FolderFile], images: Sequence[SourceImage]
             "patients (StudyInstanceUID, PatientID): each counts as one of its own, and may stand "
             "on another side of a split; where they are one, name the subject of each image alike "
             "in a CSV (source.labels)"
+        )
+
+
+def _warn_of_no_patients(files: Sequence[FolderFile], rows: Sequence[Label]) -> None:
+    """Say how many images share a subject that may stand for no patient, such as 'unknown'."""
+    names = Counter(
+        plain(row.subject or (file.subject if file.dicom else ""))
+        for file, row in zip(files, rows, strict=True)
+        if not file.set_aside
+    )
+    shared = [number for name, number in names.items() if number > 1 and is_no_patient(name)]
+    if shared:
+        _notice(
+            f"{sum(shared)} images have a subject or PatientID such as 'unknown' or 'anonymous', "
+            "and count as those of one patient: name the patients in a column 'subject' of the CSV "
+            "(source.labels), and leave it empty where one is not known"
         )
 
 
