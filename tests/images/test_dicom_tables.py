@@ -10,6 +10,7 @@ from factories.dcmtk import shown_by_dcmtk
 from factories.images import Array, dicom, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
+from medvq.images.formats.display import SMALL_RANGE
 from medvq.images.formats.notes import recorded
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -106,6 +107,14 @@ def test_dcmtk_shows_the_same_table(tmp_path: Path, kind: str, sequence: str) ->
     shown = shown_by_dcmtk(path, options)
     assert shown is not None
     np.testing.assert_allclose(read_image(path, 3), shown, atol=1 / 255)
+
+
+def test_a_picture_that_uses_a_small_part_of_a_modality_table(tmp_path: Path) -> None:
+    table = Table([65536 % 2**16, 0, 16], np.arange(2**16).astype("<u2").tobytes(), DARKER)
+    path = save_dicom(tmp_path / "x.dcm", dicom(STORED, bits=16, ModalityLUTSequence=item(table)))
+    with recorded() as notes:
+        np.testing.assert_allclose(read_image(path)[0], STORED / 4095, atol=1e-6)
+    assert notes.notices == (SMALL_RANGE,)
 
 
 SIGNED = STORED.astype(np.int16) - 2048

@@ -80,9 +80,7 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
         shown = stretch(table.apply(greys.values), 0, table.top)
     elif chosen := _window(header, window, greys):
         shown = chosen.apply(greys.values)
-    elif greys.table is not None:
-        shown = stretch(greys.values, 0, greys.table.top)
-    elif _has_scale(header, greys.rescale):
+    elif greys.table is not None or _has_scale(header, greys.rescale):
         shown = _show_all_bits(header, greys)
     else:
         shown = stretch(greys.values, *_percentiles(_without_padding(greys.values, greys.inside)))
@@ -262,14 +260,18 @@ def _has_scale(header: Dataset, rescale: Rescale | None) -> bool:
 
 
 def _show_all_bits(header: Dataset, greys: Greys) -> Image:
-    """Show unsigned values over all their bits, or over the part that they use if it is small."""
-    bits = int(header.BitsStored)
+    """Show unsigned values over all their bits, or over the part that they use if it is small.
+
+    Of a modality LUT these are the bits of its entries.
+    """
+    bits = greys.table.top.bit_length() if greys.table else int(header.BitsStored)
     part = used_range(_without_padding(greys.values, greys.inside), bits)
     if part is None:
         applied(f"all {bits} bits")
         return stretch(greys.values, 0, 2**bits - 1)
     notice(SMALL_RANGE)
-    low, high = (number(header, f"{name}ImagePixelValue") for name in ("Smallest", "Largest"))
+    names = ("Smallest", "Largest") if greys.table is None else ()
+    low, high = [number(header, f"{name}ImagePixelValue") for name in names] or (None, None)
     if low is not None and high is not None and low <= part[0] and part[1] <= high < 2**bits / 4:
         part = low, high
     applied(f"range {part[0]:g} to {part[1]:g}: the part that is used")
