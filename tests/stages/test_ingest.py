@@ -356,7 +356,8 @@ def test_splits_are_drawn_after_broken_files_are_set_aside(classes: Path, tmp_pa
     source = {"kind": "image_folder", "folder": str(classes)}
     off = {"enabled": False}
     config = configured(source, alignment=off, swap=off, equalise=None, max_quarantined=0.9)
-    summary = run(config.model_copy(update={"probe": ProbeConfig(folds=2)}), tmp_path / "out")
+    with pytest.warns(Notice, match=r"cannot be read, and so are left out: 11 of 15 of 'ill'$"):
+        summary = run(config.model_copy(update={"probe": ProbeConfig(folds=2)}), tmp_path / "out")
     counts = {name: split.labels for name, split in summary.splits.items()}
     assert [counts[split]["ill"] for split in ("train", "validation", "test")] == [2, 1, 1]
 

@@ -37,6 +37,9 @@ from medvq.wording import counted
 
 Bytes = NDArray[np.uint8]
 
+# Classes that a notice names.
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class ReadDataset:
@@ -147,6 +150,7 @@ def read_dataset(
             broken.append(result.reason)
     originals.flush()  # other processes read them, on other machines, too
     warn_of_notices(results)
+    _warn_of_lost_labels(listed, images)
     contradicted = _contradicted(images, results, config)
     for number in sorted(contradicted):
         item, sha256 = images[number], _first_sum(images[number], results[number], cache)
@@ -164,6 +168,22 @@ def read_dataset(
         pd.DataFrame(quarantine, columns=["path", "sha256", "reason"]),
         broken,
     )
+
+
+def _warn_of_lost_labels(listed: Sequence[SourceImage], read: Sequence[SourceImage]) -> None:
+    """Say how many labelled images cannot be read, where any can: the loss may go with the class.
+
+    Parameters
+    ----------
+    read : those of ``listed`` that can be read.
+    """
+    stated = Counter(item.label for item in listed if item.label and not item.set_aside)
+    lost = stated - Counter(item.label for item in read if item.label)
+    if read and lost:
+        classes = lost.most_common(_MOST_NAMED)
+        named = ", ".join(f"{count} of {stated[name]} of '{name}'" for name, count in classes)
+        text = f"labelled images that cannot be read, and so are left out: {named}"
+        warnings.warn(Notice(text), stacklevel=3)
 
 
 def _first_sum(item: SourceImage, result: ReadResult, cache: ReadCache) -> str:
