@@ -495,3 +495,14 @@ def test_folders_below_classes_that_dicom_files_lie_in_are_not_named(tmp_path: P
     assert "2 other folders that recur are no labels" in said
     assert "smith" not in said
     assert "chen" not in said
+
+
+@pytest.mark.parametrize("names", [("train/ill", "test/ill", "smith"), ("ill", "smith/train")])
+def test_folders_beside_splits_that_dicom_files_lie_in_are_not_named(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for number, name in enumerate(names):
+        write_dicom(tmp_path / name / "1.dcm", f"P{number}", StudyInstanceUID=f"1.{number}")
+    with pytest.raises(UserError, match="its files are DICOM") as refused:
+        listed(tmp_path, "folders")
+    assert "smith" not in str(refused.value)

@@ -32,7 +32,7 @@ def labels_of_folders(paths: Sequence[str], *, may_name: bool = True) -> list[La
 
     Parameters
     ----------
-    may_name : whether a notice may name folders that are no class, which may be patients.
+    may_name : whether messages may name folders that are no class, which may be patients.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def labels_of_folders(paths: Sequence[str], *, may_name: bool = True) -> list[La
     """
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     splits = named_splits(dict.fromkeys(name for parts in folders for name in parts))
-    _check_names(folders, splits)
+    _check_names(folders, splits, may_name=may_name)
     levels = [next((i for i, n in enumerate(parts) if n in splits), None) for parts in folders]
     placed = [(p, level) for p, level in zip(folders, levels, strict=True) if level is not None]
     above = {parts[:level] for parts, level in placed}
@@ -73,7 +73,9 @@ def _class_level(parts: Sequence[str], level: int | None, above: bool) -> int | 
     return first if first < len(parts) else None
 
 
-def _check_names(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> None:
+def _check_names(
+    folders: Sequence[Sequence[str]], splits: dict[str, Split], *, may_name: bool
+) -> None:
     """Refuse folders that may be splits: of the first level, and of the next beside splits."""
     families: dict[Sequence[str], dict[str, None]] = {}
     for parts in folders:
@@ -98,24 +100,24 @@ def _check_names(folders: Sequence[Sequence[str]], splits: dict[str, Split]) -> 
         strange = [n for n in others if n not in classes and (*parent, n) not in holders]
         if known and strange and not any(name in splits for name in parent):
             raise UserError(
-                f"the folder {_quoted(strange)} stands beside {_quoted(known)} and is no class in "
-                f"there: if it is a split, it {_WAY_OUT}; images without a label may lie in the "
-                "folder train itself"
+                f"the folder {_quoted(strange, may_name)} stands beside {_quoted(known)} and is no "
+                f"class in there: if it is a split, it {_WAY_OUT}; images without a label may lie "
+                "in the folder train itself"
             )
     first = families.get((), {})
     if not any(name in splits for name in first):
-        _check_branches(first, holders)
+        _check_branches(first, holders, may_name=may_name)
 
 
-def _check_branches(names: Iterable[str], holders: set[tuple[str, ...]]) -> None:
+def _check_branches(names: Iterable[str], holders: set[tuple[str, ...]], *, may_name: bool) -> None:
     """Refuse first folders of which one holds splits and another does not."""
     having = [name for name in names if (name,) in holders]
     lacking = [name for name in names if (name,) not in holders]
     if having and lacking:
         raise UserError(
-            f"the folder {_quoted(having)} holds splits, and {_quoted(lacking)} beside it holds "
-            "none: make them alike, take out what is no class, or give splits and labels in a CSV "
-            "(source.labels)"
+            f"the folder {_quoted(having, may_name)} holds splits, and "
+            f"{_quoted(lacking, may_name)} beside it holds none: make them alike, take out what is "
+            "no class, or give splits and labels in a CSV (source.labels)"
         )
 
 
@@ -174,5 +176,7 @@ def _is_class_of_split(name: str, names: Sequence[str]) -> bool:
     )
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _quoted(names: Iterable[str], may_name: bool = True) -> str:
+    if not may_name:
+        return "(not named: its files are DICOM)"
     return ", ".join(f"'{name}'" for name in sorted(set(names))[:_MOST_NAMED])

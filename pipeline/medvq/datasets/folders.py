@@ -208,7 +208,9 @@ def _check_links(folder: Path, found: Walk) -> None:
     pairs = [pair for pair in found.repeats if pair[1] in listed]
     if not pairs:
         return
-    rows = labels_of_folders([*found.files, *(path for pair in pairs for path in pair)])
+    paths = [*found.files, *(path for pair in pairs for path in pair)]
+    may_name = all(may_show(FolderFile(path, is_dicom(folder / path))) for path in paths)
+    rows = labels_of_folders(paths, may_name=may_name)
     rows = rows[len(found.files) :]
     for (link, _), row, own in zip(pairs, rows[::2], rows[1::2], strict=True):
         if row.label not in {None, own.label} or row.split not in {None, own.split}:
