@@ -22,7 +22,16 @@ STORES ?=
 NPROC ?= 1
 PROBE ?=
 IN ?=
+OUT ?=
 IMAGE ?=
+ALL ?=
+N ?=
+CLASS ?=
+TEMPERATURE ?=
+GUIDANCE ?=
+TOP_K ?=
+TOP_P ?=
+STEPS ?=
 DICOM_OUTPUT ?=
 TYPICALITY ?=
 PYTHON ?=
@@ -35,9 +44,19 @@ TOOLS := build/tools
 # Recipes take them from here ("$$ARTIFACTS"): their values may hold quotes.
 export DATASET DATA_ROOT DATA_MIRROR ARTIFACTS IMAGE IN OUT PROBE STORES SET SEED LABEL_FRACTION \
 	DEVICE NPROC N CLASS TEMPERATURE GUIDANCE TOP_K TOP_P STEPS DICOM_OUTPUT
-# A switch that is 0 is off.
-$(foreach switch,ALL FORCE ACCEPT_CODE JSON QUICK VALIDATION UPGRADE,\
-	$(if $(filter 0,$($(switch))),$(eval override $(switch) :=)))
+# A misspelt variable would leave the default in place without a word. OTHERS are of the environment.
+VARIABLES := $(shell sed -n 's/^\([A-Z_]*\) [?:]*=.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+OTHERS := TRACKING ARTIFACTS_MODE MEDVQ_% MLFLOW_% OMP_% MKL_% CUDA_% TORCH_% NCCL_% XDG_% PIP_% \
+	PYTHON% TMPDIR HOME PATH SHELL %_proxy %_PROXY
+given = $(if $(filter command,$(firstword $(origin $(1)))),$(1))
+UNKNOWN := $(filter-out $(VARIABLES) $(OTHERS),$(foreach name,$(.VARIABLES),$(call given,$(name))))
+$(if $(UNKNOWN),$(error No variable is called $(UNKNOWN): `make` prints those that there are, and \
+	another program's stands before make, $(firstword $(UNKNOWN))=... make))
+# A switch is on at 1 and off at 0.
+$(foreach switch,ALL FORCE ACCEPT_CODE JSON QUICK VALIDATION UPGRADE TYPICALITY,\
+	$(if $(filter-out 0 1,$($(switch))),$(error $(switch)=$($(switch)): give 1 or 0))\
+	$(if $(filter-out TYPICALITY,$(if $(filter 0,$($(switch))),$(switch))),\
+	$(eval override $(switch) :=)))
 
 # Several processes are started by torchrun; each runs the same program, and they share the cores.
 ifneq ($(filter-out 1,$(NPROC)),)

@@ -250,7 +250,9 @@ def test_settings_keep_what_stands_in_quotes_or_brackets() -> None:
     assert parsed.set == ["seed=0", "seed=1", "name='a b'", "x=[1, 2]", 'y="c  d"', "z=patient's"]
 
 
-@pytest.mark.parametrize(("value", "expected"), [("", False), ("0", False), ("1", True)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [("", False), ("0", False), ("no", False), ("1", True)]
+)
 def test_code_is_accepted_where_the_environment_says_so(
     monkeypatch: pytest.MonkeyPatch, value: str, expected: bool
 ) -> None:

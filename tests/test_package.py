@@ -145,6 +145,34 @@ def test_a_switch_that_is_0_is_off(tmp_path: Path) -> None:
     assert "--force" not in arguments(tmp_path, "data", FORCE="0")
 
 
+def refused(*values: str, **environment: str) -> str:
+    """Return the one line that make refuses variables with."""
+    done = subprocess.run(
+        ["make", "-n", "-o", "setup", "data", *values],
+        cwd=ROOT, env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused() -> None:
+    assert "ACCEPT_CODE=false: give 1 or 0" in refused("ACCEPT_CODE=false")
+    assert "FORCE=no: give 1 or 0" in refused(FORCE="no")
+    assert "TYPICALITY=off: give 1 or 0" in refused("TYPICALITY=off")
+
+
+def test_a_misspelt_variable_is_refused_and_those_of_others_are_not(tmp_path: Path) -> None:
+    said = refused("LABEL_FRACTON=0.01", "seed=3")
+    assert "LABEL_FRACTON" in said
+    assert "seed" in said
+    others = ("TRACKING=required", "ARTIFACTS_MODE=group", "OMP_NUM_THREADS=2", "https_proxy=a")
+    assert (
+        arguments(tmp_path, "data", *others, "SEED=3", "N=3", LABEL_FRACTON="0.01")[-1] == "seed=3"
+    )
+
+
 @pytest.mark.parametrize("target", ["preview", "explain", "similar", "suggest-labels", "predict"])
 def test_where_to_write_is_heard_from_the_environment_too(tmp_path: Path, target: str) -> None:
     assert following(arguments(tmp_path, target, OUT="mine"), "--out") == ["mine"]
@@ -155,13 +183,7 @@ def test_where_to_write_is_heard_from_the_environment_too(tmp_path: Path, target
 
 @pytest.mark.parametrize("number", ["abc", "0", "-1", "2.5", "2 3"])
 def test_a_number_of_processes_that_is_none_is_one_line(number: str) -> None:
-    done = subprocess.run(
-        ["make", "-n", "-o", "setup", "data", f"NPROC={number}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "NPROC is no number of processes: give 1 or more" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "NPROC is no number of processes: give 1 or more" in refused(f"NPROC={number}")
 
 
 def test_the_readme_names_what_is_public() -> None:

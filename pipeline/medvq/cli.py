@@ -329,6 +329,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--accept-code",
         action="store_true",
-        default=os.environ.get("ACCEPT_CODE", "0") not in ("", "0"),
+        default=os.environ.get("ACCEPT_CODE") == "1",
         help="use artifacts that other code made, where code is the only difference",
     )
