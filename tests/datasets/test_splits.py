@@ -236,3 +236,10 @@ def test_one_number_for_all_is_refused() -> None:
     check_splits_for_probe(numbers.assign(target=np.arange(8.0)), folds=4)
     with pytest.raises(UserError, match="all numbers to predict of train are 5, from which"):
         check_splits_for_probe(numbers.assign(target=5.0), folds=4)
+
+
+@pytest.mark.parametrize("unit", [1e300, 1e38, -1e31, 1e-320, 1e-31])
+def test_numbers_that_cannot_be_computed_with_are_refused(unit: float) -> None:
+    numbers = manifest("none:train*4 none:validation*2 none:test*2")
+    with pytest.raises(UserError, match="leave fields empty that mark a missing value"):
+        check_splits_for_probe(numbers.assign(target=unit * np.arange(8.0)), folds=4)

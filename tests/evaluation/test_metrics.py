@@ -228,11 +228,11 @@ def test_metrics_of_several_classes_are_those_of_scikit_learn(seed: int, number:
     )
 
 
-@given(st.integers(0, 10_000))
+@given(st.integers(0, 10_000), st.sampled_from([10.0, 1e12]))
 @settings(max_examples=30)
-def test_metrics_of_a_number_are_those_of_scikit_learn(seed: int) -> None:
+def test_metrics_of_a_number_are_those_of_scikit_learn(seed: int, mean: float) -> None:
     rng = np.random.default_rng(seed)
-    truth, predicted = rng.normal(10, 3, 15), rng.normal(10, 3, 15)
+    truth, predicted = rng.normal(mean, 3, 15), rng.normal(mean, 3, 15)
     weights = np.r_[1.0, 1.0, rng.integers(0, 4, 13)]
     metrics = regression_metrics(truth, predicted, weights[None])
     assert set(metrics) == {"r2", "mae"}

@@ -13,6 +13,8 @@ _MORE = (
     "add images of it, change source.test_fraction or ingest.validation_fraction, or leave the "
     "class out"
 )
+_LARGEST = 1e30
+"""Of numbers to predict: squares of larger ones leave the range of a float, and so do weights."""
 
 
 def check_splits_for_probe(manifest: pd.DataFrame, folds: int) -> None:
@@ -82,7 +84,14 @@ def _check_numbers(numbers: pd.DataFrame, folds: int) -> None:
                 "needed: add images, change source.test_fraction or ingest.validation_fraction, "
                 "or set fewer probe.folds"
             )
-        if split != "validation" and part["target"].nunique() == 1:
+        low, high = part["target"].min(), part["target"].max()
+        if max(-low, high) > _LARGEST or 0 < high - low < 1 / _LARGEST:
+            raise UserError(
+                f"the numbers to predict of {split} lie between {low:g} and {high:g}, with which "
+                "nothing can be computed: leave fields empty that mark a missing value, or give "
+                "the numbers in another unit (the column that labels.target names)"
+            )
+        if split != "validation" and low == high:
             raise UserError(
                 f"all numbers to predict of {split} are {part['target'].iloc[0]:g}, from which "
                 "nothing can be learnt or judged: check the column that labels.target names"

@@ -134,8 +134,9 @@ def regression_metrics(truth: Floats, predicted: Floats, weights: Floats) -> dic
     ``truth``; ``weights`` are (B, N).
     """
     total = weights.sum(1)
-    mean = weights @ truth / total
-    variance = weights @ truth**2 / total - mean**2
+    centred = truth - truth.mean()  # squares of dates in seconds, say, would leave no digits
+    mean = weights @ centred / total
+    variance = weights @ centred**2 / total - mean**2
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "r2": 1 - (weights @ (truth - predicted) ** 2 / total) / variance,
