@@ -170,7 +170,7 @@ class _Flow:
         made = distributed.from_first(lambda: None if force else self._up_to_date(plan))
         if made is not None:
             return made
-        for later, its_config in self.waiting:
+        for later, its_config in [*self.waiting, (stage, config)]:
             if later.check is not None:
                 later.check(its_config, inputs)
         if why and distributed.rank() == 0:

@@ -143,6 +143,7 @@ def test_stages_that_need_codes_say_so_in_one_line(
     assert run(folder, file, "prior") == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("medvq: there are no codes")
+    assert not (folder / "artifacts/tiny/prior").exists()
 
 
 def test_weights_and_python_file_make_a_network_of_maps(tmp_path: Path) -> None:

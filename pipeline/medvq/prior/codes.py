@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvq.errors import UserError
+from medvq.prior import NO_CODES
 from medvq.prior.code_prior import UNKNOWN, CodePrior, Conditions, negative_log_likelihood
 from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import (
@@ -97,10 +98,7 @@ def read_codes(extract: Artifact) -> CodeMaps:
     file = extract.folder / FEATURES
     metadata, keys = read_metadata(file), read_keys(file)
     if not metadata.levels:
-        raise UserError(
-            "there are no codes, since an encoder of another kind was used alone: set "
-            "encoder.with_vqvae=true to train a VQ-VAE beside it"
-        )
+        raise UserError(NO_CODES)
     levels = [
         torch.from_numpy(read_feature(file, f"codes_{number}").astype(np.int64)).unflatten(
             1, level.latent_shape

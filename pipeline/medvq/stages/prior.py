@@ -16,13 +16,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from medvq.errors import UserError
+from medvq.prior import NO_CODES
 from medvq.stages.extract import EXTRACT
 from medvq.stages.stage import Stage
 from medvq.storage.artifacts import StageContext
 from medvq.summaries import PriorSummary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from medvq.config import Config
     from medvq.prior.codes import CodeMaps
+    from medvq.storage.artifacts import Artifact
+
+
+def check(config: Config, inputs: Mapping[str, Artifact]) -> None:
+    """Refuse to learn codes where only an encoder that has none is used."""
+    if not config.trains:
+        raise UserError(NO_CODES)
 
 
 def run(context: StageContext) -> PriorSummary:
@@ -91,4 +103,5 @@ PRIOR = Stage(
     reads=(EXTRACT,),
     draw=draw,
     distributed=True,
+    check=check,
 )

@@ -77,7 +77,8 @@ class Stage(Generic[S]):
     distributed : whether all processes do it together, where there are several.
     outside : fingerprints of what it reads besides artifacts, by name: files of a data set.
     check : refuses settings that the stage cannot be run with; called with the inputs of each stage
-        that it waits for before that one runs, so that the error comes before a training.
+        that it waits for before that one runs, so that the error comes before a training, and with
+        its own.
     prepare : makes inputs that ``reads`` does not name and may change the configuration.
     label : words that tell its MLflow runs apart.
     page : makes a page for people from a published artifact, and returns what to open.
