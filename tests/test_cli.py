@@ -220,6 +220,7 @@ def test_help_is_complete_and_imports_nothing_heavy() -> None:
         (("ingest", "--set", "ingest.colour=1"), "ingest.colour"),
         (("ingest", "--set", "seed"), "seed"),
         *((("probe", "--set", f"probe.label_fraction={v}"), v) for v in ("0", "-1", "2", "abc")),
+        (("probe", "--probe", "a/probe/latest"), "unrecognized arguments: --probe"),
         (("probe", "--settings", "seed"), "'seed' is not of the form key=value"),
         *(
             (one, "no file or folder is named")

@@ -263,13 +263,12 @@ def _parser() -> argparse.ArgumentParser:
             stage.name, help=stage.help, description=f"{_sentence(stage.help)}{reads}"
         )
         add_options(command)
-        command.add_argument(
-            "--probe",
-            type=file_path,
-            help="the artifact of a fitted probe to judge, e.g. artifacts/kermany/probe/latest"
-            if stage.prepare
-            else argparse.SUPPRESS,
-        )
+        if stage.prepare:
+            command.add_argument(
+                "--probe",
+                type=file_path,
+                help="the artifact of a fitted probe to judge, e.g. artifacts/kermany/probe/latest",
+            )
         command.add_argument(
             "--force", action="store_true", help="run this stage although it is up to date"
         )
