@@ -172,7 +172,7 @@ def test_a_bundle_counts_what_is_no_image_and_says_why_one_is_refused(
     }
     run_bundle(**arguments)
     told = capsys.readouterr().err
-    assert "no image: 1 x no image (.csv)" in told
+    assert "skipped: 1 x no image (.csv)" in told
     assert "refused: 1 x not a readable image" in told
     table = pd.read_csv(tmp_path / "out/predictions.csv")
     assert list(table["file"]) == ["a.png", "in/b.png"]

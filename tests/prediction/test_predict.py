@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.prediction import run
 from medvq.prediction.journal import Journal
+from medvq.storage.artifacts import Artifact
 from medvq.summaries import ProbeSummary
 from PIL import Image
 from pydicom.config import disable_value_validation
@@ -144,7 +146,7 @@ def test_images_of_another_kind_are_flagged_and_unreadable_ones_refused(
     assert rows["c.png"]["size"] == "900x700"
     assert rows["c.png"]["other_kind"].startswith("its size 900 x 700 is far from those of train")
     assert rows["d.png"]["other_kind"].startswith("its width is 2.67 times its height")
-    assert "no image: 1 x no image (.txt)" in shown
+    assert "skipped: 1 x no image (.txt)" in shown
     assert "5 images read, 2 refused" in shown
     assert "flagged: 1 x it shows nothing" in shown
     assert "flagged: 2 x its size is far from those of training" in shown
@@ -282,6 +284,25 @@ def test_what_cannot_be_predicted_is_one_line(
     file = damaged / "probe/latest/probe.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     assert "was changed or damaged" in error(images, "--probe", str(damaged / "probe/latest"))
+
+
+def test_artifacts_that_may_not_be_written_to_lack_only_what_is_typical(
+    images: Path,
+    tmp_path: Path,
+    predict: Predict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> Artifact:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "there/prior"))
+
+    monkeypatch.setattr("medvq.prior.existing.find_prior", lambda _: None)
+    monkeypatch.setattr("medvq.stages.predict.prior_of", refuse)
+    places = ["--artifacts", str(tmp_path / "there")]
+    predict(images, tmp_path / "p.csv", *places, status=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot write to {tmp_path / 'there'} (read-only file system)" in line
+    assert "TYPICALITY=0, --no-typicality" in line
 
 
 def test_a_structured_report_belongs_to_the_study_of_its_image(

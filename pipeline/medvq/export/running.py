@@ -58,7 +58,7 @@ def list_files(folder: str) -> list[str]:
     if not Path(folder).is_dir():
         raise UserError(f"there is no folder {folder} (dataset_dir)")
     found = walk(Path(folder), why_no_kind_of_image)
-    _tell("no image", found.skipped)
+    _tell("skipped", found.skipped)
     if not found.files:
         raise UserError(f"there are no images in {folder} (dataset_dir)")
     return [str(Path(folder) / file) for file in found.files]

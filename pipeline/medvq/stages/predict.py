@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from medvq.errors import UserError
+from medvq.errors import UserError, refused_by_disk
 from medvq.stages.command import (
     Command,
     add_artifacts_option,
@@ -83,7 +83,7 @@ def run(parsed: argparse.Namespace) -> int:
             parsed.dicom_output,
         )
     )  # fmt: skip
-    skipped = [f"no image: {n} x {reason}" for reason, n in sorted(inputs.skipped.items())]
+    skipped = [f"skipped: {n} x {reason}" for reason, n in sorted(inputs.skipped.items())]
     constant = constant_lines(probe.summary(ProbeSummary))
     print(*skipped, *lines(outcome, parsed.dicom_output), *constant, sep="\n", file=sys.stderr)
     print(json.dumps(outcome.to_json()) if parsed.json else outcome.out)
@@ -112,7 +112,13 @@ def _prior(parsed: argparse.Namespace, extract: Artifact) -> Artifact:
     from medvq.prior.existing import find_prior
 
     options = RunOptions(artifacts=parsed.artifacts, device=parsed.device)
-    return find_prior(extract) or prior_of(extract, parsed.ensurer(options))
+    try:
+        return find_prior(extract) or prior_of(extract, parsed.ensurer(options))
+    except OSError as error:
+        if (refusal := refused_by_disk(error, parsed.artifacts)) is None:
+            raise
+        without = "without what is typical (TYPICALITY=0, --no-typicality) nothing is written there"
+        raise UserError(f"{refusal}; {without}") from error
 
 
 def lines(outcome: Outcome, dicom_output: str | None) -> list[str]:
