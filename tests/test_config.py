@@ -93,6 +93,7 @@ def test_the_last_override_wins(file: Path) -> None:
         ("pretrain.amp=float8", ("pretrain.amp='float8'", "'auto', 'off' or 'bfloat16'")),
         ("pretrain.learning_rate=.inf", ("pretrain.learning_rate", "finite")),
         ("pretrain.learning_rate=nan", ("pretrain.learning_rate",)),
+        ("name=2024", ("name=2024", "text; put a number, a date, yes or no in quotes")),
         ("pretrain=fast", ("pretrain='fast'", "a section of keys and values")),
         ("probe.features=hog", ("probe.features='hog'", "a list, such as [a, b]")),
         ("name=../up", ("name='../up'", "lower-case letters")),

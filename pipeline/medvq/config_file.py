@@ -26,6 +26,7 @@ _KINDS: dict[str, type[BaseModel]] = {**SOURCES, **ENCODERS}
 # Pydantic's words are those of JSON and of regular expressions.
 _WORDS = {
     "tuple_type": "Input should be a list, such as [a, b]",
+    "string_type": "Input should be text; put a number, a date, yes or no in quotes",
     "model_type": "Input should be a section of keys and values",
     "model_attributes_type": "Input should be a section of keys and values",
     "string_pattern_mismatch": "Input should be lower-case letters, digits, _ and - alone",
