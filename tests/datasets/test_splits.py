@@ -166,7 +166,10 @@ def manifest(rows: str) -> pd.DataFrame:
     ("rows", "message"),
     [
         ("ill:train*4 ill:validation ill:test", "all 6 labelled images are of one class, 'ill'"),
-        ("ill:train*4 ill:validation ill:test well:train", r"class 'well' has 1 subject \(1 im"),
+        (
+            "ill:train*4 ill:validation ill:test well:train",
+            r"class 'well' has 1 subject \(1 image\)",
+        ),
         ("70:train 71.5:test 72:validation", r"name their column in source\.labels\.target"),
         (
             "ill:train*4 ill:validation ill:test well:train*4 well:test",

@@ -8,6 +8,7 @@ import pandas as pd
 
 from medvq.datasets.dataset import SPLITS
 from medvq.errors import UserError
+from medvq.wording import counted
 
 _MORE = (
     "add images of it, change source.test_fraction or ingest.validation_fraction, or leave the "
@@ -54,22 +55,22 @@ def check_splits_for_probe(manifest: pd.DataFrame, folds: int) -> None:
 
 
 def _check_class(name: str, images: int, subjects: int, counts: dict[str, int], folds: int) -> None:
-    counted = ", ".join(f"{split} {count}" for split, count in counts.items())
+    sizes = ", ".join(f"{split} {count}" for split, count in counts.items())
     if subjects == 1:
         number = ", or name their column in source.labels.target if labels are numbers to predict"
         raise UserError(
-            f"class '{name}' has 1 subject ({images} images), and every split needs one of its "
-            "own: add images of other subjects, or leave the class out"
+            f"class '{name}' has 1 subject ({counted(images, 'image')}), and every split needs "
+            "one of its own: add images of other subjects, or leave the class out"
             + (number if re.fullmatch(r"[-+]?\d+[.,]?\d*", name) else "")
         )
     if missing := [split for split, count in counts.items() if count == 0]:
         raise UserError(
-            f"class '{name}' is missing from {' and '.join(missing)} (subjects: {counted}): {_MORE}"
+            f"class '{name}' is missing from {' and '.join(missing)} (subjects: {sizes}): {_MORE}"
         )
     if counts["train"] < folds:
         fewer = f"set probe.folds={counts['train']}, " if counts["train"] > 1 else ""
         raise UserError(
-            f"class '{name}' has {counts['train']} training subjects (subjects: {counted}), fewer "
+            f"class '{name}' has {counts['train']} training subjects (subjects: {sizes}), fewer "
             f"than probe.folds={folds}: {fewer}{_MORE}"
         )
 
