@@ -51,7 +51,10 @@ class Machine:
     Attributes
     ----------
     others : processors that other programs keep busy.
+    most : threads, above which steps take four times as long, whatever the kernel counts.
     """
+
+    most = 4
 
     def __init__(self) -> None:
         self.others = self.now = self.own = self.busy = 0.0
@@ -64,6 +67,7 @@ class Machine:
     def train(self, seconds: float) -> int:
         """Pass time in which the training computes; return its threads."""
         number = torch.get_num_threads()
+        seconds *= 4 if number > self.most else 1
         self.sleep(seconds)
         self.own += seconds * min(number, 4 - self.others)
         return number
@@ -138,6 +142,20 @@ def test_others_that_are_there_at_first_are_told_from_the_training(machine: Mach
     machine.others = 2.0
     with pytest.warns(Notice, match="in 2 threads"), TrainingThreads(CPU) as training:
         assert train_on(machine, training, 60) == [2] * 60
+
+
+def test_more_threads_in_which_steps_take_longer_are_given_up(machine: Machine) -> None:
+    machine.most = 2  # beside programs that give way to others, which count as free
+    with TrainingThreads(CPU) as training:
+        training.resume(2)
+        with pytest.warns(Notice, match="in 2 threads, since steps took longer in more"):
+            used = train_on(machine, training, 400)
+        # Each try costs one look of three slow steps, and is waited for twice as long as the last.
+        assert [n for n in range(1, len(used)) if used[n] > used[n - 1]] == [30, 93, 216]
+        assert used.count(4) == 9
+        machine.most = 4
+        with pytest.warns(Notice, match="free again"):
+            assert train_on(machine, training, 400)[-100:] == [4] * 100
 
 
 def test_a_resumed_run_begins_with_the_threads_it_had(machine: Machine) -> None:

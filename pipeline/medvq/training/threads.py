@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections import deque
 from collections.abc import Collection
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Self
 
@@ -68,14 +69,18 @@ class TrainingThreads:
     """Computes in :func:`free_threads` threads while it is entered, unless OMP_NUM_THREADS is set.
 
     Others begin and end while a training goes on, so that :meth:`adapt` looks again: fewer threads
-    are taken at once, more when they have been free for a while. It does nothing on a GPU.
+    are taken at once, more when they have been free for a while, and fewer again where steps then
+    take longer: what others do is not all that the kernel counts. It does nothing on a GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._adapts = device.type == "cpu" and not _says_threads() and _STATE.exists()
         self._processors = os.sched_getaffinity(0) if self._adapts else set()
         self._most = torch.get_num_threads()
-        self._recent: deque[int] = deque(maxlen=_LOOKS_AT_FREE)
+        self._recent: list[int] = []  # threads that were free at each look
+        self._looks = _LOOKS_AT_FREE
+        # Threads, and the duration of a step in them, before more were taken.
+        self._fewer: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
         if self._adapts:
@@ -99,17 +104,30 @@ class TrainingThreads:
 
     def adapt(self) -> None:
         """Look whether others use the processors, where a look is due; call it between steps."""
-        if not self._adapts or time.monotonic() - self._began < _LOOK_SECONDS:
+        if not self._adapts:
             return
-        self._recent.append(self._free())
-        now = torch.get_num_threads()
-        if self._recent[-1] < now:
-            self._take(self._recent[-1], "since other programs use the processors now")
-        elif len(self._recent) == _LOOKS_AT_FREE and min(self._recent) > now:
+        self._steps.append(time.monotonic())
+        if self._steps[-1] - self._began < _LOOK_SECONDS:
+            return
+        # Of all steps the one in the middle: between two of them may lie the end of an epoch.
+        step = median(after - before for before, after in pairwise(self._steps))
+        free, now = self._free(), torch.get_num_threads()
+        self._recent = [*self._recent, free][-self._looks :]
+        if free < now:
+            self._fewer = None
+            self._take(free, "since other programs use the processors now")
+        elif self._fewer is not None and step > self._fewer[1]:
+            # Whatever slowed them may come again: wait longer before the next try.
+            self._looks, self._recent = 2 * self._looks, []
+            self._take(self._fewer[0], "since steps took longer in more")
+            self._fewer = None
+        elif len(self._recent) == self._looks and min(self._recent) > now:
+            self._fewer = now, step
             self._take(min(self._recent), "since processors are free again")
 
     def _begin(self) -> None:
         self._began, self._own, self._state = time.monotonic(), _own_seconds(), _read_state()
+        self._steps = [self._began]
 
     def _free(self) -> int:
         """Return how many threads others have left free since :meth:`_begin`, and begin anew."""
