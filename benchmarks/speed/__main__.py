@@ -29,6 +29,8 @@ MEASURES = {
     "predict": prediction.measure_prediction,
     "memory": stages.measure_memory,
 }
+ON_GPU = ("quantizer", "training", "epoch", "extraction", "memory")
+"""What a GPU has a part in; the rest is measured on processors alone."""
 
 
 def rows_table(rows: Sequence[Row]) -> pd.DataFrame:
@@ -68,7 +70,7 @@ def main() -> None:
         print(stages.peak(what, kind, torch.device(device)))
         return
     made_at, bench, rows = commit(), Bench(device, parsed.quick), list[Row]()
-    for name in parsed.only or MEASURES:
+    for name in parsed.only or (ON_GPU if bench.cuda else MEASURES):
         found = MEASURES[name](bench)
         print(rows_table(found).to_string(index=False, header=not rows), flush=True)
         rows += found

@@ -29,6 +29,7 @@ from benchmarks.speed.measure import MEDVQ, MONAI, Bench, Row, Step, faster, lig
 from benchmarks.speed.steps import monai_vqvae, quantizer_step
 
 SIDE = 64
+_DEFAULT_SIDE = 128  # of images where a configuration does not say
 CONFIG = PretrainConfig(
     widths=(32, 64), codebook_size=512, batch_size=64, contrast=ContrastConfig(grid=4)
 )
@@ -80,30 +81,38 @@ def context_of(folder: Path, pretrain: PretrainConfig, device: str = "cpu") -> S
 
 
 def measure_epoch(bench: Bench) -> list[Row]:
-    """Measure what an epoch takes beyond its steps."""
-    number = 320 if bench.quick else 640
-    images = np.random.default_rng(0).integers(0, 256, (number, SIDE, SIDE), np.uint8)
+    """Measure what an epoch takes beyond its steps; on a GPU the default network's, too."""
+    rows = _epoch(bench, CONFIG, SIDE, 320 if bench.quick else 640)
+    if bench.cuda:
+        default = PretrainConfig(batch_size=512)
+        rows += _epoch(bench, default, _DEFAULT_SIDE, 10 * default.batch_size)
+    return rows
+
+
+def _epoch(bench: Bench, config: PretrainConfig, side: int, number: int) -> list[Row]:
+    images = np.random.default_rng(0).integers(0, 256, (number, side, side), np.uint8)
     rows, device = np.arange(number), bench.device
-    batches = ViewBatches(images, rows, rows, images[None], CONFIG, seed=0, device=device)
-    objective = PretrainingLoss(CONFIG, 1.0).to(bench.device)
+    batches = ViewBatches(images, rows, rows, images[None], config, seed=0, device=device)
+    objective = PretrainingLoss(config, 1.0).to(device)
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
     ready = next(iter(batches))
 
     def train(some: Any) -> None:
         for batch in some:
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.mixed):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bench.mixed):
                 loss = objective(**batch).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
 
     steps: dict[str, Step] = {
-        f"{MEDVQ} epoch": lambda: train(prefetch(batches, bench.device)),
+        f"{MEDVQ} epoch": lambda: train(prefetch(batches, device)),
         f"{MEDVQ} steps": lambda: train([ready] * len(batches)),
     }
     epoch, alone = bench.seconds(steps).values()
-    figure = f"epoch with the data path, {number} images, {SIDE} px, batch 64"
-    return [within(figure, "its steps on one batch", epoch, alone, 1.05)]
+    widths = ", ".join(map(str, config.level_widths))
+    figure = f"{number:,} images, {side} px, batch {config.batch_size}, widths ({widths})"
+    return [within(f"epoch with the data path, {figure}", "its steps", epoch, alone, 1.05)]
 
 
 def measure_extraction(bench: Bench) -> list[Row]:
