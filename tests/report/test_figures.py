@@ -230,6 +230,17 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
     assert used == [history[name].tolist() for name in names]
 
 
+def test_a_single_epoch_is_seen(tmp_path: Path) -> None:
+    for number, marker in ((1, "o"), (2, "")):
+        history = pd.DataFrame({"epoch": range(1, 1 + number), "a": 0.5, "b": 0.25})
+        with plots.panels(tmp_path / "figure.png") as (axis,):
+            plots.plot_epochs(axis, history, "loss", {"a": "validation"}, {"b": "training"})
+        assert {line.get_marker() for line in axis.lines} == {marker}
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks == list(range(1, 1 + number))
+
+
 def test_prior_shows_every_level_beside_the_simple_codings(
     tmp_path: Path, figures: Path, saved: dict[str, Any]
 ) -> None:

@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from medvq.cli import main
 from medvq.errors import UserError
 from medvq.explain.atlas import describe_codes, nearest_patches
+from medvq.explain.sources import ProbeSources
 from medvq.inference import Encoder
 from medvq.method.scaling import to_unit
-from medvq.report import report_page
+from medvq.report import plots, report_page
 from medvq.report.label_needs import fit_curve, say_needs
+from medvq.report.report_figures import draw_errors, find_errors
 from medvq.report.report_file import is_of, report_file
 from medvq.report.report_page import alike, write_report
 from medvq.report.report_words import distrust, sentence
@@ -140,7 +144,7 @@ def test_a_probe_whose_features_have_no_map_has_its_page(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read(folder)
-    colours = "Orange places speak for the second class"
+    colours = "Orange places speak for well, blue ones against it."
     with monkeypatch.context() as without:
         without.setattr("medvq.report.report_figures.Explainer", NoMaps)
         report_file(folder).unlink()
@@ -150,6 +154,29 @@ def test_a_probe_whose_features_have_no_map_has_its_page(
     assert "surest of and wrong about" in read(folder)
     report_file(folder).unlink()
     write_report(folder)
+
+
+def test_titles_of_the_worst_errors_do_not_meet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    probe = last_probe(folder)
+    errors = find_errors(probe.folder, source(source(probe, "extract"), "ingest").folder, 6)
+    sources, drawn = ProbeSources(probe.folder, "cpu"), list[Figure]()
+    sources.summary = replace(sources.summary, classes=["NORMAL", "PNEUMONIA"])
+    monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
+    assert errors is not None
+    draw_errors(errors, sources, tmp_path / "errors.png")
+    FigureCanvasAgg(drawn[0]).draw()
+    axes = [axis for axis in drawn[0].axes if axis.get_title()]
+    boxes = [axis.title.get_window_extent() for axis in axes]
+    assert len(boxes) == len(errors.table) > 1
+    for number, box in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= drawn[0].bbox.width
+        assert not any(map(box.overlaps, boxes[:number]))
+
+
+def test_one_epoch_is_told_as_one(folder: Path) -> None:
+    assert "1 epoch without labels; reconstructions of" in " ".join(Page(read(folder)).text.split())
 
 
 def test_the_first_sentence_and_the_table_are_those_of_the_probe(folder: Path) -> None:

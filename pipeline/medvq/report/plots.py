@@ -98,12 +98,13 @@ def plot_epochs(
 
     ``solid`` and ``dashed`` are labels by column; an empty one is not in the legend.
     """
+    epochs, marker = history["epoch"], "o" if len(history) == 1 else ""  # a point is no line
     for labels, colour, style in ((dashed, ORANGE, "--"), (solid, BLUE, "-")):
         for column, label in labels.items():
-            values = history[column]
-            axis.plot(history["epoch"], values, color=colour, ls=style, label=label or None)
+            line = {"color": colour, "ls": style, "marker": marker, "label": label or None}
+            axis.plot(epochs, history[column], **line)
     axis.set(xlabel="epoch", ylabel=ylabel)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def show_fall(axis: Axes) -> None:

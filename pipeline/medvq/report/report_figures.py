@@ -69,7 +69,7 @@ def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
         ):
             extent = [(0.0, float(side)) for side in image.shape[-values[0].ndim :]]
             draw_evidence(axis, image, values[0], extent, limit)
-            title = f"{classes[label]}, but P({classes[1]}) = {probability:.2f}"
+            title = f"{classes[label]}, but\nP({classes[1]}) = {probability:.2f}"
             axis.set_title(title, fontsize=9)
         figure = axes[0].get_figure()
         assert figure is not None

@@ -49,7 +49,8 @@ from medvq.summaries import ExtractSummary, IngestSummary, PretrainSummary, Prob
 
 _ERRORS = 6
 _CAPTIONS = {
-    "images": "Images as read, as the network sees them, and with another image's acquisition.",
+    "images": "Images as read and as the network sees them; where acquisitions are swapped, with "
+    "another image's.",
     "class_means": "Mean image of each class and split: what differs at the border is a shortcut.",
     "curves": "Losses of each epoch.",
     "reconstructions": "Validation images, their reconstructions and the error.",
@@ -290,7 +291,8 @@ def _made_here(
             "Test images that the probe of the first label subset is surest of and wrong about."
         )
         if has_maps:
-            caption += " Orange places speak for the second class, blue ones against it."
+            name = sources.summary.classes[1]
+            caption += f" Orange places speak for {name}, blue ones against it."
         given = ", ".join(f"{one:.2f}" for one in errors.table["probability"])
         text = f"{caption} Probabilities that were given: {given}."
         pictures["errors"] = Picture.embed(file, caption, text, chain["probe"].fingerprint)
