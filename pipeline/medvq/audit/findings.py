@@ -27,6 +27,7 @@ Balance = dict[str, dict[str, int]]
 """Images of each label in each split; those without a label under the empty name."""
 MAX_LISTED = 500
 """Groups or images that a list of the audit names at most."""
+_SOME = 0.60  # AUROC from which what is below a warning is not little
 
 _SHORTCUTS = {
     "frame_and_position": "the frame around the object with its position and scale",
@@ -226,12 +227,12 @@ def _shortcuts(
         results = measure_shortcuts(labelled, labels, subjects, seed)
     findings = []
     for name, result in results.items():
-        what = _SHORTCUTS[name]
+        what, much = _SHORTCUTS[name], "Some" if (result.auroc or 0) >= _SOME else "Little"
         judged = _judge(
             result,
             f"The label can be told from {what} alone. A classifier may learn that instead of the "
             "disease, and fail where it no longer holds.",
-            f"Little of the label can be told from {what}.",
+            f"{much} of the label can be told from {what}.",
         )
         findings.append(ShortcutFinding(name, what, *judged))
     return sorted(findings, key=lambda finding: -(finding.auroc or 0))
