@@ -100,7 +100,7 @@ def test_it_needs_no_script_and_loads_nothing(page: Page) -> None:
 
 def test_names_of_labels_are_text_and_no_markup(page: Page) -> None:
     assert "b" not in page.tags
-    assert f"{ILL} images look unlike" in page.text or f"Test {ILL} images are framed" in page.text
+    assert re.search(f"Test images of '{re.escape(ILL)}' (look unlike|are framed)", page.text)
 
 
 def test_it_shows_what_was_found(page: Page) -> None:
@@ -112,6 +112,24 @@ def test_it_shows_what_was_found(page: Page) -> None:
     assert "image04 image08 train; " in page.text
     assert "All pixels equal: 1 image17" in page.text
     assert "train 30 30 50%" in page.text
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "shown"),
+    [
+        ({"": 6, "a": 1, "b": 3}, {"": 2}, "share of b train 6 1 3 75% test 2 0 0 –"),
+        ({"a": 1, "b": 2, "c": 3}, {"b": 4}, "c train 1 2 3 test 0 4 0"),
+    ],
+)
+def test_a_share_is_of_the_labelled_images_of_two_classes(
+    tmp_path: Path, train: dict[str, int], test: dict[str, int], shown: str
+) -> None:
+    artifact(tmp_path)
+    audit = json.loads((tmp_path / "audit.json").read_text())
+    audit |= {"balance": {"train": train, "test": test}, "clusters": []}
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    write_audit_page(tmp_path)
+    assert shown in Page((tmp_path / "audit.html").read_text()).text
 
 
 def test_its_pictures_are_those_images(tmp_path: Path) -> None:

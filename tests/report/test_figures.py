@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.font_manager import FontProperties, findfont
 from medvq.datasets.manifest import COLUMNS
 from medvq.errors import Notice
@@ -22,6 +24,7 @@ from medvq.prior.typicality import TypicalityCheck
 from medvq.report import plots
 from medvq.report.atlas_figure import side_by_side
 from medvq.report.figures import draw_ingest, draw_pretrain, draw_prior, draw_sample
+from medvq.report.look_alikes_figure import draw_look_alikes
 from medvq.report.probe_figures import _STYLES, draw_evaluation, draw_label_efficiency, draw_probe
 from medvq.summaries import (
     CodebookUse,
@@ -230,6 +233,21 @@ def test_pretrain_shows_curves_reconstructions_and_codes(
     assert used == [history[name].tolist() for name in names]
 
 
+def test_titles_beside_each_other_do_not_meet(tmp_path: Path, saved: dict[str, Any]) -> None:
+    names = ["viral pneumonia, interstitial pattern", "WWWWWWWWWW WWWWWW", "none\n0.5", "iiii " * 9]
+    pictures = list(np.zeros((4, 8, 8), np.uint8))
+    plots.image_sheet({"row": pictures}, tmp_path / "sheet.png", "Sheet", names)
+    draw_look_alikes(tmp_path / "alike.png", pictures[0], pictures[1:], names[:3], "Alike")
+    for figure, expected in zip(saved.values(), (names, ["this image", *names[:3]]), strict=True):
+        axes = [axis for axis in figure.axes if axis.get_title()]
+        assert [axis.get_title().split() for axis in axes] == [name.split() for name in expected]
+        FigureCanvasAgg(figure).draw()
+        boxes = [axis.title.get_window_extent() for axis in axes]
+        assert len(boxes) == 4
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+
+
 def test_a_single_epoch_is_seen(tmp_path: Path) -> None:
     for number, marker in ((1, "o"), (2, "")):
         history = pd.DataFrame({"epoch": range(1, 1 + number), "a": 0.5, "b": 0.25})
@@ -435,6 +453,8 @@ def test_classes_and_numbers_are_shown_against_the_truth(
     if task == "classes":
         shares = axis.images[0].get_array()
         np.testing.assert_array_equal(shares, [[0.5, 0.5, 0], [0, 1, 0], [0, 1, 0]])
+        written = {text.get_position(): text.get_text() for text in axis.texts}
+        assert written == {(c, t): f"{shares[t, c]:.2f}" for t in range(3) for c in range(3)}
     else:
         assert axis.get_xlabel() == "age"
         np.testing.assert_array_equal(

@@ -164,6 +164,19 @@ def test_columns_of_the_probe_stand_under_their_heads(probed: list[str]) -> None
     assert medvq[:start].endswith("0.810 [0.70,0.89]")
 
 
+def test_columns_of_numbers_of_any_size_stand_apart() -> None:
+    metrics = {
+        "r2": Interval(-0.305, 0.1, (-0.6, -0.04)),
+        "mae": Interval(4677.896, 1, (3651, 5903)),
+    }
+    summary = ProbeSummary(
+        [ProbeRow("medvq", metrics)], 0.5, 54, 54, 10, [], 0.5, {}, "volume", "r2"
+    )
+    _, head, medvq = probe_table(summary)
+    assert medvq.split() == ["medvq", "-0.305", "[-0.60,-0.04]", "4678", "[3651,5903]"]
+    assert len(head) == len(medvq)
+
+
 def test_of_one_label_subset_intervals_are_given_the_training_set() -> None:
     metrics = {name: Interval(0.8, 0.0, (0.7, 0.9)) for name in COLUMNS}
     shared: Any = (48, 24, 1, ["normal", "ill"], 0.5, {}, "binary", "auroc")

@@ -248,7 +248,7 @@ def _shift(outer: pd.DataFrame, table: pd.DataFrame, seed: int) -> list[ShiftFin
         result = measure_shortcuts({"": table[rows]}, test[rows], subjects, seed)[""]
         if not test.any():
             result = ShortcutResult(None, "no test split")
-        images = f"{label} images" if label else "images without a label"
+        images = f"images of '{label}'" if label else "images without a label"
         judged = _judge(
             result,
             f"Test {images} look unlike those of train around the object: they were acquired "

@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 _STRONG = 0.8  # opacity of the strongest evidence
 # Grids of more places along an axis are drawn without lines between them.
 _MOST_LINES = 32
-_ACROSS = 4
+_ACROSS, _WIDTH = 4, 3.4
 COLOURS = LinearSegmentedColormap.from_list(
     "evidence",
     [
@@ -141,12 +141,12 @@ def draw_explanation(file: Path, explained: ExplainedImage, title: str) -> None:
     height, width = explained.image.shape[-2:]
     tall = float(np.clip(height / width, 0.5, 1.6))
     nothing = np.zeros_like(explained.evidence[0])
-    with plots.panels(file, 1 + len(maps), 3.4, 3.2 * tall + 0.6, _ACROSS) as axes:
+    with plots.panels(file, 1 + len(maps), _WIDTH, 3.2 * tall + 0.6, _ACROSS) as axes:
         draw_evidence(axes[0], explained.image, nothing, explained.extent, explained.limit)
-        axes[0].set_title("as read, with the grid", fontsize=10)
+        axes[0].set_title("as read, with the grid", fontsize=9)
         for axis, (name, values) in zip(axes[1:], maps, strict=True):
             draw_evidence(axis, explained.image, values, explained.extent, explained.limit)
-            axis.set_title(name, fontsize=10)
+            axis.set_title(plots.wrapped(name, _WIDTH), fontsize=9)
         figure = axes[0].get_figure()
         assert figure is not None
         scale = ScalarMappable(Normalize(-explained.limit, explained.limit), COLOURS)

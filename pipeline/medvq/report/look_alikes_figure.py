@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medvq.report import plots
 
-_ACROSS = 6
+_ACROSS, _WIDTH = 6, 2.0
 
 
 def draw_look_alikes(
@@ -21,12 +21,12 @@ def draw_look_alikes(
     title: str,
 ) -> None:
     """Draw an image as read, and its neighbours as read, nearest first, under their titles."""
-    with plots.panels(file, 1 + len(neighbours), 2.0, 2.35, _ACROSS) as axes:
+    with plots.panels(file, 1 + len(neighbours), _WIDTH, 2.35, _ACROSS) as axes:
         named = zip(axes, [image, *neighbours], ["this image", *titles], strict=True)
         for number, (axis, shown, name) in enumerate(named):
             axis.imshow(plots.picture(shown), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-            axis.set_title(name, fontsize=9)
+            axis.set_title(plots.wrapped(name, _WIDTH), fontsize=9)
             if number == 0:
                 for spine in axis.spines.values():
                     spine.set(color=plots.RED, linewidth=3)

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, then Tol's, which colour-blind readers can tell apa
 from __future__ import annotations
 
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,7 +40,9 @@ INDIGO, PURPLE, MOSS = "#332288", "#AA4499", "#117733"
 Labels = Mapping[str, str]
 Images = Sequence[NDArray[Any]] | NDArray[Any]
 _DPI = 110
+_LETTERS = 13  # of a title beside those of other pictures, in an inch
 _OWN_MATHEMATICS = "$\\mathdefault"  # of the numbers along logarithmic axes
+_SHEET = 1.5  # inches of an image of a sheet
 _GREY_LEVELS: dict[str, Any] = {"cmap": "gray", "vmax": 255}
 REFERENCE: dict[str, Any] = {"color": "0.7", "lw": 0.8, "zorder": 0}
 """How lines are drawn that only guide the eye, such as a diagonal."""
@@ -101,8 +104,8 @@ def plot_epochs(
     epochs, marker = history["epoch"], "o" if len(history) == 1 else ""  # a point is no line
     for labels, colour, style in ((dashed, ORANGE, "--"), (solid, BLUE, "-")):
         for column, label in labels.items():
-            line = {"color": colour, "ls": style, "marker": marker, "label": label or None}
-            axis.plot(epochs, history[column], **line)
+            line: dict[str, Any] = {"color": colour, "ls": style, "marker": marker}
+            axis.plot(epochs, history[column], label=label or None, **line)
     axis.set(xlabel="epoch", ylabel=ylabel)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
@@ -123,6 +126,11 @@ def show_fall(axis: Axes) -> None:
 def start_at_zero(axis: Axes) -> None:
     """Let the vertical axis begin at 0 and end a little above the highest value, which may be 0."""
     axis.set_ylim(0, 1.08 * axis.dataLim.y1 or 1)
+
+
+def wrapped(title: str, inches: float) -> str:
+    """Break the lines of a title, so that it meets none beside it."""
+    return "\n".join(textwrap.fill(line, round(inches * _LETTERS)) for line in title.split("\n"))
 
 
 def image_sheet(
@@ -147,7 +155,7 @@ def image_sheet(
     figure, axes = plt.subplots(
         len(rows),
         across,
-        figsize=(1.5 * across + 0.8, 1.6 * len(rows) + 0.5),
+        figsize=(_SHEET * across + 0.8, 1.6 * len(rows) + 0.5),
         layout="constrained",
         squeeze=False,
     )
@@ -161,7 +169,7 @@ def image_sheet(
         if scale is not None and scaled:
             figure.colorbar(shown, ax=list(line), label=scale[1], pad=0.01, aspect=10)
     for axis, column in zip(axes[0], columns, strict=False):
-        axis.set_title(column, fontsize=9)
+        axis.set_title(wrapped(column, _SHEET), fontsize=9)
     figure.suptitle(title)
     save(figure, file)
 

@@ -66,6 +66,8 @@ def shown_name(features: str) -> str:
 
 # Feature sets whose calibration and decisions are shown; all of them would hide each other.
 _COMPARED = ("medvq", "raw_pixels", "untrained_encoder")
+# Classes whose shares are written into the confusion matrix.
+_MOST_NUMBERED = 10
 
 
 def draw_probe(folder: Path, summary: ProbeSummary, figures: Path) -> None:
@@ -216,9 +218,12 @@ def _plot_confusion(axis: Axes, predictions: pd.DataFrame, names: list[str], whe
     """Plot which share of each class is predicted as which class."""
     share = pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
     numbers = range(len(names))
-    image = axis.imshow(
-        share.reindex(index=numbers, columns=numbers, fill_value=0.0), cmap="Blues", vmin=0, vmax=1
-    )
+    share = share.reindex(index=numbers, columns=numbers, fill_value=0.0)
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= _MOST_NUMBERED:
+        for (truth, called), value in np.ndenumerate(share):
+            colour = "white" if value > 0.5 else "black"
+            axis.text(called, truth, f"{value:.2f}", color=colour, ha="center", va="center")
     axis.set_xticks(numbers, names, rotation=45, ha="right")
     axis.set_yticks(numbers, names)
     axis.set(xlabel="predicted by MedVQ", ylabel="truth", title=f"{where}, share of each class")

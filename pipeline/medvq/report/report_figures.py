@@ -19,6 +19,8 @@ from medvq.method.scaling import to_unit
 from medvq.report import plots
 from medvq.report.evidence_figure import COLOURS, draw_evidence
 
+_WIDTH = 2.6
+
 
 @dataclass(frozen=True)
 class Errors:
@@ -62,7 +64,7 @@ def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
     evidence = np.zeros((len(images), 1, 1, 1)) if found is None else found
     limit = float(np.abs(evidence).max()) or 1.0
     classes = sources.summary.classes
-    with plots.panels(file, len(images), 2.6, 2.9, min(3, len(images))) as axes:
+    with plots.panels(file, len(images), _WIDTH, 2.9, min(3, len(images))) as axes:
         labels, probabilities = errors.table["label"].astype(int), errors.table["probability"]
         for axis, image, values, label, probability in zip(
             axes, images, evidence, labels, probabilities, strict=True
@@ -70,7 +72,7 @@ def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
             extent = [(0.0, float(side)) for side in image.shape[-values[0].ndim :]]
             draw_evidence(axis, image, values[0], extent, limit)
             title = f"{classes[label]}, but\nP({classes[1]}) = {probability:.2f}"
-            axis.set_title(title, fontsize=9)
+            axis.set_title(plots.wrapped(title, _WIDTH), fontsize=9)
         figure = axes[0].get_figure()
         assert figure is not None
         if found is not None:

@@ -40,7 +40,7 @@ from medvq.report.report_words import (
     sentence_without_probe,
     settings_argument,
 )
-from medvq.report.tables import METRIC_NAMES, metric_name
+from medvq.report.tables import METRIC_NAMES, metric_name, rounded
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES
@@ -59,7 +59,7 @@ _CAPTIONS = {
     "is positive, against the probability that it was given.",
     "decisions_and_abstention": "Left: net benefit of deciding by the probe. Right: what remains "
     "where the probe leaves the least certain images to people.",
-    "predictions": "Predictions against the truth.",
+    "predictions": "Predictions against the truth, of the probes of all label subsets.",
     "comparison": "Real images, images drawn from the model of the codes, and images whose codes "
     "are drawn at each place for themselves.",
     "samples": "Images drawn from the model of the codes.",
@@ -204,6 +204,7 @@ def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
         ingest=ingest,
         pretrain=chain["pretrain"].summary(PretrainSummary) if "pretrain" in chain else None,
         metric_name=metric_name,
+        rounded=rounded,
         shown_name=shown_name,
         sections=dict(_sections(chain)),
         samples=_samples(chain),
@@ -225,8 +226,8 @@ def _of_probe(folder: Path, main: Artifact, ingest: IngestSummary, scratch: Path
     draw_label_efficiency(summaries, file := scratch / "label_efficiency.png", extrapolate)
     headline = METRIC_NAMES[probe.headline]
     caption = (
-        f"{headline} at each share of the labels that has been run with these settings, with 95% "
-        "intervals."
+        f"{headline[:1].upper()}{headline[1:]} at each share of the labels that has been run with "
+        "these settings, with 95% intervals."
     )
     if curve is not None:
         caption += " Dashed: the curve beyond the labels at hand, and its 95% interval."

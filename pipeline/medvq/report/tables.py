@@ -10,6 +10,7 @@ from medvq.summaries import (
     EvaluateSummary,
     ExtractSummary,
     IngestSummary,
+    Interval,
     PretrainSummary,
     PriorSummary,
     ProbeSummary,
@@ -24,7 +25,7 @@ _ACCURACY = 0.8
 """An accuracy for which that is said, by the normal approximation of the binomial distribution."""
 METRIC_NAMES = {
     "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "mae": "MAE", "r2": "R²",
-    "accuracy": "accuracy",
+    "accuracy": "accuracy", "brier": "Brier score",
 }  # fmt: skip
 """Metrics as people write them, where that is not their name in words."""
 _COLUMNS = {
@@ -42,6 +43,16 @@ def metric_name(metric: str) -> str:
     """
     note = " (threshold read off the test images)" if "_at_" in metric else ""
     return METRIC_NAMES.get(metric, metric.replace("_", " ")) + note
+
+
+def rounded(number: float, decimals: int = 3) -> str:
+    """Return a number with so many decimals, less one for each digit before them beyond the first.
+
+    >>> rounded(0.12345), rounded(45.678), rounded(4677.9), rounded(-0.5, 2)
+    ('0.123', '45.68', '4678', '-0.50')
+    """
+    digits = len(f"{abs(number):.0f}") - 1
+    return f"{number:.{max(0, decimals - digits)}f}"
 
 
 def ingest_table(summary: IngestSummary) -> list[str]:
@@ -138,19 +149,27 @@ def probe_table(summary: ProbeSummary) -> list[str]:
     lines = [
         f"  {100 * summary.label_fraction:g}% of the labels: {counted(summary.labels, 'image')} of "
         f"{counted(summary.subjects, 'subject')}{where}",
-        f"  {'features':<19}" + "".join(f"{name:>19}" for name in columns) + validation,
     ]
-    for row in summary.rows:
-        values = [row.metrics[name] for name in columns]
-        cells = "".join(f"{v.mean:>7.3f} [{v.ci95[0]:.2f},{v.ci95[1]:.2f}]" for v in values)
-        score = f"{row.validation.score:>13.3f}" if row.validation else ""
-        lines.append(f"  {row.features:<19}{cells}{score}")
+    table = [[name, *(_cell(row.metrics[name]) for row in summary.rows)] for name in columns]
+    widths = [max(19, 1 + max(map(len, column))) for column in table]
+    ends = [validation] + [
+        f"{row.validation.score:>13.3f}" if row.validation else "" for row in summary.rows
+    ]
+    names = ["features", *(row.features for row in summary.rows)]
+    for name, cells, end in zip(names, zip(*table, strict=True), ends, strict=True):
+        aligned = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"  {name:<19}{''.join(aligned)}{end}")
     for name, gap in summary.medvq_minus.items():
         low, high = gap.ci95
         lead = f"{METRIC_NAMES[summary.headline]} of medvq less {name}"
         lines.append(f"  {lead}: {gap.mean:+.3f} [{low:+.3f}, {high:+.3f}]")
     lines += [f"  {line}" for line in constant_lines(summary)]
     return lines + _audit_lines(summary.audit)
+
+
+def _cell(value: Interval) -> str:
+    low, high = (rounded(end, 2) for end in value.ci95)
+    return f"{rounded(value.mean)} [{low},{high}]"
 
 
 def constant_lines(summary: ProbeSummary) -> list[str]:
@@ -169,7 +188,7 @@ def evaluate_table(summary: EvaluateSummary) -> list[str]:
         f"  {counted(summary.images, 'image')}, {summary.labelled} with a truth, "
         f"{summary.seen_in_training} left out since training has seen them",
         *(
-            f"  {name:<19}{value.mean:>7.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}]"
+            f"  {name:<19}{rounded(value.mean):>7} [{', '.join(map(rounded, value.ci95))}]"
             for row in summary.rows
             for name, value in zip(map(metric_name, row.metrics), row.metrics.values(), strict=True)
         ),
