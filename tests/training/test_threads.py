@@ -38,11 +38,11 @@ def state(*times: tuple[int, ...]) -> str:
 def test_busy_is_what_is_neither_idle_nor_waits_nor_gives_way() -> None:
     before = state((5, 5, 5, 5), (0, 0, 0, 0), (0, 0, 0, 0), (9, 9, 9, 9, 9))
     after = state((25, 5, 10, 30), (0, 50, 0, 0), (0, 0, 0, 40, 10), (59, 9, 9, 9, 9))
-    assert busy_processors(before, after, [0]) == pytest.approx(0.5)
-    assert busy_processors(before, after, [1]) == 0  # others that give way
-    assert busy_processors(before, after, [2]) == 0  # idle, and waiting for a disk
-    assert busy_processors(before, after, range(4)) == pytest.approx(1.5)
-    assert busy_processors(before, before, range(8)) == 0  # no time has passed
+    assert busy_processors(before, after, [0]) == pytest.approx((0.5, 0.5))
+    assert busy_processors(before, after, [1]) == (0, 1)  # others that give way
+    assert busy_processors(before, after, [2]) == (0, 0)  # idle, and waiting for a disk
+    assert busy_processors(before, after, range(4)) == pytest.approx((1.5, 2.5))
+    assert busy_processors(before, before, range(8)) == (0, 0)  # no time has passed
 
 
 class Machine:
@@ -51,25 +51,27 @@ class Machine:
     Attributes
     ----------
     others : processors that other programs keep busy.
+    nice : processors that programs which give way keep busy, of those that are left.
     most : threads, above which steps take four times as long, whatever the kernel counts.
     """
 
     most = 4
 
     def __init__(self) -> None:
-        self.others = self.now = self.own = self.busy = 0.0
+        self.others = self.nice = self.now = self.own = self.busy = self.given = 0.0
 
-    def sleep(self, seconds: float) -> None:
-        """Pass time in which the training does nothing."""
+    def sleep(self, seconds: float, own: float = 0.0) -> None:
+        """Pass time in which the training uses ``own`` processors."""
+        own = min(own, 4 - self.others)
         self.now += seconds
+        self.own += seconds * own
         self.busy += seconds * self.others
+        self.given += seconds * min(self.nice, 4 - self.others - own)
 
     def train(self, seconds: float) -> int:
         """Pass time in which the training computes; return its threads."""
         number = torch.get_num_threads()
-        seconds *= 4 if number > self.most else 1
-        self.sleep(seconds)
-        self.own += seconds * min(number, 4 - self.others)
+        self.sleep(seconds * (4 if number > self.most else 1), number)
         return number
 
     def monotonic(self) -> float:
@@ -80,9 +82,9 @@ class Machine:
 
     def state(self) -> str:
         """What the kernel would say, in hundredths of a second, all processors alike."""
-        busy = round(100 * (self.busy + self.own) / 4)
-        idle = round(100 * self.now) - busy
-        return state(*[(busy, 0, 0, idle)] * 4)
+        busy, nice = round(100 * (self.busy + self.own) / 4), round(100 * self.given / 4)
+        idle = round(100 * self.now) - busy - nice
+        return state(*[(busy, nice, 0, idle)] * 4)
 
 
 @pytest.fixture
@@ -144,16 +146,22 @@ def test_others_that_are_there_at_first_are_told_from_the_training(machine: Mach
         assert train_on(machine, training, 60) == [2] * 60
 
 
-def test_more_threads_in_which_steps_take_longer_are_given_up(machine: Machine) -> None:
-    machine.most = 2  # beside programs that give way to others, which count as free
+def test_processors_of_programs_that_give_way_are_left_to_them_and_tried(machine: Machine) -> None:
+    machine.nice = 2.0
+    with pytest.warns(Notice, match="in 2 threads"), TrainingThreads(CPU) as training:
+        used = train_on(machine, training, 100)
+    assert used == [2] * 30 + [4] * 70  # they slow nothing
+
+
+def test_threads_in_which_steps_take_longer_are_given_up(machine: Machine) -> None:
+    machine.nice, machine.most = 2.0, 2
     with TrainingThreads(CPU) as training:
-        training.resume(2)
         with pytest.warns(Notice, match="in 2 threads, since steps took longer in more"):
             used = train_on(machine, training, 400)
         # Each try costs one look of three slow steps, and is waited for twice as long as the last.
         assert [n for n in range(1, len(used)) if used[n] > used[n - 1]] == [30, 93, 216]
         assert used.count(4) == 9
-        machine.most = 4
+        machine.nice, machine.most = 0.0, 4
         with pytest.warns(Notice, match="free again"):
             assert train_on(machine, training, 400)[-100:] == [4] * 100
 

@@ -40,19 +40,20 @@ def free_threads(processors: int, busy: float) -> int:
     return max(1, processors - round(busy))
 
 
-def busy_processors(before: str, after: str, processors: Collection[int]) -> float:
+def busy_processors(before: str, after: str, processors: Collection[int]) -> tuple[float, float]:
     """Return how many processors were busy between two states of ``/proc/stat``.
 
-    Time in which one waits for a disk, or computes for programs that give way to others (``nice``),
-    is free.
+    Time in which one waits for a disk is free. The first number leaves out programs that give way
+    to others (``nice``); the second counts them.
     """
     first, second = (_times(state) for state in (before, after))
-    busy = 0.0
+    busy = nice = 0.0
     for processor in first.keys() & second.keys() & set(processors):
         passed = [b - a for a, b in zip(first[processor], second[processor], strict=True)]
-        _, nice, _, idle, waits = passed[:5]
-        busy += 1 - (nice + idle + waits) / sum(passed) if sum(passed) else 0.0
-    return busy
+        whole = max(sum(passed), 1)
+        nice += passed[1] / whole
+        busy += (sum(passed) - sum(passed[3:5])) / whole
+    return busy - nice, busy
 
 
 def _times(state: str) -> dict[int, list[int]]:
@@ -69,15 +70,16 @@ class TrainingThreads:
     """Computes in :func:`free_threads` threads while it is entered, unless OMP_NUM_THREADS is set.
 
     Others begin and end while a training goes on, so that :meth:`adapt` looks again: fewer threads
-    are taken at once, more when they have been free for a while, and fewer again where steps then
-    take longer: what others do is not all that the kernel counts. It does nothing on a GPU.
+    are taken at once, more when they have been free for a while. Programs that give way to others
+    slow one down all the same, some little and some much: processors that they use are left to them
+    and then tried, and threads in which steps take longer are given up. It does nothing on a GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._adapts = device.type == "cpu" and not _says_threads() and _STATE.exists()
         self._processors = os.sched_getaffinity(0) if self._adapts else set()
         self._most = torch.get_num_threads()
-        self._recent: list[int] = []  # threads that were free at each look
+        self._recent: list[int] = []  # threads that could be tried at each look
         self._looks = _LOOKS_AT_FREE
         # Threads, and the duration of a step in them, before more were taken.
         self._fewer: tuple[int, float] | None = None
@@ -86,7 +88,7 @@ class TrainingThreads:
         if self._adapts:
             self._begin()
             time.sleep(_FIRST_LOOK_SECONDS)
-            self._take(self._free(), "since other programs use the processors")
+            self._take(self._free()[0], "since other programs use the processors")
         return self
 
     def __exit__(
@@ -111,34 +113,39 @@ class TrainingThreads:
             return
         # Of all steps the one in the middle: between two of them may lie the end of an epoch.
         step = median(after - before for before, after in pairwise(self._steps))
-        free, now = self._free(), torch.get_num_threads()
-        self._recent = [*self._recent, free][-self._looks :]
-        if free < now:
-            self._fewer = None
-            self._take(free, "since other programs use the processors now")
-        elif self._fewer is not None and step > self._fewer[1]:
+        (free, to_try), now = self._free(), torch.get_num_threads()
+        self._recent = [*self._recent, to_try][-self._looks :]
+        if self._fewer is not None and step > self._fewer[1] and to_try >= now:
             # Whatever slowed them may come again: wait longer before the next try.
             self._looks, self._recent = 2 * self._looks, []
             self._take(self._fewer[0], "since steps took longer in more")
             self._fewer = None
+        elif (to_try if self._fewer else free) < now:
+            self._fewer = None
+            self._take(free, "since other programs use the processors now")
         elif len(self._recent) == self._looks and min(self._recent) > now:
             self._fewer = now, step
             self._take(min(self._recent), "since processors are free again")
 
     def _begin(self) -> None:
-        self._began, self._own, self._state = time.monotonic(), _own_seconds(), _read_state()
+        self._began, self._own, self._state = time.monotonic(), time.process_time(), _read_state()
         self._steps = [self._began]
 
-    def _free(self) -> int:
-        """Return how many threads others have left free since :meth:`_begin`, and begin anew."""
+    def _free(self) -> tuple[int, int]:
+        """Return how many threads others have left free since :meth:`_begin`, and begin anew.
+
+        The second number counts as free what programs use that give way to others.
+        """
         began, own, state = self._began, self._own, self._state
         self._begin()
         by_own = (self._own - own) / max(self._began - began, 1e-3)
         try:
-            busy = busy_processors(state, self._state, self._processors) - by_own
+            busy, with_nice = busy_processors(state, self._state, self._processors)
         except ValueError:  # a kernel that counts otherwise
-            busy = 0.0
-        return min(self._most, free_threads(len(self._processors), max(busy, 0.0)))
+            return self._most, self._most
+        others = with_nice - by_own, busy - by_own * (os.nice(0) <= 0)
+        free, to_try = (free_threads(len(self._processors), max(one, 0.0)) for one in others)
+        return min(self._most, free), min(self._most, max(free, to_try))
 
     def _take(self, number: int, why: str) -> None:
         if number == torch.get_num_threads():
@@ -155,8 +162,3 @@ def _read_state() -> str:
         return _STATE.read_text()
     except OSError:
         return ""
-
-
-def _own_seconds() -> float:
-    """Return the time of processors that this program has taken, unless it gives way to others."""
-    return 0.0 if os.nice(0) > 0 else time.process_time()
