@@ -367,6 +367,8 @@ def test_label_efficiency_is_over_fractions(tmp_path: Path, saved: dict[str, Any
     assert (np.diff(places, axis=0) > 0).all()
     assert np.abs(np.log(places / [1, 5])).max() < 0.15
     assert means.get_ydata().tolist() == [0.7, 0.8]
+    # The legend hides none of them.
+    assert axis.get_legend().get_window_extent().x0 >= axis.get_window_extent().x1
 
 
 def test_one_share_of_labels_is_shown_as_dots(tmp_path: Path, saved: dict[str, Any]) -> None:

@@ -175,6 +175,21 @@ def test_titles_of_the_worst_errors_do_not_meet(
         assert not any(map(box.overlaps, boxes[:number]))
 
 
+def test_a_page_of_cross_validation_says_so_and_has_no_validation_scores(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder.parent, tmp_path / "artifacts", symlinks=True)
+    settings = (*SETTINGS, "probe.evaluate=cross_validation", "probe.outer_folds=3")
+    options = [part for setting in settings for part in ("--set", setting)]
+    command = ["probe", "--config", str(folder.parents[1] / "images" / "hostile.yaml")]
+    assert main([*command, "--artifacts", str(copy), "--device", "cpu", *options]) == 0
+    text = Page(read(copy / "hostile")).text
+    assert "2 repeats of cross-validation in 3 folds; mean and 95% interval." in text
+    row = r"features AUROC ([\w ]+?)( validation)? MedVQ \d"
+    heads = [re.search(row, " ".join(one.split())) for one in (Page(read(folder)).text, text)]
+    assert [head and head[2] for head in heads] == [" validation", None]
+
+
 def test_one_epoch_is_told_as_one(folder: Path) -> None:
     assert "1 epoch without labels; reconstructions of" in " ".join(Page(read(folder)).text.split())
 

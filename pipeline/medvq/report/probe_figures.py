@@ -141,7 +141,7 @@ def draw_label_efficiency(
         return
     rows = [{row.features: row for row in summaries[f].rows} for f in fractions]
     percent = [100 * fraction for fraction in fractions]
-    with plots.panels(file) as (axis,):
+    with plots.panels(file, width=8.6) as (axis,):
         shown = {name: _STYLES[name] for name in _STYLES if all(name in row for row in rows)}
         # Side by side, so that no interval hides another.
         beside = 1.025 ** (np.arange(len(shown)) - (len(shown) - 1) / 2)
@@ -158,6 +158,8 @@ def draw_label_efficiency(
         axis.set_title("Label efficiency, mean and 95% interval given this training")
         axis.set_xticks(percent, [f"{value:g}" for value in percent])
         axis.minorticks_off()
+        # Beside the axes, since so many rows would hide points.
+        plots.add_legend(axis, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _name_label_axes(axis: Axes, summary: ProbeSummary, where: str) -> None:

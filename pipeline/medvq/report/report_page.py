@@ -46,6 +46,7 @@ from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES
 from medvq.storage.publication import unobstructed
 from medvq.summaries import ExtractSummary, IngestSummary, PretrainSummary, ProbeSummary
+from medvq.wording import counted
 
 _ERRORS = 6
 _CAPTIONS = {
@@ -205,6 +206,7 @@ def _render(folder: Path, chain: Mapping[str, Artifact], scratch: Path) -> str:
         pretrain=chain["pretrain"].summary(PretrainSummary) if "pretrain" in chain else None,
         metric_name=metric_name,
         rounded=rounded,
+        counted=counted,
         shown_name=shown_name,
         sections=dict(_sections(chain)),
         samples=_samples(chain),
