@@ -77,6 +77,23 @@ def test_an_interruption_that_is_lost_in_a_finaliser_comes_again(
     assert capsys.readouterr().err == f"medvq: {INTERRUPTED}\n"
 
 
+def test_an_interruption_while_a_dataclass_is_made_has_its_own_status(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "from pathlib import Path\n"
+        "from medvq.cli import status\n"
+        "made = lambda: exec('import signal; signal.raise_signal(signal.SIGTERM)')\n"
+        "raise SystemExit(status(made, Path('.')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (143, f"medvq: {INTERRUPTED}\n")
+
+
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

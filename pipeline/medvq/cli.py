@@ -26,7 +26,7 @@ from medvq.distributed import (
     turn_to_tell,
 )
 from medvq.errors import Notice, UserError, out_of_memory, refused_by_disk
-from medvq.interruption import INTERRUPTED, Interruption
+from medvq.interruption import INTERRUPTED, Interruption, end_as_told
 from medvq.modes import artifact_modes
 from medvq.outputs import discard_refused, discard_unread, open_closed
 from medvq.stages import COMMANDS, STAGES
@@ -146,6 +146,7 @@ def _check_folders(folders: Sequence[Path]) -> None:
 
 def _interrupted(interruption: Interruption) -> int:
     _tell(INTERRUPTED)
+    end_as_told()
     return interruption.status
 
 
