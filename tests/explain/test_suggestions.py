@@ -138,6 +138,17 @@ def test_labels_that_were_filled_in_are_not_overwritten(
     assert "has been filled in and is not overwritten: move it" in capsys.readouterr().err
 
 
+def test_a_command_that_is_ended_leaves_no_table_to_fill_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medvq.report.suggestions_figure.draw_suggestions", interrupted)
+    assert main(command(folder, tmp_path, "--number", "2", "--all")) == 130
+    assert not list(tmp_path.iterdir())
+
+
 def test_labels_beside_a_column_of_the_users_own_are_not_overwritten(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from factories.artifacts import published
 from medvq.errors import UserError
+from medvq.storage import publication
 from medvq.storage.artifacts import existing, find, finished
 from medvq.storage.publication import unobstructed, write_bytes, writing
 
@@ -82,3 +83,19 @@ def test_a_file_that_the_disk_refuses_leaves_the_one_before_and_no_part_of_itsel
     with pytest.raises(OSError, match="No space left"):
         write_bytes(file, b"after")
     assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(file, b"before")]
+
+
+def test_of_two_processes_that_write_one_file_the_last_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "table.csv"
+
+    def meanwhile(_: Path) -> None:
+        monkeypatch.setattr(publication, "sync", lambda _: None)
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        write_bytes(file, b"another process")
+
+    monkeypatch.setattr(publication, "sync", meanwhile)
+    write_bytes(file, b"this process")
+    assert file.read_bytes() == b"this process"
+    assert list(tmp_path.iterdir()) == [file]

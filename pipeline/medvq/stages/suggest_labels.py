@@ -48,6 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.explain.suggestions import suggest_patients
     from medvq.report.suggestions_figure import draw_suggestions
     from medvq.storage import artifacts
+    from medvq.storage.publication import write_bytes
 
     if parsed.number < 1:
         raise UserError(f"N={parsed.number} patients cannot be suggested; ask for 1 or more")
@@ -70,9 +71,9 @@ def run(parsed: argparse.Namespace) -> int:
     table = chosen.assign(file=manifest["path"].fillna("").to_numpy()[chosen["row"]])
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     file.parent.mkdir(parents=True, exist_ok=True)
-    table.assign(label="")[_COLUMNS].to_csv(file, index=False)
     originals = np.load(ingest.folder / "originals.npy", mmap_mode="r")
     draw_suggestions(originals, table["row"], sheet)
+    write_bytes(file, table.assign(label="")[_COLUMNS].to_csv(index=False).encode())
     print(f"{counted(len(table), 'patient')} to label; fill in the column 'label': {file}")
     print(json.dumps({"table": str(file), "sheet": str(sheet)}) if parsed.json else sheet)
     return 0

@@ -164,8 +164,11 @@ def point_latest(folder: Path) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write aside and rename, so that nobody ever reads half a file; an error leaves no part."""
-    aside = file.with_name(f".{file.name}")
+    """Write aside and rename, so that nobody ever reads half a file; an error leaves no part.
+
+    Of several processes that write one file the last one wins.
+    """
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         aside.write_bytes(content)
         sync(aside)
