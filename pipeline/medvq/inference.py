@@ -234,13 +234,20 @@ class Encoder:
         images : as :attr:`read` returns them, (B, C, *read_shape).
         only : names of the baselines that are wanted; None for all.
         """
+        return self.register_and_encode(images, only)[0]
+
+    def register_and_encode(
+        self, images: NDArray[np.uint8], only: Collection[str] | None = None
+    ) -> tuple[FeatureSets, NDArray[np.bool_]]:
+        """Return :meth:`features_as_read`, and which images (B,) cannot be registered."""
         number = len(images)
         filled = np.concatenate([images, np.repeat(images[-1:], -number % _GROUP, axis=0)])
         groups = np.split(without_grey_axis(filled), len(filled) // _GROUP)
         with threads_of_one_core(torch.get_num_threads()) as threads:
-            prepared = [one.images for one in threads.map(self.prepare, groups)]
-        sets = self.features(to_unit(np.concatenate(prepared)), only)
-        return {name: values[:number] for name, values in sets.items()}
+            prepared = list(threads.map(self.prepare, groups))
+        sets = self.features(to_unit(np.concatenate([one.images for one in prepared])), only)
+        failed = torch.cat([one.registration.failed for one in prepared]).numpy()[:number]
+        return {name: values[:number] for name, values in sets.items()}, failed
 
     def features(self, images: Tensor, only: Collection[str] | None = None) -> FeatureSets:
         """Return every feature set of prepared images (B, C, *spatial) in [0, 1].

@@ -99,3 +99,8 @@ def test_the_command_says_a_line_for_each_file_and_json_on_the_last(
     first, second = json.loads(last)["files"]
     assert first["applied"] == ["all 8 bits"]
     assert (second["status"], second["mean"], second["picture"]) == ("refused", None, None)
+
+
+def test_a_command_that_shows_nothing_says_so_by_its_status(tmp_path: Path) -> None:
+    (empty := tmp_path / "empty.png").touch()
+    assert main(["preview", str(empty), "nothing.png", "--out", str(tmp_path)]) == 2

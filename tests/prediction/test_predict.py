@@ -153,6 +153,37 @@ def test_images_of_another_kind_are_flagged_and_unreadable_ones_refused(
     assert "flagged: 1 x its width over its height is far from those of training" in shown
 
 
+def test_an_image_that_cannot_be_registered_is_flagged_as_it_is_explained(
+    folder: Path, probe: Path, tmp_path: Path, predict: Predict, capsys: Any
+) -> None:
+    shutil.copy(min(folder.glob("data/phantom-*/images/*.dcm")), tmp_path / "a.dcm")
+    ramp = np.linspace(255, 0, 64, dtype=np.uint8)[:, None].repeat(80, 1)
+    Image.fromarray(ramp).save(tmp_path / "b.png")
+    rows = predict(tmp_path, tmp_path / "p.csv", "--no-typicality")
+    misaligned = "it cannot be registered to the training images"
+    assert [row["other_kind"] for row in rows] == ["", misaligned]
+    assert f"flagged: 1 x {misaligned}" in capsys.readouterr().err
+    for name in ("a.dcm", "b.png"):
+        explain = ["explain", str(tmp_path / name), "--probe", str(probe), "--out", str(tmp_path)]
+        assert main(explain) == 0
+        assert (misaligned in capsys.readouterr().out) is (name == "b.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".dcm"])
+def test_a_run_that_reads_nothing_says_so_by_its_status(
+    tmp_path: Path, predict: Predict, capsys: Any, suffix: str
+) -> None:
+    (file := tmp_path / f"a{suffix}").write_text("no image")
+    for _ in range(2):  # as it is done, and as it is found up to date
+        predict(file, tmp_path / "p.csv", "--no-typicality", "--json", status=2)
+        told = capsys.readouterr()
+        assert json.loads(told.out)["refused"] == 1
+        assert "nothing is predicted: no image could be read" in told.err
+    with (tmp_path / "p.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["status"] == "refused"
+
+
 def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
     images: Path, tmp_path: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # another kind: another body part or scanner, a thumbnail, a contact sheet.
 _SIZE_FACTOR, _ASPECT_FACTOR = 2.0, 1.25
 _SIZE, _WIDTH = "its size", "its width"
+MISALIGNED = "it cannot be registered to the training images"
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,13 @@ class Predictions:
     probabilities : of every class (N, K); None where a number is predicted.
     values : the predicted numbers (N,), or the numbers of the classes that are called.
     scores : out-of-distribution scores (N,), in bits per code; None where there is no prior.
+    misaligned : which images (N,) cannot be registered to those of training.
     """
 
     probabilities: Floats | None
     values: Floats
     scores: Floats | None
+    misaligned: NDArray[np.bool_]
 
 
 class Predictor:
@@ -71,16 +73,17 @@ class Predictor:
 
     def __call__(self, images: Bytes) -> Predictions:
         """Predict for images as read, bytes (N, C, *read_shape)."""
-        sets = self.encoder.features_as_read(images, only=self.probe[0].names)
+        sets, misaligned = self.encoder.register_and_encode(images, only=self.probe[0].names)
         features = np.concatenate([sets[name] for name in self.probe[0].names], axis=1)
         predicted = TASKS[self.summary.headline].predict(self.probe, features)
         scores = self._scores(sets["codes_0"])
         if not self.classes:
-            return Predictions(None, predicted, scores)
+            return Predictions(None, predicted, scores, misaligned)
         if predicted.ndim == 1:
             called = (predicted >= self.summary.threshold).astype(np.float64)
-            return Predictions(np.stack([1 - predicted, predicted], axis=1), called, scores)
-        return Predictions(predicted, predicted.argmax(1).astype(np.float64), scores)
+            both = np.stack([1 - predicted, predicted], axis=1)
+            return Predictions(both, called, scores, misaligned)
+        return Predictions(predicted, predicted.argmax(1).astype(np.float64), scores, misaligned)
 
     def _scores(self, codes: NDArray[np.uint16]) -> Floats | None:
         if self._prior is None:

@@ -28,7 +28,13 @@ from medvq.errors import UserError
 from medvq.images.cache import ReadCache
 from medvq.images.reading import read_all
 from medvq.prediction import table
-from medvq.prediction.inputs import Inputs, NewImage, TrainingSizes, kind_of_difference
+from medvq.prediction.inputs import (
+    MISALIGNED,
+    Inputs,
+    NewImage,
+    TrainingSizes,
+    kind_of_difference,
+)
 from medvq.prediction.journal import FORCE, SUFFIX, Journal, RunIdentity, locked
 from medvq.prediction.reading import NewImageReader, NewImageResult
 from medvq.storage.artifacts import Artifact, source, verify
@@ -229,6 +235,8 @@ class RowMaker:
         read = (n for n, result in enumerate(results) if result.image is not None)
         for place, number in enumerate(read):
             rows[number] |= self._predicted(predictions, place)
+            if predictions.misaligned[place]:
+                rows[number]["other_kind"] = rows[number]["other_kind"] or MISALIGNED
             if self._dicom is not None and images[number].dicom:
                 rows[number][table.DICOM_RESULT] = self._dicom.write(images[number], rows[number])
         return rows

@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Predict, and say what was read, refused and flagged."""
+    """Predict, and say what was read, refused and flagged; return 2 where nothing was read."""
     from medvq.prediction.inputs import list_inputs
     from medvq.prediction.run import Request, predict
     from medvq.report.tables import constant_lines
@@ -87,7 +87,7 @@ def run(parsed: argparse.Namespace) -> int:
     constant = constant_lines(probe.summary(ProbeSummary))
     print(*skipped, *lines(outcome, parsed.dicom_output), *constant, sep="\n", file=sys.stderr)
     print(json.dumps(outcome.to_json()) if parsed.json else outcome.out)
-    return 0
+    return 0 if outcome.read else 2
 
 
 def _check(parsed: argparse.Namespace) -> None:
@@ -127,6 +127,8 @@ def lines(outcome: Outcome, dicom_output: str | None) -> list[str]:
     text = [f"{counted(outcome.read, 'image')} read, {refused} refused, {outcome.flagged} flagged"]
     text += [f"  refused: {n} x {reason}" for reason, n in outcome.refused.most_common()]
     text += [f"  flagged: {n} x {reason}" for reason, n in outcome.flags.most_common()]
+    if not outcome.read:
+        text.append("nothing is predicted: no image could be read")
     if outcome.flagged > _MANY * max(outcome.read, 1):
         text.append(
             "most images are unlike those of training: what the probe says of them is not to be "

@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Print a line for each file, as soon as it has been read."""
+    """Print a line for each file, as soon as it has been read; return 2 where none was."""
     from medvq.images.preview import as_line, preview
 
     previews = []
@@ -30,7 +30,7 @@ def run(parsed: argparse.Namespace) -> int:
         print(one.line().encode(errors="replace").decode(), flush=True)
     if parsed.json:
         print(as_line(previews))
-    return 0
+    return 0 if any(one.status == "read" for one in previews) else 2
 
 
 PREVIEW = Command(

@@ -68,7 +68,8 @@ def run(parsed: argparse.Namespace) -> int:
         shares = ", ".join(
             f"{number} {label or 'without a label'}" for label, number in counts.items()
         )
-        print(f"the {len(neighbours)} nearest of {counted(found.images, 'image')}: {shares}")
+        which = "nearest" if len(neighbours) == 1 else f"{len(neighbours)} nearest"
+        print(f"the {which} of {counted(found.images, 'image')}: {shares}")
     if not found.exact:
         print("the search is approximate: it may have missed some")
     print(f"table: {table}")
