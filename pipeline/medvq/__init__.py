@@ -6,13 +6,16 @@
 3
 
 The public API is what ``__all__`` lists; everything else is private. A name is imported when it is
-first used, since torch takes seconds.
+first used, since torch takes seconds. All that the import itself does is to have libraries that are
+imported later send nothing to their makers.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from medvq.telemetry import refuse_telemetry
 
 if TYPE_CHECKING:
     from medvq.config_file import load_config
@@ -32,6 +35,8 @@ __all__ = [
 ]
 __version__ = "0.2.0"
 _MODULES = {"load_config": "config_file", "run": "flow", "RunOptions": "flow"}
+
+refuse_telemetry()
 
 
 def __getattr__(name: str) -> Any:

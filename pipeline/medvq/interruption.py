@@ -35,15 +35,6 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int
     return {number: signal.signal(number, received) for number in SIGNALS if number not in ignored}
 
 
-def end_as_told() -> None:
-    """Have Python end with the status that it is told.
-
-    An interruption that passes ``exec`` of a text, by which dataclasses are made, has ``python -m``
-    end itself by SIGINT whatever handled it; another text takes that back.
-    """
-    exec("")  # noqa: S102
-
-
 class Interruption:
     """Handles the signals that end a command, within a context.
 

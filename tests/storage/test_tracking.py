@@ -181,23 +181,6 @@ def test_a_run_ends_as_it_ended(store: Store, name: str, status: str) -> None:
     assert store.run(name).info.status == status
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "true"), ({"DO_NOT_TRACK": "0"}, "0")])
-def test_nothing_is_sent_to_others_unless_the_user_says_so(
-    given: dict[str, str], expected: str
-) -> None:
-    names = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
-    environment = {key: value for key, value in os.environ.items() if key not in names}
-    code = f"import os, medvq.storage.tracking; print(*[os.environ[n] for n in {names}])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment | given,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["true", expected]
-
-
 def test_runs_started_at_once_share_a_store_that_neither_finds(tmp_path: Path) -> None:
     """As two makes in an empty folder do: each would create the tables of the other."""
     code = (

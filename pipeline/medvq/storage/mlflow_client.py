@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 
 _DEFAULTS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 
 
 def set_client_defaults() -> None:
-    """Send nothing to anybody else, and give up a server that does not answer after seconds.
+    """Give up a server that does not answer after seconds.
 
     By default that takes minutes. Only where the user has not said otherwise. What fails is tried
     again by the sender: MLflow would start a second run where the answer to the first was lost.
