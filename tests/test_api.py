@@ -161,3 +161,43 @@ def test_importing_is_quick_and_changes_nothing() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_what_is_no_list_of_files_is_said(encoder: medvq.Encoder, files: list[Path]) -> None:
+    for path in (files[0], str(files[0])):
+        with pytest.raises(TypeError, match="files is one path; give a list"):
+            encoder(path)
+    with pytest.raises(TypeError, match="files holds a ndarray, not paths"):
+        encoder(np.zeros((2, 32, 32)))
+    assert len(encoder(str(file) for file in files[:2])) == 2
+    with pytest.raises(TypeError, match=r"images are a ndarray, not a torch.Tensor"):
+        encoder.encode(np.zeros((2, 1, 32, 32)))
+
+
+def test_a_device_that_there_is_not_is_refused_and_not_taken_for_another(folder: Path) -> None:
+    artifact = folder / "artifacts/tiny/pretrain/latest"
+    with pytest.raises(UserError, match="device=tpu is none of: auto, cpu, cuda"):
+        medvq.load_encoder(artifact, "tpu")
+    encoder = medvq.load_encoder(artifact, torch.device("cpu"))
+    assert encoder.device == torch.device("cpu")
+    with pytest.raises(UserError, match="device=gpu is none of: auto, cpu, cuda"):
+        medvq.run("ingest", medvq.load_config("phantom"), medvq.RunOptions(device="gpu"))
+
+
+def test_features_of_another_width_are_not_taken_for_the_probes(folder: Path) -> None:
+    probe = medvq.load_probe(folder / "artifacts/tiny/probe/latest")
+    width = len(probe[1].mean_)
+    for shape in ((3, 1), (3, width - 1), (width,)):
+        with pytest.raises(ValueError, match=rf"the features have the shape .*, not \(N, {width}"):
+            probe.predict_proba(np.zeros(shape))
+    assert probe.predict_proba(np.zeros((3, width))).shape == (3, 2)
+
+
+def test_a_run_takes_paths_as_text_and_says_what_it_does_not_take() -> None:
+    options = medvq.RunOptions(data_root="a", artifacts="b", probe="c")
+    assert (options.data_root, options.artifacts) == (Path("a"), Path("b"))
+    assert (options.cache, options.probe) == (Path("b/.cache"), Path("c"))
+    with pytest.raises(UserError, match="there is no stage 'train'; there are: ingest, pretrain"):
+        medvq.run("train", medvq.load_config("phantom"))
+    with pytest.raises(TypeError, match="config is a str; give what load_config returns"):
+        medvq.run("ingest", "phantom")

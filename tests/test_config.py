@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from medvq.config import Config
@@ -66,6 +67,24 @@ def test_an_override_is_read_as_yaml(file: Path, override: str, expected: object
     found = value(load_config(file, (override,)), override.partition("=")[0])
     assert found == expected
     assert type(found) is type(expected)
+
+
+def test_a_section_changes_the_values_that_it_names_alone(file: Path) -> None:
+    for overrides in ({"pretrain": {"patience": 4}}, ["pretrain={patience: 4}"]):
+        changed, before = load_config(file, overrides), load_config(file)
+        assert changed.pretrain == before.pretrain.model_copy(update={"patience": 4})
+    both = {"pretrain.epochs": 7, "pretrain": {"patience": 4}}
+    assert load_config(file, both).pretrain.epochs == 7
+
+
+def test_overrides_may_be_paths_numbers_of_numpy_and_one_text(file: Path, tmp_path: Path) -> None:
+    numbers = {"pretrain.epochs": np.int64(7), "pretrain.learning_rate": np.float32(0.5)}
+    pretrain = load_config(file, {**numbers, "pretrain.start_from": tmp_path}).pretrain
+    assert (pretrain.epochs, pretrain.learning_rate) == (7, 0.5)
+    assert pretrain.start_from == str(tmp_path)
+    assert load_config(file, "pretrain.epochs=7").pretrain.epochs == 7
+    with pytest.raises(UserError, match=r"a type that YAML alone cannot say plainly \(object\)"):
+        load_config(file, {"pretrain.epochs": object()})
 
 
 def test_the_last_override_wins(file: Path) -> None:

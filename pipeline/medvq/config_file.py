@@ -57,7 +57,7 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
         and an encoder without a VQ-VAE beside it also its ``probe.features``, a table its
         ``probe.whitening``.
     overrides : values by dotted key, such as ``{"pretrain.epochs": 3}``, or texts of the form
-        ``pretrain.epochs=3``.
+        ``pretrain.epochs=3``. A section changes the values that it names and leaves the others.
 
     Raises
     ------
@@ -72,15 +72,25 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | Sequence[str] =
             "file, my-study.yaml"
         )
     document = _read(file)
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parse, overrides))
     for key, value in values.items():
         _override(document, key, value)
     _judge_external_features(document)
     try:
         # Through JSON, since YAML and JSON both write a tuple as a list.
-        return Config.model_validate_json(json.dumps(document))
+        return Config.model_validate_json(json.dumps(document, default=_plain))
     except (ValidationError, TypeError) as error:
         raise UserError(f"{file}: {_explain(error)}") from error
+
+
+def _plain(value: object) -> object:
+    """Return what YAML would have in place of a path, or of a number or an array of numpy."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__}")
 
 
 def _judge_external_features(document: dict[str, Any]) -> None:
@@ -176,12 +186,13 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise UserError(f"override '{key}={value}': '{section}' is a value, not a section")
-    target[leaf] = value
+    both = isinstance(value, dict) and isinstance(target.get(leaf), dict)
+    target[leaf] = _merged(target[leaf], value) if both else value
 
 
 def _explain(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
-        return f"a value is of a type that YAML alone cannot say plainly: {error}"
+        return f"a value is of a type that YAML alone cannot say plainly ({error})"
     reasons = []
     for detail in error.errors()[:3]:
         key, section = _key(detail["loc"])

@@ -89,10 +89,19 @@ def run(
     ------
     UserError
         Anything that is the user's to mend.
+    TypeError
+        ``config`` is no configuration, but its name, say.
     """
     started = time.perf_counter()
     options = options or RunOptions()
-    stage = STAGES[stage] if isinstance(stage, str) else stage
+    if isinstance(stage, str):
+        if stage not in STAGES:
+            raise UserError(f"there is no stage {stage!r}; there are: {', '.join(STAGES)}")
+        stage = STAGES[stage]
+    if not isinstance(config, Config):
+        raise TypeError(f"config is a {type(config).__name__}; give what load_config returns")
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={options.device} is none of: auto, cpu, cuda")
     if options.device == "cuda":
         choose_device(options.device)  # refuses it before any work is done
     folder_mode()  # likewise

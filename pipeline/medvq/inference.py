@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from concurrent.futures import Executor
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,13 +52,15 @@ def load_encoder(path: str | Path, device: str = "auto") -> Encoder:
     Raises
     ------
     UserError
-        There is no such artifact, or its files are damaged.
+        There is no such artifact, its files are damaged, or there is no such device.
     """
+    if str(device) not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={device} is none of: auto, cpu, cuda")
     artifact = artifacts.find_linked(Path(path))
     stage = "pretrain"
     if artifact is not None and artifact.record.stage == "extract":
         stage = "extract" if artifact.config().encoder is not None else stage
-    return Encoder(artifacts.finished(Path(path), stage), device)
+    return Encoder(artifacts.finished(Path(path), stage), str(device))
 
 
 def load_probe(path: str | Path) -> Pipeline:
@@ -155,11 +158,11 @@ class Encoder:
         UserError
             A file cannot be read; the message says which and why.
         TypeError
-            ``files`` is one text, whose letters would be taken for files.
+            ``files`` is one path, whose letters would be taken for files, or holds other things.
         """
-        if isinstance(files, str):
-            raise TypeError("files is one text; give a list of paths: [path]")
-        paths = [Path(file) for file in files]
+        if isinstance(files, str | bytes | PathLike):
+            raise TypeError("files is one path; give a list of paths: [path]")
+        paths = [_path(file) for file in files]
         window = getattr(self.config.source, "window", None)
         listed = [ImageFiles((path,), window=window) for path in paths]
         results = read_all(listed, self.read, ReadCache(None))
@@ -196,7 +199,11 @@ class Encoder:
         ------
         ValueError
             The shape or the range is another one.
+        TypeError
+            The images are no tensor.
         """
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images are a {type(images).__name__}, not a torch.Tensor")
         ingest = self.config.ingest
         expected = (ingest.channels, *ingest.image_shape)
         if images.ndim != 1 + len(expected) or tuple(images.shape[1:]) != expected:
@@ -295,6 +302,14 @@ class Encoder:
 def without_grey_axis(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return images as read (B, C, *spatial) as the cache holds them: grey pictures (B, H, W)."""
     return images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
+
+
+def _path(file: object) -> Path:
+    if not isinstance(file, str | PathLike):
+        raise TypeError(
+            f"files holds a {type(file).__name__}, not paths; arrays are encoded by Encoder.encode"
+        )
+    return Path(file)
 
 
 def _shown(path: Path) -> str:

@@ -110,9 +110,18 @@ class BlockScaler(Encoding):
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the scaled columns; of a table in single precision in single precision."""
+        """Return the scaled columns; of a table in single precision in single precision.
+
+        Raises
+        ------
+        ValueError
+            There are other columns than were fitted: one alone would count as all of them.
+        """
         check_is_fitted(self)
         table = np.asarray(X)
+        if table.shape[1:] != self.mean_.shape:
+            columns = len(self.mean_)
+            raise ValueError(f"the features have the shape {table.shape}, not (N, {columns})")
         precision = np.result_type(table, np.float32)
         scaled: NDArray[Any] = table - self.mean_.astype(precision)
         scaled /= self.scale_.astype(precision)

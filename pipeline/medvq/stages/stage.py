@@ -22,7 +22,7 @@ InputArtifacts = dict[str, dict[str, Artifact]]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run is told beside the configuration.
+    """What a run is told beside the configuration; paths may be given as text.
 
     Attributes
     ----------
@@ -44,6 +44,11 @@ class RunOptions:
     accept_code: bool = False
     probe: Path | None = None
     overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("data_root", "artifacts", "probe"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
 
     @property
     def cache(self) -> Path:
