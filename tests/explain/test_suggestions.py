@@ -13,7 +13,9 @@ import pytest
 from factories.stores import store_keys, write_store
 from medvq.cli import main
 from medvq.config import Config, PhantomSource, ProbeConfig
+from medvq.config.source import ImageFolderSource, Labels
 from medvq.explain.suggestions import Patients, settings_to_cluster, suggest, suggest_patients
+from medvq.storage.artifacts import Artifact
 from medvq.storage.encoded_features import FeatureStore
 
 CENTRES = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
@@ -121,6 +123,22 @@ def test_the_command_writes_a_table_to_fill_in_and_a_sheet(
     assert {row["split"] for row in chosen} == {"train"}
     assert [row["subject_id"] for row in chosen] == table["subject_id"].tolist()
     assert Path(told["sheet"]).stat().st_size > 10_000
+
+
+def test_files_are_in_the_column_that_the_labels_have(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = Labels(file="labels.csv", key="name")
+    source = ImageFolderSource(kind="image_folder", folder=".", labels=labels)
+    config = Artifact.config
+    monkeypatch.setattr(
+        Artifact, "config", lambda self: config(self).model_copy(update={"source": source})
+    )
+    for number in ("2", "3"):  # of which the second replaces the first
+        assert main(command(folder, tmp_path, "--number", number, "--all")) == 0
+    table = pd.read_csv(tmp_path / "to-label.csv")
+    assert table.columns.tolist() == ["rank", "name", "image_id", "subject_id", "label"]
+    assert len(table) == 3
 
 
 def test_labels_that_were_filled_in_are_not_overwritten(

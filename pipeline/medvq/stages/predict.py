@@ -130,9 +130,9 @@ def lines(outcome: Outcome, dicom_output: str | None) -> list[str]:
     if not outcome.read:
         text.append("nothing is predicted: no image could be read")
     if outcome.flagged > _MANY * max(outcome.read, 1):
+        which = "the image is" if outcome.read == 1 else "most images are"
         text.append(
-            "most images are unlike those of training: what the probe says of them is not to be "
-            "trusted"
+            f"{which} unlike those of training: what the probe says is not to be trusted there"
         )
     if outcome.dicom_results:
         text.append(f"{outcome.dicom_results} DICOM results, which name their patients")

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from medvq.config import Config
 from medvq.errors import UserError
 from medvq.stages.command import (
     Command,
@@ -16,7 +17,8 @@ from medvq.stages.command import (
 )
 from medvq.wording import counted
 
-_COLUMNS = ["rank", "file", "image_id", "subject_id", "label"]
+_FILE = "file"
+_COLUMNS = ["rank", _FILE, "image_id", "subject_id", "label"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,15 +55,16 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.number < 1:
         raise UserError(f"N={parsed.number} patients cannot be suggested; ask for 1 or more")
     sheet, file = (parsed.out.absolute() / f"to-label.{suffix}" for suffix in ("png", "csv"))
-    if not _is_blank(file):
-        raise UserError(
-            f"{file} has been filled in and is not overwritten: move it, or choose another OUT"
-        )
     folder = parsed.artifacts / parsed.dataset / "extract" / "latest"
     extract = artifacts.find_linked(folder)
     if extract is None:
         raise UserError(
             f"{folder} is no feature store; run 'make extract-features DATASET=...' first"
+        )
+    names = _columns(extract.config())
+    if not _is_blank(file, names):
+        raise UserError(
+            f"{file} has been filled in and is not overwritten: move it, or choose another OUT"
         )
     artifacts.verify(extract)
     ingest = artifacts.source(extract, "ingest")
@@ -73,13 +76,21 @@ def run(parsed: argparse.Namespace) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     originals = np.load(ingest.folder / "originals.npy", mmap_mode="r")
     draw_suggestions(originals, table["row"], sheet)
-    write_bytes(file, table.assign(label="")[_COLUMNS].to_csv(index=False).encode())
+    table = table.assign(label="")[_COLUMNS].set_axis(names, axis=1)
+    write_bytes(file, table.to_csv(index=False).encode())
     print(f"{counted(len(table), 'patient')} to label; fill in the column 'label': {file}")
     print(json.dumps({"table": str(file), "sheet": str(sheet)}) if parsed.json else sheet)
     return 0
 
 
-def _is_blank(table: Path) -> bool:
+def _columns(config: Config) -> list[str]:
+    """Return the columns of the table; that of files has the name that it has in the labels."""
+    labels = getattr(config.source, "labels", None)
+    key = labels.key if labels is not None and labels.join == "path" else None
+    return [key if key and name == _FILE else name for name in _COLUMNS]
+
+
+def _is_blank(table: Path, names: list[str]) -> bool:
     """Say whether a table is not there, or is as it was written: its last column is empty."""
     try:
         header, *rows = table.read_text(encoding="utf-8").splitlines()
@@ -87,7 +98,8 @@ def _is_blank(table: Path) -> bool:
         return True
     except ValueError:  # no text, or no line
         return False
-    return header == ",".join(_COLUMNS) and all(row.endswith(",") for row in rows)
+    known = {",".join(names), ",".join(_COLUMNS)}
+    return header in known and all(row.endswith(",") for row in rows)
 
 
 SUGGEST_LABELS = Command(
