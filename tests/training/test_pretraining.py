@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories.pretraining import train
+import torch
+from factories.pretraining import TINY, train
 from medvq.errors import UserError
-from medvq.training.pretraining import share_of_subjects, shuffle_among_subjects
+from medvq.training.loop import Run
+from medvq.training.pretraining import (
+    Pretraining,
+    PretrainingData,
+    share_of_subjects,
+    shuffle_among_subjects,
+)
+from medvq.training.threads import TrainingThreads
 
 
 def test_shares_are_nested_and_of_whole_subjects() -> None:
@@ -58,3 +66,30 @@ def test_moving_averages_are_of_the_length_of_the_training(
     places = 8 * 4 * 4  # of codes in a batch
     # Codes that have just restarted count for a fifth of an even share each.
     assert places <= counts.sum() <= 1.2 * places
+
+
+@pytest.mark.parametrize(
+    ("shape", "view_size", "expected"),
+    [
+        ((8, 16, 16), None, False),  # latents of 2 x 4 x 4
+        ((16, 16, 16), 8, False),
+        ((16, 16, 16), None, True),
+        ((8, 8), None, True),
+    ],
+)
+def test_thin_volumes_are_trained_in_float32_on_a_processor(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    view_size: int | None,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr("medvq.training.loop.computes_in_bfloat16", lambda _: True)
+    channels = (1,) if len(shape) == 3 else ()
+    images = np.random.default_rng(0).integers(0, 256, (12, *channels, *shape), np.uint8)
+    rows, names = np.arange(8), np.array([str(n) for n in range(12)])
+    data = PretrainingData(images, names, rows, np.arange(8, 12), names[:8], images[:0], None, rows)
+    config = TINY.model_copy(update={"view_size": view_size})
+    cpu = torch.device("cpu")
+    run = Run(tmp_path, 0, cpu, lambda *_: None, TrainingThreads(cpu))
+    assert Pretraining(data, config, run).autocast is expected

@@ -101,7 +101,8 @@ class TrainingConfig(StrictModel):
     """Epochs without a better validation loss after which training stops; where ``epochs`` is
     null, at least half of all epochs."""
     amp: Literal["auto", "off", "bfloat16"] = "auto"
-    """Mixed precision; ``auto``: bfloat16 where the device has instructions for it."""
+    """Mixed precision; ``auto``: bfloat16 where the device has instructions for it. On a processor
+    volumes of which a latent map has a side below 3 are trained in float32 all the same."""
 
 
 _WIDTHS = {"convolutional": (16, 64, 128, 256), "efficientnet_lite0": (16, 24, 40, 112)}

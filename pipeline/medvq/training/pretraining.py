@@ -39,6 +39,7 @@ _STATISTICS_IMAGES = 512
 _CODEBOOK_IMAGES = 1024  # some hundred places of each
 _BATCH = 64
 _VARIANCE_IMAGES = 512  # evenly spaced, for an estimate of the variance of the training images
+_LEAST_SIDE = 3  # of the smallest map of a volume, that of the kernels
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ class Pretraining(TrainingLoop):
             adapt_statistics(objective.network.encoder, some)
         objective.network.freeze(config.frozen_levels)
         super().__init__(run, config, objective, batches, unused=config.contrast.weight == 0)
+        # On processors oneDNN's gradients of weights in bfloat16 are of memory that nothing has
+        # written where a map of a volume is thinner than the kernel (oneDNN 3.12, torch 2.13).
+        halvings = max(objective.network.halvings)
+        least = min(config.view_size or side for side in spatial) // 2**halvings
+        if self.axes == 3 and least < _LEAST_SIDE and run.device.type == "cpu":
+            self.autocast = False
         for quantizer in objective.network.quantizers:
             quantizer.decay = decay_over(self.epochs * len(batches), config.decay)
 
