@@ -86,3 +86,10 @@ def test_a_tiff_that_is_compressed_in_another_way_is_refused_as_that(
     path.write_bytes(tiff(PICTURE, more={259: number}))
     with pytest.raises(UnreadableImage, match=rf"number {number}.*save it without compression"):
         read_grey(path)
+
+
+def test_a_palette_of_16_bits_is_not_taken_for_greys(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(PICTURE.astype(np.uint16), more={262: 3, 320: bytes(6)}))
+    with pytest.raises(UnreadableImage, match="unusual pixels; save it with 8 or 16 bits"):
+        read_grey(path)

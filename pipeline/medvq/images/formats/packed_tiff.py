@@ -65,7 +65,9 @@ def read_packed_tiff(path: Path) -> tuple[NDArray[np.uint16], int, bool] | None:
             f"a TIFF of {samples} channels, such as grey and transparency, of {max(bits)} bits is "
             "not read: save it as grey or RGB, without transparency"
         )
-    if bits not in {(10,), (12,), (14,), (16,)} or samples != 1 or tags.get(_FORMAT, (1,)) != (1,):
+    is_grey = samples == 1 and tags.get(_PHOTOMETRIC) in {None, 0, 1}  # and no palette
+    is_whole = tags.get(_FORMAT, (1,)) == (1,)
+    if bits not in {(10,), (12,), (14,), (16,)} or not (is_grey and is_whole):
         raise UnreadableImage(_UNUSUAL)
     if tags.next or tags.get(_ORIENTATION, 1) != 1:
         raise UnreadableImage("a packed TIFF of several pages, or one that is turned")

@@ -46,8 +46,10 @@ from medvq.images.formats.packed_tiff import check_compression, read_packed_tiff
 from medvq.images.formats.picture_data import (
     has_damaged_chunks,
     has_damaged_strips,
+    is_cut_off,
     is_read_text,
     is_unread_text,
+    lacks_pixels,
 )
 from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT
 
@@ -68,6 +70,7 @@ _SIXTEEN_BIT_SUFFIXES = (";16B", ";16L", ";16N")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST = 258, 262, 281
 _TIFF_DESCRIPTION, _TIFF_PALETTE = 270, 320
 _TIFF_LENGTHS = 279
+_TIFF_KIND, _TIFF_OTHERS = 254, 330
 _IMAGEJ_STACK = re.compile(r"ImageJ=.*^images=([2-9]|[1-9]\d{1,6})$", re.DOTALL | re.MULTILINE)
 _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = 284, 339
 # PNG: of 2 and 4 bits, the distance of two greys in 8.
@@ -116,8 +119,11 @@ def _read_picture(path: Path, channels: int) -> Image:
         except UnidentifiedImageError:
             if (packed := read_packed_tiff(path)) is None:
                 stream.seek(0)
-                if coded_image(stream.read(_JPEG_HEADER)):
+                head = stream.read(_JPEG_HEADER)
+                if coded_image(head):
                     raise UnreadableImage(_OTHER_JPEG) from None
+                if is_cut_off(head):
+                    raise UnreadableImage(DAMAGED) from None
                 raise
             values, bits, white_is_zero = packed
             shown = _shown(_shrunk(values), 2**bits - 1, white_is_zero)
@@ -175,6 +181,8 @@ def _load(path: Path, opened: Pillow.Image) -> None:
         else:
             check = has_damaged_data if opened.format in _JPEG else has_damaged_chunks
             damaged = check(content)
+    if opened.format == "PNG" and (opened.info.get("interlace") or not _has_last_row(opened)):
+        damaged = damaged or lacks_pixels(memoryview(stored))
     if damaged:
         raise UnreadableImage(DAMAGED)
     entries = np.array(tags.get(_TIFF_PALETTE, ()))
@@ -183,6 +191,12 @@ def _load(path: Path, opened: Pillow.Image) -> None:
         notice("a palette whose entries have 8 bits and should have 16: read as 8")
         opened.putpalette(entries.reshape(3, -1).T.astype(np.uint8).tobytes())
     _check_palette(opened)
+
+
+def _has_last_row(opened: Pillow.Image) -> bool:
+    """Say whether the last row holds anything but zeros, which stand for what is not there, too."""
+    last = opened.crop((0, opened.height - 1, opened.width, opened.height))
+    return bool(np.asarray(last).any())
 
 
 def _check_palette(opened: Pillow.Image) -> None:
@@ -205,6 +219,11 @@ def _check_tiff(path: Path, opened: Pillow.Image) -> None:
         raise UnreadableImage(
             "a TIFF that does not say whether zero is black (PhotometricInterpretation); save it "
             "anew by a program that does"
+        )
+    if tags.get(_TIFF_KIND, 0) & 1 and _TIFF_OTHERS in tags:
+        raise UnreadableImage(
+            "a TIFF whose first picture is a small preview of another in it, as in DNG: save that "
+            "one as a file of its own"
         )
     # ImageJ and its like may write all slices one after the other, under one directory.
     stack = _IMAGEJ_STACK.match(str(tags.get(_TIFF_DESCRIPTION, "")))

@@ -14,7 +14,14 @@ from medvq.images.formats.magic import begins_as_picture
 from medvq.images.formats.messages import has_damaged_data
 from medvq.images.formats.transfers import coded_as_text, ends_lines_as_text
 
-_PNG_SIGNATURE, _PNG, _JPEG = 8, b"\x89PNG", b"\xff\xd8"
+_PNG_SIGNATURE, _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\x89PNG", b"\xff\xd8"
+# What no other files begin with.
+_MARKS = (_PNG, b"\xff\xd8\xff", b"RIFF")
+# PNG: channels by the kind of colour; of Adam7, where each pass begins and its steps (y, x).
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PASSES = (
+    (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
+)  # fmt: skip
 _TIFF_COMPRESSION, _TIFF_JPEG, _TIFF_DEFLATE = 259, 7, (8, 32946)
 _TIFF_TABLES = 347
 _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -23,23 +30,50 @@ _TIFF_FIRST = (254, 255, 256)
 # Where the data begin and how many bytes they have, of strips and of tiles.
 _TIFF_PLACES = ((273, 279), (324, 325))
 _TIFF_SIZE, _TIFF_TILE, _TIFF_ROWS = (256, 257), (322, 323), 278
-_TIFF_SAMPLES, _TIFF_PLANES = 277, 284
+_TIFF_SAMPLES, _TIFF_PLANES, _TIFF_BITS = 277, 284, 258
 # Bytes that are inflated at a time, and what no strip has.
 _BLOCK, _MOST = 2**20, 2**31
 
 
 def has_damaged_chunks(picture: NDArray[np.uint8]) -> bool:
     """Say whether the checksum of a chunk of a PNG that holds pixels does not fit."""
-    content, at = picture.data, _PNG_SIGNATURE
+    content = picture.data
+    for at, end in _pixel_chunks(content):
+        stated = int.from_bytes(content[end : end + 4], "big")
+        if end + 4 <= len(content) and zlib.crc32(content[at - 4 : end]) != stated:
+            return True
+    return False
+
+
+def lacks_pixels(content: memoryview) -> bool:
+    """Say whether a PNG ends before its last row, which decoders leave black without a word."""
+    width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    depth = bits * _PNG_CHANNELS.get(colour, 1)
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = ((-(-(height - y) // down), -(-(width - x) // across)) for y, x, down, across in passes)
+    expected = sum(rows * (1 + -(-columns * depth // 8)) for rows, columns in sizes if columns > 0)
+    inflater, size = zlib.decompressobj(), 0
+    for at, end in _pixel_chunks(content):
+        rest = bytes(content[at:end])
+        while rest and size < expected and not inflater.eof:
+            size += len(inflater.decompress(rest, _BLOCK))
+            rest = inflater.unconsumed_tail
+    return bool(size + len(inflater.flush()) < expected)
+
+
+def _pixel_chunks(content: memoryview) -> Iterator[tuple[int, int]]:
+    """Yield where the chunks of a PNG that hold pixels begin and end, without their heads."""
+    at = len(_PNG_SIGNATURE)
     while at + 8 <= len(content):
         length, kind = int.from_bytes(content[at : at + 4], "big"), bytes(content[at + 4 : at + 8])
-        end = at + 8 + length
-        stated = int.from_bytes(content[end : end + 4], "big")
-        is_whole = end + 4 <= len(content)
-        if kind == b"IDAT" and is_whole and zlib.crc32(content[at + 4 : end]) != stated:
-            return True
-        at = end + 4
-    return False
+        if kind == b"IDAT":
+            yield at + 8, at + 8 + length
+        at += 12 + length
+
+
+def is_cut_off(head: bytes) -> bool:
+    """Say whether a file that no decoder knows begins as a PNG, JPEG or WebP all the same."""
+    return head.startswith(_MARKS)
 
 
 def is_unread_text(content: bytes) -> bool:
@@ -48,7 +82,7 @@ def is_unread_text(content: bytes) -> bool:
     What follows the first four bytes of a PNG is there to show that.
     """
     if content.startswith(_PNG):
-        return not begins_as_picture(content)
+        return not _PNG_SIGNATURE.startswith(content[: len(_PNG_SIGNATURE)])
     return begins_as_picture(content) and ends_lines_as_text(content)
 
 
@@ -90,6 +124,8 @@ def has_damaged_strips(content: memoryview, tags: Mapping[int, Any]) -> bool:
     if _lacks_strips(tags):
         return True
     compression = tags.get(_TIFF_COMPRESSION, 1)
+    if compression == 1:
+        return _lacks_rows(content, tags)
     strips = (content[start : start + length] for start, length in _places(tags))
     if compression in _TIFF_DEFLATE:
         return not all(map(_is_inflated, strips))
@@ -116,6 +152,27 @@ def _lacks_strips(tags: Mapping[int, Any]) -> bool:
         starts = tags.get(strips, ())
         expected = -(-height // (int(tags.get(_TIFF_ROWS, 0)) or max(height, 1))) * planes
     return len(starts) < expected or 0 in starts
+
+
+def _lacks_rows(content: memoryview, tags: Mapping[int, Any]) -> bool:
+    """Say whether a single strip without compression ends where its last rows should be.
+
+    Decoders show there what follows, which is the directory or nothing. Where other data follow,
+    the number of bytes stated is wrong, as some programs write it.
+    """
+    places = list(_places(tags))
+    if len(places) != 1 or tags.get(_TIFF_TILE[0]):
+        return False
+    ((start, length),) = places
+    width, height = (int(tags.get(tag, 0)) for tag in _TIFF_SIZE)
+    samples = int(tags.get(_TIFF_SAMPLES, 1))
+    bits = int(max(tags.get(_TIFF_BITS, (1,)))) * samples
+    end = start + height * -(-width * bits // 8)
+    head = bytes(content[:4])
+    order = "<" if head.startswith(b"II") else ">"
+    is_big = b"+" in head
+    (directory,) = struct.unpack_from(order + "IQ"[is_big], content, 8 if is_big else 4)
+    return start + length < end and (end > len(content) or start <= directory < end)
 
 
 def _places(tags: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
