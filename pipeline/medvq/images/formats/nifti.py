@@ -207,15 +207,29 @@ def _check_end(stream: IO[bytes], image: Any) -> bool:
 
 
 def _shown(stored: Values, header: Any, window: Window | None) -> Image:
-    numbers = np.isfinite(stored)
+    beyond = _beyond(stored)
+    numbers = np.isfinite(stored) & ~beyond
     if numbers.all():
         return _stretched(stored, stored, header, window)
     if np.isinf(stored).any() or not numbers.any():
         raise UnreadableImage("the image has pixels that are not numbers")
-    notice("voxels that are not numbers (NaN): shown black")
+    if np.any(beyond):
+        notice("voxels of one value beyond 10^12, which stands for none: shown black")
+    if np.isnan(stored).any():
+        notice("voxels that are not numbers (NaN): shown black")
     shown = _stretched(stored, stored[numbers], header, window)
     shown[~numbers] = 0
     return shown
+
+
+def _beyond(stored: Values) -> NDArray[np.bool_]:
+    """Find the voxels of one value far beyond any measurement, as 1e20 outside of a brain."""
+    if stored.dtype.kind != "f":
+        return np.zeros(1, np.bool_)
+    found = np.isfinite(stored) & (stored > LARGEST)
+    values = stored[found]
+    is_one = values.size and values.min() == values.max()
+    return np.asarray(found if is_one else np.zeros(1, np.bool_))
 
 
 def _tell_of_labels(numbers: Values) -> None:
@@ -230,8 +244,18 @@ def _tell_of_labels(numbers: Values) -> None:
 
 
 def _without_padding(numbers: Values) -> Values:
-    """Return the voxels that are none of a negative value far below all others, as -32768 is."""
-    lowest = numbers.min()
+    """Return the voxels that are no padding: a negative value far below all others, as -32768 is.
+
+    So is the largest that an integer of 16 bits or more holds, far above them.
+    """
+    lowest, highest = numbers.min(), numbers.max()
+    kind = cast("np.dtype[Any]", numbers.dtype)
+    if kind.kind in "iu" and kind.itemsize > 1 and highest == np.iinfo(kind).max:
+        others = numbers[numbers < highest]
+        low, high = robust_range(others)
+        if others.size < _MOST_OTHERS * numbers.size and float(highest) - high > high - low > 0:
+            notice("the largest value that there is, far above all others: no part of the range")
+            return np.asarray(others)
     if lowest >= 0:
         return numbers
     others = numbers[numbers > lowest]
