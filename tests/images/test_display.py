@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories.deviations import STORED
+from factories.deviations import BYTES, STORED
 from factories.images import Array, ct_series, dicom, read_grey, save_dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -224,6 +224,17 @@ def test_a_window_that_leaves_nothing_to_be_seen_is_told(
             shown = read_grey(save_dicom(tmp_path / "x.dcm", header))
         np.testing.assert_array_equal(shown, np.where(stored == 0, 0, grey))
         assert list(notes.notices) == expected
+
+
+@pytest.mark.parametrize(("width", "told"), [(65536, 1), (60_000, 1), (3000, 0)])
+def test_a_window_that_leaves_little_to_be_seen_is_told(
+    tmp_path: Path, width: int, told: int
+) -> None:
+    header = dicom(BYTES, WindowCenter=width // 2, WindowWidth=width)  # as for 16 bits
+    with recorded() as notes:
+        shown = read_grey(save_dicom(tmp_path / "x.dcm", header))
+    np.testing.assert_allclose(shown, BYTES / (width - 1), atol=2e-4)
+    assert sum("leaves little to be seen" in text for text in notes.notices) == told
 
 
 def test_a_window_that_leaves_nothing_of_a_volume_is_told(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ class Rescale(NamedTuple):
 
 
 _IDENTITY = Rescale(1, 0)
+# Of the range from black to white; as much as cal_min to cal_max of NIfTI must leave.
+_LITTLE = 1 / 16
 
 
 class Greys(NamedTuple):
@@ -124,8 +126,12 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
 def _tell_of_nothing(shown: Image, values: Values, inside: NDArray[np.bool_]) -> None:
     """Tell of a window or table for other values, as of another modality or without the rescale."""
     visible = _without_padding(shown, inside)
-    if visible.size and np.ptp(visible) == 0 < np.ptp(_without_padding(values, inside)):
+    if not visible.size or np.ptp(_without_padding(values, inside)) == 0:
+        return
+    if np.ptp(visible) == 0:
         notice("its window or lookup table leaves nothing to be seen: all is of one grey")
+    elif np.ptp(visible) < _LITTLE:
+        notice("its window or lookup table leaves little to be seen: fewer than 16 of 256 greys")
 
 
 def _without_padding(values: Values, inside: NDArray[np.bool_]) -> Values:
