@@ -24,7 +24,7 @@ from medvq.images.formats import read_image
 from medvq.images.formats.identity import identify
 from PIL import Image
 from pydicom.dataset import FileDataset
-from pydicom.uid import HTJ2K, JPEG2000Lossless
+from pydicom.uid import HTJ2K, JPEG2000Lossless, VLWholeSlideMicroscopyImageStorage
 
 
 def label_map(header: FileDataset, uid: str, **elements: Any) -> FileDataset:
@@ -180,3 +180,16 @@ def test_jpeg_xl_is_refused_by_its_transfer_syntax(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(HTJ2K.encode(), lossless.encode()))
     with pytest.raises(UnreadableImage, match=f"is not read .{lossless}.: save them uncompressed"):
         read_image(path)
+
+
+def test_the_label_of_a_slide_is_no_image(tmp_path: Path) -> None:
+    kind = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
+    header = dicom(BYTES, ImageType=kind, SOPClassUID=VLWholeSlideMicroscopyImageStorage)
+    path = save_dicom(tmp_path / "x.dcm", header)
+    with pytest.raises(UnreadableImage, match="the label of a slide, which may name the patient"):
+        read_image(path)
+    found = identify(path)
+    assert found
+    assert "the label of a slide" in found.no_image
+    header.ImageType = [*kind[:2], "OVERVIEW", "NONE"]
+    assert read_image(save_dicom(tmp_path / "x.dcm", header)).shape == (1, *BYTES.shape)

@@ -14,7 +14,14 @@ from pydicom.errors import InvalidDicomError
 
 from medvq.errors import UnreadableImage
 from medvq.images.formats.display import Values
-from medvq.images.formats.header import WITHOUT_PIXELS, items, text, transfer_syntax, whole_number
+from medvq.images.formats.header import (
+    WITHOUT_PIXELS,
+    items,
+    text,
+    texts,
+    transfer_syntax,
+    whole_number,
+)
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.parsing import parse
 from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT, ends_lines_as_text
@@ -238,6 +245,8 @@ def no_image(header: Dataset) -> str:
     names = (meaning for word, meaning in _NO_IMAGE.items() if word in kind.name)
     if meaning := next(names, "") or _by_uid(kind):
         return _IS_NO_IMAGE + meaning
+    if kind == uid.VLWholeSlideMicroscopyImageStorage and "LABEL" in texts(header, "ImageType"):
+        return _IS_NO_IMAGE + "a picture of the label of a slide, which may name the patient"
     if kind.name != str(kind):  # pydicom knows the class, and its name is no patient's
         is_image = any(word in kind.name for word in _IMAGES_BY_NAME)
         return "" if is_image or "Storage" not in kind.name else _IS_NO_IMAGE + kind.name
