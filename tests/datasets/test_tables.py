@@ -189,3 +189,24 @@ def test_an_accession_number_is_asked_for_no_study(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="StudyInstanceUID") as refused:
             listing(tmp_path, **labels)
         assert "if it is 'AccessionNumber'" not in str(refused.value)
+
+
+def test_letters_that_only_look_alike_make_no_class(folder: Path) -> None:
+    write(folder, "Covid", "Covid", "\u0421\u043evid", "cob", "cob", "CO\u0412")
+    with pytest.warns(Notice, match="one class each") as told:
+        assert labels_in(folder) == ["Covid"] * 3 + ["cob"] * 3
+    text = next(str(one.message) for one in told if "one class" in str(one.message))
+    assert r"'cob' (2) and 'CO\u0412' (1); 'Covid' (2) and '\u0421\u043evid' (1)" in text
+
+
+def test_words_in_another_alphabet_stay_words(folder: Path) -> None:
+    normal, ill = "\u043d\u043e\u0440\u043c\u0430", "\u0431\u043e\u043b\u044c\u043d\u043e\u0439"
+    write(folder, normal, normal, normal.upper(), ill, ill, ill)
+    with pytest.warns(Notice, match=f"'{normal}' .2. and '{normal.upper()}' .1.$"):
+        assert labels_in(folder) == [normal] * 3 + [ill] * 3
+
+
+def test_a_curly_apostrophe_makes_no_class(folder: Path) -> None:
+    write(folder, "Crohn's", "Crohn's", "Crohn\u2019s", "normal")
+    with pytest.warns(Notice, match="one class each"):
+        assert labels_in(folder)[:4] == ["Crohn's"] * 3 + ["normal"]

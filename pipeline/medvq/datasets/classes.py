@@ -79,6 +79,13 @@ _RARE = 20
 _SPACE = re.compile(
     r"(?<=[^\W\d_])[\s_\u2010-\u2014-]+(?=[^\W_])|(?<=\d)[\s_\u2010-\u2014-]+(?=[^\W\d_])"
 )
+# Small letters of the Cyrillic alphabet that look as Latin ones do, in small or in capitals, and
+# marks that programs for texts put for an apostrophe.
+_LOOKS = str.maketrans(
+    "\u0430\u0432\u0435\u0455\u0456\u0458\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445"
+    "\u2018\u2019\u02bc\u00b4`",
+    "abesijkmhopctyx'''''",
+)
 _SHORTEST_MISSPELT = 4
 # Names at least this long may differ by two letters and still be one.
 _LONG = 6
@@ -176,7 +183,8 @@ def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> 
         _warn_of_dates(spellings, source)
     if several := [texts for texts in spellings.values() if len(texts) > 1]:
         same = "; ".join(
-            " and ".join(f"'{text}' ({counts[text]})" for text in texts) for texts in several
+            " and ".join(f"'{_told(text, texts[0])}' ({counts[text]})" for text in texts)
+            for texts in several
         )
         warnings.warn(Notice(f"{source}: counted as one class each: {same}"), stacklevel=2)
     return [
@@ -207,12 +215,23 @@ def edit_distance(one: str, other: str) -> int:
 def plain(text: str) -> str:
     """Return what spellings share that differ in capitals, spaces or the form of a whole number.
 
-    >>> plain("Non-Small "), plain("01"), plain("1.0"), plain("1,0")
-    ('non small', '1', '1', '1')
+    So do those that only look alike, by letters of another alphabet.
+
+    >>> plain("Non-Small "), plain("01"), plain("1.0"), plain("1,0"), plain("\u0421ovid")
+    ('non small', '1', '1', '1', 'covid')
     """
     seen = _SPACE.sub(" ", " ".join(unicodedata.normalize("NFKC", _visible(text)).split()))
     number = _WHOLE_NUMBER.fullmatch(seen)
-    return str(int(number[1])) if number and len(seen) < 20 else seen.casefold()
+    is_number = number and len(seen) < 20
+    return str(int(number[1])) if number and is_number else seen.casefold().translate(_LOOKS)
+
+
+def _told(text: str, other: str) -> str:
+    """Return a spelling as it is shown beside another one: by its codes where both look alike."""
+    mark = _visible(text).casefold()
+    looks_alike = mark != _visible(other).casefold() and mark.translate(_LOOKS) != mark
+    is_marked = looks_alike or _visible(text) != text
+    return text.encode("unicode_escape").decode() if is_marked else text
 
 
 def _visible(text: str) -> str:
