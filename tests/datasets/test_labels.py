@@ -169,6 +169,9 @@ def test_columns_are_known_by_the_names_that_people_give_them(folder: Path, head
         ("file,label,Fold", "'Fold' is not used; if it is the split, rename it"),
         ("file,subject,patient", "'patient' is not used; if it is the subject"),
         ("file,label,label.1", "'label.1' is not used; if it is the label"),
+        ("file,label,set,split", "'set' is not used; if it is the split, rename it"),
+        ("file,label,diagnosis", "'diagnosis' is not used; if it is the label, source.labels"),
+        ("file,subject,case,id", "'case' is not used; if it is the subject, rename it"),
         ("file,label,split2", "'split2' is not used; if it is the split, rename it"),
     ],
 )

@@ -88,7 +88,8 @@ def find_columns(file: Path, header: Sequence[str], labels: Labels) -> Columns:
         found["label"] = label
     used = {key, label, target, subject, split}
     for name, position in found.items():
-        lookalikes = _LOOKALIKES[name] if position is None else ()
+        # Beside a column for that, one called ID may be of anything.
+        lookalikes = {*_LOOKALIKES[name]} - ({"id"} if position is not None else set())
         unused = [
             f"'{cell}'"
             for number, cell in enumerate(header)
