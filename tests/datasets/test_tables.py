@@ -87,6 +87,19 @@ def test_the_only_negative_number_to_predict_is_told(folder: Path) -> None:
             listing(folder, target="age")
 
 
+@pytest.mark.parametrize("number", ["99", "999", "9999.0", "99999"])
+def test_nines_far_above_all_other_numbers_to_predict_are_told(folder: Path, number: str) -> None:
+    write(folder, "40", number, "41.5", number, "3", column="score")
+    text = rf"the largest 'score' is {float(number):g}, more than twice .* 2 rows; if it stands for"
+    with pytest.warns(Notice, match=text):
+        listing(folder, target="score")
+    for values in ((number, "60000", "5"), ("1e5", "2"), (number, number)):
+        write(folder, *values, column="score")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "labels.csv", Notice)
+            listing(folder, target="score")
+
+
 def test_empty_fields_after_the_last_column_are_none(folder: Path) -> None:
     (folder / "labels.csv").write_text("file;label\na.png;ill;\nb.png;well; ;\n")
     assert labels_in(folder)[:3] == ["ill", "well", None]

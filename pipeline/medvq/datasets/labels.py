@@ -44,6 +44,8 @@ _ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
 _LONG_NUMBER, _ZEROS_AFTER_15 = re.compile(r"\d{16,}"), re.compile(r"\d{15}0+")
 # A number from a thousand on with its digits grouped by points, and one below a thousand.
 _GROUPED, _SHORT = re.compile(r"-?[1-9]\d{0,2}\.\d{3}"), re.compile(r"-?\d{1,3}")
+# A number that stands for no value in many tables.
+_NINES = re.compile(r"9{2,}")
 # What a spreadsheet shows, and may save, of a number in a column that is too narrow.
 _TOO_NARROW = re.compile(r"##+")
 # What keeps a spreadsheet from making a number of 001.
@@ -134,7 +136,7 @@ def read_labels(file: Path, folder: Path, labels: Labels, paths: Iterable[str]) 
         )
     names.warn_of_guesses(file.name)
     _warn_of_subjects(rows, file.name)
-    _warn_of_negative(parsed, file.name, str(labels.target))
+    _warn_of_no_value(parsed, file.name, str(labels.target))
     _warn_of_thousands([row.target for row in rows], file.name, str(labels.target))
     table = _by_key(keys, unify(parsed, file.name, labels.classes), key)
     _check_subjects(table.values())
@@ -202,14 +204,24 @@ def _warn_of_subjects_alike(rows: Iterable[_Row], table: str) -> None:
         warnings.warn(Notice(text), stacklevel=3)
 
 
-def _warn_of_negative(rows: Iterable[Label], table: str, column: str) -> None:
-    """Say that a number to predict is the only negative one: many tables write -1 for no value."""
+def _warn_of_no_value(rows: Iterable[Label], table: str, column: str) -> None:
+    """Say that a number to predict may stand for no value, as -1 and 999 do in many tables.
+
+    That is the only negative one, and nines that are more than twice all others.
+    """
     counts = Counter(row.target for row in rows if row.target is not None)
     negative = [number for number in counts if number < 0]
     if len(negative) == 1 and len(counts) > 1:
         text = (
             f"{table}: the only negative '{column}' is {negative[0]:g}, on {counts[negative[0]]} "
             "rows; if it stands for no value, leave it empty"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+    second, largest = sorted(counts)[-2:] if len(counts) > 1 else (0.0, 0.0)
+    if _NINES.fullmatch(f"{largest:g}") and largest > 2 * second:
+        text = (
+            f"{table}: the largest '{column}' is {largest:g}, more than twice all others, on "
+            f"{counted(counts[largest], 'row')}; if it stands for no value, leave it empty"
         )
         warnings.warn(Notice(text), stacklevel=3)
 
