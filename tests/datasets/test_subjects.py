@@ -1,6 +1,7 @@
 """Subjects as tables name them: what may be one patient, or several, and is told."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -170,6 +171,21 @@ def test_folders_of_patients_that_count_as_classes_are_told(
         if told
         else []
     )
+
+
+@pytest.mark.parametrize("name", ["patient_{}", "Subject {}", "sub-{:02}", "case{}"])
+def test_a_few_folders_that_are_called_patients_are_told(name: str) -> None:
+    with pytest.warns(Notice, match="the folders are 3 classes whose names .* if they are patient"):
+        labels_of_folders([f"{name.format(patient)}/a.png" for patient in range(3)])
+
+
+@pytest.mark.parametrize("copy", ["ill - Copy", "ill (1)", "ill copy 2", "ill - Kopie (2)"])
+def test_a_folder_that_is_named_as_a_copy_is_told(copy: str) -> None:
+    paths = [f"{folder}/a.png" for folder in ("ill", "well", copy)]
+    with pytest.warns(Notice, match=f"^the folder '{re.escape(copy)}' is named as a copy of ano"):
+        assert [one.label for one in labels_of_folders(paths)] == ["ill", "well", copy]
+    with pytest.warns(Notice, match="^the folder .not named: its files are DICOM. is named as a"):
+        labels_of_folders(paths, may_name=False)
 
 
 @pytest.mark.usefixtures("kept_workers")

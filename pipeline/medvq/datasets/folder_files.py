@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +68,7 @@ _OTHER_SUFFIXES = frozenset(
 _MASK = r"(masks?|seg|segmentations?|annotations?|contours?|roi|gt|ground_?truths?)"
 _NAMED_MASK = re.compile(rf"[\s_.-]+{_MASK}[\s_-]*\d*$", re.IGNORECASE)
 _SUFFIX = re.compile(r"(\.nii)?\.[^./]+$")
-_MASK_FOLDER = re.compile(rf"{_MASK}|labelst[rs]", re.IGNORECASE)
+_MASK_FOLDER = re.compile(rf"{_MASK}|labels(t[rs])?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,20 @@ def count_masks(paths: Iterable[str]) -> int:
     2
     """
     wholes = [_SUFFIX.sub("", path.lower()) for path in paths]
-    known, folders = set(wholes), Counter(whole.rpartition("/")[2] for whole in wholes)
+    known = set(wholes)
+    # The names of files that lie in no folder of masks.
+    images = {
+        whole.rpartition("/")[2]
+        for whole in wholes
+        if not any(map(_MASK_FOLDER.fullmatch, whole.split("/")[:-1]))
+    }
 
     def is_mask(whole: str) -> bool:
         named = _NAMED_MASK.search(whole)
         if named and whole[: named.start()] in known:
             return True
         *above, name = whole.split("/")
-        return folders[name] > 1 and any(map(_MASK_FOLDER.fullmatch, above))
+        return name in images and any(map(_MASK_FOLDER.fullmatch, above))
 
     return sum(map(is_mask, wholes))
 

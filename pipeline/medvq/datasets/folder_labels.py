@@ -18,6 +18,14 @@ _MOST_NAMED = 5
 # Classes that are numbers: grades and digits. More are numbers of something else.
 _MOST_NUMBERS = 10
 _NUMBER = re.compile(r"\d+")
+# Numbered folders that are called so are no classes, however few they are.
+_OF_PATIENT = re.compile(
+    r"(patient|pat|pt|subject|subj|sub|case|person|participant|volunteer|study|exam|visit|session"
+    r"|scan|series)[\W_]*\d+",
+    re.IGNORECASE,
+)
+# What systems append to the name of a folder that is copied to where one of its name is.
+_COPIED = re.compile(r"([\s_-]+(copy|kopie|copie|copia)( \d+)?)?( ?\(\d+\))?$", re.IGNORECASE)
 _WAY_OUT = (
     "is called neither train, validation nor test (or val, dev, holdout): rename it, or give "
     "splits and labels in a CSV (source.labels)"
@@ -62,6 +70,7 @@ def labels_of_folders(paths: Sequence[str], *, may_name: bool = True) -> list[La
             others.append((label, [n for i, n in enumerate(parts) if i not in {level, at}]))
     _warn_of_other_folders(others, may_name=may_name)
     _warn_of_numbers({one.label for one in labels if one.label})
+    _warn_of_copies({one.label for one in labels if one.label}, may_name=may_name)
     return labels
 
 
@@ -158,12 +167,37 @@ def _warn_of_other_folders(folders: Iterable[tuple[str, Sequence[str]]], *, may_
 def _warn_of_numbers(classes: Collection[str]) -> None:
     """Say that folders such as p001, p002, ... count as classes; their names may be patients'."""
     alike = {_NUMBER.sub("0", name) for name in classes}
-    if len(classes) > _MOST_NUMBERS and len(alike) == 1:
+    are_patients = len(classes) > 1 and all(map(_OF_PATIENT.fullmatch, classes))
+    if len(alike) == 1 and (len(classes) > _MOST_NUMBERS or are_patients):
         text = (
             f"the folders are {len(classes)} classes whose names differ in numbers alone: if they "
             "are patients or studies, give labels and subjects in a CSV (source.labels)"
         )
         warnings.warn(Notice(text), stacklevel=3)
+
+
+def _warn_of_copies(classes: Collection[str], *, may_name: bool) -> None:
+    """Say that a folder named as the copy of another one counts as a class."""
+    copies = [name for name in classes if _original(name) in classes]
+    if copies:
+        one = len(copies) == 1
+        text = (
+            f"the folder{'' if one else 's'} {_quoted(copies, may_name)} "
+            f"{'is named as a copy' if one else 'are named as copies'} of another, and "
+            f"{'counts' if one else 'count'} as a class: put the images where they belong, or take "
+            "them out"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def _original(name: str) -> str:
+    """Return the name without what marks a copy; empty where nothing does.
+
+    >>> _original("ill - Copy (2)"), _original("ill (1)"), _original("ill copy 3"), _original("ill")
+    ('ill', 'ill', 'ill', '')
+    """
+    found = _COPIED.search(name)
+    return name[: found.start()] if found and found[0] else ""
 
 
 def _is_class_of_split(name: str, names: Sequence[str]) -> bool:

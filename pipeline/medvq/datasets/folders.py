@@ -13,6 +13,7 @@ from statistics import median
 from medvq.config import DicomFolderSource, FolderSource, Labels
 from medvq.datasets.classes import Label, is_no_patient, plain, unify
 from medvq.datasets.columns import ATTRIBUTES
+from medvq.datasets.companions import warn_of_altered, warn_of_masks
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
     ARCHIVE,
@@ -21,7 +22,6 @@ from medvq.datasets.folder_files import (
     RENAMED,
     UNREAD,
     FolderFile,
-    count_masks,
     identify_files,
     kinds,
     may_show,
@@ -91,7 +91,8 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     if labels.join == "folders":
         _check_classes(images)
     _warn(folder, source, images, rows, found.skipped)
-    _warn_of_masks(folder, found.files)
+    warn_of_masks(folder, found.files)
+    warn_of_altered(images)
     _warn_of_patients([group[0] for group in groups], images, rows)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
 
@@ -331,16 +332,6 @@ def _warn(
     named = any(word in reason for reason in passed_over for word in _NAMED)
     if named or passed_over.total() > len(images):
         _notice(f"{folder}: {_reasons(passed_over)}")
-
-
-def _warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
-    """Say that masks count as images; no name of a file is shown."""
-    if masks := count_masks(paths):
-        _notice(
-            f"{folder}: {counted(masks, 'file')} read as images although named as masks of others "
-            "(x_mask.png beside x.png, or in a folder 'masks'): take them out, or name the images "
-            "in a CSV with source.labels.only"
-        )
 
 
 def _warn_of_patients(

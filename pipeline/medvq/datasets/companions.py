@@ -1,0 +1,65 @@
+"""Files beside the images of a folder that are no images of their own, by their names."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from medvq.datasets.dataset import SourceImage
+from medvq.datasets.folder_files import count_masks
+from medvq.errors import Notice
+from medvq.wording import counted
+
+_ALTERATION = (
+    r"(aug|augment(ed|ation)|[hv]?_?flip(ped)?|rot(at(ed?|ion))?|mirror(ed)?|noisy?|blur(red)?"
+    r"|bright(ness|er)?|dark(er)?|shift(ed)?|zoom(ed)?|crop(ped)?|elastic|resized?|copy)"
+)
+_ALTERED = re.compile(rf"[\s_.-]+{_ALTERATION}([\s_-]*\d*)*$", re.IGNORECASE)
+# As Roboflow names the versions of a picture.
+_VERSION = re.compile(r"\.rf\.[0-9a-f]{16,}$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.[^./]+$")
+
+
+def warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
+    """Say that masks count as images; no name of a file is shown."""
+    if masks := count_masks(paths):
+        text = (
+            f"{folder}: {counted(masks, 'file')} read as images although named as masks of others "
+            "(x_mask.png beside x.png, or in a folder 'masks'): take them out, or name the images "
+            "in a CSV with source.labels.only"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def warn_of_altered(images: Iterable[SourceImage]) -> None:
+    """Say that versions of images, as for augmentation, may be parted by a split."""
+    parted = [
+        image.shown_path
+        for image in images
+        if not (image.has_known_subject or image.has_stated_split or image.set_aside)
+    ]
+    if altered := count_altered(parted):
+        text = (
+            f"{counted(altered, 'file')} named as altered versions of others (x_flip.png beside "
+            "x.png): each counts as a patient of its own, and may stand on another side of a split "
+            "than its original; take them out, or name the subject of each alike in a CSV "
+            "(source.labels)"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def count_altered(paths: Iterable[str]) -> int:
+    """Count the files that are named as altered versions of others, wherever those lie.
+
+    >>> count_altered(["a/1.png", "b/1_rot90.png", "2_png.rf.0123456789abcdef.jpg", "flip.png"])
+    1
+    """
+    names = [_SUFFIX.sub("", path.lower()).rpartition("/")[2] for path in paths]
+    known = set(names)
+    versions = Counter(name[: found.start()] for name in names if (found := _VERSION.search(name)))
+    altered = (found for name in names if (found := _ALTERED.search(name)) and found.start())
+    named = sum(found.string[: found.start()] in known for found in altered)
+    return named + sum(number - 1 for number in versions.values())

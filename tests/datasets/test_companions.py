@@ -1,0 +1,46 @@
+"""Versions of images, as for augmentation, beside these."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+from medvq.config import ImageFolderSource
+from medvq.datasets.companions import count_altered
+from medvq.datasets.folder_files import count_masks
+from medvq.datasets.folders import list_images
+from medvq.errors import Notice
+
+
+@pytest.mark.parametrize(
+    ("names", "altered"),
+    [
+        ("a/1.png a/1_flip.png a/1-aug-12.png a/1_aug_0_123.png b/1_h_flip.png", 4),
+        ("x_png.rf.0123456789abcdef0123.jpg x_png.rf.123456789abcdef01234.jpg", 1),
+        ("x_jpg.rf.0123456789abcdef0123.jpg y_jpg.rf.123456789abcdef01234.jpg", 0),
+        ("1.png 1_2.png 2_flip.png flip.png _flip.png x_left.png x.png", 0),
+    ],
+)
+def test_names_of_altered_versions(names: str, altered: int) -> None:
+    assert count_altered(names.split()) == altered
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_altered_versions_without_a_subject_are_told(tmp_path: Path) -> None:
+    for name in ("ill/1.png", "ill/1_rot90.png", "well/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"any")
+    source = ImageFolderSource(kind="image_folder", folder=".")
+    with pytest.warns(Notice, match=r"1 file named as altered .* on another side of a split"):
+        list_images(tmp_path, source, b"key")
+    rows = ["file,subject", *(f"{name},p" for name in ("ill/1.png", "ill/1_rot90.png"))]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    named = {"kind": "image_folder", "folder": ".", "labels": "labels.csv"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", r"\d+ files? named as altered", Notice)
+        list_images(tmp_path, ImageFolderSource.model_validate_json(json.dumps(named)), b"key")
+
+
+def test_a_folder_of_labels_beside_one_of_images_holds_masks() -> None:
+    assert count_masks(["images/1.png", "images/2.png", "labels/1.png", "labels/2.png"]) == 2
+    assert count_masks(["labels/ill/1.png", "labels/well/1.png"]) == 0
