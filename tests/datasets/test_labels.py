@@ -334,6 +334,16 @@ def test_paths_are_relative_to_the_configuration(
     assert read_by(study(tmp_path, str(file.parent / "images"), str(beside))) == ["beside"]
 
 
+def test_a_table_in_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "labels.csv").write_text("file,label\na.png,home\n")
+    file = study(tmp_path)
+    assert read_by(study(tmp_path, str(file.parent / "images"), "~/labels.csv")) == ["home"]
+
+
 def test_a_configuration_that_is_extended_keeps_its_own_paths(tmp_path: Path) -> None:
     file = study(tmp_path)
     (file.parent / "labels.csv").write_text("file,label\na.png,base\n")

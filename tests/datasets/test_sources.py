@@ -378,3 +378,22 @@ def test_a_name_that_no_folder_may_have_is_refused_in_one_line(tmp_path: Path) -
     config = Config.model_validate({"name": "mine", "source": source})
     with pytest.raises(UserError, match=r"source\.folder=a+ is not a folder"):
         sources.locate(config, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("$HOME/images", "variables such as .HOME are not replaced"),
+        ("%USERPROFILE%/images", "variables such as .HOME are not replaced"),
+        ("s3://bucket/images", "it is an address; download or mount"),
+        ("file:///images", "it is an address; download or mount"),
+        ("images.zip", "it is a file; name the folder .* unpack an archive"),
+        ("images", "relative to the file of that configuration"),
+    ],
+)
+def test_a_folder_that_is_none_has_its_way_out(tmp_path: Path, name: str, way_out: str) -> None:
+    (tmp_path / "images.zip").write_bytes(b"any")
+    source = {"kind": "image_folder", "folder": str(tmp_path / name), "labels": "folders"}
+    config = Config.model_validate({"name": "mine", "source": source})
+    with pytest.raises(UserError, match=rf"is not a folder.*{way_out}"):
+        sources.locate(config, tmp_path, None)

@@ -19,6 +19,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,10 @@ def labels_file(folder: Path, labels: Labels, beside: str | None) -> Path:
         It is in neither, or in both and not the same.
     """
     places = [folder, *([Path(beside)] if beside else [])]
-    files = [place / str(labels.file) for place in places]
+    name = Path(str(labels.file))
+    with suppress(RuntimeError):  # a user that is not known
+        name = name.expanduser()
+    files = [place / name for place in places]
     found = list({file.resolve(): file for file in files if is_file(file)}.values())
     if not found:
         raise UserError(f"no labels file {' or '.join(map(str, dict.fromkeys(files)))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from medvq.datasets.archives import UNPACKED, finish_unpacking, unpack
 from medvq.datasets.data_manifest import DataManifest, PublishedFile, data_manifest
 from medvq.datasets.dataset import SPLITS, Dataset, Listing, SourceImage, Split
 from medvq.datasets.download import DownloadError, download
+from medvq.datasets.file_names import is_file
 from medvq.datasets.folds import with_fold
 from medvq.datasets.joined import list_joined
 from medvq.datasets.pseudonyms import subject_key
@@ -100,10 +102,7 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
         with suppress(OSError, ValueError):  # no name that a folder may have
             is_folder = folder.is_dir()
         if not is_folder:
-            raise UserError(
-                f"source.folder={folder} is not a folder (in a configuration it is relative to the "
-                "file of that configuration)"
-            )
+            raise UserError(f"source.folder={folder} is not a folder{_way_to_folder(folder)}")
         return folder
     if isinstance(source, PhantomSource):
         return _phantom_folder(source, config.seed, data_root)
@@ -118,6 +117,18 @@ def locate(config: Config, data_root: Path, data_mirror: str | None) -> Path:
         if folder.is_dir() and any(folder.iterdir()):
             return folder
     raise UserError(f"no data: {_missing(folders)}; put the images into {folders[0]}")
+
+
+def _way_to_folder(folder: Path) -> str:
+    """Say what is to be mended in the name of a folder that is none."""
+    name = str(folder)
+    if is_file(folder):
+        return ": it is a file; name the folder that holds the images, and unpack an archive"
+    if "$" in name or "%" in name:
+        return ": variables such as $HOME are not replaced; write the path that they stand for"
+    if re.search(r"(^|/)\w{2,}:/", name):
+        return ": it is an address; download or mount what lies there, and name that folder"
+    return " (in a configuration it is relative to the file of that configuration)"
 
 
 def _published_folder(kind: str, data_root: Path, data_mirror: str | None) -> Path:
