@@ -12,6 +12,7 @@ from medvq.config import Config, DicomFolderSource, Labels
 from medvq.datasets.dataset import SourceImage
 from medvq.datasets.folders import list_images
 from medvq.datasets.reading import ReadDataset, read_dataset
+from medvq.errors import Notice
 from medvq.images.cache import ReadCache
 from pydantic import TypeAdapter
 from pydicom.dataset import FileDataset
@@ -101,3 +102,12 @@ def test_the_quarantine_names_a_series_by_its_first_file(tmp_path: Path) -> None
     for sum_, name in zip(table["sha256"], ("gap", "mixed"), strict=True):
         first = (tmp_path / "data" / name / "0.dcm").read_bytes()
         assert sum_ == hashlib.sha256(first).hexdigest()
+
+
+def test_slices_that_name_no_series_are_told(tmp_path: Path) -> None:
+    slices = series("A")
+    for header in slices[:3]:
+        del header.SeriesInstanceUID
+    saved(slices, tmp_path)
+    with pytest.warns(Notice, match=r"3 files name no series .* volumes of one slice each"):
+        assert len(listed(tmp_path)) == 4

@@ -21,6 +21,14 @@ def test_a_mosaic_as_a_picture_is_told(tmp_path: Path) -> None:
         assert sum("mosaic" in text for text in notes.notices) == told
 
 
+def test_a_localizer_as_a_picture_is_told(tmp_path: Path) -> None:
+    for kind, told in ((["ORIGINAL", "PRIMARY", "LOCALIZER"], 1), (["ORIGINAL", "PRIMARY"], 0)):
+        path = save_dicom(tmp_path / "x.dcm", dicom(SLICES[0], Modality="CT", ImageType=kind))
+        with recorded() as notes:
+            read_image(path)
+        assert sum("a localizer" in text for text in notes.notices) == told
+
+
 def test_a_mosaic_is_no_slice_of_a_volume(tmp_path: Path) -> None:
     header = ct_series(SLICES)[0]
     header.ImageType = KIND

@@ -232,6 +232,12 @@ def _has_volumes(source: FolderSource) -> bool:
 
 def _volumes(files: list[FolderFile]) -> list[list[FolderFile]]:
     groups: dict[str, list[FolderFile]] = {}
+    lone = sum(file.dicom and not (file.series or file.set_aside) for file in files)
+    if lone > 1:
+        _notice(
+            f"{lone} files name no series (SeriesInstanceUID), and count as volumes of one slice "
+            "each: export them with it, or leave series_as_volumes off"
+        )
     for file in files:
         alone = file.set_aside or not file.series
         groups.setdefault(f"file {file.path}" if alone else file.series, []).append(file)

@@ -59,6 +59,8 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
         return to_channels(assemble(split_frames(header, stored), window), channels, colour=False)
     if _is_mosaic(header):
         notice("a mosaic, which shows the slices of a volume side by side: read as one picture")
+    if "LOCALIZER" in texts(header, "ImageType"):
+        notice("a localizer, by which a scan was planned, and no slice of it: read as a picture")
     if any(_are_unequal(numbers(header, name)) for name in _SIDES):
         notice("the pixels are not square: shown as if they were")
     if int(header.SamplesPerPixel) == 3:
