@@ -10,6 +10,7 @@ import argparse
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +126,25 @@ def add_probe_option(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("PROBE") or None,
         help="the artifact of a fitted probe (default: the last one of DATASET)",
     )
+
+
+def check_is_file(image: Path) -> None:
+    """Refuse an image that is not there, before anything is loaded to read it with.
+
+    Raises
+    ------
+    UserError
+        There is no such file; what may be DICOM is not named.
+    """
+    from medvq.images.formats import may_show
+
+    with suppress(OSError):  # of a disk or a share, which reading the image says
+        if image.is_file():
+            return
+        if image.exists():
+            raise UserError(f"{image} is no file: name the file of an image")
+        shown = image if may_show(str(image), dicom=False) else "the file"
+        raise UserError(f"{shown}: the file is not there")
 
 
 def chosen_probe(parsed: argparse.Namespace) -> Path:

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvq.stages.command import Command, add_json_option, add_probe_option, chosen_probe, file_path
+from medvq.stages.command import (
+    Command,
+    add_json_option,
+    add_probe_option,
+    check_is_file,
+    chosen_probe,
+    file_path,
+)
 
 if TYPE_CHECKING:
     from medvq.explain.explanation import Explainer, Explanation
@@ -31,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Write two pictures and a JSON file; print what the probe says, and what to open."""
+    check_is_file(parsed.image)
     from medvq.explain.explanation import Explainer, write_json
     from medvq.explain.sources import ProbeSources
     from medvq.report.evidence_figure import ExplainedImage, draw_explanation
