@@ -148,6 +148,15 @@ def test_padding_is_black_and_no_part_of_the_image(
     expect(np.where(padding, black, shown), header, tmp_path)
 
 
+def test_padding_that_covers_the_whole_picture_is_told(tmp_path: Path) -> None:
+    for limit, told in ((4095, True), (100, False)):
+        header = dicom(STORED, bits=12, PixelPaddingValue=0, PixelPaddingRangeLimit=limit)
+        with recorded() as notes:
+            shown = read_grey(save_dicom(tmp_path / "x.dcm", header))
+        assert shown.any() != told
+        assert any("all pixels are padding" in text for text in notes.notices) == told
+
+
 def test_padding_that_a_scanner_wrote_unsigned(tmp_path: Path) -> None:
     stored = RAMP.astype(np.int16)
     stored[:, :5] = -2000

@@ -35,6 +35,9 @@ FOREIGN = {
     b'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN">' + bytes(200): "a drawing .SVG.; save it",
     b"<svg xmlns='http://www.w3.org/2000/svg'>" + bytes(200): "a drawing .SVG.; save it",
     b"<?xml version='1.0'?>" + b"<!-- -->" * 50: "XML, as a drawing",
+    b'{"error": "not found"}': "JSON, as a server answers; fetch the file anew",
+    b'\n[{"00080005": {"vr": "CS"}}]': "JSON, as a server answers; fetch the file anew",
+    b"\r\n--x1\r\nContent-Type: application/dicom\r\n\r\n" + bytes(128): "server in several parts",
 }
 
 

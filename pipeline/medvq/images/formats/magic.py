@@ -34,6 +34,7 @@ _FOREIGN = (
     (4, (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf", b"ftypavi"), _HEIF),
     (0, (b"%PDF",), "a PDF; export its images"),
     (0, (b"version https://git-lfs",), "a pointer of Git LFS; fetch the file (git lfs pull)"),
+    (0, (b'{"', b'[{"'), "JSON, as a server answers; fetch the file anew"),
     (0, (b"/annex/objects/",), "a pointer of git-annex; fetch the file (datalad get)"),
     (0, (bytes(HEAD),), "zeros, as where a copy or a download was not finished; fetch it anew"),
 )
@@ -57,6 +58,8 @@ def foreign(head: bytes, suffix: str) -> str:
             return kind
     if markup := _markup(plain.removeprefix(_BYTE_ORDER_MARK).lower()):
         return markup
+    if plain.startswith(b"--") and b"content-type:" in plain.lower():
+        return "an answer of a DICOMweb server in several parts; save each part as a file"
     if head.startswith(_GZIP) and suffix != "nifti":
         return "compressed by gzip; unpack it (gunzip)"
     # A table may begin with BM, as a bitmap does.
