@@ -104,3 +104,12 @@ def test_the_command_says_a_line_for_each_file_and_json_on_the_last(
 def test_a_command_that_shows_nothing_says_so_by_its_status(tmp_path: Path) -> None:
     (empty := tmp_path / "empty.png").touch()
     assert main(["preview", str(empty), "nothing.png", "--out", str(tmp_path)]) == 2
+
+
+def test_a_name_with_ends_of_lines_or_other_bytes_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save_picture(tmp_path / "a\rb\n\udce9.png")
+    assert main(["preview", str(file), "--out", str(tmp_path / "out")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(rf"{tmp_path}/a\rb\n\xe9.png: 70 x 60, mean 0.")

@@ -22,12 +22,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print a line for each file, as soon as it has been read; return 2 where none was."""
+    from medvq.datasets.walk import shown
     from medvq.images.preview import as_line, preview
 
     previews = []
     for one in preview(parsed.files, parsed.out):
         previews.append(one)
-        print(one.line().encode(errors="replace").decode(), flush=True)
+        print(shown(one.line()), flush=True)
     if parsed.json:
         print(as_line(previews))
     return 0 if any(one.status == "read" for one in previews) else 2
