@@ -44,3 +44,17 @@ def test_altered_versions_without_a_subject_are_told(tmp_path: Path) -> None:
 def test_a_folder_of_labels_beside_one_of_images_holds_masks() -> None:
     assert count_masks(["images/1.png", "images/2.png", "labels/1.png", "labels/2.png"]) == 2
     assert count_masks(["labels/ill/1.png", "labels/well/1.png"]) == 0
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_a_table_that_is_not_read_is_told_where_no_folder_is_a_class(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"any")
+    (tmp_path / "labels.csv").write_text("file,label\n1.png,ill\n")
+    source = ImageFolderSource(kind="image_folder", folder=".")
+    with pytest.warns(Notice, match="no image has a label, and 1 table in the folder .* name it"):
+        list_images(tmp_path, source, b"key")
+    (tmp_path / "ill").mkdir()
+    (tmp_path / "1.png").rename(tmp_path / "ill/1.png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "no image has a label", Notice)
+        list_images(tmp_path, source, b"key")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medvq.datasets.dataset import SourceImage
@@ -21,6 +21,8 @@ _ALTERED = re.compile(rf"[\s_.-]+{_ALTERATION}([\s_-]*\d*)*$", re.IGNORECASE)
 # As Roboflow names the versions of a picture.
 _VERSION = re.compile(r"\.rf\.[0-9a-f]{16,}$", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.[^./]+$")
+# At the end of why a file is no image.
+_TABLES = ("(.csv)", "(.tsv)", "(.xlsx)")
 
 
 def warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
@@ -46,6 +48,18 @@ def warn_of_altered(images: Iterable[SourceImage]) -> None:
             f"{counted(altered, 'file')} named as altered versions of others (x_flip.png beside "
             "x.png): each counts as a patient of its own, and may stand on another side of a split "
             "than its original; take them out, or name the subject of each alike in a CSV "
+            "(source.labels)"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def warn_of_unused_tables(images: Iterable[SourceImage], skipped: Mapping[str, int]) -> None:
+    """Say that a table lies among images of which no folder says the class."""
+    tables = sum(number for reason, number in skipped.items() if reason.endswith(_TABLES))
+    if tables and not any(image.label for image in images):
+        text = (
+            f"no image has a label, and {counted(tables, 'table')} in the folder (.csv, .tsv, "
+            f".xlsx) {'is' if tables == 1 else 'are'} not read: if labels are in one, name it "
             "(source.labels)"
         )
         warnings.warn(Notice(text), stacklevel=3)

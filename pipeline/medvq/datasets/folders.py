@@ -13,7 +13,7 @@ from statistics import median
 from medvq.config import DicomFolderSource, FolderSource, Labels
 from medvq.datasets.classes import Label, is_no_patient, plain, unify
 from medvq.datasets.columns import ATTRIBUTES
-from medvq.datasets.companions import warn_of_altered, warn_of_masks
+from medvq.datasets.companions import warn_of_altered, warn_of_masks, warn_of_unused_tables
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
     ARCHIVE,
@@ -90,6 +90,7 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     )
     if labels.join == "folders":
         _check_classes(images)
+        warn_of_unused_tables(images, found.skipped)
     _warn(folder, source, images, rows, found.skipped)
     warn_of_masks(folder, found.files)
     warn_of_altered(images)
