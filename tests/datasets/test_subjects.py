@@ -204,6 +204,30 @@ def test_folders_that_hold_a_patient_each_are_no_classes(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.usefixtures("kept_workers")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["CANARY_JOHN"] * 4 + ["CANARY_JOHM", "OTHER"],  # one may be a misspelling
+        ["Canary", "CANARY", "OTHER"],
+        ["1950-01-02", "1961-03-04", "1970-01-01"],
+        ["CANARY+OTHER", "CANARY", "OTHER"],
+    ],
+)
+def test_folders_of_patients_are_named_by_no_notice(tmp_path: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        for series in "ab":
+            header = dicom(ramp(), PatientID=name)
+            save_dicom(tmp_path / name / series / f"{number}.dcm", header)
+    source = ImageFolderSource(kind="image_folder", folder=".")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match=r"3 folders .* patients, and no classes") as refused:
+            list_images(tmp_path, source, b"key")
+    texts = [str(refused.value), *(str(one.message) for one in told)]
+    assert not any(name in text for name in names for text in texts)
+
+
 @pytest.mark.parametrize("word", ["unknown", "Anonymous", "-1", "NO_ID"])
 def test_subjects_that_may_stand_for_no_patient_are_told(folder: Path, word: str) -> None:
     write(folder, "file,label,subject", f"a.png,x,{word}", f"b.png,y,{word}", "c.png,x,7")

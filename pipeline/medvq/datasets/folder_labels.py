@@ -18,6 +18,8 @@ _MOST_NAMED = 5
 # Classes that are numbers: grades and digits. More are numbers of something else.
 _MOST_NUMBERS = 10
 _NUMBER = re.compile(r"\d+")
+# So many classes may have one patient each, where patients are few; more of them are patients.
+_FEW_CLASSES = 2
 # Numbered folders that are called so are no classes, however few they are.
 _OF_PATIENT = re.compile(
     r"(patient|pat|pt|subject|subj|sub|case|person|participant|volunteer|study|exam|visit|session"
@@ -32,7 +34,9 @@ _WAY_OUT = (
 )
 
 
-def labels_of_folders(paths: Sequence[str], *, may_name: bool = True) -> list[Label]:
+def labels_of_folders(
+    paths: Sequence[str], *, may_name: bool = True, patients: Sequence[str | None] = ()
+) -> list[Label]:
     """Read ``<split>/<class>/...``, ``<class>/<split>/...`` or ``<class>/...``.
 
     Below folders named after splits, the first folder is the class; where there are none, or where
@@ -42,14 +46,28 @@ def labels_of_folders(paths: Sequence[str], *, may_name: bool = True) -> list[La
     ----------
     may_name : whether messages may name folders that are no class, which may be patients.
 
+    patients : whom each file shows; empty where that is not known, None of one that does not count.
+
     Raises
     ------
     UserError
-        A folder looks like a split but is called by no name of one.
+        A folder looks like a split but is called by no name of one, or folders are patients.
     """
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     splits = named_splits(dict.fromkeys(name for parts in folders for name in parts))
     _check_names(folders, splits, may_name=may_name)
+    labels, others = _labels(folders, splits)
+    _check_patients([one.label for one in labels], patients)
+    _warn_of_other_folders(others, may_name=may_name)
+    _warn_of_numbers({one.label for one in labels if one.label})
+    _warn_of_copies({one.label for one in labels if one.label}, may_name=may_name)
+    return labels
+
+
+def _labels(
+    folders: Sequence[tuple[str, ...]], splits: dict[str, Split]
+) -> tuple[list[Label], list[tuple[str, list[str]]]]:
+    """Return what the folders of each file say, and of each with a class its other folders."""
     levels = [next((i for i, n in enumerate(parts) if n in splits), None) for parts in folders]
     placed = [(p, level) for p, level in zip(folders, levels, strict=True) if level is not None]
     above = {parts[:level] for parts, level in placed}
@@ -68,10 +86,23 @@ def labels_of_folders(paths: Sequence[str], *, may_name: bool = True) -> list[La
         labels.append(Label(label, split=split, where=f"folder '{label}'"))
         if label is not None:
             others.append((label, [n for i, n in enumerate(parts) if i not in {level, at}]))
-    _warn_of_other_folders(others, may_name=may_name)
-    _warn_of_numbers({one.label for one in labels if one.label})
-    _warn_of_copies({one.label for one in labels if one.label}, may_name=may_name)
-    return labels
+    return labels, others
+
+
+def _check_patients(labels: Sequence[str | None], patients: Sequence[str | None]) -> None:
+    """Refuse folders that hold one patient each, which are no classes, before any is named."""
+    pairs = {
+        (label, patient)
+        for label, patient in zip(labels, patients, strict=False)
+        if label is not None and patient is not None
+    }
+    classes = {label for label, _ in pairs}
+    if all(patient for _, patient in pairs) and _FEW_CLASSES < len(classes) == len(pairs):
+        raise UserError(
+            f"the {len(classes)} folders that count as classes hold images of one patient each: "
+            "they are patients, and no classes; give labels in a CSV (source.labels), or take "
+            "'kind: dicom_folder', which without source.labels takes none from folders"
+        )
 
 
 def _class_level(parts: Sequence[str], level: int | None, above: bool) -> int | None:

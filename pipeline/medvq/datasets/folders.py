@@ -42,8 +42,6 @@ NOT_NAMED = "not named by the labels (labels.only)"
 _NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, RENAMED, "symbolic link", CLOSED)
 # A patient of so many images, and of so many times those of others, may be a placeholder.
 _MANY_IMAGES = 20
-# So many classes may have one patient each, where patients are few; more of them are patients.
-_FEW_CLASSES = 2
 FURTHER_SLICES = "a further slice of a volume, which counts once"
 
 
@@ -89,27 +87,12 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
         [_image(folder, group, row, source, key) for group, row in zip(groups, rows, strict=True)]
     )
     if labels.join == "folders":
-        _check_classes(images)
         warn_of_unused_tables(images, found.skipped)
     _warn(folder, source, images, rows, found.skipped)
     warn_of_masks(folder, found.files)
     warn_of_altered(images)
     _warn_of_patients([group[0] for group in groups], images, rows)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
-
-
-def _check_classes(images: Sequence[SourceImage]) -> None:
-    """Refuse folders that hold one patient each, which are no classes; name none of them."""
-    labelled = [image for image in images if image.label is not None and not image.set_aside]
-    pairs = {(image.label, image.subject) for image in labelled}
-    classes = {label for label, _ in pairs}
-    known = all(image.has_known_subject for image in labelled)
-    if known and _FEW_CLASSES < len(classes) == len(pairs):
-        raise UserError(
-            f"the {len(classes)} folders that count as classes hold images of one patient each: "
-            "they are patients, and no classes; give labels in a CSV (source.labels), or take "
-            "'kind: dicom_folder', which without source.labels takes none from folders"
-        )
 
 
 def _settle_copies(
@@ -148,7 +131,7 @@ def _image(
 ) -> SourceImage:
     first = parts[0]
     # The name of a NIfTI file says nothing of its subject.
-    known = row.subject or (first.dicom and (first.subject or first.study))
+    known = row.subject or _patient(first)
     subject = known or first.subject or first.path
     digest = hashlib.sha256(f"subject:{subject}".encode("utf-8", "surrogateescape"))
     return SourceImage(
@@ -166,6 +149,11 @@ def _image(
         has_stated_split=row.split is not None,
         order=digest.hexdigest()[:16],
     )
+
+
+def _patient(file: FolderFile) -> str:
+    """Return whom a file shows by its header, by its study where it names nobody; else nothing."""
+    return (file.subject or file.study) if file.dicom else ""
 
 
 def _follow_subjects(images: Sequence[SourceImage]) -> list[SourceImage]:
@@ -212,8 +200,9 @@ def _check_links(folder: Path, found: Walk) -> None:
         return
     paths = [*found.files, *(path for pair in pairs for path in pair)]
     may_name = all(may_show(FolderFile(path, is_dicom(folder / path))) for path in paths)
-    rows = labels_of_folders(paths, may_name=may_name)
-    rows = rows[len(found.files) :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is to be told of folders is told with the patients
+        rows = labels_of_folders(paths, may_name=may_name)[len(found.files) :]
     for (link, _), row, own in zip(pairs, rows[::2], rows[1::2], strict=True):
         if row.label not in {None, own.label} or row.split not in {None, own.split}:
             named = f" {shown(link)}" if may_show(FolderFile(link, is_dicom(folder / link))) else ""
@@ -266,7 +255,9 @@ def _rows(
             return [Label()] * len(groups)
         firsts = [group[0] for group in groups]
         may_name = all(map(may_show, firsts))
-        rows = labels_of_folders([file.path for file in firsts], may_name=may_name)
+        patients = [None if one.set_aside else _patient(one) for one in firsts]
+        paths = [file.path for file in firsts]
+        rows = labels_of_folders(paths, may_name=may_name, patients=patients)
         return unify(rows, str(folder), labels.classes)
     if labels.join != "path":
         known = {getattr(file, labels.join) for group in groups for file in group}
