@@ -240,3 +240,12 @@ def test_patient_ids_that_may_stand_for_no_patient_are_told(tmp_path: Path) -> N
         save_dicom(tmp_path / f"{name}.dcm", dicom(ramp(), PatientID="ANONYMIZED"))
     with pytest.warns(Notice, match="2 images have a subject or PatientID such as 'unknown'"):
         list_images(tmp_path, DicomFolderSource(kind="dicom_folder", folder=str(tmp_path)))
+
+
+def test_folders_of_a_patient_and_a_split_are_not_named() -> None:
+    paths = ["CANARY_train/1.dcm", "CANARY_test/2.dcm"]
+    with pytest.raises(UserError, match="looks like a split") as refused:
+        labels_of_folders(paths, may_name=False)
+    assert "CANARY" not in str(refused.value)
+    with pytest.raises(UserError, match="'CANARY_test', 'CANARY_train' looks like a split"):
+        labels_of_folders(paths)

@@ -136,7 +136,10 @@ def _check_names(
         both = [name for name in others if _is_class_of_split(name, others)]
         asked = both + (asked if known or not parent else [])
         if asked:
-            raise UserError(f"the folder {_quoted(asked)} looks like a split, but {_WAY_OUT}")
+            raise UserError(
+                f"the folder {_quoted(asked, may_name or not both)} looks like a split, but "
+                f"{_WAY_OUT}"
+            )
         strange = [n for n in others if n not in classes and (*parent, n) not in holders]
         if known and strange and not any(name in splits for name in parent):
             raise UserError(
