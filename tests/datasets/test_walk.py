@@ -16,6 +16,7 @@ from medvq.datasets.walk import (
     shown,
     walk,
 )
+from medvq.errors import Notice
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -129,3 +130,10 @@ def test_what_the_table_names_by_a_link_is_listed_once(tmp_path: Path) -> None:
     found = list_images(tmp_path, source)  # as the table says, twice
     assert [image.shown_path for image in found.images] == ["ill.png", "raw/a.png", "raw/b.png"]
     assert found.skipped == {REPEATED_LINK: 1, TABLE: 1}
+
+
+def test_files_that_icloud_has_not_downloaded_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "ill/a.png", "ill/.b.png.icloud")
+    source = ImageFolderSource(kind="image_folder", folder=".")
+    with pytest.warns(Notice, match="1 file not read .* 1 x file that iCloud has not downloaded"):
+        list_images(tmp_path, source, b"key")

@@ -30,7 +30,16 @@ from medvq.datasets.folder_files import (
 from medvq.datasets.folder_labels import labels_of_folders
 from medvq.datasets.labels import labels_file, read_labels
 from medvq.datasets.pseudonyms import pseudonym, subject_key
-from medvq.datasets.walk import CLOSED, HIDDEN, REPEATED_LINK, SYSTEM, Walk, shown, walk
+from medvq.datasets.walk import (
+    CLOSED,
+    HIDDEN,
+    NOT_FETCHED,
+    REPEATED_LINK,
+    SYSTEM,
+    Walk,
+    shown,
+    walk,
+)
 from medvq.errors import Notice, UserError
 from medvq.images.formats import is_dicom
 from medvq.images.formats.identity import SEVERAL_PATIENTS
@@ -39,7 +48,7 @@ from medvq.wording import counted
 TABLE = "the table of labels"
 NOT_NAMED = "not named by the labels (labels.only)"
 # In the reasons of files that may be missed.
-_NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, RENAMED, "symbolic link", CLOSED)
+_NAMED = (ARCHIVE, UNREAD, OTHER_FOLDER, RENAMED, "symbolic link", CLOSED, NOT_FETCHED)
 # A patient of so many images, and of so many times those of others, may be a placeholder.
 _MANY_IMAGES = 20
 FURTHER_SLICES = "a further slice of a volume, which counts once"

@@ -14,6 +14,7 @@ SYSTEM = "left by an operating system or a server"
 BROKEN_LINK = "symbolic link that leads nowhere"
 REPEATED_LINK = "symbolic link to what is listed already"
 CLOSED = "folder that cannot be opened"
+NOT_FETCHED = "file that iCloud has not downloaded"
 OWN = "written by MedVQ itself"
 NO_FILE = "neither a file nor a folder"
 
@@ -167,6 +168,8 @@ class _Walker:
 def _set_apart(name: str) -> str:
     if name.casefold() in _SYSTEM_NAMES:
         return SYSTEM
+    if name.startswith(".") and name.endswith(".icloud"):
+        return NOT_FETCHED
     return HIDDEN if name.startswith(".") else ""
 
 
