@@ -172,6 +172,9 @@ def test_columns_are_known_by_the_names_that_people_give_them(folder: Path, head
         ("file,label,set,split", "'set' is not used; if it is the split, rename it"),
         ("file,label,diagnosis", "'diagnosis' is not used; if it is the label, source.labels"),
         ("file,subject,case,id", "'case' is not used; if it is the subject, rename it"),
+        ("file,diagnostic", "'diagnostic' is not used; if it is the label, source.labels"),
+        ("file,label,lesion_id", "'lesion_id' is not used; if it is the subject, rename it"),
+        ("file,label,data_split", "'data_split' is not used; if it is the split, rename it"),
         ("file,label,split2", "'split2' is not used; if it is the split, rename it"),
     ],
 )

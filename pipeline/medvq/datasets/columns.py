@@ -31,11 +31,15 @@ _VARIANTS = {
     "split": ("splits", "splitname"),
 }  # fmt: skip
 _LOOKALIKES = {
-    "file": ("id", "imageid", "imgid", "name", "uid", "slide", "scan"),
+    "file": (
+        "id", "imageid", "imgid", "name", "uid", "slide", "scan", "idcode", "fileid", "photo",
+        "picture", "scanid", "slideid", "imageno", "imagenumber",
+    ),
     "subject": (
         "case", "caseid", "person", "personid", "individual", "pid", "mrn", "id", "subj", "subjid",
         "subjects", "subjectname", "subjectnumber", "subjectno", "subjectcode", "patients", "pat",
         "patid", "ptid", "patientname", "patientno", "patientnr", "patientcode", "patientkey",
+        "lesionid", "donor", "donorid", "animal", "animalid", "proband", "probandid", "volunteer",
     ),
     "study": ("studyid",),
     "instance": ("uid", "instanceid"),
@@ -43,12 +47,12 @@ _LOOKALIKES = {
         "diagnosis", "target", "category", "finding", "findings", "findinglabels", "disease",
         "pathology", "outcome", "grade", "dx", "y", "classes", "classid", "labelid", "labelname",
         "findinglabel", "groundtruth", "gt", "condition", "severity", "truth", "ytrue",
-        "classindex", "labelindex",
+        "classindex", "labelindex", "diagnostic", "histology", "stage", "birads", "grading",
     ),
     "split": (
         "set", "subset", "partition", "fold", "dataset", "datasettype", "phase", "usage", "kfold",
         "traintest", "trainvaltest", "istrain", "istest", "isval", "isvalid", "isvalidation",
-        "train", "test", "validation",
+        "train", "test", "validation", "datasplit", "traintestsplit", "splittype",
     ),
 }  # fmt: skip
 
