@@ -58,3 +58,7 @@ def test_a_table_that_is_not_read_is_told_where_no_folder_is_a_class(tmp_path: P
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "no image has a label", Notice)
         list_images(tmp_path, source, b"key")
+
+
+def test_long_names_take_no_time() -> None:
+    assert count_altered([f"x_flip{'1' * 200}a.png", f"x{'_' * 200}a.png", "x_1" * 80]) == 0

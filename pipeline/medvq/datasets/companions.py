@@ -17,7 +17,7 @@ _ALTERATION = (
     r"(aug|augment(ed|ation)|[hv]?_?flip(ped)?|rot(at(ed?|ion))?|mirror(ed)?|noisy?|blur(red)?"
     r"|bright(ness|er)?|dark(er)?|shift(ed)?|zoom(ed)?|crop(ped)?|elastic|resized?|copy)"
 )
-_ALTERED = re.compile(rf"[\s_.-]+{_ALTERATION}([\s_-]*\d*)*$", re.IGNORECASE)
+_ALTERED = re.compile(rf"(?<![\s_.-])[\s_.-]+{_ALTERATION}[\s_\d-]*$", re.IGNORECASE)
 # As Roboflow names the versions of a picture.
 _VERSION = re.compile(r"\.rf\.[0-9a-f]{16,}$", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.[^./]+$")

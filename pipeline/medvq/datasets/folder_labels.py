@@ -27,7 +27,9 @@ _OF_PATIENT = re.compile(
     re.IGNORECASE,
 )
 # What systems append to the name of a folder that is copied to where one of its name is.
-_COPIED = re.compile(r"([\s_-]+(copy|kopie|copie|copia)( \d+)?)?( ?\(\d+\))?$", re.IGNORECASE)
+_COPIED = re.compile(
+    r"((?<![\s_-])[\s_-]+(copy|kopie|copie|copia)( \d+)?)?( ?\(\d+\))?$", re.IGNORECASE
+)
 _WAY_OUT = (
     "is called neither train, validation nor test (or val, dev, holdout): rename it, or give "
     "splits and labels in a CSV (source.labels)"
