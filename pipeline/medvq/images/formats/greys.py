@@ -126,14 +126,15 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
 def _tell_of_nothing(shown: Image, values: Values, inside: NDArray[np.bool_]) -> None:
     """Tell of a window or table for other values, as of another modality or without the rescale."""
     visible = _without_padding(shown, inside)
-    if not visible.size:
+    spread = np.ptp(visible) if visible.size else None
+    if spread is None:
         notice("all pixels are padding (PixelPaddingValue): nothing is to be seen")
-    elif np.ptp(_without_padding(values, inside)) == 0:
-        return
-    elif np.ptp(visible) == 0:
-        notice("its window or lookup table leaves nothing to be seen: all is of one grey")
-    elif np.ptp(visible) < _LITTLE:
-        notice("its window or lookup table leaves little to be seen: fewer than 16 of 256 greys")
+    elif spread < _LITTLE and np.ptp(_without_padding(values, inside)) > 0:
+        notice(
+            "its window or lookup table leaves little to be seen: fewer than 16 of 256 greys"
+            if spread
+            else "its window or lookup table leaves nothing to be seen: all is of one grey"
+        )
 
 
 def _without_padding(values: Values, inside: NDArray[np.bool_]) -> Values:
