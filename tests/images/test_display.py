@@ -246,6 +246,14 @@ def test_a_window_that_leaves_little_to_be_seen_is_told(
     assert sum("leaves little to be seen" in text for text in notes.notices) == told
 
 
+def test_a_picture_of_little_contrast_without_a_window_is_none_of_a_wrong_one(
+    tmp_path: Path,
+) -> None:
+    with recorded() as notes:
+        read_grey(save_dicom(tmp_path / "x.dcm", dicom(100 + BYTES // 32)))
+    assert notes.notices == ()
+
+
 def test_a_window_that_leaves_nothing_of_a_volume_is_told(tmp_path: Path) -> None:
     headers = ct_series(np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7))
     paths = []

@@ -77,6 +77,7 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
     header = picture.header
     greys = _greys(picture)
     table = None if window else _voi_table(header, greys)
+    chosen = None
     if table is not None:
         applied(f"VOI LUT of {len(table.entries)} entries to {table.top}")
         shown = stretch(table.apply(greys.values), 0, table.top)
@@ -86,7 +87,7 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
         shown = _show_all_bits(header, greys)
     else:
         shown = stretch(greys.values, *_percentiles(_without_padding(greys.values, greys.inside)))
-    _tell_of_nothing(shown, greys.values, greys.inside)
+    _tell_of_nothing(shown, greys.values, greys.inside, windowed=table is not None or bool(chosen))
     return _finish(shown, header, greys.inside)
 
 
@@ -119,17 +120,19 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
         shown = stretch(values, *_percentiles(_without_padding(values, inside)))
     else:
         shown = window.apply(values)
-    _tell_of_nothing(shown, values, inside)
+    _tell_of_nothing(shown, values, inside, windowed=window is not None)
     return _finish(shown, first, inside)
 
 
-def _tell_of_nothing(shown: Image, values: Values, inside: NDArray[np.bool_]) -> None:
+def _tell_of_nothing(
+    shown: Image, values: Values, inside: NDArray[np.bool_], *, windowed: bool
+) -> None:
     """Tell of a window or table for other values, as of another modality or without the rescale."""
     visible = _without_padding(shown, inside)
     spread = np.ptp(visible) if visible.size else None
     if spread is None:
         notice("all pixels are padding (PixelPaddingValue): nothing is to be seen")
-    elif spread < _LITTLE and np.ptp(_without_padding(values, inside)) > 0:
+    elif windowed and spread < _LITTLE and np.ptp(_without_padding(values, inside)) > 0:
         notice(
             "its window or lookup table leaves little to be seen: fewer than 16 of 256 greys"
             if spread
