@@ -16,6 +16,7 @@ from medvq.errors import Notice
     ("names", "altered"),
     [
         ("a/1.png a/1_flip.png a/1-aug-12.png a/1_aug_0_123.png b/1_h_flip.png", 4),
+        ("a/1.png a/1.preview.png a/1_thumb.png b/1_overlay.png b/1_gradcam.png", 4),
         ("x_png.rf.0123456789abcdef0123.jpg x_png.rf.123456789abcdef01234.jpg", 1),
         ("x_jpg.rf.0123456789abcdef0123.jpg y_jpg.rf.123456789abcdef01234.jpg", 0),
         ("1.png 1_2.png 2_flip.png flip.png _flip.png x_left.png x.png", 0),

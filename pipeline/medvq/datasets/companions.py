@@ -15,7 +15,8 @@ from medvq.wording import counted
 
 _ALTERATION = (
     r"(aug|augment(ed|ation)|[hv]?_?flip(ped)?|rot(at(ed?|ion))?|mirror(ed)?|noisy?|blur(red)?"
-    r"|bright(ness|er)?|dark(er)?|shift(ed)?|zoom(ed)?|crop(ped)?|elastic|resized?|copy)"
+    r"|bright(ness|er)?|dark(er)?|shift(ed)?|zoom(ed)?|crop(ped)?|elastic|resized?|copy|thumb(nail)?"
+    r"|preview|overlay|annotated|marked|bbox|heatmap|(grad)?cam)"
 )
 _ALTERED = re.compile(rf"(?<![\s_.-])[\s_.-]+{_ALTERATION}[\s_\d-]*$", re.IGNORECASE)
 # As Roboflow names the versions of a picture.
