@@ -1,4 +1,7 @@
-"""Mosaics: MR scanners of one vendor put all slices of a volume side by side in one picture."""
+"""Pictures that are not what they look like: mosaics, localizers, images for processing.
+
+Mosaics: MR scanners of one vendor put all slices of a volume side by side in one picture.
+"""
 
 from pathlib import Path
 
@@ -27,6 +30,14 @@ def test_a_localizer_as_a_picture_is_told(tmp_path: Path) -> None:
         with recorded() as notes:
             read_image(path)
         assert sum("a localizer" in text for text in notes.notices) == told
+
+
+def test_an_image_for_processing_is_told(tmp_path: Path) -> None:
+    for intent, told in (("FOR PROCESSING", 1), ("FOR PRESENTATION", 0)):
+        header = dicom(SLICES[0], Modality="MG", PresentationIntentType=intent)
+        with recorded() as notes:
+            read_image(save_dicom(tmp_path / "x.dcm", header))
+        assert sum("raw values of the detector" in text for text in notes.notices) == told
 
 
 def test_a_mosaic_is_no_slice_of_a_volume(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
         raise UnreadableImage(WITHOUT_PIXELS)
     if pixels:
         _tell_of_text(header)
+        if text(header, "PresentationIntentType") == "FOR PROCESSING":
+            notice("for processing: raw values of the detector, not what a viewer shows")
     return header
 
 
