@@ -107,6 +107,7 @@ def test_the_names_of_rows_that_r_writes_are_refused_with_the_way_out(tmp_path: 
         (b"version https://git-lfs.github.com/spec/v1\n", "no table: it is a pointer of Git LFS"),
         (b"\x1f\x8b\x08\0", "no table: it is compressed by gzip; unpack it"),
         (b"%PDF-1.4\n", "no table: it is a PDF"),
+        (b'[\n  {"file": "a.png"}]', "no table: it is JSON; save it as CSV"),
     ],
 )
 def test_what_is_no_table_is_called_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:

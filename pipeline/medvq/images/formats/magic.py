@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # The first element of a data set without the file header: file meta information, or group 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _FIRST_BIG_ENDIAN = frozenset({b"\x00\x08\x00" + bytes([element]) for element in range(0x20)})
@@ -34,12 +36,12 @@ _FOREIGN = (
     (4, (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf", b"ftypavi"), _HEIF),
     (0, (b"%PDF",), "a PDF; export its images"),
     (0, (b"version https://git-lfs",), "a pointer of Git LFS; fetch the file (git lfs pull)"),
-    (0, (b'{"', b'[{"'), "JSON, as a server answers; fetch the file anew"),
     (0, (b"/annex/objects/",), "a pointer of git-annex; fetch the file (datalad get)"),
     (0, (bytes(HEAD),), "zeros, as where a copy or a download was not finished; fetch it anew"),
 )
 _SVG = "a drawing (SVG); save it as PNG"
 _XML = "XML, as a drawing (SVG), to be saved as PNG, or an answer of a server; fetch the file anew"
+_JSON = re.compile(rb'[\[{]\s*["{]')
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP, _NIFTI = b"\x1f\x8b", (b"n+1\0", b"ni1\0", b"n+2\0")
 
@@ -58,6 +60,9 @@ def foreign(head: bytes, suffix: str) -> str:
             return kind
     if markup := _markup(plain.removeprefix(_BYTE_ORDER_MARK).lower()):
         return markup
+    if _JSON.match(plain):
+        answer = "JSON, as a server answers; fetch the file anew"
+        return "JSON; save it as CSV" if suffix == "table" else answer
     if plain.startswith(b"--") and b"content-type:" in plain.lower():
         return "an answer of a DICOMweb server in several parts; save each part as a file"
     if head.startswith(_GZIP) and suffix != "nifti":
