@@ -63,3 +63,12 @@ def test_a_table_that_is_not_read_is_told_where_no_folder_is_a_class(tmp_path: P
 
 def test_long_names_take_no_time() -> None:
     assert count_altered([f"x_flip{'1' * 200}a.png", f"x{'_' * 200}a.png", "x_1" * 80]) == 0
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_names_that_hold_folders_of_windows_are_told(tmp_path: Path) -> None:
+    for name in (r"train\ill\1.png", r"train\well\2.png"):
+        (tmp_path / name).write_bytes(b"any")
+    source = ImageFolderSource(kind="image_folder", folder=".")
+    with pytest.warns(Notice, match=r"2 files with a backslash in the name, .* makes folders"):
+        list_images(tmp_path, source, b"key")

@@ -1,4 +1,4 @@
-"""Files beside the images of a folder that are no images of their own, by their names."""
+"""What the names of files say: masks and versions of images beside these, folders that are none."""
 
 from __future__ import annotations
 
@@ -62,6 +62,17 @@ def warn_of_unused_tables(images: Iterable[SourceImage], skipped: Mapping[str, i
             f"no image has a label, and {counted(tables, 'table')} in the folder (.csv, .tsv, "
             f".xlsx) {'is' if tables == 1 else 'are'} not read: if labels are in one, name it "
             "(source.labels)"
+        )
+        warnings.warn(Notice(text), stacklevel=3)
+
+
+def warn_of_backslashes(paths: Iterable[str]) -> None:
+    """Say that names hold what were folders in an archive: such a path is one name here."""
+    if held := sum("\\" in path for path in paths):
+        text = (
+            f"{counted(held, 'file')} with a backslash in the name, as where an archive of Windows "
+            "is unpacked without its folders, which may be classes, splits or patients: unpack it "
+            "by a program that makes folders of them (7z, bsdtar)"
         )
         warnings.warn(Notice(text), stacklevel=3)
 
