@@ -40,6 +40,14 @@ def test_an_image_for_processing_is_told(tmp_path: Path) -> None:
         assert sum("raw values of the detector" in text for text in notes.notices) == told
 
 
+def test_greys_that_stand_for_colours_are_told(tmp_path: Path) -> None:
+    for presentation, told in (("COLOR", 1), ("MIXED", 1), ("MONOCHROME", 0)):
+        header = dicom(SLICES[0], Modality="US", PixelPresentation=presentation)
+        with recorded() as notes:
+            read_image(save_dicom(tmp_path / "x.dcm", header))
+        assert sum("some stand for colours" in text for text in notes.notices) == told
+
+
 def test_a_mosaic_is_no_slice_of_a_volume(tmp_path: Path) -> None:
     header = ct_series(SLICES)[0]
     header.ImageType = KIND

@@ -61,6 +61,9 @@ def read_dicom(path: Path, channels: int, window: Window | None = None) -> Image
         notice("a mosaic, which shows the slices of a volume side by side: read as one picture")
     if "LOCALIZER" in texts(header, "ImageType"):
         notice("a localizer, by which a scan was planned, and no slice of it: read as a picture")
+    is_grey = str(header.PhotometricInterpretation).startswith("MONOCHROME")
+    if is_grey and text(header, "PixelPresentation") in {"COLOR", "MIXED"}:
+        notice("greys of which some stand for colours (PixelPresentation): shown as greys")
     if any(_are_unequal(numbers(header, name)) for name in _SIDES):
         notice("the pixels are not square: shown as if they were")
     if int(header.SamplesPerPixel) == 3:
