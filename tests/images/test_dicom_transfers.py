@@ -10,6 +10,7 @@ from factories.images import dicom, noise, read_grey, save_dicom
 from medvq.errors import UnreadableImage
 from medvq.images.formats import is_dicom, read_image
 from medvq.images.formats.identity import identify
+from medvq.images.formats.notes import recorded
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -64,3 +65,11 @@ def test_a_file_without_a_preamble_is_read(tmp_path: Path) -> None:
     identity = identify(bare)
     assert identity is not None
     assert identity.subject == "7"
+
+
+def test_pixels_whose_returns_became_line_feeds_are_told(tmp_path: Path) -> None:
+    stored = noise(200, 200)
+    for pixels, told in ((stored, 0), (np.where(stored == 13, 10, stored), 1)):
+        with recorded() as notes:
+            read_image(save_dicom(tmp_path / "x.dcm", dicom(pixels.astype(np.uint8))))
+        assert sum("carriage return" in text for text in notes.notices) == told

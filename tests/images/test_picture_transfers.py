@@ -9,6 +9,7 @@ from factories.images import noise, read_grey, save_nifti
 from factories.tiffs import tiff
 from medvq.errors import UnreadableImage
 from medvq.images.formats import read_image
+from medvq.images.formats.notes import recorded
 from medvq.images.reading import ImageFiles, Reader
 from PIL import Image
 
@@ -83,6 +84,26 @@ def test_a_volume_that_was_transferred_as_text_is_refused(
     path.write_bytes(as_text(path.read_bytes()))
     with pytest.raises(UnreadableImage, match=r"transfer as text.*: transfer it anew"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_a_volume_whose_returns_became_line_feeds_is_told(
+    tmp_path: Path, kind: type[np.generic]
+) -> None:
+    path = save_nifti(tmp_path / "x.nii", noise(40, 40, 40).astype(kind))
+    for told in (0, 1):
+        with recorded() as notes:
+            read_image(path)
+        assert sum("carriage return" in text for text in notes.notices) == told
+        path.write_bytes(path.read_bytes().replace(b"\r", b"\n"))
+
+
+def test_even_values_and_smooth_ones_have_no_returns_and_are_not_told(tmp_path: Path) -> None:
+    even = noise(40, 40, 40) & 0xFE
+    for voxels in (even, np.full((40, 40, 40), 10, np.uint8)):
+        with recorded() as notes:
+            read_image(save_nifti(tmp_path / "x.nii", voxels))
+        assert not [text for text in notes.notices if "carriage return" in text]
 
 
 def test_a_volume_whose_voxels_look_like_line_ends_is_read(tmp_path: Path) -> None:

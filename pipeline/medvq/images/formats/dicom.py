@@ -24,7 +24,13 @@ from medvq.images.formats.header import (
 )
 from medvq.images.formats.notes import applied, notice
 from medvq.images.formats.parsing import parse
-from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT, ends_lines_as_text
+from medvq.images.formats.transfers import (
+    MAY_HAVE_LOST_RETURNS,
+    SAMPLE,
+    TRANSFERRED_AS_TEXT,
+    ends_lines_as_text,
+    lacks_returns,
+)
 
 _IS_NO_IMAGE = "a DICOM object that is no image: "
 # By what the name that PS3.6 gives the class of the object contains.
@@ -143,6 +149,8 @@ def read_header(path: Path, *, pixels: bool = False) -> Dataset:
         raise UnreadableImage(reason)
     if pixels and _is_transferred_as_text(path, header):
         raise UnreadableImage(TRANSFERRED_AS_TEXT)
+    if pixels and not _is_encapsulated(header) and lacks_returns(_stored(header)):
+        notice(MAY_HAVE_LOST_RETURNS)
     if pixels and "InConcatenationNumber" in header and whole_number(header, _PARTS, 0) != 1:
         raise UnreadableImage(
             "a part of a concatenation (InConcatenationNumber): put its parts together into one "
@@ -178,6 +186,13 @@ def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
     return ends_lines_as_text(element.value) and (
         _is_encapsulated(header) or after >= element.value.count(b"\n")
     )
+
+
+def _stored(header: Dataset) -> bytes:
+    """Return the beginning of the pixels as they lie in the file."""
+    element = header.get_item("PixelData")
+    value = element.value if isinstance(element, RawDataElement) else None
+    return value[:SAMPLE] if isinstance(value, bytes) else b""
 
 
 def frame_header(header: Dataset, number: int) -> Dataset | None:

@@ -30,7 +30,13 @@ from medvq.images.formats.display import (
 )
 from medvq.images.formats.messages import DAMAGED
 from medvq.images.formats.notes import applied, notice
-from medvq.images.formats.transfers import TRANSFERRED_AS_TEXT, ends_lines_as_text
+from medvq.images.formats.transfers import (
+    MAY_HAVE_LOST_RETURNS,
+    SAMPLE,
+    TRANSFERRED_AS_TEXT,
+    ends_lines_as_text,
+    lacks_returns,
+)
 from medvq.images.formats.volume import axes, is_placed, to_anatomical
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -97,6 +103,11 @@ def _read(path: Path) -> tuple[Any, NDArray[Any]]:
             has_more = _check_end(cast("IO[bytes]", stream), image)
     if has_more and ends_lines_as_text(path.read_bytes()):
         raise UnreadableImage(TRANSFERRED_AS_TEXT)
+    if not compressed:  # else the checksum would not fit
+        with path.open("rb") as file:
+            file.seek(image.dataobj.offset)
+            if lacks_returns(file.read(SAMPLE)):
+                notice(MAY_HAVE_LOST_RETURNS)
     return image, stored
 
 

@@ -11,9 +11,19 @@ TRANSFERRED_AS_TEXT = (
 )
 """The reason of a file that is refused because of it."""
 
+MAY_HAVE_LOST_RETURNS = (
+    "no byte of the pixels is a carriage return, and line feeds are twice as many as should be: "
+    "where it was transferred as text from an old system, transfer it anew, as binary"
+)
+"""The notice of a file that :func:`lacks_returns`."""
+
 # By which it can be told.
 _FEWEST_LINE_FEEDS = 8
 _BEGINNING = 2**14  # bytes
+SAMPLE = 2**22
+"""Bytes that suffice for :func:`lacks_returns`."""
+_FEWEST_NEIGHBOURS, _TWICE = 64, 1.5
+_NEIGHBOURS = (9, 11, 12, 14, 15)
 _START_OF_SCAN = b"\xff\xda"  # ITU-T T.81 table B.1
 
 
@@ -28,6 +38,21 @@ def ends_lines_as_text(data: bytes) -> bool:
     if not _all_follow_returns(data[:_BEGINNING]):
         return False
     return data.count(b"\n") >= _FEWEST_LINE_FEEDS and _all_follow_returns(data)
+
+
+def lacks_returns(data: bytes) -> bool:
+    r"""Say whether carriage returns seem to have become line feeds, by how often bytes occur.
+
+    >>> noise = bytes(range(256)) * 100
+    >>> lacks_returns(noise), lacks_returns(noise.replace(b"\r", b"\n"))
+    (False, True)
+    """
+    sample = data[:SAMPLE]
+    if b"\r" in sample:
+        return False
+    others = [sample.count(bytes([byte])) for byte in _NEIGHBOURS]
+    expected = sum(others) / len(others)
+    return min(others) >= _FEWEST_NEIGHBOURS and sample.count(b"\n") > _TWICE * expected
 
 
 def _all_follow_returns(data: bytes) -> bool:
