@@ -18,6 +18,7 @@ _PICTURES = (
 )  # fmt: skip
 
 _HEIF = "an image of a phone or the web (HEIC, AVIF); save it as PNG or JPEG"
+_FILM = "a film; save the frames that are images as files of their own"
 _PAGE = "a page of a server, as it answers where a download fails; fetch the file anew"
 HEAD = 348
 """Bytes by which :func:`foreign` tells what a file is: those of a NIfTI-1 header."""
@@ -34,6 +35,9 @@ _FOREIGN = (
         "a document of an office program; export its images",
     ),
     (4, (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf", b"ftypavi"), _HEIF),
+    (4, (b"ftypisom", b"ftypmp4", b"ftypqt", b"ftypM4V", b"ftypavc", b"ftyp3gp"), _FILM),
+    (8, (b"AVI LIST",), _FILM),
+    (0, (b"\0\0\0\x0cJXL \r\n\x87\n",), "a JPEG XL; save it as PNG"),
     (0, (b"%PDF",), "a PDF; export its images"),
     (0, (b"version https://git-lfs",), "a pointer of Git LFS; fetch the file (git lfs pull)"),
     (0, (b"/annex/objects/",), "a pointer of git-annex; fetch the file (datalad get)"),

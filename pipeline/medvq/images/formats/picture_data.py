@@ -15,8 +15,8 @@ from medvq.images.formats.messages import has_damaged_data
 from medvq.images.formats.transfers import coded_as_text, ends_lines_as_text
 
 _PNG_SIGNATURE, _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\x89PNG", b"\xff\xd8"
-# What no other files begin with.
-_MARKS = (_PNG, b"\xff\xd8\xff", b"RIFF")
+# What no other files begin with, and WebP.
+_MARKS, _RIFF, _WEBP = (_PNG, b"\xff\xd8\xff"), b"RIFF", b"WEBP"
 # PNG: channels by the kind of colour; of Adam7, where each pass begins and its steps (y, x).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PASSES = (
@@ -73,7 +73,7 @@ def _pixel_chunks(content: memoryview) -> Iterator[tuple[int, int]]:
 
 def is_cut_off(head: bytes) -> bool:
     """Say whether a file that no decoder knows begins as a PNG, JPEG or WebP all the same."""
-    return head.startswith(_MARKS)
+    return head.startswith(_MARKS) or (head.startswith(_RIFF) and _WEBP.startswith(head[8:12]))
 
 
 def is_unread_text(content: bytes) -> bool:
