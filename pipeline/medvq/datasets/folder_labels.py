@@ -47,7 +47,6 @@ def labels_of_folders(
     Parameters
     ----------
     may_name : whether messages may name folders that are no class, which may be patients.
-
     patients : whom each file shows; empty where that is not known, None of one that does not count.
 
     Raises
