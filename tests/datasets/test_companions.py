@@ -72,3 +72,43 @@ def test_names_that_hold_folders_of_windows_are_told(tmp_path: Path) -> None:
     source = ImageFolderSource(kind="image_folder", folder=".")
     with pytest.warns(Notice, match=r"2 files with a backslash in the name, .* makes folders"):
         list_images(tmp_path, source, b"key")
+
+
+def told_of_folders(folder: Path, names: list[str], *table: str) -> list[str]:
+    """What is told of images in folders that are named by splits or classes, beside a table."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"any")
+    (folder / "labels.csv").write_text("\n".join(table))
+    source = {"kind": "image_folder", "folder": ".", "labels": "labels.csv"}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        list_images(folder, ImageFolderSource.model_validate_json(json.dumps(source)), b"key")
+    return [str(one.message) for one in told if "folders" in str(one.message)]
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_splits_of_folders_that_a_table_does_not_keep_are_told(tmp_path: Path) -> None:
+    names = ["train/1.png", "train/2.png", "test/3.png"]
+    rows = [f"{name},{'ill' if '1' in name else 'well'}" for name in names]
+    (told,) = told_of_folders(tmp_path, names, "file,label", *rows)
+    assert told.startswith(
+        "folders are called test and train, and the table of labels has no split"
+    )
+    splits = ["train", "validation", "test"]
+    rows = [f"{row},{split}" for row, split in zip(rows, splits, strict=True)]
+    (told,) = told_of_folders(tmp_path, names, "file,label,split", *rows)
+    assert told.startswith("1 image lies in folders of another split than the table of labels")
+    rows[1] = "train/2.png,well,train"
+    assert told_of_folders(tmp_path, names, "file,label,split", *rows) == []
+
+
+@pytest.mark.usefixtures("kept_workers")
+def test_classes_of_folders_that_contradict_the_table_are_told(tmp_path: Path) -> None:
+    names = ["Ill/1.png", "Ill/2.png", "well/3.png", "7/4.png"]
+    rows = ["Ill/1.png,ill", "Ill/2.png,well", "well/3.png,well", "7/4.png,ill"]
+    (told,) = told_of_folders(tmp_path, names, "file,label", *rows)
+    assert told.startswith("1 image lies in folders of another class than the table of labels")
+    assert told_of_folders(tmp_path, names, "file,label", *rows[:1], *rows[2:]) == []
+    numbers = ["Ill/1.png,7", "well/3.png,8", "7/4.png,8"]  # 7 may be a ward
+    assert told_of_folders(tmp_path, names, "file,label", *numbers) == []

@@ -6,10 +6,12 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from medvq.datasets.dataset import SourceImage
+from medvq.datasets.classes import Label, plain
+from medvq.datasets.dataset import SourceImage, Split
 from medvq.datasets.folder_files import count_masks
+from medvq.datasets.split_names import named_splits
 from medvq.errors import Notice
 from medvq.wording import counted
 
@@ -22,22 +24,30 @@ _ALTERED = re.compile(rf"(?<![\s_.-])[\s_.-]+{_ALTERATION}[\s_\d-]*$", re.IGNORE
 # As Roboflow names the versions of a picture.
 _VERSION = re.compile(r"\.rf\.[0-9a-f]{16,}$", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.[^./]+$")
+# Classes that folders of something else may be called, too.
+_DIGITS = frozenset(map(str, range(100)))
 # At the end of why a file is no image.
 _TABLES = ("(.csv)", "(.tsv)", "(.xlsx)")
 
 
-def warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
-    """Say that masks count as images; no name of a file is shown."""
+def warn_of_names(folder: Path, paths: Sequence[str], images: Iterable[SourceImage]) -> None:
+    """Say which files of a folder may be no images of their own; no name of one is shown."""
+    _warn_of_masks(folder, paths)
+    _warn_of_altered(images)
+    _warn_of_backslashes(paths)
+
+
+def _warn_of_masks(folder: Path, paths: Sequence[str]) -> None:
     if masks := count_masks(paths):
         text = (
             f"{folder}: {counted(masks, 'file')} read as images although named as masks of others "
             "(x_mask.png beside x.png, or in a folder 'masks'): take them out, or name the images "
             "in a CSV with source.labels.only"
         )
-        warnings.warn(Notice(text), stacklevel=3)
+        _notice(text)
 
 
-def warn_of_altered(images: Iterable[SourceImage]) -> None:
+def _warn_of_altered(images: Iterable[SourceImage]) -> None:
     """Say that versions of images, as for augmentation, may be parted by a split."""
     parted = [
         image.shown_path
@@ -51,7 +61,7 @@ def warn_of_altered(images: Iterable[SourceImage]) -> None:
             "than its original; take them out, or name the subject of each alike in a CSV "
             "(source.labels)"
         )
-        warnings.warn(Notice(text), stacklevel=3)
+        _notice(text)
 
 
 def warn_of_unused_tables(images: Iterable[SourceImage], skipped: Mapping[str, int]) -> None:
@@ -63,10 +73,10 @@ def warn_of_unused_tables(images: Iterable[SourceImage], skipped: Mapping[str, i
             f".xlsx) {'is' if tables == 1 else 'are'} not read: if labels are in one, name it "
             "(source.labels)"
         )
-        warnings.warn(Notice(text), stacklevel=3)
+        _notice(text)
 
 
-def warn_of_backslashes(paths: Iterable[str]) -> None:
+def _warn_of_backslashes(paths: Iterable[str]) -> None:
     """Say that names hold what were folders in an archive: such a path is one name here."""
     if held := sum("\\" in path for path in paths):
         text = (
@@ -74,7 +84,45 @@ def warn_of_backslashes(paths: Iterable[str]) -> None:
             "is unpacked without its folders, which may be classes, splits or patients: unpack it "
             "by a program that makes folders of them (7z, bsdtar)"
         )
-        warnings.warn(Notice(text), stacklevel=3)
+        _notice(text)
+
+
+def warn_of_folders(paths: Sequence[str], rows: Sequence[Label]) -> None:
+    """Say where folders are called splits or classes, and the table of labels says otherwise.
+
+    Parameters
+    ----------
+    paths, rows : of each image its first file, and what the table says of it.
+    """
+    folders = [PurePosixPath(path).parts[:-1] for path in paths]
+    splits = named_splits(dict.fromkeys(name for parts in folders for name in parts))
+    classes = {plain(row.label) for row in rows if row.label} - _DIGITS
+    found: set[Split] = set()
+    of_split = of_class = 0
+    for parts, row in zip(folders, rows, strict=True):
+        split = next((splits[name] for name in parts if name in splits), None)
+        found |= {split} if split else set()
+        of_split += bool(split and row.split and split != row.split)
+        named = {plain(name) for name in parts} & classes
+        of_class += bool(row.label and len(named) == 1 and plain(row.label) not in named)
+    if len(found) > 1 and not any(row.split for row in rows):
+        _notice(
+            f"folders are called {' and '.join(sorted(found))}, and the table of labels has no "
+            "split: these are drawn anew, over all folders; a column 'split' in the table keeps "
+            "them"
+        )
+    if of_split:
+        _notice(f"{_lie(of_split)} split than the table of labels gives: the table's is used")
+    if of_class:
+        _notice(f"{_lie(of_class)} class than the table of labels gives: the table's is used")
+
+
+def _lie(number: int) -> str:
+    return f"{counted(number, 'image')} {'lies' if number == 1 else 'lie'} in folders of another"
+
+
+def _notice(text: str) -> None:
+    warnings.warn(Notice(text), stacklevel=4)
 
 
 def count_altered(paths: Iterable[str]) -> int:

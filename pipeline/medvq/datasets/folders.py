@@ -13,12 +13,7 @@ from statistics import median
 from medvq.config import DicomFolderSource, FolderSource, Labels
 from medvq.datasets.classes import Label, is_no_patient, plain, unify
 from medvq.datasets.columns import ATTRIBUTES
-from medvq.datasets.companions import (
-    warn_of_altered,
-    warn_of_backslashes,
-    warn_of_masks,
-    warn_of_unused_tables,
-)
+from medvq.datasets.companions import warn_of_folders, warn_of_names, warn_of_unused_tables
 from medvq.datasets.dataset import Listing, SourceImage
 from medvq.datasets.folder_files import (
     ARCHIVE,
@@ -102,10 +97,10 @@ def list_images(folder: Path, source: FolderSource, key: bytes | None = None) ->
     )
     if labels.join == "folders":
         warn_of_unused_tables(images, found.skipped)
+    elif file:
+        warn_of_folders([group[0].path for group in groups], rows)
     _warn(folder, source, images, rows, found.skipped)
-    warn_of_masks(folder, found.files)
-    warn_of_altered(images)
-    warn_of_backslashes(found.files)
+    warn_of_names(folder, found.files, images)
     _warn_of_patients([group[0] for group in groups], images, rows)
     return Listing(images, {reason: n for reason, n in sorted(found.skipped.items()) if n})
 
