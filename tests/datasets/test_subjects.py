@@ -249,3 +249,8 @@ def test_folders_of_a_patient_and_a_split_are_not_named() -> None:
     assert "CANARY" not in str(refused.value)
     with pytest.raises(UserError, match="'CANARY_test', 'CANARY_train' looks like a split"):
         labels_of_folders(paths)
+
+
+def test_folders_are_named_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"the folder 'a\\rb\\xe9' stands beside 'train'"):
+        labels_of_folders(["train/ill/1.png", "a\rb\udce9/2.png"])

@@ -248,4 +248,4 @@ def _is_class_of_split(name: str, names: Sequence[str]) -> bool:
 def _quoted(names: Iterable[str], may_name: bool = True) -> str:
     if not may_name:
         return "(not named: its files are DICOM)"
-    return ", ".join(f"'{name}'" for name in sorted(set(names))[:_MOST_NAMED])
+    return ", ".join(f"'{shown(name)}'" for name in sorted(set(names))[:_MOST_NAMED])
