@@ -95,16 +95,19 @@ def warn_of_folders(paths: Sequence[str], rows: Sequence[Label]) -> None:
     paths, rows : of each image its first file, and what the table says of it.
     """
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
-    splits = named_splits(dict.fromkeys(name for parts in folders for name in parts))
-    classes = {plain(row.label) for row in rows if row.label} - _DIGITS
+    names = dict.fromkeys(name for parts in folders for name in parts)
+    splits = named_splits(names)
+    labels = {row.label: plain(row.label) for row in rows if row.label}
+    classes = set(labels.values()) - _DIGITS
+    classes_of = {name: plain(name) for name in names if plain(name) in classes}
     found: set[Split] = set()
     of_split = of_class = 0
     for parts, row in zip(folders, rows, strict=True):
         split = next((splits[name] for name in parts if name in splits), None)
         found |= {split} if split else set()
         of_split += bool(split and row.split and split != row.split)
-        named = {plain(name) for name in parts} & classes
-        of_class += bool(row.label and len(named) == 1 and plain(row.label) not in named)
+        named = {classes_of[name] for name in parts if name in classes_of}
+        of_class += bool(row.label and len(named) == 1 and labels[row.label] not in named)
     if len(found) > 1 and not any(row.split for row in rows):
         _notice(
             f"folders are called {' and '.join(sorted(found))}, and the table of labels has no "
