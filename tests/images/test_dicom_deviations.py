@@ -374,3 +374,15 @@ def test_text_that_may_name_the_patient_is_told(
         read_image(path)
     notices = [line for line in notes.notices if "may name the patient" in line]
     assert [line.startswith(told) for line in notices] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("modality", "states", "told"), [("US", None, True), ("US", "NO", False), ("DX", None, False)]
+)
+def test_ultrasound_that_may_name_the_patient_is_told(
+    tmp_path: Path, modality: str, states: str | None, told: bool
+) -> None:
+    header = twelve(Modality=modality, **({"BurnedInAnnotation": states} if states else {}))
+    with recorded() as notes:
+        read_grey(save_dicom(tmp_path / "x.dcm", header))
+    assert any(text.startswith("ultrasound whose Burned") for text in notes.notices) == told

@@ -17,6 +17,7 @@ from medvq.images.formats.display import Values
 from medvq.images.formats.header import (
     WITHOUT_PIXELS,
     items,
+    modality,
     text,
     texts,
     transfer_syntax,
@@ -172,6 +173,10 @@ def _tell_of_text(header: Dataset) -> None:
         notice(f"BurnedInAnnotation is YES: {_TEXT}")
     elif states != "NO" and f"{text(header, 'SOPClassUID')}.".startswith(_SECONDARY_CAPTURE):
         notice(f"a secondary capture whose BurnedInAnnotation is not NO: {_TEXT}")
+    elif (
+        states != "NO" and modality(header) == "US"
+    ):  # whose scanners write a name into the picture
+        notice(f"ultrasound whose BurnedInAnnotation is not NO: {_TEXT}")
 
 
 def _is_transferred_as_text(path: Path, header: Dataset) -> bool:
