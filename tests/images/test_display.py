@@ -148,6 +148,34 @@ def test_padding_is_black_and_no_part_of_the_image(
     expect(np.where(padding, black, shown), header, tmp_path)
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_value_far_below_all_others_is_padding_that_no_header_names(
+    tmp_path: Path, photometric: str
+) -> None:
+    stored = STORED.astype(np.int16) - 1000
+    padding = np.zeros(stored.shape, bool)
+    padding[:6] = True
+    stored[padding] = -32768
+    low, high = np.percentile(stored[~padding], [0.5, 99.5])
+    shown = np.clip((stored - low) / (high - low), 0, 1)
+    black = 0 if photometric == "MONOCHROME2" else 1
+    with recorded() as notes:
+        expect(np.where(padding, black, shown), dicom(stored, photometric, Modality="MR"), tmp_path)
+    assert sum("far below all others" in text for text in notes.notices) == 1
+
+
+def test_a_volume_with_a_value_far_below_all_others(tmp_path: Path) -> None:
+    body = np.random.default_rng(0).integers(-500, 1500, (5, 6, 7)).astype(np.int16)
+    body[:, 0] = -32768
+    paths = []
+    for number, header in enumerate(ct_series(body)):
+        header.Modality = "MR"
+        paths.append(save_dicom(tmp_path / f"{number}.dcm", header))
+    shown = read_series(paths)[0]
+    assert shown[:, 1:].std() > 0.2
+    assert shown[:, 0].max() == 0
+
+
 def test_padding_that_covers_the_whole_picture_is_told(tmp_path: Path) -> None:
     for limit, told in ((4095, True), (100, False)):
         header = dicom(STORED, bits=12, PixelPaddingValue=0, PixelPaddingRangeLimit=limit)

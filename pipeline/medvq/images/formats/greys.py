@@ -35,6 +35,7 @@ from medvq.images.formats.display import (
 from medvq.images.formats.header import items, modality, number, numbers, text
 from medvq.images.formats.lookup import LookupTable, grey_table
 from medvq.images.formats.notes import applied, notice
+from medvq.images.formats.padding import without_padding
 
 SOFT_TISSUE = Window(40, 400)
 """What CT without a window is shown with, in Hounsfield units: the abdominal soft tissue preset."""
@@ -76,6 +77,7 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
     """Show a grey image's stored pixels: (height, width) in [0, 1]."""
     header = picture.header
     greys = _greys(picture)
+    inside = greys.inside
     table = None if window else _voi_table(header, greys)
     chosen = None
     if table is not None:
@@ -86,9 +88,10 @@ def show_picture(picture: Slice, window: Window | None = None) -> Image:
     elif greys.table is not None or _has_scale(header, greys.rescale):
         shown = _show_all_bits(header, greys)
     else:
-        shown = stretch(greys.values, *_percentiles(_without_padding(greys.values, greys.inside)))
-    _tell_of_nothing(shown, greys.values, greys.inside, windowed=table is not None or bool(chosen))
-    return _finish(shown, header, greys.inside)
+        measured, inside = _measured(greys.values, greys.inside)
+        shown = stretch(greys.values, *_percentiles(measured))
+    _tell_of_nothing(shown, greys.values, inside, windowed=table is not None or bool(chosen))
+    return _finish(shown, header, inside)
 
 
 def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
@@ -117,7 +120,8 @@ def show_volume(slices: Sequence[Slice], window: Window | None = None) -> Image:
     else:
         window = _configured(window, first, each[0])
     if window is None:
-        shown = stretch(values, *_percentiles(_without_padding(values, inside)))
+        measured, inside = _measured(values, inside)
+        shown = stretch(values, *_percentiles(measured))
     else:
         shown = window.apply(values)
     _tell_of_nothing(shown, values, inside, windowed=window is not None)
@@ -288,6 +292,15 @@ def _show_all_bits(header: Dataset, greys: Greys) -> Image:
         part = low, high
     applied(f"range {part[0]:g} to {part[1]:g}: the part that is used")
     return stretch(greys.values, *part)
+
+
+def _measured(values: Values, inside: NDArray[np.bool_]) -> tuple[Values, NDArray[np.bool_]]:
+    """Return the values that are no padding, by the header or far from all others, and where."""
+    declared = _without_padding(values, inside)
+    measured = without_padding(declared) if declared.size else declared
+    if measured.size == declared.size:
+        return measured, inside
+    return measured, np.asarray(inside & (values >= measured.min()))
 
 
 def _percentiles(values: Values) -> tuple[float, float]:

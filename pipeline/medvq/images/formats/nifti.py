@@ -30,6 +30,7 @@ from medvq.images.formats.display import (
 )
 from medvq.images.formats.messages import DAMAGED
 from medvq.images.formats.notes import applied, notice
+from medvq.images.formats.padding import without_padding
 from medvq.images.formats.transfers import (
     MAY_HAVE_LOST_RETURNS,
     SAMPLE,
@@ -52,8 +53,6 @@ _MOST_AFTER_VOXELS = 2**24
 # levels), and, where it cuts values off, at least this share of the voxels lies between the two and
 # at most that share of the voxels above black is white.
 _LEAST_PART, _LEAST_BETWEEN, _MOST_WHITE = 1 / 16, 0.01, 0.75
-# Fewer voxels of padding do not move the percentiles.
-_MOST_OTHERS = 0.995
 # NIfTI-1: voxels are labels, of regions or of parts of the brain (NIFTI_INTENT_LABEL, _NEURONAME).
 _LABELS = (1002, 1003)
 # A volume of no more whole numbers may be a segmentation; so many voxels tell.
@@ -254,29 +253,6 @@ def _tell_of_labels(numbers: Values) -> None:
         )
 
 
-def _without_padding(numbers: Values) -> Values:
-    """Return the voxels that are no padding: a negative value far below all others, as -32768 is.
-
-    So is the largest that an integer of 16 bits or more holds, far above them.
-    """
-    lowest, highest = numbers.min(), numbers.max()
-    kind = cast("np.dtype[Any]", numbers.dtype)
-    if kind.kind in "iu" and kind.itemsize > 1 and highest == np.iinfo(kind).max:
-        others = numbers[numbers < highest]
-        low, high = robust_range(others)
-        if others.size < _MOST_OTHERS * numbers.size and float(highest) - high > high - low > 0:
-            notice("the largest value that there is, far above all others: no part of the range")
-            return np.asarray(others)
-    if lowest >= 0:
-        return numbers
-    others = numbers[numbers > lowest]
-    low, high = robust_range(others)
-    if others.size >= _MOST_OTHERS * numbers.size or not low - float(lowest) > high - low > 0:
-        return numbers
-    notice("a negative value far below all others, as outside of a field of view: shown black")
-    return np.asarray(others)
-
-
 def _stretched(stored: Values, numbers: Values, header: Any, window: Window | None) -> Image:
     """Show ``stored`` over the range of its ``numbers``, the voxels that are not NaN."""
     if window is not None:
@@ -290,7 +266,7 @@ def _stretched(stored: Values, numbers: Values, header: Any, window: Window | No
     stated = low < high
     if not picture:
         _tell_of_labels(numbers)
-    low, high = (0.0, 255.0) if picture else robust_range(_without_padding(numbers))
+    low, high = (0.0, 255.0) if picture else robust_range(without_padding(numbers))
     applied(f"range {low:g} to {high:g}: {'all 8 bits' if picture else 'percentiles 0.5 and 99.5'}")
     if stated:
         notice("cal_min and cal_max do not fit the values of the volume: ignored")
