@@ -462,3 +462,11 @@ def test_a_program_that_ends_looks_for_no_cycles(monkeypatch: pytest.MonkeyPatch
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+def test_a_folder_of_runs_that_is_not_there_is_said_and_not_taken_for_an_empty_one(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    line = refused(capsys, "mlflow-sync", "--artifacts", str(tmp_path / "none"))
+    assert f"there is no folder {tmp_path}/none; name that of the runs (ARTIFACTS=)" in line
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import medvq
@@ -67,6 +68,12 @@ def test_an_image_is_shown_with_the_window_of_the_training_images(
     np.testing.assert_array_equal(after.image, to_bytes(shown[0]))
     assert not np.array_equal(after.image, before.image)
     assert not np.array_equal(after.prepared, before.prepared)
+
+
+def test_a_number_is_said_as_a_number(probe: Path, files: list[Path]) -> None:
+    found = Explainer(ProbeSources(probe, "cpu"))(files[0])
+    number = replace(found, classes=[], prediction={"predicted": 2788.0017}, called="2788.002")
+    assert number.line() == f"predicted 2788.002; {found.typicality_text()}"
 
 
 def test_no_name_of_a_dicom_file_is_written_or_printed(

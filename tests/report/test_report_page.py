@@ -246,6 +246,15 @@ def test_a_page_is_made_once_for_each_probe_and_is_the_same_again(folder: Path) 
     assert read(folder) == before
 
 
+def test_the_report_of_a_probe_lies_with_its_own_data_set(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe, artifacts = str(folder / "probe/latest"), str(tmp_path)
+    assert main(["report", "--probe", probe, "--artifacts", artifacts]) == 0
+    assert capsys.readouterr().out == f"{folder}/report/report.html\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_features_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither a finished probe .* run 'make linear-probe'"):
         write_report(tmp_path / "none")

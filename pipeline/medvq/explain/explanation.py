@@ -122,6 +122,8 @@ class Explanation:
 
     def line(self) -> str:
         """Return one line for people."""
+        if not self.classes:
+            return f"predicted {self.called}; {self.typicality_text()}"
         figures = ", ".join(f"{name} {value:.3f}" for name, value in self.prediction.items())
         if "threshold" in self.prediction:  # of two classes the second, whichever is called
             figures = figures.replace("probability", f"probability of {self.classes[1]}")
@@ -274,7 +276,7 @@ class Explainer:
         predicted = values.pop("predicted")
         if "probability" in values:
             return values, classes[int(predicted)]
-        return {"predicted": predicted}, f"{predicted:.3g}"
+        return {"predicted": predicted}, f"{predicted:.7g}"
 
     def _typicality(self, codes: Tensor) -> Typicality | None:
         prior = find_prior(self.sources.extract)

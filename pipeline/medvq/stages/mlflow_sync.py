@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from medvq.errors import UserError
 from medvq.stages.command import Command, add_artifacts_option
 from medvq.wording import counted
 
@@ -13,6 +14,10 @@ def run(parsed: argparse.Namespace) -> int:
     """Send the events that journals in the folder of artifacts hold."""
     from medvq.storage.mlflow_sync import sync
 
+    if not parsed.artifacts.is_dir():
+        raise UserError(
+            f"there is no folder {parsed.artifacts}; name that of the runs (ARTIFACTS=)"
+        )
     journals, events = sync(parsed.artifacts)
     print(
         f"sent {counted(events, 'event')} of {counted(journals, 'run')} that were kept",

@@ -16,7 +16,7 @@ from medvq.stages.command import (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the data set, and the probe that the report is about."""
+    """Add the data set, and the probe that the report is about, which has a data set of its own."""
     add_dataset_option(parser)
     parser.add_argument(
         "--probe",
@@ -28,10 +28,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Write the page, and print what to open."""
+    """Write the page, and print what to open; that of a probe lies with its own data set."""
     from medvq.report.report_page import write_report
+    from medvq.storage import artifacts
 
-    file = write_report(parsed.artifacts / parsed.dataset, parsed.probe).absolute()
+    folder = parsed.artifacts / parsed.dataset
+    if parsed.probe is not None:
+        folder = artifacts.finished(parsed.probe, "probe").folder.parents[1]
+    file = write_report(folder, parsed.probe).absolute()
     if parsed.json:
         print(file, file=sys.stderr)
         print(json.dumps({"report": str(file), "bytes": file.stat().st_size}))
