@@ -54,6 +54,7 @@ def test_artifacts_are_found_by_the_name_that_a_configuration_gives(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "study.yaml").write_text("name: lungs\nsource: {kind: image_folder}\n")
+    (tmp_path / "a.png").touch()
     monkeypatch.setenv("DATASET", "study.yaml")
     assert "artifacts/lungs/extract/latest is no" in refused(capsys, "suggest-labels")
     assert "artifacts/lungs/probe/latest is no" in refused(capsys, "explain", "a.png")

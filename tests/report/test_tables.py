@@ -221,31 +221,3 @@ def test_a_threshold_read_off_the_judged_images_is_named_so() -> None:
     )
     assert note == "  95% intervals given this training and this training set"
     assert EvaluateSummary.from_json(summary.to_json()) == summary
-
-
-def test_long_numbers_of_a_target_do_not_run_into_each_other() -> None:
-    values = {
-        "r2": Interval(-0.235, 0.1, (-1.74, 0.21)),
-        "mae": Interval(1289.488, 9, (198.4, 2e3)),
-    }
-    row = ProbeRow("medvq", values, Validation(0.1, None, -0.086))
-    _, head, line = probe_table(
-        ProbeSummary(
-            label_fraction=1.0,
-            labels=28,
-            subjects=28,
-            repeats=1,
-            classes=[],
-            threshold=None,
-            rows=[row],
-            medvq_minus={},
-            task="volume",
-            headline="r2",
-        )
-    )
-    cells = ["medvq", "-0.235", "[-1.74,0.21]", "1289.488", "[198.40,2000.00]", "-0.086"]
-    assert line.split() == cells
-    assert (head.index("r2") + 2, head.index("mae") + 3) == (
-        line.index("]") + 1,
-        line.rindex("]") + 1,
-    )
