@@ -148,7 +148,8 @@ def test_a_file_that_is_no_image_is_refused_in_one_line(
 def test_without_a_probe_the_line_says_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["explain", "a.png", "--probe", str(tmp_path)]) == 2
+    (image := tmp_path / "a.png").touch()
+    assert main(["explain", str(image), "--probe", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error == (
         f"medvq: {tmp_path} is no finished artifact of the stage 'probe'; name another, or make "
