@@ -221,7 +221,8 @@ def test_an_image_that_is_not_there_is_told_before_anything_is_loaded(
         script = (
             "import sys\n"
             "from medvq.cli import main\n"
-            f"assert main([{command!r}, {str(tmp_path / name)!r}]) == 2\n"
+            f"options = ['--probe', {str(tmp_path)!r}]\n"
+            f"assert main([{command!r}, {str(tmp_path / name)!r}, *options]) == 2\n"
             "assert not {'torch', 'sklearn', 'matplotlib'} & sys.modules.keys()"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

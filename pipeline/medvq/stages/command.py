@@ -128,25 +128,6 @@ def add_probe_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_is_file(image: Path) -> None:
-    """Refuse an image that is not there, before anything is loaded to read it with.
-
-    Raises
-    ------
-    UserError
-        There is no such file; what may be DICOM is not named.
-    """
-    from medvq.images.formats import may_show
-
-    with suppress(OSError):  # of a disk or a share, which reading the image says
-        if image.is_file():
-            return
-        if image.exists():
-            raise UserError(f"{image} is no file: name the file of an image")
-        shown = image if may_show(str(image), dicom=False) else "the file"
-        raise UserError(f"{shown}: the file is not there")
-
-
 def chosen_probe(parsed: argparse.Namespace) -> Path:
     """Return the probe that is named, else the last one of DATASET below the folder of artifacts.
 
@@ -159,6 +140,30 @@ def chosen_probe(parsed: argparse.Namespace) -> Path:
         return Path(parsed.probe)
     root = getattr(parsed, "artifacts", Path(os.environ.get("ARTIFACTS") or "artifacts"))
     return Path(root) / dataset_name(os.environ.get("DATASET") or "kermany") / "probe" / "latest"
+
+
+def check_image(parsed: argparse.Namespace) -> None:
+    """Refuse an image that is not there, before anything is loaded to read it with.
+
+    Where there is no probe either, that is told, which takes as long.
+
+    Raises
+    ------
+    UserError
+        There is no such file; what may be DICOM is not named.
+    """
+    from medvq.images.formats import may_show
+
+    image: Path = parsed.image
+    if not chosen_probe(parsed).is_dir():
+        return
+    with suppress(OSError):  # of a disk or a share, which reading the image says
+        if image.is_file():
+            return
+        if image.exists():
+            raise UserError(f"{image} is no file: name the file of an image")
+        shown = image if may_show(str(image), dicom=False) else "the file"
+        raise UserError(f"{shown}: the file is not there")
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from medvq.stages.command import (
     Command,
     add_json_option,
     add_probe_option,
-    check_is_file,
+    check_image,
     chosen_probe,
     file_path,
 )
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Write two pictures and a JSON file; print what the probe says, and what to open."""
-    check_is_file(parsed.image)
+    check_image(parsed)
     from medvq.explain.explanation import Explainer, write_json
     from medvq.explain.sources import ProbeSources
     from medvq.report.evidence_figure import ExplainedImage, draw_explanation

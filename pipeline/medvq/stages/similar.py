@@ -9,7 +9,7 @@ from medvq.stages.command import (
     Command,
     add_json_option,
     add_probe_option,
-    check_is_file,
+    check_image,
     chosen_probe,
     file_path,
     whole_number,
@@ -47,7 +47,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Write a contact sheet and a table; print what is nearest, and what to open."""
     import json
 
-    check_is_file(parsed.image)
+    check_image(parsed)
 
     from medvq.explain.neighbours import look_alikes
     from medvq.explain.sources import ProbeSources
