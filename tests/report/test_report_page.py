@@ -130,6 +130,23 @@ def test_the_atlas_is_that_of_the_features_and_the_page_has_no_codes_without_it(
     assert embedded in write_report(folder).read_text(encoding="utf-8")
 
 
+def test_a_probe_that_reads_what_the_network_does_not_compute_has_its_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name,) = last_probe(folder).config().probe.features
+    with monkeypatch.context() as without:
+        for place in ("report.report_page", "storage.probe_encoder"):
+            without.setattr(f"medvq.{place}.NOT_OF_A_FILE", {name: "it is another encoder's"})
+        with pytest.raises(UserError, match="it is another encoder's"):
+            ProbeSources(last_probe(folder).folder, "cpu")
+        report_file(folder).unlink()
+        write_report(folder)
+    assert "surest of and wrong about" in read(folder)
+    assert "Orange places speak for the second class" not in read(folder)
+    report_file(folder).unlink()
+    write_report(folder)
+
+
 class NoMaps:
     """An explainer of a probe that reads features of which there is no map."""
 
@@ -159,13 +176,14 @@ def test_a_probe_whose_features_have_no_map_has_its_page(
 def test_titles_of_the_worst_errors_do_not_meet(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    probe = last_probe(folder)
-    errors = find_errors(probe.folder, source(source(probe, "extract"), "ingest").folder, 6)
-    sources, drawn = ProbeSources(probe.folder, "cpu"), list[Figure]()
-    sources.summary = replace(sources.summary, classes=["NORMAL", "PNEUMONIA"])
+    probe, drawn = last_probe(folder), list[Figure]()
+    ingest = source(source(probe, "extract"), "ingest").folder
+    errors = find_errors(probe.folder, ingest, 6)
     monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
     assert errors is not None
-    draw_errors(errors, sources, tmp_path / "errors.png")
+    images, classes = np.load(ingest / "images.npy"), ["NORMAL", "PNEUMONIA"]
+    sources = ProbeSources(probe.folder, "cpu")
+    draw_errors(errors, images, classes, sources, tmp_path / "errors.png")
     FigureCanvasAgg(drawn[0]).draw()
     axes = [axis for axis in drawn[0].axes if axis.get_title()]
     boxes = [axis.title.get_window_extent() for axis in axes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +58,24 @@ def find_errors(probe: Path, ingest: Path, number: int) -> Errors | None:
     return Errors(table, row[table["image_id"]].to_numpy())
 
 
-def draw_errors(errors: Errors, sources: ProbeSources, file: Path) -> bool:
-    """Draw them, with the evidence of each where there is a map of it; say whether there is."""
-    images = sources.images("images.npy")[errors.rows]
-    found = _evidence(images, sources)
+def draw_errors(
+    errors: Errors,
+    images: NDArray[np.uint8],
+    classes: Sequence[str],
+    sources: ProbeSources | None,
+    file: Path,
+) -> bool:
+    """Draw them, with the evidence of each where there is a map of it; say whether there is.
+
+    Parameters
+    ----------
+    images : prepared, of all splits.
+    sources : of the probe; None where it reads what MedVQ's network does not compute.
+    """
+    images = images[errors.rows]
+    found = None if sources is None else _evidence(images, sources)
     evidence = np.zeros((len(images), 1, 1, 1)) if found is None else found
     limit = float(np.abs(evidence).max()) or 1.0
-    classes = sources.summary.classes
     with plots.panels(file, len(images), _WIDTH, 2.9, min(3, len(images))) as axes:
         labels, probabilities = errors.table["label"].astype(int), errors.table["probability"]
         for axis, image, values, label, probability in zip(

@@ -44,6 +44,7 @@ from medvq.report.tables import METRIC_NAMES, metric_name, rounded
 from medvq.storage import artifacts
 from medvq.storage.artifacts import Artifact
 from medvq.storage.feature_store import FEATURES
+from medvq.storage.probe_encoder import NOT_OF_A_FILE
 from medvq.storage.publication import unobstructed
 from medvq.summaries import ExtractSummary, IngestSummary, PretrainSummary, ProbeSummary
 from medvq.wording import counted
@@ -288,14 +289,16 @@ def _made_here(
     errors = find_errors(chain["probe"].folder, chain["ingest"].folder, _ERRORS)
     # Grey pictures of an encoder of ours.
     if errors is not None and images.ndim == 3 and "pretrain" in chain:
-        sources = ProbeSources(chain["probe"].folder, "cpu")
-        has_maps = draw_errors(errors, sources, file := scratch / "errors.png")
+        probe, file = chain["probe"], scratch / "errors.png"
+        is_ours = not NOT_OF_A_FILE.keys() & set(probe.config().probe.features)
+        sources = ProbeSources(probe.folder, "cpu") if is_ours else None
+        classes = probe.summary(ProbeSummary).classes
+        has_maps = draw_errors(errors, images, classes, sources, file)
         caption = (
             "Test images that the probe of the first label subset is surest of and wrong about."
         )
         if has_maps:
-            name = sources.summary.classes[1]
-            caption += f" Orange places speak for {name}, blue ones against it."
+            caption += f" Orange places speak for {classes[1]}, blue ones against it."
         given = ", ".join(f"{one:.2f}" for one in errors.table["probability"])
         text = f"{caption} Probabilities that were given: {given}."
         pictures["errors"] = Picture.embed(file, caption, text, chain["probe"].fingerprint)
