@@ -151,6 +151,11 @@ def test_the_last_override_wins(file: Path) -> None:
             (f"probe.label_fraction={v}", ("probe.label_fraction=", v))
             for v in ("0", "-1", "2", "abc")
         ),
+        *(
+            (f"probe.label_fraction={v}", ("number, with a point, such as 0.05",))
+            for v in ("5%", "'0,05'", "1/20")
+        ),
+        ("probe.label_fraction=5", ("less than or equal to 1 (a share: 0.05 for 5%)",)),
     ],
 )
 def test_what_is_refused_is_named(file: Path, override: str, parts: tuple[str, ...]) -> None:

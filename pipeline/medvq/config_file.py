@@ -29,6 +29,8 @@ _WORDS = {
     "string_type": "Input should be text; put a number, a date, yes or no in quotes",
     "model_type": "Input should be a section of keys and values",
     "model_attributes_type": "Input should be a section of keys and values",
+    "float_parsing": "Input should be a number, with a point, such as 0.05",
+    "float_type": "Input should be a number, with a point, such as 0.05",
     "string_pattern_mismatch": "Input should be lower-case letters, digits, _ and - alone",
 }
 # Characters of a value that a message quotes; a user may have pasted anything.
@@ -199,6 +201,8 @@ def _explain(error: ValidationError | TypeError) -> str:
         value = detail["input"]
         shown = "" if isinstance(value, dict) else f"={_quoted(repr(value))}"
         message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+        if detail["type"] == "less_than_equal" and detail["ctx"]["le"] == 1:
+            message += " (a share: 0.05 for 5%)"
         if key in RENAMED:
             message = f"this key is called {RENAMED[key]} now"
         elif detail["type"] == "union_tag_not_found":
