@@ -14,6 +14,7 @@ from factories.stores import store_keys, write_store
 from medvq.cli import main
 from medvq.config import Config, PhantomSource, ProbeConfig
 from medvq.config.source import ImageFolderSource, Labels
+from medvq.errors import UserError
 from medvq.explain.suggestions import Patients, settings_to_cluster, suggest, suggest_patients
 from medvq.storage.artifacts import Artifact
 from medvq.storage.encoded_features import FeatureStore
@@ -76,6 +77,21 @@ def test_patients_whose_number_is_known_are_not_suggested(tmp_path: Path) -> Non
     config = Config(name="tiny", source=PhantomSource(kind="phantom"), probe=probe)
     chosen = suggest_patients(extract.folder, config, 6, among_all=False)
     assert set(chosen["subject_id"]) == set(keys.loc[unknown, "subject_id"])
+
+
+def test_where_nobody_says_how_many_there_are_as_many_as_are_without_a_label(
+    tmp_path: Path,
+) -> None:
+    keys = store_keys()
+    train = keys["split"] == "train"
+    unknown = keys["subject_id"].isin(sorted(keys.loc[train, "subject_id"].unique())[:6])
+    extract = write_store(tmp_path, keys.assign(label=keys["label"].mask(unknown)))
+    probe = ProbeConfig(features=("embedding",), components=6)
+    config = Config(name="tiny", source=PhantomSource(kind="phantom"), probe=probe)
+    assert len(suggest_patients(extract.folder, config)) == 6
+    assert len(suggest_patients(extract.folder, config, among_all=True)) == 40
+    with pytest.raises(UserError, match="7 training patients without a label are asked for, and"):
+        suggest_patients(extract.folder, config, 7)
 
 
 def test_each_patient_is_shown_by_the_image_nearest_to_its_mean() -> None:

@@ -1,5 +1,6 @@
 """Files shown as the pipeline sees them, by the command and by its parts."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from factories.images import dicom, noise, save_dicom, save_nifti, save_picture
 from medvq.cli import main
 from medvq.images.formats import read_image
-from medvq.images.preview import Preview, as_line, preview
+from medvq.images.preview import Preview, PreviewFile, as_line, preview, read_preview
 from medvq.images.resizing import to_bytes
 from PIL import Image
 
@@ -113,3 +114,20 @@ def test_a_name_with_ends_of_lines_or_other_bytes_is_one_line(
     assert main(["preview", str(file), "--out", str(tmp_path / "out")]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(rf"{tmp_path}/a\rb\n\xe9.png: 70 x 60, mean 0.")
+
+
+def test_a_picture_that_cannot_be_written_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = save_picture(tmp_path / "x.png")
+
+    def full(_: Image.Image, file: Path, *__: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    (out := tmp_path / "out").mkdir()
+    item = PreviewFile(picture, "x.png", out / "x.preview.png")
+    with pytest.raises(OSError, match="no space"):
+        read_preview(item)
+    assert not list(out.iterdir())

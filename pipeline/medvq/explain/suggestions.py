@@ -22,8 +22,11 @@ from sklearn.neighbors import NearestNeighbors
 from medvq.config import Config, ProbeConfig
 from medvq.errors import UserError
 from medvq.storage.encoded_features import FeatureStore
+from medvq.wording import counted
 
 Floats = NDArray[np.float64]
+_USUAL = 40
+"""Patients that are suggested where nobody says how many."""
 _NEIGHBOURS = 20
 """Of the same cluster, whose mean distance says how dense it is around a patient; as in [1]_."""
 _ITERATIONS = 100
@@ -126,14 +129,14 @@ def settings_to_cluster(
 
 
 def suggest_patients(
-    extract: Path, config: Config, number: int, *, among_all: bool = False
+    extract: Path, config: Config, number: int | None = None, *, among_all: bool = False
 ) -> pd.DataFrame:
     """Return the patients of the training split to label: a row for each, one of its images.
 
     Parameters
     ----------
     extract : the artifact of the stage ``extract``.
-    number : of patients.
+    number : of patients; None: forty, or as many as there are.
     among_all : whether labels that are known are ignored.
 
     Returns
@@ -161,10 +164,14 @@ def suggest_patients(
     if not among_all:
         known = keys.reindex(columns=["label", "target"]).notna().any(axis=1)
         is_labelled[patients.owner[known.to_numpy()]] = True
-    if number > (free := int(np.count_nonzero(~is_labelled))):
+    free = int(np.count_nonzero(~is_labelled))
+    if number is None:
+        number = min(_USUAL, free) or 1
+    if number > free:
         which = "" if among_all else " without a label"
         raise UserError(
-            f"{number} training patients{which} are asked for, and there are {free}; ask for fewer"
+            f"{counted(number, 'training patient')}{which} {'is' if number == 1 else 'are'} asked "
+            f"for, and there are {free}; ask for fewer"
             + ("" if among_all else ", or for any (ALL=1, --all)")
         )
     chosen = suggest(patients.vectors, is_labelled, number, config.seed)

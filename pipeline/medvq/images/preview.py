@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def read_preview(item: PreviewFile) -> Preview:
             return Preview(item.name, "refused", str(error))
         except OSError as error:
             return Preview(item.name, "refused", f"the file cannot be read ({error.strerror})")
-    Pillow.fromarray(_middle_slices(image[0])).save(item.picture)
+    _save(Pillow.fromarray(_middle_slices(image[0])), item.picture)
     return Preview(
         item.name,
         "read",
@@ -133,6 +134,16 @@ def read_preview(item: PreviewFile) -> Preview:
         levels=int(np.count_nonzero(np.bincount(image.ravel(), minlength=256))),
         picture=str(item.picture),
     )
+
+
+def _save(picture: Pillow.Image, file: Path) -> None:
+    """Write aside and rename, so that nobody ever sees half a picture."""
+    aside = file.with_name(f".{file.name[-_LONGEST_NAME:]}.{os.getpid()}")
+    try:
+        picture.save(aside, "PNG")
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def as_line(previews: Sequence[Preview]) -> str:

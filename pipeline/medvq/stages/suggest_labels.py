@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the data set, how many patients to suggest, and where to write."""
     add_dataset_option(parser)
     parser.add_argument(
-        "--number", type=int, default=40, help="of patients to suggest (default: %(default)s)"
+        "--number", type=int, help="of patients to suggest (default: 40, or as many as there are)"
     )
     parser.add_argument(
         "--all",
@@ -52,7 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
     from medvq.storage import artifacts
     from medvq.storage.publication import write_bytes
 
-    if parsed.number < 1:
+    if parsed.number is not None and parsed.number < 1:
         raise UserError(f"N={parsed.number} patients cannot be suggested; ask for 1 or more")
     sheet, file = (parsed.out.absolute() / f"to-label.{suffix}" for suffix in ("png", "csv"))
     folder = parsed.artifacts / parsed.dataset / "extract" / "latest"
