@@ -247,6 +247,7 @@ def test_a_missing_file_tells_what_there_is(file: Path) -> None:
         ("pretrian.epochs=1", "did you mean 'pretrain'?"),
         ("probe.label_fracton=1", "did you mean 'label_fraction'?"),
         ("epochs=1", "did you mean pretrain.epochs or prior.epochs?"),
+        ("probe.kind=table", "did you mean encoder.kind?"),
     ],
 )
 def test_a_misspelt_key_is_asked_about(file: Path, override: str, question: str) -> None:
@@ -472,3 +473,18 @@ def test_an_encoder_replaces_the_features_of_the_configuration_it_extends(tmp_pa
     assert "embedding" in load_config(tmp_path / "both.yaml").probe.features
     (tmp_path / "more.yaml").write_text("extends: own.yaml\nprobe: {features: [external, hog]}\n")
     assert load_config(tmp_path / "more.yaml").probe.features == ("external", "hog")
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("name: a\nsource:\n\tkind: phantom\n", r"line 3, .*: indent with spaces, not with tabs"),
+        ("name: a\ndescription: b: c\n", r"line 2, .*: put text that has a colon in quotes"),
+    ],
+)
+def test_what_is_mistaken_most_often_in_yaml_has_its_mend(
+    tmp_path: Path, text: str, mend: str
+) -> None:
+    (file := tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=mend):
+        load_config(file)

@@ -279,7 +279,7 @@ def _other_kinds(key: str, section: type[BaseModel]) -> str:
 def _elsewhere(key: str) -> str:
     """Return a question after the keys of that name in other sections."""
     name = key.rpartition(".")[2]
-    others = [other for other in _keys(Config) if other.rpartition(".")[2] == name]
+    others = dict.fromkeys(k for k in _keys(Config) if k.rpartition(".")[2] == name)
     return f"; did you mean {' or '.join(others)}?" if others else ""
 
 

@@ -13,6 +13,12 @@ from medvq.errors import UserError
 # configuration has. A few lines of aliases can stand for billions of values.
 _MOST_CHARACTERS, _MOST_VALUES, _MOST_DIGITS = 2**20, 10_000, 300
 
+# What is mistaken most often, in the words of PyYAML.
+_MENDS = {
+    r"'\t' that cannot start": ": indent with spaces, not with tabs",
+    "mapping values are not allowed": ": put text that has a colon in quotes",
+}
+
 _LARGEST_WHOLE = 2.0**53  # that a float holds exactly
 
 
@@ -74,7 +80,8 @@ def parse_yaml(text: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = " ".join(filter(None, (error.context, error.problem)))
-        raise UserError(f"{place}{reason}") from error
+        mend = next((mend for part, mend in _MENDS.items() if part in reason), "")
+        raise UserError(f"{place}{reason}{mend}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
