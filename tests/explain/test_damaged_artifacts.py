@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,21 @@ def test_what_is_no_file_is_not_waited_for(
         options = [str(path), "--probe", str(probe), "--out", str(tmp_path / "out")]
         assert main([command, *options]) == 2
         assert f"medvq: {path} is no file: name the file of an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["explain", "similar"])
+def test_an_image_that_is_not_there_is_told_before_anything_is_loaded(
+    probe: Path, tmp_path: Path, command: str
+) -> None:
+    for name, said in (("none.png", f"{tmp_path}/none.png"), ("DOE.dcm", "the file")):
+        script = (
+            "import sys\n"
+            "from medvq.cli import main\n"
+            f"options = ['--probe', {str(probe)!r}]\n"
+            f"assert main([{command!r}, {str(tmp_path / name)!r}, *options]) == 2\n"
+            "assert not {'torch', 'sklearn', 'matplotlib'} & sys.modules.keys()"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert f"{said}: the file is not there" in done.stderr
+        assert "DOE" not in done.stderr

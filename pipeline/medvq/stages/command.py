@@ -143,20 +143,18 @@ def chosen_probe(parsed: argparse.Namespace) -> Path:
 
 
 def check_image(parsed: argparse.Namespace) -> None:
-    """Refuse an image that is not there, before anything is loaded to read it with.
-
-    Where there is no probe either, that is told, which takes as long.
+    """Refuse a probe or an image that is not there, before what reads them is loaded.
 
     Raises
     ------
     UserError
-        There is no such file; what may be DICOM is not named.
+        There is no such probe or file; what may be DICOM is not named.
     """
     from medvq.images.formats import may_show
+    from medvq.storage import artifacts
 
     image: Path = parsed.image
-    if not chosen_probe(parsed).is_dir():
-        return
+    artifacts.finished(chosen_probe(parsed), "probe")
     with suppress(OSError):  # of a disk or a share, which reading the image says
         if image.is_file():
             return
