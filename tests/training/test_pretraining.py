@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from factories.pretraining import TINY, train
-from medvq.errors import UserError
+from medvq.errors import Notice, UserError
 from medvq.training.loop import Run
 from medvq.training.pretraining import (
     Pretraining,
@@ -93,3 +94,6 @@ def test_thin_volumes_are_trained_in_float32_on_a_processor(
     cpu = torch.device("cpu")
     run = Run(tmp_path, 0, cpu, lambda *_: None, TrainingThreads(cpu))
     assert Pretraining(data, config, run).autocast is expected
+    forced = config.model_copy(update={"amp": "bfloat16"})
+    with nullcontext() if expected else pytest.warns(Notice, match="trained in float32 on"):
+        assert Pretraining(data, forced, run).autocast is expected

@@ -7,6 +7,7 @@ commitment loss, plus the contrastive loss of two views; see :mod:`medvq.method.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvq.config import PretrainConfig
-from medvq.errors import UserError
+from medvq.errors import Notice, UserError
 from medvq.evaluation.codebooks import bits_per_position, codebook_use, count_codes
 from medvq.method.augmentation import random_versions
 from medvq.method.collectives import all_reduce_sum, rank, world_size
@@ -100,6 +101,9 @@ class Pretraining(TrainingLoop):
         halvings = max(objective.network.halvings)
         least = min(config.view_size or side for side in spatial) // 2**halvings
         if self.axes == 3 and least < _LEAST_SIDE and run.device.type == "cpu":
+            if config.amp == "bfloat16":
+                text = "volumes so thin are trained in float32 on a processor, not in bfloat16"
+                warnings.warn(Notice(text), stacklevel=2)
             self.autocast = False
         for quantizer in objective.network.quantizers:
             quantizer.decay = decay_over(self.epochs * len(batches), config.decay)
