@@ -173,9 +173,8 @@ def _tell_of_text(header: Dataset) -> None:
         notice(f"BurnedInAnnotation is YES: {_TEXT}")
     elif states != "NO" and f"{text(header, 'SOPClassUID')}.".startswith(_SECONDARY_CAPTURE):
         notice(f"a secondary capture whose BurnedInAnnotation is not NO: {_TEXT}")
-    elif (
-        states != "NO" and modality(header) == "US"
-    ):  # whose scanners write a name into the picture
+    # Scanners of ultrasound write the patient's name into the picture.
+    elif states != "NO" and modality(header) == "US":
         notice(f"ultrasound whose BurnedInAnnotation is not NO: {_TEXT}")
 
 
