@@ -148,7 +148,7 @@ def _interrupted(interruption: Interruption) -> int:
     _tell(INTERRUPTED)
     # An interruption that passes ``exec`` of a text, by which dataclasses are made, has python -m
     # end by SIGINT whatever handled it; another text takes that back.
-    exec("")  # noqa: S102
+    exec("")  # noqa: S102  # no code at all
     return interruption.status
 
 
