@@ -58,7 +58,7 @@ class Machine:
     most = 4
 
     def __init__(self) -> None:
-        self.others = self.nice = self.now = self.own = self.busy = self.given = 0.0
+        self.others = self.nice = self.now = self.own = self.busy = self.nice_time = 0.0
 
     def sleep(self, seconds: float, own: float = 0.0) -> None:
         """Pass time in which the training uses ``own`` processors."""
@@ -66,7 +66,7 @@ class Machine:
         self.now += seconds
         self.own += seconds * own
         self.busy += seconds * self.others
-        self.given += seconds * min(self.nice, 4 - self.others - own)
+        self.nice_time += seconds * min(self.nice, 4 - self.others - own)
 
     def train(self, seconds: float) -> int:
         """Pass time in which the training computes; return its threads."""
@@ -82,7 +82,7 @@ class Machine:
 
     def state(self) -> str:
         """What the kernel would say, in hundredths of a second, all processors alike."""
-        busy, nice = round(100 * (self.busy + self.own) / 4), round(100 * self.given / 4)
+        busy, nice = round(100 * (self.busy + self.own) / 4), round(100 * self.nice_time / 4)
         idle = round(100 * self.now) - busy - nice
         return state(*[(busy, nice, 0, idle)] * 4)
 

@@ -183,7 +183,7 @@ def unify(labels: Iterable[Label], source: str, classes: Sequence[str] = ()) -> 
         _warn_of_dates(spellings, source)
     if several := [texts for texts in spellings.values() if len(texts) > 1]:
         same = "; ".join(
-            " and ".join(f"'{_told(text, texts[0])}' ({counts[text]})" for text in texts)
+            " and ".join(f"'{_shown_spelling(text, texts[0])}' ({counts[text]})" for text in texts)
             for texts in several
         )
         warnings.warn(Notice(f"{source}: counted as one class each: {same}"), stacklevel=2)
@@ -226,7 +226,7 @@ def plain(text: str) -> str:
     return str(int(number[1])) if number and is_number else seen.casefold().translate(_LOOKS)
 
 
-def _told(text: str, other: str) -> str:
+def _shown_spelling(text: str, other: str) -> str:
     """Return a spelling as it is shown beside another one: by its codes where both look alike."""
     mark = _visible(text).casefold()
     looks_alike = mark != _visible(other).casefold() and mark.translate(_LOOKS) != mark

@@ -115,12 +115,16 @@ def warn_of_folders(paths: Sequence[str], rows: Sequence[Label]) -> None:
             "them"
         )
     if of_split:
-        _notice(f"{_lie(of_split)} split than the table of labels gives: the table's is used")
+        _notice(
+            f"{_in_folders(of_split)} split than the table of labels gives: the table's is used"
+        )
     if of_class:
-        _notice(f"{_lie(of_class)} class than the table of labels gives: the table's is used")
+        _notice(
+            f"{_in_folders(of_class)} class than the table of labels gives: the table's is used"
+        )
 
 
-def _lie(number: int) -> str:
+def _in_folders(number: int) -> str:
     return f"{counted(number, 'image')} {'lies' if number == 1 else 'lie'} in folders of another"
 
 
